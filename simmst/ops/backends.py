@@ -1,0 +1,173 @@
+"""Which implementation runs a call: one predicate per backend says whether it can, and if not, why."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from simmst.errors import BackendUnavailableError
+
+BACKENDS = ("reference", "cpp", "triton", "cuda")
+OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
+
+_REFERENCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Tried in this order when no backend is named.
+_PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+
+class Availability(NamedTuple):
+    """One row of the operator x backend table."""
+
+    operator: str
+    backend: str
+    available: bool
+    reason: str
+
+
+@functools.cache
+def load_native(name: str) -> tuple[ModuleType | None, str]:
+    """Import a compiled module once; keep the reason when it cannot be imported.
+
+    Args:
+        name: ``"simmst._cpu"`` or ``"simmst._cuda"``.
+
+    Returns:
+        The module and an empty reason, or None and the reason.
+    """
+    try:
+        return importlib.import_module(name), ""
+    except ImportError as error:
+        return None, f"the compiled module {name} is not in this installation ({error})"
+
+
+def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in _REFERENCE_DTYPES:
+        return f"dtype {dtype} is none of {', '.join(map(str, _REFERENCE_DTYPES))}"
+    return None
+
+
+def _why_not_cpp(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    module, reason = load_native("simmst._cpu")
+    if module is None:
+        return reason
+    if operator not in module.operators():
+        return f"this build of simmst._cpu has no {operator} kernel"
+    if device.type != "cpu":
+        return f"it runs on CPU tensors, got device {str(device)!r}"
+    return _why_not_reference(operator, device, dtype)
+
+
+def _why_not_triton(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    # Looking for the file imports neither triton nor the kernel.
+    if not any(Path(folder, f"{operator}.py").is_file() for folder in _kernel_folders()):
+        return f"this version of simmst has no Triton kernel for {operator}"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed; install it with: pip install triton"
+    return _why_not_gpu(device, dtype)
+
+
+def _why_not_cuda(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    module, reason = load_native("simmst._cuda")
+    if module is None:
+        return reason
+    if operator not in module.operators():
+        return f"this build of simmst._cuda has no {operator} kernel"
+    return _why_not_gpu(device, dtype)
+
+
+def _kernel_folders() -> list[str]:
+    spec = importlib.util.find_spec("simmst.kernels")
+    return list(spec.submodule_search_locations or []) if spec is not None else []
+
+
+def _why_not_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if device.type != "cuda":
+        return f"it runs on CUDA tensors, got device {str(device)!r}"
+    if dtype not in _GPU_DTYPES:
+        return f"dtype {dtype} is none of {', '.join(map(str, _GPU_DTYPES))}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"it needs compute capability 8.0 or newer, {device} has {major}.{minor}"
+    return None
+
+
+_PREDICATES = {
+    "reference": _why_not_reference,
+    "cpp": _why_not_cpp,
+    "triton": _why_not_triton,
+    "cuda": _why_not_cuda,
+}
+
+
+def why_not(operator: str, backend: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why a backend cannot run an operator on this device and dtype; None when it can.
+
+    Example:
+        >>> why_not("cutting_plane", "cuda", device=torch.device("cpu"), dtype=torch.float32) is None
+        False
+    """
+    return _PREDICATES[backend](operator, device, dtype)
+
+
+def choose(operator: str, backend: str | None, *, device: torch.device, dtype: torch.dtype) -> str:
+    """Choose the backend of a call.
+
+    Args:
+        operator: one of ``OPERATORS``.
+        backend: a name (never replaced silently), or None for the value of the environment variable
+            ``SIMMST_BACKEND`` and, without that, the first backend that can run the call.
+        device: where the inputs lie.
+        dtype: what they hold.
+
+    Raises:
+        ValueError: the name is no backend.
+        BackendUnavailableError: the backend named cannot run the call; the message says why.
+
+    Example:
+        >>> choose("cutting_plane", "reference", device=torch.device("cpu"), dtype=torch.float32)
+        'reference'
+    """
+    if backend is None:
+        named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
+    else:
+        named, source = backend, "the argument backend"
+    if named is None:
+        candidates = _PREFERENCE.get(device.type, ("reference",))
+        reasons = {name: why_not(operator, name, device=device, dtype=dtype) for name in candidates}
+        for name, reason in reasons.items():
+            if reason is None:
+                return name
+        details = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise BackendUnavailableError(f"no backend can run {operator} here: {details}")
+    if named not in BACKENDS:
+        raise ValueError(f"{source} is {named!r}; it must be one of {', '.join(BACKENDS)}")
+    reason = why_not(operator, named, device=device, dtype=dtype)
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {named!r} ({source}) cannot run {operator}: {reason}")
+    return named
+
+
+def availability() -> list[Availability]:
+    """List every operator and backend with whether float32 tensors can use it here, and why not.
+
+    Example:
+        >>> [row.backend for row in availability() if row.operator == "cutting_plane"]
+        ['reference', 'cpp', 'triton', 'cuda']
+    """
+    rows = []
+    for operator in OPERATORS:
+        for backend in BACKENDS:
+            device = torch.device("cuda" if backend in ("triton", "cuda") else "cpu")
+            reason = why_not(operator, backend, device=device, dtype=torch.float32)
+            rows.append(Availability(operator, backend, reason is None, reason or ""))
+    return rows
