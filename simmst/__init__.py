@@ -1,3 +1,40 @@
-"""simmst: cellular traffic forecasting with Sim-MSTNet, and its hot paths as fast drop-in operators."""
+"""simmst: cellular traffic forecasting with Sim-MSTNet, and its hot paths as fast drop-in operators.
+
+Three doors: :mod:`simmst.ops` and :mod:`simmst.nn` for the operators and layers, :mod:`simmst.models` for the networks,
+:class:`Forecaster` (or the command ``simmst``) for forecasts of a city's cells.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Forecaster", "STNet", "SimMSTNet", "TrafficDataset", "__version__", "nn", "ops"]
+
+if TYPE_CHECKING:
+    from simmst import nn, ops
+    from simmst.data import TrafficDataset
+    from simmst.forecaster import Forecaster
+    from simmst.models import SimMSTNet, STNet
+
+# Imported on first use, so that a kernel user pays for the kernels alone.
+_ATTRIBUTES = {
+    "Forecaster": "simmst.forecaster",
+    "TrafficDataset": "simmst.data",
+    "SimMSTNet": "simmst.models",
+    "STNet": "simmst.models",
+}
+_ROOMS = ("ops", "nn", "reference", "models", "baselines", "simulation", "data", "training", "evaluation")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"simmst.{name}")
+    if name in _ATTRIBUTES:
+        return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
+    raise AttributeError(f"module 'simmst' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ATTRIBUTES, *_ROOMS})

@@ -1,0 +1,50 @@
+// simmst._cpu: build information, CPU capability, and the CPU kernels of the hot paths.
+#include <omp.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "core/build_info.hpp"
+#include "cpu/instruction_set.hpp"
+
+namespace py = pybind11;
+namespace cpu = simmst::cpu;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = simmst::version();
+  info["compiler"] = simmst::compiler();
+  info["cxx_standard"] = static_cast<long>(__cplusplus);
+  info["openmp"] = static_cast<int>(_OPENMP);
+  return info;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const auto set : cpu::supported_instruction_sets()) names.emplace_back(cpu::name(set));
+  return names;
+}
+
+std::string instruction_set() {
+  const char* request = std::getenv("SIMMST_CPU_ISA");
+  return std::string(cpu::name(cpu::choose_instruction_set(request == nullptr ? "" : request)));
+}
+
+// The hot paths this build has kernels for, by the stem of their files.
+std::vector<std::string> operators() { return {}; }
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, module) {
+  module.doc() = "Compiled CPU side of simmst; links no torch.";
+  module.def("build_info", &build_info, "Version, compiler, C++ standard and OpenMP date of this build.");
+  module.def("instruction_sets", &instruction_sets, "Instruction sets this machine can run, lowest first.");
+  module.def("instruction_set", &instruction_set,
+             "The instruction set in use: the highest, or the one SIMMST_CPU_ISA names (ValueError if it cannot run).");
+  module.def("operators", &operators, "Hot paths this build has CPU kernels for.");
+}

@@ -1,0 +1,22 @@
+// The instruction sets that CPU kernels are compiled for, and the one this process uses.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace simmst::cpu {
+
+// Ordered: every level contains the ones before it.
+enum class InstructionSet { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+
+std::string_view name(InstructionSet set);
+
+// The levels this processor and operating system can run, ascending; kPortable is always among them.
+std::vector<InstructionSet> supported_instruction_sets();
+
+// The highest supported level, or the one that `request` names (an empty request asks for the highest).
+// Throws std::invalid_argument naming the request and the choices when it is unknown or not supported here.
+InstructionSet choose_instruction_set(std::string_view request);
+
+}  // namespace simmst::cpu
