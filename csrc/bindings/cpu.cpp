@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -30,15 +29,29 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-std::string instruction_set() {
-  const char* request = std::getenv("SIMMST_CPU_ISA");
-  return std::string(cpu::name(cpu::choose_instruction_set(request == nullptr ? "" : request)));
-}
+std::string instruction_set() { return std::string(cpu::name(cpu::active_instruction_set())); }
 
 // The hot paths this build has kernels for, by the stem of their files.
-std::vector<std::string> operators() { return {}; }
+std::vector<std::string> operators() {
+  return {
+#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
+      "prob_sparse_attention",
+#endif
+#ifdef SIMMST_HAS_SPATIAL_ATTENTION
+      "spatial_attention",
+#endif
+#ifdef SIMMST_HAS_CUTTING_PLANE
+      "cutting_plane",
+#endif
+  };
+}
 
 }  // namespace
+
+// Each hot path binds its kernels in its own file, csrc/bindings/cpu_<stem>.cpp.
+void bind_prob_sparse_attention(py::module_& module);
+void bind_spatial_attention(py::module_& module);
+void bind_cutting_plane(py::module_& module);
 
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "Compiled CPU side of simmst; links no torch.";
@@ -47,4 +60,13 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("instruction_set", &instruction_set,
              "The instruction set in use: the highest, or the one SIMMST_CPU_ISA names (ValueError if it cannot run).");
   module.def("operators", &operators, "Hot paths this build has CPU kernels for.");
+#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
+  bind_prob_sparse_attention(module);
+#endif
+#ifdef SIMMST_HAS_SPATIAL_ATTENTION
+  bind_spatial_attention(module);
+#endif
+#ifdef SIMMST_HAS_CUTTING_PLANE
+  bind_cutting_plane(module);
+#endif
 }

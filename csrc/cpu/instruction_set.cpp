@@ -1,5 +1,6 @@
 #include "cpu/instruction_set.hpp"
 
+#include <cstdlib>
 #include <stdexcept>
 
 namespace simmst::cpu {
@@ -43,6 +44,11 @@ InstructionSet choose_instruction_set(std::string_view request) {
     choices += name(set);
   }
   throw std::invalid_argument("SIMMST_CPU_ISA is '" + std::string(request) + "'; this machine can run: " + choices);
+}
+
+InstructionSet active_instruction_set() {
+  const char* request = std::getenv("SIMMST_CPU_ISA");
+  return choose_instruction_set(request == nullptr ? "" : request);
 }
 
 }  // namespace simmst::cpu

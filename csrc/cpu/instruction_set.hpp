@@ -19,4 +19,8 @@ std::vector<InstructionSet> supported_instruction_sets();
 // Throws std::invalid_argument naming the request and the choices when it is unknown or not supported here.
 InstructionSet choose_instruction_set(std::string_view request);
 
+// The instruction set this process uses: the one that the environment variable SIMMST_CPU_ISA names, or the highest.
+// Read at every call, so that tests can switch. Throws as choose_instruction_set.
+InstructionSet active_instruction_set();
+
 }  // namespace simmst::cpu

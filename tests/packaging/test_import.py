@@ -1,0 +1,77 @@
+"""``import simmst`` needs torch and numpy alone, and is quick."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = (
+    "pandas",
+    "polars",
+    "matplotlib",
+    "rich",
+    "sklearn",
+    "scipy",
+    "holidays",
+    "safetensors",
+    "jsonargparse",
+    "yaml",
+    "triton",
+)
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_every_room_needs_torch_and_numpy_alone():
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+import torch
+sys.meta_path.insert(0, Refuse())
+import simmst
+from simmst import Forecaster, TrafficDataset
+for room in ('ops', 'reference', 'nn', 'models', 'baselines', 'simulation', 'data', 'training', 'evaluation'):
+    __import__('simmst.' + room)
+import simmst.info, simmst.cli
+print('fine')
+"""
+    assert run_python(code).strip() == "fine"
+
+
+def test_a_missing_extra_is_named():
+    from simmst.errors import MissingExtraError
+    from simmst.extras import import_extra
+
+    with pytest.raises(MissingExtraError, match=r"pip install 'simmst\[forecast\]'"):
+        import_extra("a_package_nobody_has", extra="forecast")
+
+
+def test_import_takes_under_a_third_of_a_second_beyond_torch():
+    code = """
+import json, time, torch, numpy
+start = time.perf_counter()
+import simmst
+from simmst import Forecaster, TrafficDataset, ops, nn
+print(json.dumps(time.perf_counter() - start))
+"""
+    seconds = sorted(json.loads(run_python(code)) for _ in range(3))[0]
+    assert seconds < 0.3
+
+
+def test_optional_packages_are_not_imported_with_simmst():
+    code = f"""
+import sys, torch
+before = set(sys.modules)
+import simmst
+from simmst import Forecaster, ops, nn
+print(sorted(set({OPTIONAL!r}) & (set(sys.modules) - before)))
+"""
+    assert run_python(code).strip() == "[]"
