@@ -28,7 +28,8 @@ _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
 
 @lru_cache(maxsize=64)
-def _zone(name: str) -> ZoneInfo:
+def zone(name: str) -> ZoneInfo:
+    """The time zone of an IANA name; DataError where there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
@@ -38,8 +39,8 @@ def _zone(name: str) -> ZoneInfo:
         ) from error
 
 
-def _offset_at(seconds: int, zone: ZoneInfo) -> int:
-    moment = datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone(zone)
+def _offset_at(seconds: int, local: ZoneInfo) -> int:
+    moment = datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone(local)
     offset = moment.utcoffset()
     return int(offset.total_seconds()) if offset is not None else 0
 
@@ -60,22 +61,23 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
         >>> utc_offset_seconds(days, "Europe/Rome").tolist()
         [7200, 3600]
     """
-    zone = _zone(timezone)
+    local = zone(timezone)
     seconds = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)
     days, place = np.unique(seconds // _DAY, return_inverse=True)
-    edges = {int(day): _offset_at(int(day) * _DAY, zone) for day in np.union1d(days, days + 1)}
+    edges = {int(day): _offset_at(int(day) * _DAY, local) for day in np.union1d(days, days + 1)}
     offsets = np.array([edges[int(day)] for day in days], dtype=np.int64)[place]
     changes = np.array([edges[int(day)] != edges[int(day) + 1] for day in days], dtype=bool)[place]
     # Only on the days the clocks change does the offset depend on the moment.
     for i in np.flatnonzero(changes):
-        offsets[i] = _offset_at(int(seconds[i]), zone)
+        offsets[i] = _offset_at(int(seconds[i]), local)
     return offsets
 
 
 def local_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     """Local wall-clock time as seconds since 1970-01-01 00:00 local, int64 (T,)."""
-    seconds: np.ndarray = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)
-    return seconds + utc_offset_seconds(time_utc, timezone)
+    seconds: np.ndarray = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)  # a copy
+    seconds += utc_offset_seconds(time_utc, timezone)
+    return seconds
 
 
 def slot_of_day(time_utc: np.ndarray, timezone: str, step_minutes: int) -> np.ndarray:
@@ -111,7 +113,8 @@ def is_holiday(time_utc: np.ndarray, timezone: str, country: str | None) -> np.n
     days, place = np.unique(day_numbers, return_inverse=True)
     years = [(_EPOCH_DATE + timedelta(days=int(day))).year for day in days]
     flags = [int(day) in _holidays(country, year) for day, year in zip(days, years, strict=True)]
-    return np.array(flags, dtype=bool)[place]
+    result: np.ndarray = np.array(flags, dtype=bool)[place]
+    return result
 
 
 def calendar_features(time_utc: np.ndarray, timezone: str, country: str | None) -> np.ndarray:
