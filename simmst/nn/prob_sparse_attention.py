@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from simmst.ops.backends import BACKENDS
 from simmst.ops.checks import check_choice, check_dropout, check_integer, describe_all
 from simmst.ops.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count, prob_sparse_attention
 from simmst.reference.philox import philox_indices
@@ -104,13 +105,17 @@ class ProbSparseAttention(nn.Module):
         check_integer("num_heads", num_heads, minimum=1)
         if embed_dim % num_heads:
             raise ValueError(f"num_heads must divide embed_dim, got embed_dim={embed_dim} and num_heads={num_heads}")
+        kdim, vdim = embed_dim if kdim is None else kdim, embed_dim if vdim is None else vdim
+        check_integer("kdim", kdim, minimum=1)
+        check_integer("vdim", vdim, minimum=1)
         check_integer("factor", factor, minimum=1)
         check_dropout(dropout)
         check_choice("fill", fill, FILLS)
         check_choice("normalizer", normalizer, NORMALIZERS)
         check_choice("sampling", sampling, SAMPLINGS)
+        check_choice("backend", backend, (None, *BACKENDS))
         self.embed_dim, self.num_heads = embed_dim, num_heads
-        self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
+        self.kdim, self.vdim = kdim, vdim
         self.dropout, self.factor, self.is_causal = dropout, factor, is_causal
         self.fill, self.normalizer, self.sampling, self.backend = fill, normalizer, sampling, backend
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
