@@ -255,7 +255,8 @@ def _check(name: str, planes: Planes, point: Tensor, **per_row: Tensor) -> None:
         )
     else:
         _check_tensor(name, "planes", planes, point.device)
-    shape = tuple(planes.shape)
+    # Not planes.shape: torch 2.6 cannot trace the property of a named tuple.
+    shape = (*planes.bits.shape[:-1], planes.size) if isinstance(planes, PackedSigns) else tuple(planes.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{name}: planes must have shape (L, N) or (P, L, N), got {_describe_planes(planes)}")
     expected = (*shape[:-2], shape[-1])
