@@ -72,7 +72,7 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
                     f"{where}: {len(fields)} fields where 4 to 8 are wanted: {text!r}; a line holds {', '.join(ROW)}, "
                     "separated by tabs; repair the line or fetch the file anew"
                 )
-            cell, time, country = (_whole(where, name, field) for name, field in zip(ROW, fields, strict=False))
+            cell, time, country = (_whole(where, name, field) for name, field in zip(ROW[:3], fields[:3], strict=True))
             for name, field in zip(ROW[3:], fields[3:], strict=False):
                 _activity(where, name, field)
             if not grid.contains(np.array([cell]))[0]:
