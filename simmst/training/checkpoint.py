@@ -208,6 +208,8 @@ def restore_optimizer(
                 f"checkpoint {path} holds optimiser state {key!r} of shape {tuple(tensor.shape)}, but {found}; "
                 "build the model with the config stored in the checkpoint, or train again"
             )
-        states.setdefault(parameter, {})[entry] = tensor.clone() if entry == "step" else tensor.to(parameter.device)
+        states.setdefault(parameter, {})[entry] = (
+            tensor.clone() if entry == "step" else tensor.to(parameter.device, copy=True)
+        )
     for parameter, state in states.items():
         optimizer.state[parameter] = state
