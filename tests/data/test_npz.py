@@ -43,7 +43,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fail(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
