@@ -87,8 +87,8 @@ class Forecaster:
         self._validation_steps: int | None = None
 
     @property
+    def name(self) -> str:
         """Sim-MSTNet, STNet or the name of the baseline, as tables call this forecaster."""
-        """What tables call this forecaster: Sim-MSTNet, STNet, or the baseline's name."""
         if self.config.model in BASELINES:
             return self.config.model
         return "STNet" if isinstance(self.network, STNet) else "Sim-MSTNet"
