@@ -111,3 +111,10 @@ def test_a_flipped_byte_is_one_kind_of_error(tmp_path):
         except DataError:
             refused += 1
     assert refused > 20
+
+
+def test_a_lone_array(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(DataError, match=r"a\.npz is not a readable \.npz file"):
+        TrafficDataset.from_npz(tmp_path / "a.npz")
