@@ -1,1 +1,20 @@
-"""baselines."""
+"""Naive and linear baselines, one file each, under one contract."""
+
+from collections.abc import Callable
+from functools import partial
+
+from simmst.baselines.base import Baseline
+from simmst.baselines.hour_of_week_mean import HourOfWeekMean
+from simmst.baselines.persistence import Persistence
+from simmst.baselines.ridge import RidgeOnLags
+from simmst.baselines.seasonal_naive import SeasonalNaive
+
+BASELINES: dict[str, Callable[[], Baseline]] = {
+    "persistence": Persistence,
+    "seasonal-naive-day": partial(SeasonalNaive, days=1),
+    "seasonal-naive-week": partial(SeasonalNaive, days=7),
+    "hour-of-week-mean": HourOfWeekMean,
+    "ridge": RidgeOnLags,
+}
+
+__all__ = ["BASELINES", "Baseline", "HourOfWeekMean", "Persistence", "RidgeOnLags", "SeasonalNaive"]

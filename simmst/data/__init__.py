@@ -1,1 +1,31 @@
-"""data."""
+"""Traffic data: data sets, readers of file formats, calendar, scaling, splits and windows."""
+
+from simmst.data.calendar import CALENDAR_FEATURES, calendar_features
+from simmst.data.dataset import TrafficDataset
+from simmst.data.grids import Grid, load_grid
+from simmst.data.library import available, data_directory, load
+from simmst.data.npz import read_published_predictions, read_undated_frames
+from simmst.data.scaler import Scaler
+from simmst.data.split import Split, chronological_split
+from simmst.data.windows import Batch, ConcatWindows, Windows, WindowSpec, batches
+
+__all__ = [
+    "CALENDAR_FEATURES",
+    "Batch",
+    "ConcatWindows",
+    "Grid",
+    "Scaler",
+    "Split",
+    "TrafficDataset",
+    "WindowSpec",
+    "Windows",
+    "available",
+    "batches",
+    "calendar_features",
+    "chronological_split",
+    "data_directory",
+    "load",
+    "load_grid",
+    "read_published_predictions",
+    "read_undated_frames",
+]

@@ -1,1 +1,31 @@
-"""ops."""
+"""The three hot paths as functions: check the arguments, choose a backend, run with autograd."""
+
+from simmst.ops.cutting_plane import (
+    PackedSigns,
+    cutting_plane_lagrangian,
+    cutting_plane_penalty,
+    cutting_plane_step_,
+    cutting_plane_values,
+    pack_signs,
+)
+from simmst.ops.prob_sparse_attention import (
+    ProbSparseAux,
+    prob_sparse_attend,
+    prob_sparse_attention,
+    prob_sparse_select,
+)
+from simmst.ops.spatial_attention import spatial_attention
+
+__all__ = [
+    "PackedSigns",
+    "ProbSparseAux",
+    "cutting_plane_lagrangian",
+    "cutting_plane_penalty",
+    "cutting_plane_step_",
+    "cutting_plane_values",
+    "pack_signs",
+    "prob_sparse_attend",
+    "prob_sparse_attention",
+    "prob_sparse_select",
+    "spatial_attention",
+]

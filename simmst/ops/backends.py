@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from simmst.errors import BackendUnavailableError
 
@@ -19,6 +20,13 @@ OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
 
 _REFERENCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
+_MODULES = {
+    "reference": "simmst.reference.{operator}",
+    "cpp": "simmst.ops.cpp.{operator}",
+    "triton": "simmst.kernels.{operator}",
+    "cuda": "simmst.ops.cuda.{operator}",
+}
 # Tried in this order when no backend is named.
 _PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
 
@@ -141,9 +149,31 @@ def choose(operator: str, backend: str | None, *, device: torch.device, dtype: t
         named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
     else:
         named, source = backend, "the argument backend"
+    return _resolve(operator, named, source, device, dtype, _is_transformed())
+
+
+# torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
+# torch.compiler.assume_constant_result without its import of the compiler, which takes longer than all of simmst.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode AD is under way, which only plain PyTorch can follow."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+@functools.lru_cache(maxsize=256)
+def _resolve(
+    operator: str, named: str | None, source: str, device: torch.device, dtype: torch.dtype, transformed: bool
+) -> str:
+    def reason_against(name: str) -> str | None:
+        if transformed and name != "reference":
+            return "torch.func transforms and forward-mode AD need backend 'reference'"
+        return why_not(operator, name, device=device, dtype=dtype)
+
     if named is None:
         candidates = _PREFERENCE.get(device.type, ("reference",))
-        reasons = {name: why_not(operator, name, device=device, dtype=dtype) for name in candidates}
+        reasons = {name: reason_against(name) for name in candidates}
         for name, reason in reasons.items():
             if reason is None:
                 return name
@@ -151,10 +181,21 @@ def choose(operator: str, backend: str | None, *, device: torch.device, dtype: t
         raise BackendUnavailableError(f"no backend can run {operator} here: {details}")
     if named not in BACKENDS:
         raise ValueError(f"{source} is {named!r}; it must be one of {', '.join(BACKENDS)}")
-    reason = why_not(operator, named, device=device, dtype=dtype)
+    reason = reason_against(named)
     if reason is not None:
         raise BackendUnavailableError(f"backend {named!r} ({source}) cannot run {operator}: {reason}")
     return named
+
+
+@functools.cache
+def implementation(operator: str, backend: str) -> ModuleType:
+    """Import the module that holds an operator's functions on a backend.
+
+    Example:
+        >>> implementation("prob_sparse_attention", "reference").__name__
+        'simmst.reference.prob_sparse_attention'
+    """
+    return importlib.import_module(_MODULES[backend].format(operator=operator))
 
 
 def availability() -> list[Availability]:

@@ -1,1 +1,5 @@
-"""reference."""
+"""The three hot paths in plain PyTorch: the judge of every kernel, the fallback, the baseline of benchmarks."""
+
+from simmst.reference import cutting_plane, philox, prob_sparse_attention, spatial_attention
+
+__all__ = ["cutting_plane", "philox", "prob_sparse_attention", "spatial_attention"]

@@ -1,0 +1,160 @@
+"""Calendar features in local time: daily and weekly cycles, weekends, public holidays."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from simmst.errors import DataError
+from simmst.extras import import_extra
+
+CALENDAR_FEATURES: tuple[str, ...] = (
+    "day_sin",
+    "day_cos",
+    "half_day_sin",
+    "half_day_cos",
+    "week_sin",
+    "week_cos",
+    "weekend",
+    "holiday",
+)
+
+_DAY = 86_400
+_EPOCH_DATE = date(1970, 1, 1)
+_EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
+
+
+@lru_cache(maxsize=64)
+def zone(name: str) -> ZoneInfo:
+    """The time zone of an IANA name; DataError where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise DataError(
+            f"unknown time zone {name!r}; give an IANA name such as 'Europe/Rome' "
+            "(if the name is right, this machine lacks the zone tables: pip install tzdata)"
+        ) from error
+
+
+def _offset_at(seconds: int, local: ZoneInfo) -> int:
+    moment = datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone(local)
+    offset = moment.utcoffset()
+    return int(offset.total_seconds()) if offset is not None else 0
+
+
+def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
+    """Seconds to add to UTC to get local time, daylight saving included.
+
+    Args:
+        time_utc: datetime64 (T,), UTC.
+        timezone: IANA name.
+
+    Returns:
+        int64 (T,).
+
+    Example:
+        >>> import numpy as np
+        >>> days = np.array(["2013-10-26T12:00", "2013-10-27T12:00"], dtype="datetime64[s]")
+        >>> utc_offset_seconds(days, "Europe/Rome").tolist()
+        [7200, 3600]
+    """
+    local = zone(timezone)
+    seconds = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)
+    days, place = np.unique(seconds // _DAY, return_inverse=True)
+    edges = {int(day): _offset_at(int(day) * _DAY, local) for day in np.union1d(days, days + 1)}
+    offsets = np.array([edges[int(day)] for day in days], dtype=np.int64)[place]
+    changes = np.array([edges[int(day)] != edges[int(day) + 1] for day in days], dtype=bool)[place]
+    # Only on the days the clocks change does the offset depend on the moment.
+    for i in np.flatnonzero(changes):
+        offsets[i] = _offset_at(int(seconds[i]), local)
+    return offsets
+
+
+def local_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
+    """Local wall-clock time as seconds since 1970-01-01 00:00 local, int64 (T,)."""
+    seconds: np.ndarray = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)  # a copy
+    seconds += utc_offset_seconds(time_utc, timezone)
+    return seconds
+
+
+def slot_of_day(time_utc: np.ndarray, timezone: str, step_minutes: int) -> np.ndarray:
+    """Index of each slot within its local day, int64 (T,), 0 at local midnight."""
+    slot: np.ndarray = (local_seconds(time_utc, timezone) % _DAY) // (step_minutes * 60)
+    return slot
+
+
+def weekday(time_utc: np.ndarray, timezone: str) -> np.ndarray:
+    """Local day of the week, int64 (T,), 0 = Monday."""
+    day: np.ndarray = (local_seconds(time_utc, timezone) // _DAY + _EPOCH_WEEKDAY) % 7
+    return day
+
+
+@lru_cache(maxsize=256)
+def _holidays(country: str, year: int) -> frozenset[int]:
+    """Public holidays of a year as day numbers since 1970-01-01."""
+    holidays = import_extra("holidays", extra="forecast")
+    try:
+        dates = holidays.country_holidays(country, years=year)
+    except NotImplementedError as error:
+        raise DataError(
+            f"no public holidays are known for country {country!r}; give an ISO code such as 'IT', or None for none"
+        ) from error
+    return frozenset((day - _EPOCH_DATE).days for day in dates)
+
+
+def is_holiday(time_utc: np.ndarray, timezone: str, country: str | None) -> np.ndarray:
+    """Whether each slot lies on a public holiday in local time, bool (T,); all False where country is None."""
+    day_numbers = local_seconds(time_utc, timezone) // _DAY
+    if country is None:
+        return np.zeros(day_numbers.shape, dtype=bool)
+    days, place = np.unique(day_numbers, return_inverse=True)
+    years = [(_EPOCH_DATE + timedelta(days=int(day))).year for day in days]
+    flags = [int(day) in _holidays(country, year) for day, year in zip(days, years, strict=True)]
+    result: np.ndarray = np.array(flags, dtype=bool)[place]
+    return result
+
+
+def calendar_features(time_utc: np.ndarray, timezone: str, country: str | None) -> np.ndarray:
+    r"""Calendar features of slots, in the order of `CALENDAR_FEATURES`.
+
+    With d in [0, 1) the time of the local day and w in [0, 1) the time of the local week from Monday:
+    sin and cos of 2 pi d, 4 pi d and 2 pi w, then 1 on Saturdays and Sundays, then 1 on public holidays (national ones;
+    a city's patron saint is not among them).
+
+    Args:
+        time_utc: datetime64 (T,), slot starts in UTC.
+        timezone: IANA name of the local time; daylight saving is followed.
+        country: ISO code for the `holidays` library; None for no holidays.
+
+    Returns:
+        float32 (T, 8).
+
+    Raises:
+        DataError: unknown time zone or country.
+        MissingExtraError: a country is given and the `holidays` package is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> noon = np.array(["2013-11-04T11:00:00"], dtype="datetime64[s]")  # a Monday, 12:00 in Rome
+        >>> calendar_features(noon, "Europe/Rome", None)[0, [1, 3, 6, 7]].round(3).tolist()
+        [-1.0, 1.0, 0.0, 0.0]
+    """
+    local = local_seconds(time_utc, timezone)
+    day = (local % _DAY) / _DAY
+    week_day = (local // _DAY + _EPOCH_WEEKDAY) % 7
+    week = (week_day + day) / 7
+    turn = 2 * np.pi
+    columns = [
+        np.sin(turn * day),
+        np.cos(turn * day),
+        np.sin(2 * turn * day),
+        np.cos(2 * turn * day),
+        np.sin(turn * week),
+        np.cos(turn * week),
+        week_day >= 5,
+        is_holiday(time_utc, timezone, country),
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)

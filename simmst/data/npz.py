@@ -1,0 +1,223 @@
+"""Data sets in .npz files: simmst's own layout, and those of the published extracts."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simmst.data.arrays import from_arrays
+from simmst.data.dataset import TrafficDataset
+from simmst.data.grids import Grid, load_grid
+from simmst.data.library import GRIDS_FILE
+from simmst.errors import DataError
+
+_VERSION = 1
+_TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
+_ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "CDR units"}
+
+# The extracts of z-scored series carry no times, only "first five days of the customary test week". The 62-day record
+# (1 Nov 2013 - 1 Jan 2014) ends with the week from 26 December, and the series agree: on days 1, 3 and 4 (a public
+# holiday, Saturday, Sunday) the morning rises about two hours later than on days 2 and 5 (Friday, Monday).
+_TEST_WEEK_START = np.datetime64("2013-12-25T23:00:00", "s")  # 26 December 00:00 in Rome
+
+
+def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None = None) -> Path:
+    """Write a data set to a compressed .npz file, whole or not at all.
+
+    Args:
+        dataset: the traffic.
+        path: where to; ``.npz`` is added if missing.
+        source: a fingerprint of the files it was made from, for `source_of`.
+
+    Returns:
+        The path written.
+    """
+    path = npz_path(path)
+    header = {key: getattr(dataset, key) for key in _TEXT} | {"version": _VERSION, "source": source}
+    arrays = {
+        "activity": dataset.activity,
+        "time_utc_s": dataset.time.astype(np.int64),
+        "mask": dataset.mask,
+        "cell_id": dataset.cell_id,
+        "simmst": np.array(json.dumps(header)),
+    }
+    if dataset.lonlat is not None:
+        arrays["lonlat"] = dataset.lonlat
+    if dataset.cell_name is not None:
+        arrays["cell_name"] = dataset.cell_name.astype(np.str_)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def npz_path(path: str | Path) -> Path:
+    """The path with ``.npz`` added if missing."""
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def source_of(path: str | Path) -> str | None:
+    """The fingerprint that `write_npz` was given; None where there was none or the layout is another."""
+    header = _read(Path(path), "simmst").get("simmst")
+    return None if header is None else json.loads(str(header)).get("source")
+
+
+def from_npz(path: str | Path) -> TrafficDataset:
+    """Read a data set from a .npz file, its layout known by the arrays in it.
+
+    - simmst's own, as `TrafficDataset.save` writes it;
+    - ``internet (T, H, W), cell_id (H, W), time_utc_s (T,)``: a block of the Milan grid;
+    - ``internet (T, 100, 100), time_utc_s (T,)``: the whole Milan grid (``internet_undated`` frames have no times and
+      are no part of the series: see `read_undated_frames`);
+    - ``activity (T, cells, services), cell_id, time_utc_s, service``: cells of the Milan grid, at their places on it;
+    - ``activity (T, services), time_utc_s, service``: one place;
+    - ``internet_z (T, places)``, with ``names`` and ``lonlat`` or without: z-scored series of unrelated places. They
+      carry no times; the first slot is taken to be 26 December 2013, 00:00 in Rome, where the last week starts.
+
+    Raises:
+        DataError: the file is missing, damaged, or has none of these layouts.
+    """
+    path = Path(path)
+    arrays = _read(path)
+    keys = set(arrays)
+    if "simmst" in keys:
+        return _own(path, arrays)
+    name = path.stem
+    if "internet_z" in keys:
+        return _places(name, arrays)
+    if {"internet", "cell_id", "time_utc_s"} <= keys:
+        return _on_milan(path, arrays["cell_id"], arrays["internet"][:, None], arrays["time_utc_s"], ["internet"])
+    if {"internet", "time_utc_s"} <= keys:
+        grid_ids = np.arange(1, 10_001).reshape(100, 100)
+        return _on_milan(path, grid_ids, arrays["internet"][:, None], arrays["time_utc_s"], ["internet"])
+    if {"activity", "cell_id", "time_utc_s", "service"} <= keys:
+        services = [str(service) for service in arrays["service"]]
+        activity = arrays["activity"].transpose(0, 2, 1)  # (T, K, cells)
+        return _on_milan(path, arrays["cell_id"], activity, arrays["time_utc_s"], services)
+    if {"activity", "time_utc_s", "service"} <= keys:
+        services = [str(service) for service in arrays["service"]]
+        return from_arrays(arrays["activity"], arrays["time_utc_s"], services=services, name=name, **_ITALY)
+    if {"milan_cell_id", "trento_cell_id"} <= keys:
+        raise DataError(
+            f'{path} holds the official grids, no traffic; call simmst.data.load_grid("milan") or load_grid("trento")'
+        )
+    raise DataError(
+        f"{path} holds {', '.join(sorted(keys)) or 'nothing'}, which is no known layout; "
+        "wanted a file written by TrafficDataset.save, or build the data set with TrafficDataset.from_arrays"
+    )
+
+
+def read_undated_frames(path: str | Path) -> np.ndarray:
+    """Read the frames of unknown date that come beside the dated ones, float32 (N, 100, 100); they have no time axis.
+
+    Raises:
+        DataError: the file has none.
+    """
+    return _member(path, "internet_undated")
+
+
+def read_published_predictions(path: str | Path) -> np.ndarray:
+    """Read the published FedGCC one-step predictions beside z-scored series, float32 (T, places).
+
+    Row t forecasts slot t of the data set from the slots before it.
+
+    Raises:
+        DataError: the file has none.
+    """
+    return _member(path, "published_fedgcc_prediction_z")
+
+
+def _member(path: str | Path, key: str) -> np.ndarray:
+    arrays = _read(Path(path))
+    if key not in arrays:
+        raise DataError(f"{path} has no {key}; it holds {', '.join(sorted(arrays))}")
+    return arrays[key].astype(np.float32)
+
+
+def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if not wanted or key in wanted}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
+
+
+def _own(path: Path, arrays: dict[str, np.ndarray]) -> TrafficDataset:
+    header = json.loads(str(arrays["simmst"]))
+    if header.get("version") != _VERSION:
+        raise DataError(
+            f"{path} has layout version {header.get('version')}, this simmst reads {_VERSION}; write it anew"
+        )
+    return TrafficDataset(
+        activity=arrays["activity"],
+        time=arrays["time_utc_s"].astype("datetime64[s]"),
+        mask=arrays["mask"],
+        cell_id=arrays["cell_id"],
+        lonlat=arrays.get("lonlat"),
+        cell_name=arrays.get("cell_name"),
+        services=tuple(header["services"]),
+        **{key: header[key] for key in _TEXT if key != "services"},
+    )
+
+
+def _places(name: str, arrays: dict[str, np.ndarray]) -> TrafficDataset:
+    values = arrays["internet_z"]
+    steps, places = values.shape
+    lonlat, names = arrays.get("lonlat"), arrays.get("names")
+    return from_arrays(
+        values.reshape(steps, 1, 1, places),
+        _TEST_WEEK_START + np.arange(steps) * np.timedelta64(600, "s"),
+        services=["internet"],
+        geometry="points",
+        lonlat=None if lonlat is None else lonlat.reshape(1, places, 2),
+        cell_name=None if names is None else names.reshape(1, places),
+        name=name,
+        **(_ITALY | {"unit": "z-score"}),
+    )
+
+
+def _on_milan(
+    path: Path, ids: np.ndarray, activity: np.ndarray, time: np.ndarray, services: list[str]
+) -> TrafficDataset:
+    """Put cells (ids of any shape, activity (T, K, *shape)) at their places, cropped to their bounding box."""
+    grid = load_grid("milan", path.with_name(GRIDS_FILE) if path.with_name(GRIDS_FILE).is_file() else None)
+    flat = ids.reshape(-1)
+    places = grid.positions(flat)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    rows, cols = (places - low).T
+    height, width = (high - low).tolist()
+    cell_id, lonlat = crop(grid, low, high)
+    steps, num_services = activity.shape[:2]
+    dense = np.full((steps, num_services, height, width), np.nan, dtype=np.float32)
+    dense[:, :, rows, cols] = activity.reshape(steps, num_services, -1)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[rows, cols] = True
+    return from_arrays(
+        dense,
+        time,
+        services=services,
+        mask=mask,
+        cell_id=cell_id,
+        lonlat=lonlat,
+        cell_size_m=grid.cell_size_m,
+        name=path.stem,
+        **_ITALY,
+    )
+
+
+def crop(grid: Grid, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Cell ids and places of the box low <= (row, column) < high."""
+    box = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
+    return grid.cell_id[box], None if grid.lonlat is None else grid.lonlat[box]

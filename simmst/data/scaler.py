@@ -1,0 +1,146 @@
+"""Scaling of activity, fitted on training slots alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simmst.data.dataset import TrafficDataset
+from simmst.errors import DataError
+
+KINDS = ("log", "linear")
+_CHUNK = 512  # slots scaled at a time while fitting, so that float64 copies stay small
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """z = (f(x) - mean) / std per service, with f = log1p ("log") or the identity ("linear").
+
+    Attributes:
+        kind: ``"log"`` or ``"linear"``.
+        mean: float64 (K,), of f(x) over the training slots and cells.
+        std: float64 (K,), likewise; 1 for a constant service.
+
+    Example:
+        >>> import numpy as np
+        >>> from simmst.data import TrafficDataset
+        >>> x = np.arange(48.0).reshape(24, 2)
+        >>> city = TrafficDataset.from_arrays(x, np.arange(24) * 3600, services=["call", "sms"])
+        >>> scaler = Scaler.fit(city, range(24))
+        >>> bool(np.allclose(scaler.inverse(scaler.transform(x, axis=1), axis=1), x, rtol=1e-4, atol=1e-5))
+        True
+    """
+
+    kind: str
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"scaler kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+            raise DataError(f"scaler mean and std must both be (K,), got {self.mean.shape} and {self.std.shape}")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
+            raise DataError(f"scaler mean must be finite and std positive, got {self.mean} and {self.std}")
+
+    @classmethod
+    def fit(cls, dataset: TrafficDataset, steps: range, kind: str | None = None) -> Scaler:
+        """Fit to the cells inside the city over the given slots; missing values are left out.
+
+        Args:
+            dataset: the traffic.
+            steps: training slots.
+            kind: ``"log"`` or ``"linear"``; None takes "linear" when any of these values is negative (z-scored data).
+
+        Raises:
+            DataError: no slots, slots outside the series, or a service with no value at all among them.
+        """
+        if len(steps) == 0 or steps[0] < 0 or steps[-1] >= dataset.num_steps:
+            raise DataError(f"cannot fit a scaler to slots {steps} of a series of {dataset.num_steps} slots")
+        activity = dataset.activity[steps.start : steps.stop : steps.step]
+        blocks = [activity[i : i + _CHUNK][:, :, dataset.mask] for i in range(0, len(activity), _CHUNK)]  # (t, K, C)
+        if kind is None:
+            kind = "linear" if any(bool((block < 0).any()) for block in blocks) else "log"
+        total, count = np.zeros(dataset.num_services), np.zeros(dataset.num_services)
+        for block in blocks:
+            total += np.nansum(_forward(block, kind), axis=(0, 2))
+            count += np.count_nonzero(~np.isnan(block), axis=(0, 2))
+        if (count == 0).any():
+            service = dataset.services[int((count == 0).argmax())]
+            raise DataError(
+                f"service {service!r} of {dataset.name} has no value at all in slots {steps.start}..{steps.stop}; "
+                "leave the service out with select_services, or train on other slots"
+            )
+        mean = total / count
+        squares = np.zeros(dataset.num_services)
+        for block in blocks:
+            squares += np.nansum((_forward(block, kind) - mean[:, None]) ** 2, axis=(0, 2))
+        std = np.sqrt(squares / count)
+        return cls(kind, mean, np.where(std > 1e-8, std, 1.0))
+
+    def transform(self, x: Any, axis: int) -> np.ndarray:
+        """Scale raw values, services along `axis`; float32, NaN stays NaN.
+
+        Raises:
+            DataError: a negative value on the "log" scale, or another number of services.
+        """
+        x = np.asarray(x)
+        mean, std = self._shaped(x, axis)
+        if self.kind == "log" and (x < 0).any():
+            raise DataError(
+                f"activity {float(np.nanmin(x)):g} is negative, which the log scale cannot take; "
+                'fit the scaler with kind="linear"'
+            )
+        scaled: np.ndarray = x.astype(np.float32)  # a copy
+        if self.kind == "log":
+            np.log1p(scaled, out=scaled)
+        scaled -= mean
+        scaled /= std
+        return scaled
+
+    def inverse(self, z: Any, axis: int) -> np.ndarray:
+        """Return scaled values to raw units, services along `axis`; float32.
+
+        On the log scale results below zero, which only a forecast can have, become 0: activity is never negative.
+        """
+        z = np.asarray(z)
+        mean, std = self._shaped(z, axis)
+        raw: np.ndarray = z.astype(np.float32) * std + mean
+        if self.kind == "log":
+            raw = np.maximum(np.expm1(raw), np.float32(0))
+        return raw
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a form that JSON can hold; `from_dict` restores it exactly."""
+        return {"kind": self.kind, "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Scaler:
+        """Restore from `to_dict`.
+
+        Raises:
+            DataError: a key is missing or a value does not fit.
+        """
+        missing = {"kind", "mean", "std"} - set(state)
+        if missing:
+            raise DataError(
+                f"a scaler needs {', '.join(sorted(missing))}; got only {', '.join(sorted(state)) or 'nothing'}"
+            )
+        return cls(
+            str(state["kind"]), np.asarray(state["mean"], dtype=np.float64), np.asarray(state["std"], dtype=np.float64)
+        )
+
+    def _shaped(self, x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        if x.shape[axis] != len(self.mean):
+            raise DataError(f"the scaler knows {len(self.mean)} services, axis {axis} of {x.shape} has {x.shape[axis]}")
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        return self.mean.astype(np.float32).reshape(shape), self.std.astype(np.float32).reshape(shape)
+
+
+def _forward(x: np.ndarray, kind: str) -> np.ndarray:
+    wide = x.astype(np.float64)
+    return np.log1p(wide) if kind == "log" else wide

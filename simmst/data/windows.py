@@ -1,0 +1,343 @@
+"""Windows over a data set: the past of a cell and its neighbours, and the steps to forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from simmst.data.calendar import calendar_features
+from simmst.data.dataset import TrafficDataset
+from simmst.data.scaler import Scaler
+from simmst.errors import ConfigError, DataError
+
+_CHUNK = 512  # slots scaled at a time, so that the copies stay small
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """Which slots and cells a sample sees, and how many it is to forecast.
+
+    Attributes:
+        horizon: T_out, number of target slots.
+        offsets: input slots relative to the first target slot, ascending, all negative; T_in of them.
+        neighbourhood: n, odd; inputs are the n x n cells around the target cell.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> WindowSpec.recent(2, 3, daily=1, steps_per_day=24).offsets
+        (-24, -23, -3, -2, -1)
+    """
+
+    horizon: int
+    offsets: tuple[int, ...]
+    neighbourhood: int = 5
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"horizon must be at least 1, got {self.horizon}")
+        if (
+            not self.offsets
+            or self.offsets[-1] >= 0
+            or any(b <= a for a, b in zip(self.offsets, self.offsets[1:], strict=False))
+        ):
+            raise ConfigError(f"offsets must be ascending and all below 0, got {self.offsets}")
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise ConfigError(f"neighbourhood must be odd (1, 3, 5, ...), got {self.neighbourhood}")
+
+    @classmethod
+    def recent(
+        cls, horizon: int, recent: int, *, daily: int = 0, weekly: int = 0, steps_per_day: int, neighbourhood: int = 5
+    ) -> WindowSpec:
+        """The last `recent` slots, and the target's slots of `daily` previous days and `weekly` previous weeks.
+
+        Periods that would reach into the target itself (a day back at a horizon beyond a day) are left out.
+        """
+        if recent < 0 or daily < 0 or weekly < 0 or steps_per_day < 1:
+            raise ConfigError(
+                f"recent, daily and weekly must not be negative and steps_per_day at least 1, got {recent}, {daily}, "
+                f"{weekly} and {steps_per_day}"
+            )
+        offsets = set(range(-recent, 0))
+        lags = [d * steps_per_day for d in range(1, daily + 1)] + [w * 7 * steps_per_day for w in range(1, weekly + 1)]
+        for lag in lags:
+            offsets.update(step - lag for step in range(horizon) if step < lag)
+        return cls(horizon, tuple(sorted(offsets)), neighbourhood)
+
+    @property
+    def input_length(self) -> int:
+        """Number of input slots, T_in."""
+        return len(self.offsets)
+
+    @property
+    def reach(self) -> int:
+        """How many slots before the first target slot the inputs begin."""
+        return -self.offsets[0]
+
+
+class Batch(NamedTuple):
+    """Samples as torch tensors; values and target are on the scaler's scale, NaN = missing or outside the city.
+
+    Attributes:
+        values: float32 (B, T_in, K, n, n).
+        marks: float32 (B, T_in + T_out, M), calendar features of the input and then the target slots.
+        mask: bool (B, n, n), True inside the city.
+        target: float32 (B, T_out, K), the centre cell.
+        index: int64 (B,), the samples' numbers.
+    """
+
+    values: torch.Tensor
+    marks: torch.Tensor
+    mask: torch.Tensor
+    target: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # a field of this name hides tuple.index
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(tensor.to(device) for tensor in self))
+
+
+class Windows:
+    """Samples of one data set: every origin with every cell inside the city.
+
+    An origin is the index of the first target slot. It is taken when its whole target lies in `steps` and its inputs
+    lie in the series; they may reach back before ``steps.start``. `steps` may run past the end of the series (a
+    forecast): targets there are NaN, and the calendar is carried on. Sample i is
+    ``(origins[i // num_cells], cells[i % num_cells])``.
+
+    Args:
+        dataset: the traffic.
+        spec: the window.
+        scaler: fitted on training slots.
+        steps: consecutive slots that may be targets.
+
+    Attributes:
+        origins: int64 (O,).
+        cells: int64 (C, 2), (row, column).
+
+    Raises:
+        DataError: no window fits; the message names both lengths and what to change.
+
+    Example:
+        >>> import numpy as np
+        >>> from simmst.data import Scaler, TrafficDataset
+        >>> city = TrafficDataset.from_arrays(np.ones((48, 3, 3)), np.arange(48) * 3600, country=None)
+        >>> spec = WindowSpec.recent(2, 6, steps_per_day=24, neighbourhood=3)
+        >>> windows = Windows(city, spec, Scaler.fit(city, range(48)), steps=range(48))
+        >>> len(windows), windows.batch([0, 1]).values.shape
+        (369, torch.Size([2, 6, 1, 3, 3]))
+    """
+
+    def __init__(self, dataset: TrafficDataset, spec: WindowSpec, scaler: Scaler, *, steps: range) -> None:
+        if steps.step != 1 or steps.start < 0:
+            raise DataError(f"steps must be consecutive slots from 0 on, got {steps}")
+        self.dataset = dataset
+        self.spec = spec
+        self.scaler = scaler
+        self.origins = _origins(dataset, spec, steps)
+        self.cells = dataset.cells
+        self.num_origins = len(self.origins)
+        self.num_cells = len(self.cells)
+        self._offsets = np.array(spec.offsets, dtype=np.int64)
+        self._ahead = np.arange(spec.horizon, dtype=np.int64)
+        # Only the slots that some window touches are scaled and kept.
+        self._first = int(self.origins[0]) - spec.reach
+        self._last = int(self.origins[-1]) + spec.horizon
+        start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
+        seconds = start + np.arange(self._last - self._first) * dataset.step_minutes * 60
+        self._marks = calendar_features(seconds.astype("datetime64[s]"), dataset.timezone, dataset.country)
+        self._values = self._scaled()  # (t, K, H + 2p, W + 2p) on grids, (t, K, W) for points
+        self._patches, self._masks = self._views()
+
+    def __len__(self) -> int:
+        return self.num_origins * self.num_cells
+
+    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+        """Gather samples by number.
+
+        Raises:
+            IndexError: a number is outside 0..len-1.
+        """
+        index = _as_index(indices, len(self))
+        values, marks, mask, target = self.gather(index)
+        return Batch(*(torch.from_numpy(array) for array in (values, marks, mask, target, index)))
+
+    def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Gather samples as contiguous numpy arrays: values, marks, mask, target (shapes as in `Batch`)."""
+        origin, row, col = self._locate(index)
+        past = origin[:, None] + self._offsets - self._first  # (B, T_in)
+        ahead = origin[:, None] + self._ahead - self._first  # (B, T_out)
+        n, p = self.spec.neighbourhood, self.spec.neighbourhood // 2
+        if self._patches is None:
+            services = self.dataset.num_services
+            values = np.full((len(index), self.spec.input_length, services, n, n), np.nan, dtype=np.float32)
+            values[..., p, p] = self._values[past, :, col[:, None]]
+            mask = np.zeros((len(index), n, n), dtype=bool)
+            mask[:, p, p] = True
+            target = self._values[ahead, :, col[:, None]]
+        else:
+            values = self._patches[past, :, row[:, None], col[:, None]]
+            mask = self._masks[row, col]
+            target = self._values[ahead, :, row[:, None] + p, col[:, None] + p]
+        marks = self._marks[np.concatenate([past, ahead], axis=1)]
+        return np.ascontiguousarray(values), marks, np.ascontiguousarray(mask), np.ascontiguousarray(target)
+
+    def raw_target(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+        """Targets in raw units, float32 (B, T_out, K); NaN = missing or beyond the end of the series."""
+        origin, row, col = self._locate(_as_index(indices, len(self)))
+        ahead = origin[:, None] + self._ahead
+        inside = ahead < self.dataset.num_steps
+        target = self.dataset.activity[np.where(inside, ahead, 0), :, row[:, None], col[:, None]]
+        return np.where(inside[..., None], target, np.float32(np.nan))
+
+    def _locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cell = self.cells[index % self.num_cells]
+        return self.origins[index // self.num_cells], cell[:, 0], cell[:, 1]
+
+    def _scaled(self) -> np.ndarray:
+        data, points = self.dataset, self.dataset.geometry == "points"
+        p = 0 if points else self.spec.neighbourhood // 2
+        _, services, height, width = data.activity.shape
+        shape = (self._last - self._first, services, height + 2 * p, width + 2 * p)
+        padded = np.full(shape, np.nan, dtype=np.float32)
+        outside = ~data.mask
+        for start in range(self._first, min(self._last, data.num_steps), _CHUNK):
+            stop = min(start + _CHUNK, self._last, data.num_steps)
+            block = self.scaler.transform(data.activity[start:stop], axis=1)
+            block[:, :, outside] = np.nan
+            padded[start - self._first : stop - self._first, :, p : p + height, p : p + width] = block
+        return padded[:, :, 0] if points else padded
+
+    def _views(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """Neighbourhoods as strided views: values (t, K, H, W, n, n) and mask (H, W, n, n)."""
+        if self.dataset.geometry == "points":
+            return None, self.dataset.mask
+        n, p = self.spec.neighbourhood, self.spec.neighbourhood // 2
+        mask = np.pad(self.dataset.mask, p)
+        view = np.lib.stride_tricks.sliding_window_view
+        return view(self._values, (n, n), axis=(2, 3)), view(mask, (n, n))
+
+
+class ConcatWindows:
+    """Windows of several data sets as one; samples are numbered part after part.
+
+    Args:
+        parts: windows with the same spec and the same services.
+
+    Raises:
+        DataError: no parts, or parts whose samples have different shapes.
+    """
+
+    def __init__(self, parts: Sequence[Windows]) -> None:
+        self.parts = tuple(parts)
+        if not self.parts:
+            raise DataError("there are no windows to put together; give at least one part")
+        self.spec = self.parts[0].spec
+        services = self.parts[0].dataset.services
+        for part in self.parts[1:]:
+            if part.spec != self.spec or part.dataset.services != services:
+                raise DataError(
+                    f"windows can only be put together with one spec and one set of services: "
+                    f"{self.parts[0].dataset.name} has "
+                    f"{self.spec} of {', '.join(services)}, {part.dataset.name} has {part.spec} of "
+                    f"{', '.join(part.dataset.services)}"
+                )
+        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def part_of(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+        """Which part each sample belongs to, int64 (B,)."""
+        index = _as_index(indices, len(self))
+        return np.searchsorted(self._starts, index, side="right").astype(np.int64) - 1
+
+    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+        """Gather samples by number; they may come from different parts."""
+        index = _as_index(indices, len(self))
+        which = self.part_of(index)
+        n, spec = self.spec.neighbourhood, self.spec
+        services = self.parts[0].dataset.num_services
+        marks_width = self.parts[0]._marks.shape[1]
+        arrays = (
+            np.empty((len(index), spec.input_length, services, n, n), dtype=np.float32),
+            np.empty((len(index), spec.input_length + spec.horizon, marks_width), dtype=np.float32),
+            np.empty((len(index), n, n), dtype=bool),
+            np.empty((len(index), spec.horizon, services), dtype=np.float32),
+        )
+        for part in np.unique(which):
+            rows = np.flatnonzero(which == part)
+            for whole, piece in zip(arrays, self.parts[part].gather(index[rows] - self._starts[part]), strict=True):
+                whole[rows] = piece
+        return Batch(*(torch.from_numpy(array) for array in (*arrays, index)))
+
+    def raw_target(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+        """Targets in raw units, float32 (B, T_out, K)."""
+        index = _as_index(indices, len(self))
+        which = self.part_of(index)
+        target = np.empty((len(index), self.spec.horizon, self.parts[0].dataset.num_services), dtype=np.float32)
+        for part in np.unique(which):
+            rows = np.flatnonzero(which == part)
+            target[rows] = self.parts[part].raw_target(index[rows] - self._starts[part])
+        return target
+
+
+def batches(
+    windows: Windows | ConcatWindows,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = True,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Go once through the samples in batches; the order depends on (seed, epoch) alone.
+
+    Args:
+        windows: the samples.
+        batch_size: samples a batch; the last one may be smaller.
+        seed: seed of the order.
+        epoch: number of the pass; every epoch has its own order.
+        shuffle: whether to shuffle; otherwise by number.
+        limit: at most that many samples, a fresh draw without repeats every epoch.
+
+    Raises:
+        ConfigError: batch_size or limit below 1.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
+    generator = np.random.default_rng([seed, epoch])
+    total = len(windows)
+    if limit is not None and limit < total:
+        order = generator.choice(total, size=limit, replace=False)
+        if not shuffle:
+            order.sort()
+    else:
+        order = generator.permutation(total) if shuffle else np.arange(total)
+    for start in range(0, len(order), batch_size):
+        yield windows.batch(order[start : start + batch_size])
+
+
+def _origins(dataset: TrafficDataset, spec: WindowSpec, steps: range) -> np.ndarray:
+    first = max(steps.start, spec.reach)
+    last = min(steps.stop - spec.horizon, dataset.num_steps)
+    if first > last:
+        raise DataError(
+            f"no window fits: inputs {spec.reach} slots back and {spec.horizon} slots ahead take "
+            f"{spec.reach + spec.horizon} slots, {dataset.name} has {dataset.num_steps}, and targets may lie in "
+            f"{steps.start}..{steps.stop}; use fewer input slots, a shorter horizon or a longer series"
+        )
+    return np.arange(first, last + 1, dtype=np.int64)
+
+
+def _as_index(indices: Sequence[int] | np.ndarray | torch.Tensor, total: int) -> np.ndarray:
+    index = np.asarray(indices).astype(np.int64).reshape(-1)
+    if index.size and (index.min() < 0 or index.max() >= total):
+        bad = int(index.min() if index.min() < 0 else index.max())
+        raise IndexError(f"sample {bad} is outside the {total} samples, 0..{total - 1}")
+    return index

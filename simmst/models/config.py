@@ -1,0 +1,198 @@
+"""The configuration of the models: one frozen dataclass whose every field is JSON-able."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simmst.errors import ConfigError
+from simmst.ops.backends import BACKENDS
+
+WINDOW_NORMS = ("standard", "none")
+TASK_WEIGHTS = ("loss_share", "average")
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "oInter": {"interaction": False},
+    "oSpatial": {"spatial": False},
+    "Average": {"task_weights": "average"},
+}
+
+
+@dataclass(frozen=True)
+class SimMSTNetConfig:
+    """Everything that decides the shape and the behaviour of a model.
+
+    Args:
+        services: names of the tasks, any number of them.
+        input_length: steps of the input window, T_in.
+        horizon: steps to forecast, T_out.
+        label_length: how many of the last input steps start the decoder's input (Informer's label_len).
+        neighbourhood: side of the square of cells around the target cell, odd; 1 is the target cell alone.
+        num_marks: calendar features of a step, M.
+        width: features of a token.
+        num_heads: heads of every attention; divides the width.
+        encoder_layers: layers of each task's temporal encoder.
+        decoder_layers: layers of each task's decoder.
+        feedforward: hidden width of the feed-forward parts and of the task MLPs.
+        factor: ProbSparse's factor, which sets the samples per query and the queries given real attention.
+        dropout: probability of dropping a feature while training.
+        window_norm: ``"standard"`` standardises every window by its own observed mean and deviation, ``"none"`` leaves
+            the scale of the input.
+        interaction: whether tasks exchange features (False is the ablation oInter).
+        spatial: whether the spatial branch is there (False is the ablation oSpatial).
+        task_weights: ``"loss_share"`` (Sim-MSTNet, Eq. 13-14) or ``"average"`` (the ablation Average).
+        highway: whether a linear autoregression is added to the network's forecast.
+        backend: the implementation of every attention; None chooses for each call.
+
+    Raises:
+        ConfigError: a field is out of range; the message names it, the value it got and what is allowed.
+
+    Example:
+        >>> config = SimMSTNetConfig(services=("internet",), horizon=24)
+        >>> config.num_tasks, config.horizon
+        (1, 24)
+        >>> SimMSTNetConfig.from_dict(config.to_dict()) == config
+        True
+        >>> SimMSTNetConfig(neighbourhood=4)
+        Traceback (most recent call last):
+        ...
+        simmst.errors.ConfigError: neighbourhood is 4; it must be an odd integer of at least 1
+    """
+
+    services: tuple[str, ...] = ("call", "sms", "internet")
+    input_length: int = 36
+    horizon: int = 6
+    label_length: int = 12
+    neighbourhood: int = 5
+    num_marks: int = 8
+    width: int = 32
+    num_heads: int = 4
+    encoder_layers: int = 2
+    decoder_layers: int = 1
+    feedforward: int = 64
+    factor: int = 5
+    dropout: float = 0.1
+    window_norm: str = "standard"
+    interaction: bool = True
+    spatial: bool = True
+    task_weights: str = "loss_share"
+    highway: bool = True
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_services()
+        for name in ("input_length", "horizon", "neighbourhood", "width", "num_heads", "encoder_layers"):
+            self._check_integer(name, 1)
+        for name in ("decoder_layers", "feedforward", "factor"):
+            self._check_integer(name, 1)
+        for name in ("label_length", "num_marks"):
+            self._check_integer(name, 0)
+        if self.neighbourhood % 2 == 0:
+            self._refuse("neighbourhood", "an odd integer of at least 1")
+        if self.width % self.num_heads:
+            self._refuse("width", f"a multiple of num_heads = {self.num_heads}")
+        if self.label_length > self.input_length:
+            self._refuse("label_length", f"between 0 and input_length = {self.input_length}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or math.isnan(self.dropout):
+            self._refuse("dropout", "a number in [0, 1)")
+        if not 0 <= self.dropout < 1:
+            self._refuse("dropout", "a number in [0, 1)")
+        for name in ("interaction", "spatial", "highway"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "True or False")
+        self._check_choice("window_norm", WINDOW_NORMS)
+        self._check_choice("task_weights", TASK_WEIGHTS)
+        if self.backend is not None:
+            self._check_choice("backend", BACKENDS, "None or one of ")
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of services, K."""
+        return len(self.services)
+
+    def ablation(self, name: str) -> SimMSTNetConfig:
+        """Derive the configuration of one of the paper's ablations.
+
+        Args:
+            name: ``"oInter"`` (no task interaction), ``"oSpatial"`` (no spatial branch), ``"Average"`` (fixed equal
+                task weights) or ``"full"`` (this configuration).
+
+        Raises:
+            ConfigError: there is no ablation of this name.
+
+        Example:
+            >>> SimMSTNetConfig().ablation("oSpatial").spatial
+            False
+        """
+        if name not in ABLATIONS:
+            raise ConfigError(f"ablation is {name!r}; it must be one of {', '.join(ABLATIONS)}")
+        return dataclasses.replace(self, **ABLATIONS[name])
+
+    def single_task(self, service: str) -> SimMSTNetConfig:
+        """Derive the configuration of ``STNet`` for one of the services.
+
+        Raises:
+            ConfigError: the service is none of this configuration.
+
+        Example:
+            >>> SimMSTNetConfig().single_task("sms").services
+            ('sms',)
+        """
+        if service not in self.services:
+            raise ConfigError(f"service is {service!r}; it must be one of {', '.join(self.services)}")
+        return dataclasses.replace(self, services=(service,), interaction=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values.
+
+        Example:
+            >>> SimMSTNetConfig().to_dict()["services"]
+            ['call', 'sms', 'internet']
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "services": list(self.services)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> SimMSTNetConfig:
+        """Build a configuration from what ``to_dict`` gave; fields left out take their defaults.
+
+        Raises:
+            ConfigError: a key is no field of the configuration, or a value is out of range.
+
+        Example:
+            >>> SimMSTNetConfig.from_dict({"widht": 64})  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+            ...
+            simmst.errors.ConfigError: unknown setting 'widht'; the settings are services, input_length, ...
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [repr(key) for key in fields if key not in known]
+        if unknown:
+            plural = "s" if len(unknown) > 1 else ""
+            raise ConfigError(f"unknown setting{plural} {', '.join(unknown)}; the settings are {', '.join(known)}")
+        return cls(**fields)
+
+    def _check_services(self) -> None:
+        allowed = "a non-empty sequence of different, non-empty names"
+        if isinstance(self.services, str) or not isinstance(self.services, (tuple, list)):
+            self._refuse("services", allowed)
+        if not all(isinstance(name, str) and name for name in self.services):
+            self._refuse("services", allowed)
+        if not self.services or len(set(self.services)) != len(self.services):
+            self._refuse("services", allowed)
+        object.__setattr__(self, "services", tuple(self.services))
+
+    def _check_integer(self, name: str, smallest: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            self._refuse(name, f"an integer of at least {smallest}")
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...], prefix: str = "one of ") -> None:
+        if getattr(self, name) not in allowed:
+            self._refuse(name, prefix + ", ".join(allowed))
+
+    def _refuse(self, name: str, allowed: str) -> None:
+        raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")

@@ -1,0 +1,76 @@
+"""The embedding of a series: value, external time and position (Sim-MSTNet, Eq. 9)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from simmst.models.dropout import FeatureDropout
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Return the sinusoidal position table (length, width) of Vaswani et al. 2017.
+
+    Example:
+        >>> sinusoidal_positions(2, 4)[0].tolist()
+        [0.0, 1.0, 0.0, 1.0]
+    """
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
+    table = torch.zeros(length, width)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate[: width // 2])
+    return table
+
+
+class SeriesEmbedding(nn.Module):
+    r"""Embed a series: value + external time + position (Sim-MSTNet, Eq. 9), and the window's level and spread.
+
+    .. math:: e_t = W_x [z_t, o_t] + b + W_m m_t + p_t + W_f f
+
+    with :math:`z_t` the normalised value, :math:`o_t` one where it was observed, :math:`m_t` the calendar features,
+    :math:`p_t` the position and :math:`f` the level and log spread of the window. Positions start at the sinusoids and
+    are learned: steps of a window need not be evenly spaced (recent steps and the same hours of previous days).
+
+    Args:
+        length: tokens of a series, T.
+        width: features of a token, C.
+        num_marks: calendar features, M; 0 leaves that term out.
+        num_features: features of the window, F; 0 leaves that term out.
+        dropout: probability of dropping a feature while training.
+
+    Example:
+        >>> embed = SeriesEmbedding(length=4, width=8, num_marks=3, num_features=2)
+        >>> embed(torch.zeros(5, 4), torch.ones(5, 4), torch.zeros(5, 4, 3), torch.zeros(5, 2)).shape
+        torch.Size([5, 4, 8])
+    """
+
+    def __init__(self, length: int, width: int, num_marks: int, num_features: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.value = nn.Linear(2, width)
+        self.marks = nn.Linear(num_marks, width, bias=False) if num_marks else None
+        self.level = nn.Linear(num_features, width, bias=False) if num_features else None
+        self.position = nn.Parameter(sinusoidal_positions(length, width))
+        self.dropout = FeatureDropout(dropout)
+
+    def forward(self, values: Tensor, observed: Tensor, marks: Tensor, features: Tensor) -> Tensor:
+        """Embed a batch of series.
+
+        Args:
+            values: (B, T), zero where missing.
+            observed: (B, T), one where observed.
+            marks: (B, T, M).
+            features: (B, F).
+
+        Returns:
+            Tokens (B, T, C).
+        """
+        tokens: Tensor = self.value(torch.stack((values, observed), dim=-1)) + self.position
+        if self.marks is not None:
+            tokens = tokens + self.marks(marks)
+        if self.level is not None:
+            tokens = tokens + self.level(features)[:, None]
+        dropped: Tensor = self.dropout(tokens)
+        return dropped

@@ -1,0 +1,129 @@
+"""Losses per task with missing values masked, and their dynamic weights (Sim-MSTNet, Eq. 13-14)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from simmst.errors import ConfigError
+from simmst.models.config import TASK_WEIGHTS
+
+LOSSES = ("huber", "mae", "mse")
+
+
+def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sample: bool = False) -> Tensor:
+    """Average the error of each task over its observed targets.
+
+    Args:
+        forecast: (B, T_out, K).
+        target: (B, T_out, K) on the same scale, NaN = missing.
+        kind: ``"huber"`` (threshold 1), ``"mae"`` or ``"mse"``.
+        per_sample: average over the steps alone and keep the samples apart.
+
+    Returns:
+        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
+
+    Raises:
+        ConfigError: the kind is unknown.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> forecast = torch.zeros(1, 2, 2)
+        >>> target = torch.tensor([[[2.0, float("nan")], [4.0, float("nan")]]])
+        >>> masked_loss(forecast, target, "mae").tolist()
+        [3.0, 0.0]
+    """
+    if kind not in LOSSES:
+        raise ConfigError(f"loss is {kind!r}; it must be one of {', '.join(LOSSES)}")
+    if forecast.shape != target.shape or forecast.ndim != 3:
+        raise ValueError(
+            f"forecast is {tuple(forecast.shape)} and target {tuple(target.shape)}; both must be (B, T_out, K)"
+        )
+    observed = ~torch.isnan(target)
+    error = torch.where(observed, forecast - torch.where(observed, target, 0.0), 0.0)
+    if kind == "mse":
+        loss = error.square()
+    elif kind == "mae":
+        loss = error.abs()
+    else:
+        clipped = error.clamp(-1.0, 1.0)
+        loss = clipped * (error - 0.5 * clipped)
+    over = (1,) if per_sample else (0, 1)
+    return loss.sum(over) / observed.sum(over).clamp(min=1)
+
+
+class TaskWeights(nn.Module):
+    r"""Weights of the task losses on the simplex (Sim-MSTNet, Eq. 13-14).
+
+    .. math:: \lambda_k = L_k \Big/ \sum_j L_j, \qquad L = \sum_k \lambda_k L_k
+
+    The losses are taken as they are, so they should be computed on normalised targets. Weights are constants to the
+    gradient. They are a buffer, so they travel with checkpoints.
+
+    Args:
+        num_tasks: K.
+        mode: ``"loss_share"``, or ``"average"`` for 1/K always.
+
+    Raises:
+        ConfigError: the mode is unknown, or there is no task.
+
+    Example:
+        >>> weights = TaskWeights(2)
+        >>> weights.update(torch.tensor([1.0, 3.0])).tolist()
+        [0.25, 0.75]
+        >>> weights.combine(torch.tensor([2.0, 4.0])).item()
+        3.5
+    """
+
+    weights: Tensor
+
+    def __init__(self, num_tasks: int, mode: str = "loss_share") -> None:
+        super().__init__()
+        if mode not in TASK_WEIGHTS:
+            raise ConfigError(f"task_weights is {mode!r}; it must be one of {', '.join(TASK_WEIGHTS)}")
+        if num_tasks < 1:
+            raise ConfigError(f"num_tasks is {num_tasks}; it must be at least 1")
+        self.mode = mode
+        self.register_buffer("weights", torch.full((num_tasks,), 1.0 / num_tasks))
+
+    @torch.no_grad()
+    def update(self, losses: Tensor) -> Tensor:
+        """Set the weights from the losses of the tasks and return them.
+
+        A loss that is NaN or infinite, or zero because nothing was observed, has no share; when no task has one, all
+        weigh the same. The buffer is replaced, never changed in place: a graph that holds the old one stays valid.
+
+        Args:
+            losses: (K,), not negative.
+
+        Raises:
+            ValueError: the shape differs from the weights'.
+        """
+        if losses.ndim != 1:
+            raise ValueError(f"losses are {tuple(losses.shape)}; the weights are updated from one loss a task, (K,)")
+        self._check(losses)
+        if self.mode == "loss_share":
+            losses = losses.detach().to(self.weights)
+            losses = torch.where(torch.isfinite(losses), losses, 0.0).clamp(min=0.0)
+            total = losses.sum()
+            # Dividing by the largest first keeps the shares exact where the sum would underflow.
+            share = losses / losses.amax().clamp(min=torch.finfo(losses.dtype).tiny)
+            average = torch.full_like(losses, 1.0 / len(losses))
+            self.weights = torch.where(total > 0, share / share.sum().clamp(min=1.0), average)
+        return self.weights
+
+    def combine(self, losses: Tensor) -> Tensor:
+        """Return the weighted sum of the losses: (K,) gives a scalar, (B, K) one value a sample.
+
+        A NaN loss makes the sum NaN: a diverging model must not pass for a missing task, whose loss is 0.
+        """
+        self._check(losses)
+        return (self.weights.to(losses.dtype) * losses).sum(-1)
+
+    def extra_repr(self) -> str:
+        """Show the mode."""
+        return f"num_tasks={len(self.weights)}, mode={self.mode!r}"
+
+    def _check(self, losses: Tensor) -> None:
+        if losses.ndim == 0 or losses.shape[-1:] != self.weights.shape:
+            raise ValueError(f"losses are {tuple(losses.shape)}; there are {len(self.weights)} tasks: one loss a task")

@@ -1,0 +1,74 @@
+"""The temporal branch of a task: ProbSparse encoder layers over the tokens of its series."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from simmst.models.config import SimMSTNetConfig
+from simmst.models.dropout import FeatureDropout
+from simmst.nn.prob_sparse_attention import ProbSparseAttention
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a GELU, then dropout.
+
+    Example:
+        >>> import torch
+        >>> FeedForward(width=8, hidden=16)(torch.zeros(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), FeatureDropout(dropout))
+
+
+class EncoderLayer(nn.Module):
+    """ProbSparse self-attention and a feed-forward part, each normalised before and added to its input.
+
+    Example:
+        >>> import torch
+        >>> layer = EncoderLayer(SimMSTNetConfig(width=8, num_heads=2)).eval()
+        >>> layer(torch.zeros(2, 12, 8)).shape
+        torch.Size([2, 12, 8])
+    """
+
+    def __init__(self, config: SimMSTNetConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = ProbSparseAttention(
+            config.width, config.num_heads, factor=config.factor, backend=config.backend
+        )
+        self.dropout = FeatureDropout(config.dropout)
+        self.feed_forward_norm = nn.LayerNorm(config.width)
+        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode tokens (B, T, C)."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
+        encoded: Tensor = tokens + self.feed_forward(self.feed_forward_norm(tokens))
+        return encoded
+
+
+class TemporalEncoder(nn.Module):
+    """The attention encoder of a task (Informer, Zhou et al. 2021, without distilling): layers, then LayerNorm.
+
+    Windows are short, so the layers keep every token: the decoder and the other tasks see each step.
+
+    Example:
+        >>> import torch
+        >>> encoder = TemporalEncoder(SimMSTNetConfig(width=8, num_heads=2)).eval()
+        >>> encoder(torch.zeros(2, 12, 8)).shape
+        torch.Size([2, 12, 8])
+    """
+
+    def __init__(self, config: SimMSTNetConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode tokens (B, T, C)."""
+        for layer in self.layers:
+            tokens = layer(tokens)
+        encoded: Tensor = self.norm(tokens)
+        return encoded

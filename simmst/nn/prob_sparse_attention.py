@@ -1,0 +1,186 @@
+"""A multi-head layer around ProbSparse attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from simmst.ops.backends import BACKENDS
+from simmst.ops.checks import check_choice, check_dropout, check_integer, describe_all
+from simmst.ops.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count, prob_sparse_attention
+from simmst.reference.philox import philox_indices
+
+# The Philox seed of every layer's samples in evaluation mode. Any constant would do; forecasts depend on it.
+EVALUATION_SEED = (0x51E57, 0x2021)
+
+_SampleKey = tuple[int, int, int, bool, torch.device]
+_evaluation_samples: dict[_SampleKey, Tensor] = {}
+_MAX_CACHED = 64
+
+
+def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, device: torch.device) -> Tensor:
+    """The fixed sample of evaluation mode: the same on every machine, device and call.
+
+    Args:
+        queries: L_Q.
+        keys: L_K.
+        samples: S.
+        shared: one sample for all queries.
+        device: where to put it.
+
+    Returns:
+        int64 (L_Q, S), or (S,) when shared. Eager calls share one tensor; do not write to it.
+
+    Example:
+        >>> evaluation_sample(4, 96, 3, shared=True, device=torch.device("cpu"))
+        tensor([74,  1, 32])
+    """
+    if torch.compiler.is_compiling():  # the graph holds the few integer operations, not a tensor of this process
+        return _draw_evaluation_sample(queries, keys, samples, shared, device)
+    key = (queries, keys, samples, shared, device)
+    cached = _evaluation_samples.get(key)
+    if cached is None:
+        with torch.inference_mode(False):
+            cached = _draw_evaluation_sample(queries, keys, samples, shared, device)
+        if type(cached) is Tensor:  # a fake tensor must not outlive its tracing
+            if len(_evaluation_samples) >= _MAX_CACHED:
+                _evaluation_samples.clear()
+            _evaluation_samples[key] = cached
+    return cached
+
+
+def _draw_evaluation_sample(queries: int, keys: int, samples: int, shared: bool, device: torch.device) -> Tensor:
+    seed = torch.tensor(EVALUATION_SEED, dtype=torch.int64, device=device)
+    sample = philox_indices(1 if shared else queries, samples, keys, key=seed)
+    return sample[0] if shared else sample
+
+
+class ProbSparseAttention(nn.Module):
+    """Multi-head ProbSparse attention: projections around :func:`simmst.ops.prob_sparse_attention`.
+
+    In training every call draws fresh samples from torch's global generator; in evaluation a fixed sample is used, so
+    that forecasts are deterministic.
+
+    Args:
+        embed_dim: width C of query and output.
+        num_heads: heads; it divides embed_dim.
+        kdim: width of key; None is embed_dim.
+        vdim: width of value; None is embed_dim.
+        dropout: probability of dropping an attention weight in training.
+        bias: whether the four projections have one.
+        factor: as in :func:`simmst.ops.prob_sparse_attention`, like all that follow.
+        is_causal: row i sees the keys j <= i.
+        fill: of the rows that are not selected.
+        normalizer: of the measure.
+        sampling: ``"per_query"`` or ``"shared"``.
+        backend: a name, or None to choose at each call.
+
+    Source: Informer, Zhou et al. 2021; Sim-MSTNet's temporal branch and decoder, Eq. 9 and 12.
+
+    Example:
+        >>> layer = ProbSparseAttention(32, 4).eval()
+        >>> x = torch.randn(2, 96, 32)
+        >>> layer(x).shape, torch.equal(layer(x), layer(x))
+        (torch.Size([2, 96, 32]), True)
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        factor: int = 5,
+        is_causal: bool = False,
+        fill: str | None = None,
+        normalizer: str = "keys",
+        sampling: str = "per_query",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_integer("embed_dim", embed_dim, minimum=1)
+        check_integer("num_heads", num_heads, minimum=1)
+        if embed_dim % num_heads:
+            raise ValueError(f"num_heads must divide embed_dim, got embed_dim={embed_dim} and num_heads={num_heads}")
+        kdim, vdim = embed_dim if kdim is None else kdim, embed_dim if vdim is None else vdim
+        check_integer("kdim", kdim, minimum=1)
+        check_integer("vdim", vdim, minimum=1)
+        check_integer("factor", factor, minimum=1)
+        check_dropout(dropout)
+        check_choice("fill", fill, FILLS)
+        check_choice("normalizer", normalizer, NORMALIZERS)
+        check_choice("sampling", sampling, SAMPLINGS)
+        check_choice("backend", backend, (None, *BACKENDS))
+        self.embed_dim, self.num_heads = embed_dim, num_heads
+        self.kdim, self.vdim = kdim, vdim
+        self.dropout, self.factor, self.is_causal = dropout, factor, is_causal
+        self.fill, self.normalizer, self.sampling, self.backend = fill, normalizer, sampling, backend
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias)
+        self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+
+    def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        """Attend from query to key and value.
+
+        Args:
+            query: (B, L_Q, embed_dim).
+            key: (B, L_K, kdim); None is query.
+            value: (B, L_K, vdim); None is key.
+
+        Returns:
+            (B, L_Q, embed_dim).
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        self._check_shapes(query, key, value)
+        queries, keys = query.shape[1], key.shape[1]
+        sample = None
+        if not self.training:
+            samples = informer_count(keys, self.factor)
+            shared = self.sampling == "shared"
+            sample = evaluation_sample(queries, keys, samples, shared=shared, device=query.device)
+        out = prob_sparse_attention(
+            self._split_heads(self.q_proj(query)),
+            self._split_heads(self.k_proj(key)),
+            self._split_heads(self.v_proj(value)),
+            factor=self.factor,
+            is_causal=self.is_causal,
+            dropout_p=self.dropout if self.training else 0.0,
+            sample=sample,
+            sampling=self.sampling,
+            fill=self.fill,
+            normalizer=self.normalizer,
+            backend=self.backend,
+        )
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        return x.view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)  # [B, H, L, D]
+
+    def _check_shapes(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        widths = (self.embed_dim, self.kdim, self.vdim)
+        fits = all(x.dim() == 3 and x.shape[2] == width for x, width in zip((query, key, value), widths, strict=True))
+        if not fits or not (query.shape[0] == key.shape[0] == value.shape[0]) or key.shape[1] != value.shape[1]:
+            raise ValueError(
+                f"query must be (B, L_Q, {widths[0]}), key (B, L_K, {widths[1]}) and value (B, L_K, {widths[2]}), got "
+                + describe_all(query=query, key=key, value=value)
+            )
+        if key.shape[1] == 0:
+            raise ValueError(f"key must have at least one position, got {describe_all(key=key)}")
+
+    def extra_repr(self) -> str:
+        """The settings, for print(layer)."""
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, factor={self.factor}, dropout={self.dropout}, "
+            f"is_causal={self.is_causal}, fill={self.fill!r}, normalizer={self.normalizer!r}, "
+            f"sampling={self.sampling!r}, backend={self.backend!r}"
+        )

@@ -1,0 +1,356 @@
+"""ProbSparse attention: full attention for the queries that need it, a cheap fill for the rest.
+
+Backend ``"reference"`` runs plain PyTorch in place, open to autograd of any order, torch.func and torch.compile. Every
+other backend runs behind the library operators of :mod:`simmst.ops.prob_sparse_library`, with one order of gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from simmst.ops.autocast import cast_under_autocast
+from simmst.ops.backends import choose
+from simmst.ops.checks import (
+    check_choice,
+    check_dropout,
+    check_flag,
+    check_float_tensors,
+    check_index_range,
+    check_index_tensor,
+    check_integer,
+    check_number,
+    describe,
+    describe_all,
+)
+from simmst.ops.prob_sparse_library import attend_operator, select_operator
+from simmst.reference import prob_sparse_attention as reference
+
+OPERATOR = "prob_sparse_attention"
+SAMPLINGS = ("per_query", "shared")
+NORMALIZERS = ("keys", "samples")
+FILLS = (None, "mean", "cumsum", "cummean")
+# floor(e^n): ceil(ln L) is the number of entries below L. Comparing, and taking no logarithm, lets torch.compile keep
+# a length symbolic within one such range.
+_POWERS_OF_E = (1, 2, 7, 20, 54, 148, 403, 1096, 2980, 8103, 22026, 59874, 162754, 442413, 1202604, 3269017, 8886110)
+
+
+class ProbSparseAux(NamedTuple):
+    """What the operator found on its way.
+
+    Attributes:
+        top: int64 (..., u), the selected queries, ascending.
+        lse: (..., u), logsumexp of their scaled scores; float32, or float64 for float64 inputs.
+        measure: (..., L_Q), the sparsity measure of every query; the same dtype.
+    """
+
+    top: Tensor
+    lse: Tensor
+    measure: Tensor
+
+
+def informer_count(length: int, factor: int) -> int:
+    """min(factor * ceil(ln length), length), at least 1 for a positive length: how many samples, or selected queries.
+
+    Example:
+        >>> [informer_count(length, 5) for length in (0, 1, 2, 96, 720)]
+        [0, 1, 2, 25, 35]
+    """
+    if length == 0:
+        return 0
+    logarithm = 0
+    for power in _POWERS_OF_E:
+        if length <= power:
+            break
+        logarithm += 1
+    return max(1, min(factor * logarithm, length))
+
+
+@overload
+def prob_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    factor: int = ...,
+    is_causal: bool = ...,
+    scale: float | None = ...,
+    dropout_p: float = ...,
+    sample: Tensor | None = ...,
+    sampling: str = ...,
+    generator: torch.Generator | None = ...,
+    fill: str | None = ...,
+    normalizer: str = ...,
+    return_aux: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def prob_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    factor: int = ...,
+    is_causal: bool = ...,
+    scale: float | None = ...,
+    dropout_p: float = ...,
+    sample: Tensor | None = ...,
+    sampling: str = ...,
+    generator: torch.Generator | None = ...,
+    fill: str | None = ...,
+    normalizer: str = ...,
+    return_aux: Literal[True],
+    backend: str | None = ...,
+) -> tuple[Tensor, ProbSparseAux]: ...
+@cast_under_autocast
+def prob_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    factor: int = 5,
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    sample: Tensor | None = None,
+    sampling: str = "per_query",
+    generator: torch.Generator | None = None,
+    fill: str | None = None,
+    normalizer: str = "keys",
+    return_aux: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, ProbSparseAux]:
+    """Attention for the u queries whose sampled scores are the least uniform, a fill in all other rows.
+
+        S = min(factor * ceil(ln L_K), L_K) keys are sampled, u = min(factor * ceil(ln L_Q), L_Q), both at least 1
+        measure_i = max_s(q_i . k_s) - sum_s(q_i . k_s) / L_K
+        out_i = softmax(scale * q_i K^T) V in the u rows with the largest measure; elsewhere the fill
+
+    Args:
+        query: (..., L_Q, D); float32, bfloat16, float16 or float64. Half types are computed in float32.
+        key: (..., L_K, D), same leading sizes, L_K >= 1.
+        value: (..., L_K, D_V).
+        factor: Informer's c; a larger one selects and samples more.
+        is_causal: row i sees the keys j <= i, also where L_Q != L_K (aligned at the top left). The selection still
+            sees every key, as Informer's does.
+        scale: of the scores in the softmax; None is 1 / sqrt(D). The measure is taken of unscaled scores.
+        dropout_p: probability of dropping an attention weight, in [0, 1); applied whenever it is positive.
+        sample: int64 (L_Q, S) or, shared by all queries, (S,): the keys of the measure. None draws them.
+        sampling: which of the two to draw, ``"per_query"`` (Informer) or ``"shared"`` (faster on long sequences).
+        generator: source of sample and dropout, on any device. None is torch's global one on the device of query.
+            A CPU generator gives one selection on every device and backend, Informer's for the same seed.
+        fill: ``"mean"`` of all values; ``"cumsum"`` or ``"cummean"``, the sum or mean of the values j <= min(i, L_K-1).
+            None is Informer's choice: ``"cumsum"`` when causal, else ``"mean"``.
+        normalizer: ``"keys"`` divides the sum in the measure by L_K (Informer), ``"samples"`` by S.
+        return_aux: also return a :class:`ProbSparseAux`.
+        backend: ``"reference"``, ``"cpp"``, ``"triton"``, ``"cuda"``, or None to choose.
+
+    Returns:
+        out (..., L_Q, D_V) in the dtype of query, or (out, aux). Differentiable in query, key and value; the selection
+        carries no gradient, nor does aux.
+
+    Raises:
+        TypeError, ValueError: an input has a wrong type, shape, device or value.
+        BackendUnavailableError: the backend named cannot run the call.
+
+    Ties of the measure go to the lower index. A query whose measure is NaN counts as larger than every number, so NaN
+    in the input is selected and shows in the output.
+
+    Source: Informer, Zhou et al. 2021, Eq. 4 and Algorithm 1, and the authors' code where it differs (the divisor, the
+    sampling with replacement, the fills). Used in Sim-MSTNet's temporal branch and decoder, Eq. 9 and 12.
+
+    Example:
+        >>> query = key = value = torch.randn(2, 4, 96, 16)
+        >>> out, aux = prob_sparse_attention(query, key, value, is_causal=True, return_aux=True)
+        >>> out.shape, aux.top.shape
+        (torch.Size([2, 4, 96, 16]), torch.Size([2, 4, 25]))
+    """
+    _check_attention(query, key, value)
+    _check_options(is_causal, scale, fill, dropout_p)
+    check_integer("factor", factor, minimum=1)
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_flag("return_aux", return_aux)
+    queries, keys = query.shape[-2], key.shape[-2]
+    if sample is not None:
+        _check_sample(sample, query, key)
+    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+
+    if sample is None:
+        samples = informer_count(keys, factor)
+        shape = (queries, samples) if sampling == "per_query" else (samples,)
+        sample = _draw(keys, shape, query, generator)
+    seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
+    u = informer_count(queries, factor)
+    if u == queries and not return_aux:  # nothing to select
+        measure = None
+        top = torch.arange(queries, device=query.device).expand(*query.shape[:-2], queries)
+    else:
+        top, measure = select_operator(query, key, sample, u, normalizer, chosen)
+    out, lse = _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)
+    return out if measure is None or not return_aux else (out, ProbSparseAux(top, lse, measure))
+
+
+@cast_under_autocast
+def prob_sparse_select(
+    query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys", backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Select the u queries whose sampled scores are the least uniform; the first half of ProbSparse attention.
+
+    Args:
+        query: (..., L_Q, D).
+        key: (..., L_K, D).
+        sample: int64 (L_Q, S) or (S,), the keys of the measure.
+        u: how many to select, from 1 to L_Q.
+        normalizer: ``"keys"`` or ``"samples"``, see :func:`prob_sparse_attention`.
+        backend: a name, or None to choose.
+
+    Returns:
+        top: int64 (..., u), ascending. measure: (..., L_Q), float32, or float64 for float64 inputs. Neither carries a
+        gradient.
+
+    Raises:
+        TypeError, ValueError: an input has a wrong type, shape, device or value.
+        BackendUnavailableError: the backend named cannot run the call.
+
+    Source: Informer, Zhou et al. 2021, Eq. 4.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0], [0.0], [3.0]]), torch.tensor([[1.0], [-1.0]])
+        >>> prob_sparse_select(query, key, torch.tensor([0, 1]), u=2)
+        (tensor([0, 2]), tensor([1., 0., 3.]))
+    """
+    check_float_tensors(query=query, key=key)
+    _check_query_key(query, key)
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    queries = query.shape[-2]
+    check_integer("u", u, minimum=min(1, queries), maximum=queries)
+    _check_sample(sample, query, key)
+    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+    return select_operator(query, key, sample, u, normalizer, chosen)
+
+
+@cast_under_autocast
+def prob_sparse_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention in the rows ``top``, the fill in all others; the second half of ProbSparse attention.
+
+    Args:
+        query: (..., L_Q, D).
+        key: (..., L_K, D).
+        value: (..., L_K, D_V).
+        top: int64 (..., u), the rows with attention, each at most once, in any order.
+        is_causal: as in :func:`prob_sparse_attention`, like all that follow.
+        scale: of the scores.
+        fill: ``"mean"``, ``"cumsum"``, ``"cummean"`` or None.
+        dropout_p: probability of dropping an attention weight.
+        generator: source of the dropout.
+        backend: a name, or None to choose.
+
+    Returns:
+        out: (..., L_Q, D_V), differentiable in query, key and value. lse: (..., u), logsumexp of the scaled scores
+        before dropout, in the order of top, float32 or float64; it carries no gradient.
+
+    Raises:
+        TypeError, ValueError: an input has a wrong type, shape, device or value.
+        BackendUnavailableError: the backend named cannot run the call.
+
+    Source: Informer, Zhou et al. 2021, Algorithm 1.
+
+    Example:
+        >>> x = torch.randn(2, 10, 8)
+        >>> out, lse = prob_sparse_attend(x, x, x, torch.tensor([[0, 3], [1, 2]]))
+        >>> torch.equal(out[0, 1], out[0, 2])
+        True
+    """
+    _check_attention(query, key, value)
+    _check_options(is_causal, scale, fill, dropout_p)
+    check_index_tensor("top", top, device=query.device)
+    if top.dim() < 1 or top.shape[:-1] != query.shape[:-2] or top.shape[-1] > query.shape[-2]:
+        raise ValueError(
+            "top must be (..., u) with the leading sizes of query and u <= L_Q, got "
+            + describe_all(top=top, query=query)
+        )
+    check_index_range("top", top, query.shape[-2])
+    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+    seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
+    return _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    seed: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    fill: str | None,
+    dropout_p: float,
+    chosen: str,
+) -> tuple[Tensor, Tensor]:
+    scale, fill = reference.resolve_scale(scale, query), reference.resolve_fill(fill, is_causal)
+    return attend_operator(query, key, value, top, seed, is_causal, scale, fill, float(dropout_p), chosen)
+
+
+def _draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return torch.randint(upper, shape, device=query.device)
+    return torch.randint(upper, shape, generator=generator, device=generator.device).to(query.device)
+
+
+def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
+    check_float_tensors(query=query, key=key, value=value)
+    if value.dim() < 2 or value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            "value must be (..., L_K, D_V) with the leading sizes and the length of key, got "
+            + describe_all(query=query, key=key, value=value)
+        )
+    _check_query_key(query, key)
+
+
+def _check_query_key(query: Tensor, key: Tensor) -> None:
+    if query.dim() < 2 or key.dim() < 2 or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            "query must be (..., L_Q, D) and key (..., L_K, D) with the same leading sizes and the same D, got "
+            + describe_all(query=query, key=key)
+        )
+    if key.shape[-2] == 0 or key.shape[-1] == 0:
+        raise ValueError(f"key must have at least one position and a width of at least one, got {describe(key)}")
+
+
+def _check_options(is_causal: bool, scale: float | None, fill: str | None, dropout_p: float) -> None:
+    check_flag("is_causal", is_causal)
+    if scale is not None:
+        check_number("scale", scale)
+        if abs(scale) == float("inf"):
+            raise ValueError(f"scale must be finite, got {scale}")
+    check_choice("fill", fill, FILLS)
+    check_dropout(dropout_p)
+
+
+def _check_sample(sample: Tensor, query: Tensor, key: Tensor) -> None:
+    check_index_tensor("sample", sample, device=query.device)
+    queries = query.shape[-2]
+    if sample.dim() not in (1, 2) or sample.shape[-1] == 0 or (sample.dim() == 2 and sample.shape[0] != queries):
+        raise ValueError(
+            f"sample must be (L_Q, S) = ({queries}, S) or (S,) with S >= 1, got "
+            + describe_all(sample=sample, query=query)
+        )
+    check_index_range("sample", sample, key.shape[-2])
+
+
+__all__ = ["ProbSparseAux", "informer_count", "prob_sparse_attend", "prob_sparse_attention", "prob_sparse_select"]

@@ -1,0 +1,213 @@
+"""Checkpoints: one safetensors file each, the rest of the state as JSON in its metadata. Loading executes no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from simmst.errors import CheckpointError
+from simmst.extras import import_extra
+from simmst.training.files import write_atomically
+
+FORMAT = "simmst-checkpoint"
+VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Args:
+        tensors: named ``group/name``, such as ``model/head.weight``; groups of the training loop are "model", "best",
+            "optimizer", "task_weights" and "generator".
+        state: everything else, JSON-able: configuration, stage, epoch, step, best score.
+        path: the file it came from, for messages.
+
+    Example:
+        >>> checkpoint = Checkpoint({"model/weight": torch.ones(2), "best/weight": torch.zeros(2)})
+        >>> checkpoint.group("model")
+        {'weight': tensor([1., 1.])}
+    """
+
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def group(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of one group, without its name before theirs."""
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def grouped(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Put a group's name before the names of its tensors.
+
+    Example:
+        >>> list(grouped("model", {"weight": torch.ones(1)}))
+        ['model/weight']
+    """
+    return {f"{name}/{key}": value for key, value in tensors.items()}
+
+
+def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint under a temporary name and rename it into place.
+
+    Args:
+        path: the file, ``*.safetensors``.
+        tensors: named ``group/name``, on any device, any strides.
+        state: JSON-able, without NaN or infinity.
+
+    Raises:
+        CheckpointError: the name does not end in ``.safetensors``.
+        MissingExtraError: the package safetensors is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> load_checkpoint(save_checkpoint(path, {"model/weight": torch.ones(2)}, {"epoch": 3})).state
+        {'epoch': 3}
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"a checkpoint's name ends in .safetensors, got {path}; rename it")
+    safetensors = import_extra("safetensors.torch", extra="forecast")
+    # clones: safetensors refuses tensors that share memory or have gaps
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "state": json.dumps(dict(state), allow_nan=False)}
+    return write_atomically(path, lambda temporary: safetensors.save_file(plain, str(temporary), metadata=metadata))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; its tensors come back on the CPU.
+
+    Raises:
+        CheckpointError: no such file, a damaged or shortened one, a file that simmst did not write, or one of another
+            format version. The message names the file, what it has, what was wanted and what to do.
+        MissingExtraError: the package safetensors is not installed.
+
+    Example:
+        >>> load_checkpoint("nowhere.safetensors")
+        Traceback (most recent call last):
+            ...
+        simmst.errors.CheckpointError: there is no checkpoint nowhere.safetensors; check the path
+    """
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(entry.name for entry in path.parent.glob("[!.]*.safetensors")) if path.parent.is_dir() else []
+        hint = f"its folder has: {', '.join(others)}" if others else "check the path"
+        raise CheckpointError(f"there is no checkpoint {path}; {hint}")
+    safetensors = import_extra("safetensors", extra="forecast")
+    try:
+        with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        state = json.loads(metadata["state"])
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or cut short: it has {path.stat().st_size} bytes and reading them fails "
+            f"with {str(error)!r}, where a whole safetensors file was wanted; copy it again, or delete it and train "
+            "again"
+        ) from error
+    return Checkpoint(tensors, state, path)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file but no simmst checkpoint: its metadata has format "
+            f"{metadata.get('format')!r}, wanted {FORMAT!r}; give the path of a file that simmst wrote"
+        )
+    if metadata.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"checkpoint {path} has format version {metadata.get('version')!r}, this simmst reads version "
+            f"{VERSION}; load it with the simmst that wrote it, or train again"
+        )
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, path: Path | None = None) -> None:
+    """Copy tensors into a module's parameters and buffers, all or nothing.
+
+    Args:
+        module: the receiver; tensors are cast to nothing, dtypes and shapes have to match.
+        tensors: by the names of `module.state_dict()`.
+        path: the file they came from, for the message.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape or dtype; the module is left as it was.
+
+    Example:
+        >>> load_into(nn.Linear(2, 1), {"weight": torch.ones(1, 3), "bias": torch.ones(1)})
+        Traceback (most recent call last):
+            ...
+        simmst.errors.CheckpointError: the checkpoint does not fit the model (Linear): weight is (1, 3), wanted \
+(1, 2); build the model with the config stored in the checkpoint, or train again
+    """
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    problems += [f"{name} is not in the model" for name in tensors if name not in wanted]
+    for name, tensor in tensors.items():
+        target = wanted.get(name)
+        if target is None:
+            continue
+        if tensor.shape != target.shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, wanted {tuple(target.shape)}")
+        elif tensor.dtype != target.dtype:
+            problems.append(f"{name} is {tensor.dtype}, wanted {target.dtype}")
+    if problems:
+        more = f" (and {len(problems) - 4} more)" if len(problems) > 4 else ""
+        source = f"checkpoint {path}" if path is not None else "the checkpoint"
+        raise CheckpointError(
+            f"{source} does not fit the model ({type(module).__name__}): {'; '.join(problems[:4])}{more}; "
+            "build the model with the config stored in the checkpoint, or train again"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Flatten an optimiser's state to ``parameter name/entry``.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.AdamW(layer.parameters())
+        >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
+        >>> sorted(optimizer_tensors(layer, optimizer))[:3]
+        ['bias/exp_avg', 'bias/exp_avg_sq', 'bias/step']
+    """
+    flat = {}
+    for name, parameter in model.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            flat[f"{name}/{entry}"] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    return flat
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], *, path: Path | None = None
+) -> None:
+    """Put a state from `optimizer_tensors` back, each entry on its parameter's device ("step" stays on the CPU).
+
+    Raises:
+        CheckpointError: an entry belongs to no parameter of the model, or has another shape.
+    """
+    parameters = dict(model.named_parameters())
+    states: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition("/")
+        parameter = parameters.get(name)
+        if parameter is None or (entry != "step" and tensor.shape != parameter.shape):
+            found = "no such parameter" if parameter is None else f"the parameter is {tuple(parameter.shape)}"
+            raise CheckpointError(
+                f"checkpoint {path} holds optimiser state {key!r} of shape {tuple(tensor.shape)}, but {found}; "
+                "build the model with the config stored in the checkpoint, or train again"
+            )
+        states.setdefault(parameter, {})[entry] = tensor.clone() if entry == "step" else tensor.to(parameter.device)
+    for parameter, state in states.items():
+        optimizer.state[parameter] = state

@@ -1,0 +1,194 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from simmst.errors import ConfigError
+
+LOSSES = ("huber", "mae", "mse")
+SCHEDULES = ("cosine", "constant")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of the training loop and of the plain solvers.
+
+    Args:
+        epochs: the most epochs a stage runs.
+        samples_per_epoch: windows drawn afresh each epoch; None takes every window once.
+        batch_size: windows in one step.
+        learning_rate: AdamW's, at its peak.
+        weight_decay: AdamW's, on matrices and convolutions only.
+        schedule: "cosine" (down to a fiftieth of the peak over all epochs) or "constant".
+        warmup_steps: steps over which the learning rate rises linearly.
+        gradient_clip: the largest norm of the whole gradient; None clips nothing.
+        patience: epochs without a better validation score before a stage stops; None never stops early.
+        loss: "huber" (delta 1), "mae" or "mse", on the scaler's scale.
+        validation_samples: windows of the validation split scored after each epoch, evenly spaced; None takes all.
+        real_share: the part of each batch that solver "joint" takes from the real windows.
+        finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
+        finetune_learning_rate: the learning rate of that stage, as a fraction of `learning_rate`.
+        fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution.
+        seed: seeds the data order, dropout and the sampled attention.
+        device: "auto" (the GPU when there is one), "cpu" or "cuda".
+        precision: "float32", or "bfloat16" for autocast; weights, losses and the optimiser stay float32.
+
+    Raises:
+        ConfigError: a setting is out of range; the message names it, its value and what it may be.
+
+    Example:
+        >>> TrainingConfig(epochs=3).epochs
+        3
+        >>> TrainingConfig(loss="hubber")
+        Traceback (most recent call last):
+            ...
+        simmst.errors.ConfigError: loss is 'hubber'; it must be one of: huber, mae, mse
+    """
+
+    epochs: int = 20
+    samples_per_epoch: int | None = 4096
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 20
+    gradient_clip: float | None = 1.0
+    patience: int | None = 5
+    loss: str = "huber"
+    validation_samples: int | None = 2048
+    real_share: float = 0.5
+    finetune_epochs: int | None = None
+    finetune_learning_rate: float = 0.3
+    fit_highway: bool = True
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _check_integer(name, getattr(self, name), 1)
+        for name in ("samples_per_epoch", "patience", "validation_samples", "finetune_epochs"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), 1)
+        for name in ("seed", "warmup_steps"):
+            _check_integer(name, getattr(self, name), 0)
+        _check_number("learning_rate", self.learning_rate, above=0.0)
+        _check_number("weight_decay", self.weight_decay, least=0.0)
+        _check_number("finetune_learning_rate", self.finetune_learning_rate, above=0.0)
+        _check_number("real_share", self.real_share, above=0.0, below=1.0)
+        if self.gradient_clip is not None:
+            _check_number("gradient_clip", self.gradient_clip, above=0.0)
+        if not isinstance(self.fit_highway, bool):
+            raise ConfigError(f"fit_highway is {self.fit_highway!r}; it must be True or False")
+        _check_choice("loss", self.loss, LOSSES)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("device", self.device, DEVICES)
+        _check_choice("precision", self.precision, PRECISIONS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dictionary that JSON can hold.
+
+        Example:
+            >>> TrainingConfig.from_dict(TrainingConfig(seed=4).to_dict()).seed
+            4
+        """
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """Build the settings from a dictionary, as `to_dict` gives it; missing keys take their defaults.
+
+        Raises:
+            ConfigError: a key is unknown or a value out of range.
+
+        Example:
+            >>> TrainingConfig.from_dict({"epoch": 3})
+            Traceback (most recent call last):
+                ...
+            simmst.errors.ConfigError: unknown training setting 'epoch'; did you mean 'epochs'?
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"unknown training setting {key!r}; {_suggest(key, known)}")
+        return cls(**values)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn the name in a config into a device that is there.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ConfigError: "cuda" was asked for and torch sees no GPU.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    _check_choice("device", device, DEVICES)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch sees no CUDA GPU on this machine; take device='auto' or 'cpu'")
+    return torch.device(device)
+
+
+def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Return the learning rate of one step (counted from 0), a function of the step alone.
+
+    Example:
+        >>> config = TrainingConfig(learning_rate=1.0, warmup_steps=2)
+        >>> [round(learning_rate_at(config, step, 10), 3) for step in (0, 1, 2, 9)]
+        [0.5, 1.0, 1.0, 0.057]
+    """
+    warmup = min(config.warmup_steps, max(total_steps // 2, 0))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    floor = 0.02
+    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    return config.learning_rate * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(known)}"
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+
+
+def _check_number(
+    name: str, value: object, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if (
+        not number
+        or (least is not None and value < least)  # type: ignore[operator]
+        or (above is not None and value <= above)  # type: ignore[operator]
+        or (below is not None and value >= below)  # type: ignore[operator]
+    ):
+        limits = [f"at least {least:g}"] if least is not None else []
+        limits += [f"above {above:g}"] if above is not None else []
+        limits += [f"below {below:g}"] if below is not None else []
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number {' and '.join(limits)}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; it must be one of: {', '.join(choices)}")

@@ -1,0 +1,82 @@
+"""Progress of long work: a callable, silent unless the caller brings one that shows something."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from simmst.extras import import_extra
+
+
+class Progress(Protocol):
+    """What long work calls as it advances.
+
+    Example:
+        >>> lines = []
+        >>> def note(task: str, done: int, total: int, details: Mapping[str, float] | None = None) -> None:
+        ...     lines.append(f"{task} {done}/{total}")
+        >>> note("pretrain", 1, 4)
+        >>> lines
+        ['pretrain 1/4']
+    """
+
+    def __call__(self, task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
+        """Report that `done` of `total` units of `task` are behind us, with a few numbers to show beside it."""
+
+
+def quiet(task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
+    """Show nothing: the default in library use.
+
+    Example:
+        >>> quiet("pretrain", 1, 4)
+    """
+
+
+class RichProgress:
+    """Bars on the terminal by `rich`, one a task, to be used as a context manager.
+
+    Args:
+        console: the `rich.console.Console` to draw on; standard error by default, so that tables on standard output
+            can be piped.
+
+    Raises:
+        MissingExtraError: `rich` is not installed.
+
+    Example:
+        >>> with RichProgress() as progress:  # doctest: +SKIP
+        ...     train_stage(model, train, validation, config, progress=progress)
+    """
+
+    def __init__(self, console: Any = None) -> None:
+        rich_progress = import_extra("rich.progress", extra="forecast")
+        if console is None:
+            console = import_extra("rich.console", extra="forecast").Console(stderr=True)
+        self._bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.fields[details]}"),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> RichProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
+        """Move the bar of `task`, making it on its first call."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in (details or {}).items())
+        with self._lock:
+            if task not in self._tasks:
+                self._tasks[task] = self._bars.add_task(task, total=total, details=text)
+            self._bars.update(self._tasks[task], completed=done, total=total, details=text)

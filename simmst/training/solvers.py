@@ -1,0 +1,182 @@
+"""The ways to learn from real and simulated windows together, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from simmst.errors import ConfigError
+from simmst.training.config import TrainingConfig
+from simmst.training.history import History
+from simmst.training.loop import train_stage
+from simmst.training.mixing import MixedWindows, WindowSource
+from simmst.training.progress import Progress, quiet
+from simmst.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a solver is given beside the model.
+
+    Args:
+        real_train: training windows of the real city.
+        real_validation: windows of its validation split; None where there is none.
+        simulated: windows of the simulated cities; None where there are none.
+        config: the settings.
+        run: where metrics and checkpoints go; None writes nothing.
+        progress: called after each step.
+    """
+
+    real_train: WindowSource | None
+    real_validation: WindowSource | None
+    simulated: WindowSource | None
+    config: TrainingConfig
+    run: RunFolder | None = None
+    progress: Progress = quiet
+
+    def stage(
+        self,
+        name: str,
+        model: nn.Module,
+        windows: WindowSource | MixedWindows,
+        config: TrainingConfig | None = None,
+        *,
+        keep_initial: bool = False,
+    ) -> History:
+        """Train the model for one stage on some windows, validating on the real ones.
+
+        With `keep_initial` the stage goes on from a trained model: its weights compete, and its autoregression stays.
+        """
+        return train_stage(
+            model,
+            windows,
+            self.real_validation,
+            config or self.config,
+            stage=name,
+            run=self.run,
+            keep_initial=keep_initial,
+            fit_highway=self.config.fit_highway and not keep_initial,
+            progress=self.progress,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a solver leaves beside the trained model.
+
+    Args:
+        histories: one a stage, in order.
+        chosen: the stage whose weights are in the model.
+
+    Example:
+        >>> Result((History("real", best_score=0.5),), "real").best_score
+        0.5
+    """
+
+    histories: tuple[History, ...]
+    chosen: str
+
+    @property
+    def best_score(self) -> float | None:
+        """The validation score of the weights in the model; None without a validation split."""
+        return self.histories[-1].best_score
+
+
+Solver = Callable[[nn.Module, Problem], Result]
+
+
+@dataclass(frozen=True)
+class SolverEntry:
+    """A solver and the windows it cannot do without ("real", "simulated")."""
+
+    solver: Solver
+    needs: tuple[str, ...]
+
+
+def real_only(model: nn.Module, problem: Problem) -> Result:
+    """Train on the real windows alone."""
+    return Result((problem.stage("real", model, _given(problem.real_train)),), "real")
+
+
+def joint(model: nn.Module, problem: Problem) -> Result:
+    """Train on batches mixed from real and simulated windows, `config.real_share` of each batch real."""
+    windows = MixedWindows(_given(problem.real_train), _given(problem.simulated), problem.config.real_share)
+    return Result((problem.stage("joint", model, windows),), "joint")
+
+
+def pretrain_finetune(model: nn.Module, problem: Problem) -> Result:
+    """Train on the simulated windows, then on the real ones at a lower learning rate.
+
+    Both stages are stopped by the real validation split. The second starts from the first one's score, so when no epoch
+    of fine-tuning beats the pre-trained model there, the pre-trained model is kept.
+    """
+    config = problem.config
+    pretrained = problem.stage("pretrain", model, _given(problem.simulated))
+    finer = dataclasses.replace(
+        config,
+        epochs=config.finetune_epochs or config.epochs,
+        learning_rate=config.learning_rate * config.finetune_learning_rate,
+    )
+    finetuned = problem.stage("finetune", model, _given(problem.real_train), finer, keep_initial=True)
+    return Result((pretrained, finetuned), "finetune" if finetuned.best_epoch > 0 else "pretrain")
+
+
+SOLVERS: dict[str, SolverEntry] = {
+    "real-only": SolverEntry(real_only, ("real",)),
+    "joint": SolverEntry(joint, ("real", "simulated")),
+    "pretrain-finetune": SolverEntry(pretrain_finetune, ("real", "simulated")),
+}
+
+
+def solve(
+    name: str,
+    model: nn.Module,
+    *,
+    real_train: WindowSource | None,
+    real_validation: WindowSource | None,
+    simulated: WindowSource | None = None,
+    config: TrainingConfig,
+    run: RunFolder | None = None,
+    progress: Progress = quiet,
+) -> Result:
+    """Train a model with the solver of a name; the best weights are in the model afterwards.
+
+    Args:
+        name: a key of `SOLVERS`.
+        model: called as ``model(values, marks, mask=mask)``.
+        real_train: training windows of the real city.
+        real_validation: windows of its validation split, for early stopping and the choice between stages.
+        simulated: windows of the simulated cities.
+        config: the settings.
+        run: where metrics and checkpoints go; None writes nothing. A run that was killed goes on when called again.
+        progress: called after each step.
+
+    Returns:
+        The history of each stage, and which one the model's weights come from.
+
+    Raises:
+        ConfigError: no solver of this name, or the solver needs windows it was not given.
+
+    Example:
+        >>> solve("magic", nn.Linear(1, 1), real_train=None, real_validation=None, config=TrainingConfig())
+        Traceback (most recent call last):
+            ...
+        simmst.errors.ConfigError: there is no solver 'magic'; there are: joint, pretrain-finetune, real-only
+    """
+    entry = SOLVERS.get(name)
+    if entry is None:
+        raise ConfigError(f"there is no solver {name!r}; there are: {', '.join(sorted(SOLVERS))}")
+    for kind, windows in (("real", real_train), ("simulated", simulated)):
+        if kind in entry.needs and windows is None:
+            others = [other for other, its in sorted(SOLVERS.items()) if kind not in its.needs]
+            instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
+            raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
+    return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress))
+
+
+def _given(windows: WindowSource | None) -> WindowSource:
+    assert windows is not None  # noqa: S101 - solve() has checked what the solver needs
+    return windows

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simmst.models import SimMSTNet, SimMSTNetConfig, masked_loss
+
+CONFIG = SimMSTNetConfig(
+    services=("call", "internet"),
+    input_length=14,
+    horizon=3,
+    label_length=4,
+    neighbourhood=3,
+    num_marks=2,
+    width=8,
+    num_heads=2,
+    encoder_layers=1,
+    feedforward=12,
+    factor=2,
+    dropout=0.0,
+)
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    # Compiled code then draws the attention's samples as eager code does.
+    with torch._inductor.config.patch(fallback_random=True):
+        yield
+    torch.compiler.reset()
+
+
+def model_and_inputs():
+    torch.manual_seed(0)
+    model = SimMSTNet(CONFIG).double()
+    torch.nn.init.ones_(model.highway.mix)
+    values, marks = torch.randn(5, 14, 2, 3, 3).double(), torch.randn(5, 17, 2).double()
+    values[0, 3:5] = float("nan")
+    mask = torch.ones(5, 3, 3, dtype=torch.bool)
+    mask[:, 0] = False
+    return model, values, marks, mask
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_forecasts_are_the_eager_ones(backend):
+    model, values, marks, mask = model_and_inputs()
+    model.eval()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(values, marks, mask=mask), model(values, marks, mask=mask))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_training_gives_the_eager_gradients(backend):
+    model, values, marks, mask = model_and_inputs()
+    model.train()
+
+    def gradients(run):
+        model.zero_grad()
+        torch.manual_seed(7)
+        loss = masked_loss(run(values, marks, mask=mask), torch.zeros(5, 3, 2).double()).sum()
+        loss.backward()
+        return loss.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}
+
+    eager_loss, eager = gradients(model)
+    compiled_loss, compiled = gradients(torch.compile(model, fullgraph=True, backend=backend))
+    torch.testing.assert_close(compiled_loss, eager_loss)
+    torch.testing.assert_close(compiled, eager)

@@ -1,0 +1,127 @@
+"""A run killed at any moment goes on to the numbers of an unbroken run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simmst.training import RunFolder, load_checkpoint
+
+SCRIPT = Path(__file__).with_name("training_city.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(folder, solver, model):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), solver, model],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(folder, solver, model):
+    process = start(folder, solver, model)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+
+
+def wait_for_config(process, run):
+    """Killing an interpreter that still imports torch would test nothing."""
+    while process.poll() is None and not run.config_path.exists():
+        time.sleep(0.002)
+
+
+def compare(one, other, stages):
+    assert one.metrics_path.read_bytes() == other.metrics_path.read_bytes()
+    assert one.summary() == other.summary()
+    for stage in stages:
+        first, second = (load_checkpoint(run.checkpoint_path(stage)) for run in (one, other))
+        assert first.state == second.state
+        assert first.tensors.keys() == second.tensors.keys()
+        for name, tensor in first.tensors.items():
+            assert torch.equal(tensor, second.tensors[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["tiny", "sim-mstnet"])
+def test_killed_at_random_moments(tmp_path, model):
+    solver, stages = "pretrain-finetune", ("pretrain", "finetune")
+    whole = RunFolder(tmp_path / "whole")
+    finish(whole.path, solver, model)
+    seconds = whole.metrics_path.stat().st_mtime - whole.config_path.stat().st_mtime
+    random = np.random.default_rng(0)
+    broken = RunFolder(tmp_path / "broken")
+    broken.path.mkdir()
+    kills = 0
+    for _ in range(8):
+        process = start(broken.path, solver, model)
+        wait_for_config(process, broken)
+        started = time.monotonic()
+        delay = random.uniform(0.05, 0.6) * max(seconds, 0.05)
+        # later attempts start with a config there: give them the time to import
+        while process.poll() is None and time.monotonic() - started < delay + (2.0 if kills else 0.0):
+            time.sleep(0.001)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if broken.finished:
+            break
+    assert kills >= 1
+    finish(broken.path, solver, model)
+    compare(whole, broken, stages)
+
+
+@pytest.mark.parametrize("solver", ["real-only", "joint", "pretrain-finetune"])
+def test_killed_between_any_two_writes(tmp_path, real, simulated, monkeypatch, solver):
+    """The process dies at the n-th write of a file, for every n; the next process goes on."""
+    from training_city import CONFIG, tiny_net
+
+    import simmst.training.files as files
+    import simmst.training.run_folder as run_folder
+    from simmst.training import solve
+
+    class Killed(BaseException):
+        pass
+
+    def train(folder):
+        run = RunFolder.create(folder, {"solver": solver})
+        result = solve(
+            solver, tiny_net(), real_train=real[0], real_validation=real[1], simulated=simulated, config=CONFIG, run=run
+        )
+        run.finish({"chosen": result.chosen})
+        return run
+
+    whole = train(tmp_path / "whole")
+    left = [0]
+    original = files.os.fsync
+
+    def fsync(handle):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        original(handle)
+
+    assert files.os is run_folder.os
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    run = None
+    for number in range(1, 60):
+        left[0] = number
+        try:
+            run = train(tmp_path / "broken")
+            break
+        except Killed:
+            continue
+    left[0] = -1
+    assert number > 4
+    assert run is not None
+    compare(whole, run, [path.stem for path in whole.checkpoints.iterdir()])
