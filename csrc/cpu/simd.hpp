@@ -1,5 +1,5 @@
 // Vectors of float and double as wide as the instruction set a file is compiled for (SIMMST_ISA), over the vector
-// extensions of GCC and Clang: arithmetic is plain operators, a * b + c becomes a fused multiply-add where there is one.
+// extensions of GCC and Clang: arithmetic is plain operators, and a * b + c is fused where the processor can.
 // Everything lies in the namespace of the instruction set, so nothing here is shared between two of them.
 //
 // (The AVX-512 intrinsics are the zero-masking ones with a full mask: the plain ones warn under GCC 12, bug 105593.)
@@ -133,7 +133,7 @@ SIMMST_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
 #endif
 }
 
-// --- scalar conversions -------------------------------------------------------------------------------------------
+// Scalar conversions.
 
 SIMMST_INLINE float to_compute(float x) { return x; }
 SIMMST_INLINE double to_compute(double x) { return x; }
@@ -170,7 +170,7 @@ SIMMST_INLINE Storage to_storage(Compute<Storage> x) {
   }
 }
 
-// --- loads and stores, unaligned, converting ------------------------------------------------------------------------
+// Loads and stores, unaligned, converting.
 
 SIMMST_INLINE Vec<float> load(const float* p) {
   Vec<float> v;
@@ -275,7 +275,7 @@ SIMMST_INLINE void store_partial(Storage* p, Vec<Compute<Storage>> v, int count)
 #endif
 }
 
-// --- reductions, always in the same order ---------------------------------------------------------------------------
+// Reductions, always in the same order.
 
 template <int kDistance, typename T, int... kIndex>
 SIMMST_INLINE Vec<T> swap_lanes(Vec<T> v, std::integer_sequence<int, kIndex...>) {
@@ -303,25 +303,40 @@ SIMMST_INLINE T reduce_max(Vec<T> v) {
   }
 }
 
-// Sums of neighbouring lanes, those of a in the lower half and those of b in the upper.
-template <typename T, int... kIndex>
-SIMMST_INLINE Vec<T> add_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {
-  return __builtin_shufflevector(a, b, (2 * kIndex)...) + __builtin_shufflevector(a, b, (2 * kIndex + 1)...);
+// One step of adding up lanes: the pieces of kPiece lanes of a and of b are added in pairs, and the sums of a and b
+// interleaved so that each step is two unpack or shuffle instructions and an addition.
+template <typename T, int kPiece>
+constexpr int piece_of_pair(int lane, bool second) {
+  constexpr int kBlock = 16 / static_cast<int>(sizeof(T));  // lanes in the 16 bytes that unpacking works on
+  if (kPiece < kBlock) {
+    const int block = lane / kBlock * kBlock, piece = lane % kBlock / kPiece;
+    const int source = block + piece / 2 * kPiece + lane % kPiece + (second ? kBlock / 2 : 0);
+    return piece % 2 == 0 ? source : source + kLanes<T>;
+  }
+  return lane / kPiece * 2 * kPiece + lane % kPiece + (second ? kPiece : 0);
+}
+template <typename T, int kPiece, int... kIndex>
+SIMMST_INLINE Vec<T> add_pieces(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {
+  return __builtin_shufflevector(a, b, piece_of_pair<T, kPiece>(kIndex, false)...) +
+         __builtin_shufflevector(a, b, piece_of_pair<T, kPiece>(kIndex, true)...);
 }
 
-// Lane i of the result is the sum of the lanes of v[i]; v is overwritten.
-template <typename T, int kCount = kLanes<T>>
+// Lane i of the result is the sum of the lanes of v[i % kCount]; v is overwritten. kDone lanes are added up already.
+template <typename T, int kCount = kLanes<T>, int kDone = 1>
 SIMMST_INLINE Vec<T> reduce_each(Vec<T>* v) {
-  if constexpr (kCount == 1) {
+  if constexpr (kDone == kLanes<T>) {
     return v[0];
   } else {
-    for (int i = 0; i < kCount / 2; ++i)
-      v[i] = add_pairs<T>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, kLanes<T>>{});
-    return reduce_each<T, kCount / 2>(v);
+    constexpr int kBlock = 16 / static_cast<int>(sizeof(T)), kPiece = kDone < kBlock ? kDone : kBlock;
+    constexpr int kLeft = kCount == 1 ? 1 : kCount / 2;
+    for (int i = 0; i < kLeft; ++i)
+      v[i] = add_pieces<T, kPiece>(v[2 * i], v[kCount == 1 ? 0 : 2 * i + 1],
+                                   std::make_integer_sequence<int, kLanes<T>>{});
+    return reduce_each<T, kLeft, 2 * kDone>(v);
   }
 }
 
-// --- exponential ----------------------------------------------------------------------------------------------------
+// Exponential.
 
 // 2^n for every lane's integer n in the range of normal exponents.
 SIMMST_INLINE Vec<float> power_of_two(IntVec<float> n) { return bit_cast<Vec<float>>((n + 127) << 23); }
