@@ -2,10 +2,11 @@
 // touched, whatever Python has checked already.
 #include <pybind11/pybind11.h>
 
+#include <cstdlib>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #include "cpu/instruction_set.hpp"
 #include "cpu/prob_sparse_attention.hpp"
@@ -15,11 +16,16 @@ namespace ps = simmst::cpu::prob_sparse;
 
 namespace {
 
-const ps::Kernels& kernels() {
+const ps::Kernels& kernels_of(simmst::cpu::InstructionSet set) {
 #define SIMMST_PROB_SPARSE_TABLE(isa) &simmst::cpu::isa::prob_sparse_kernels,
-  return simmst::cpu::pick<ps::Kernels>(simmst::cpu::active_instruction_set(),
-                                        {SIMMST_FOR_EACH_ISA(SIMMST_PROB_SPARSE_TABLE)});
+  return simmst::cpu::pick<ps::Kernels>(set, {SIMMST_FOR_EACH_ISA(SIMMST_PROB_SPARSE_TABLE)});
 #undef SIMMST_PROB_SPARSE_TABLE
+}
+
+const ps::Kernels& kernels() {
+  if (std::getenv("SIMMST_CPU_ISA") != nullptr) return kernels_of(simmst::cpu::active_instruction_set());
+  static const ps::Kernels& highest = kernels_of(simmst::cpu::choose_instruction_set(""));  // asked for once
+  return highest;
 }
 
 // A tensor as Python hands it over: the tuple (address, shape, strides).
@@ -124,15 +130,17 @@ void check_memory(bool enough) {
   if (!enough) throw std::bad_alloc();
 }
 
-void select_queries(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& sample,
-            double divisor, const py::tuple& top, const py::tuple& measure) {
+// All but what depends on the results' place: selected, top and measure.
+ps::SelectCall select_call(int dtype, int threads, const py::tuple& query, const py::tuple& key,
+                           const py::tuple& sample, double divisor) {
   ps::SelectCall call;
   call.dtype = dtype_of(dtype);
   call.threads = threads_of(threads);
-  const Tensor query_tensor("query", query), sample_tensor("sample", sample), top_tensor("top", top);
+  const Tensor query_tensor("query", query), sample_tensor("sample", sample);
   call.batch = batch_of(query_tensor);
   call.query = matrices_of(query_tensor, call.batch, -1, -1);
   call.key = matrices_of(Tensor("key", key), call.batch, -1, call.query.columns);
+  if (call.key.rows < 1) throw py::value_error("key must have at least one position");
   const int64_t rows = call.query.rows;
   if (sample_tensor.dims < 1 || sample_tensor.dims > 2 || sample_tensor.size(sample_tensor.dims - 1) < 1 ||
       (sample_tensor.dims == 2 && sample_tensor.size(0) != rows))
@@ -140,57 +148,81 @@ void select_queries(int dtype, int threads, const py::tuple& query, const py::tu
   call.shared = sample_tensor.dims == 1;
   call.samples = sample_tensor.size(sample_tensor.dims - 1);
   call.sample = static_cast<const int64_t*>(contiguous(sample_tensor, -1));
+  call.divisor = divisor;
+  return call;
+}
+
+void check_sample(const ps::SelectCall& call) {
+  check_indices("sample", call.sample, call.shared ? call.samples : call.query.rows * call.samples, call.key.rows);
+}
+
+void select_queries(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& sample,
+                    double divisor, const py::tuple& top, const py::tuple& measure) {
+  ps::SelectCall call = select_call(dtype, threads, query, key, sample, divisor);
+  const Tensor top_tensor("top", top);
   if (top_tensor.dims != call.batch.dims + 1) top_tensor.fail("shape (..., u)");
   call.selected = top_tensor.size(top_tensor.dims - 1);
-  if (call.selected > rows) top_tensor.fail("at most " + std::to_string(rows) + " columns");
+  if (call.selected > call.query.rows) top_tensor.fail("at most " + std::to_string(call.query.rows) + " columns");
   call.top = static_cast<int64_t*>(contiguous(top_tensor, call.batch.count * call.selected));
-  call.measure = contiguous(Tensor("measure", measure), call.batch.count * rows);
-  call.divisor = divisor;
+  call.measure = contiguous(Tensor("measure", measure), call.batch.count * call.query.rows);
   bool enough = false;
   {
     py::gil_scoped_release release;
-    check_indices("sample", call.sample, sample_tensor.dims == 2 ? rows * call.samples : call.samples, call.key.rows);
+    check_sample(call);
     enough = kernels().select(call);
   }
   check_memory(enough);
 }
 
+struct Options {
+  bool is_causal;
+  double scale;
+  int fill;
+  double dropout_p = 0.0;
+  uint32_t seed[2] = {0, 0};
+};
+
+// All but what depends on the selection: selected, top and lse.
 ps::AttendCall attend_call(int dtype, int threads, const py::tuple& query, const py::tuple& key,
-                           const py::tuple& value, const py::tuple& top, bool is_causal, double scale, int fill,
-                           double dropout_p, uint32_t seed0, uint32_t seed1, const py::tuple& out,
-                           const py::tuple& lse) {
+                           const py::tuple& value, const Options& options, const py::tuple& out) {
   ps::AttendCall call;
   call.dtype = dtype_of(dtype);
   call.threads = threads_of(threads);
-  const Tensor query_tensor("query", query), top_tensor("top", top);
+  const Tensor query_tensor("query", query);
   call.batch = batch_of(query_tensor);
   call.query = matrices_of(query_tensor, call.batch, -1, -1);
   call.key = matrices_of(Tensor("key", key), call.batch, -1, call.query.columns);
   if (call.key.rows < 1) throw py::value_error("key must have at least one position");
   call.value = matrices_of(Tensor("value", value), call.batch, call.key.rows, -1);
   call.out = matrices_of(Tensor("out", out), call.batch, call.query.rows, call.value.columns);
+  if (options.fill < 0 || options.fill > 2)
+    throw py::value_error("fill must be a code from 0 to 2, got " + std::to_string(options.fill));
+  if (!(options.dropout_p >= 0.0 && options.dropout_p < 1.0))
+    throw py::value_error("dropout_p must be at least 0 and less than 1, got " + std::to_string(options.dropout_p));
+  call.scale = options.scale;
+  call.is_causal = options.is_causal;
+  call.fill = static_cast<ps::Fill>(options.fill);
+  call.dropout_p = options.dropout_p;
+  call.seed[0] = options.seed[0];
+  call.seed[1] = options.seed[1];
+  return call;
+}
+
+void add_selection(ps::AttendCall& call, const py::tuple& top, const py::tuple& lse) {
+  const Tensor top_tensor("top", top);
   if (top_tensor.dims != call.batch.dims + 1) top_tensor.fail("shape (..., u)");
   call.selected = top_tensor.size(top_tensor.dims - 1);
   if (call.selected > call.query.rows) top_tensor.fail("at most " + std::to_string(call.query.rows) + " columns");
   call.top = static_cast<const int64_t*>(contiguous(top_tensor, call.batch.count * call.selected));
   call.lse = contiguous(Tensor("lse", lse), call.batch.count * call.selected);
-  if (fill < 0 || fill > 2) throw py::value_error("fill must be a code from 0 to 2, got " + std::to_string(fill));
-  if (!(dropout_p >= 0.0 && dropout_p < 1.0))
-    throw py::value_error("dropout_p must be at least 0 and less than 1, got " + std::to_string(dropout_p));
-  call.scale = scale;
-  call.is_causal = is_causal;
-  call.fill = static_cast<ps::Fill>(fill);
-  call.dropout_p = dropout_p;
-  call.seed[0] = seed0;
-  call.seed[1] = seed1;
-  return call;
 }
 
 void attend(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
             const py::tuple& top, bool is_causal, double scale, int fill, double dropout_p, uint32_t seed0,
             uint32_t seed1, const py::tuple& out, const py::tuple& lse) {
-  const ps::AttendCall call = attend_call(dtype, threads, query, key, value, top, is_causal, scale, fill, dropout_p,
-                                          seed0, seed1, out, lse);
+  const Options options{is_causal, scale, fill, dropout_p, {seed0, seed1}};
+  ps::AttendCall call = attend_call(dtype, threads, query, key, value, options, out);
+  add_selection(call, top, lse);
   bool enough = false;
   {
     py::gil_scoped_release release;
@@ -200,13 +232,40 @@ void attend(int dtype, int threads, const py::tuple& query, const py::tuple& key
   check_memory(enough);
 }
 
+// Select and attend in one call, for when nobody asks for what lies between.
+void forward(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
+             const py::tuple& sample, double divisor, int64_t selected, bool is_causal, double scale, int fill,
+             const py::tuple& out) {
+  ps::SelectCall select = select_call(dtype, threads, query, key, sample, divisor);
+  ps::AttendCall attend = attend_call(dtype, threads, query, key, value, {is_causal, scale, fill}, out);
+  if (selected < 0 || selected > select.query.rows)
+    throw py::value_error("u must be from 0 to " + std::to_string(select.query.rows) + ", got " +
+                          std::to_string(selected));
+  bool enough = false;
+  {
+    py::gil_scoped_release release;
+    check_sample(select);
+    const auto batch = static_cast<size_t>(select.batch.count), u = static_cast<size_t>(selected);
+    const std::unique_ptr<int64_t[]> top(new int64_t[batch * u]);
+    // Room for float64, whatever the measure holds.
+    const std::unique_ptr<double[]> wide(new double[batch * (u + static_cast<size_t>(select.query.rows))]);
+    select.selected = attend.selected = selected;
+    attend.top = select.top = top.get();
+    attend.lse = wide.get();
+    select.measure = wide.get() + batch * u;
+    enough = kernels().select(select) && kernels().attend(attend);
+  }
+  check_memory(enough);
+}
+
 void attend_backward(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
                      const py::tuple& top, bool is_causal, double scale, int fill, double dropout_p, uint32_t seed0,
                      uint32_t seed1, const py::tuple& out, const py::tuple& lse, const py::tuple& grad_out,
                      const py::tuple& grad_query, const py::tuple& grad_key, const py::tuple& grad_value) {
   ps::BackwardCall call;
-  call.forward = attend_call(dtype, threads, query, key, value, top, is_causal, scale, fill, dropout_p, seed0, seed1,
-                             out, lse);
+  const Options options{is_causal, scale, fill, dropout_p, {seed0, seed1}};
+  call.forward = attend_call(dtype, threads, query, key, value, options, out);
+  add_selection(call.forward, top, lse);
   const auto like = [&](const char* name, const py::tuple& tensor, const ps::Matrices& model) {
     return matrices_of(Tensor(name, tensor), call.forward.batch, model.rows, model.columns);
   };
@@ -227,6 +286,7 @@ void attend_backward(int dtype, int threads, const py::tuple& query, const py::t
 
 void bind_prob_sparse_attention(py::module_& module) {
   module.def("prob_sparse_select", &select_queries, "Measure every query on its samples and select those with the largest.");
+  module.def("prob_sparse_forward", &forward, "prob_sparse_select and prob_sparse_attend in one call.");
   module.def("prob_sparse_attend", &attend, "Attention in the selected rows, the fill in all others.");
   module.def("prob_sparse_attend_backward", &attend_backward, "Gradients of prob_sparse_attend.");
 }

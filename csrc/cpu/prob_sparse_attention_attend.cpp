@@ -243,8 +243,7 @@ bool attend_all(const AttendCall& call) {
   if (memory.failed()) return false;
   const bool with_fill = call.selected < call.query.rows;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  run_team(threads, [&] {
     char* mine = memory.at(omp_get_thread_num());
     if (!split) {
 #pragma omp for schedule(static)
@@ -260,7 +259,7 @@ bool attend_all(const AttendCall& call) {
         attend_entry<Storage>(call, b, panels * part / parts, panels * (part + 1) / parts, false, mine);
       }
     }
-  }
+  });
   return true;
 }
 

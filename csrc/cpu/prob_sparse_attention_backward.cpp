@@ -287,8 +287,7 @@ bool backward_all(const BackwardCall& call) {
   const Workspaces shared(split ? batch : threads, measuring.used()), memory(threads, measuring_thread.used());
   if (shared.failed() || memory.failed()) return false;
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  run_team(threads, [&] {
     const int thread = omp_get_thread_num();
     char* mine = memory.at(thread);
     if (!split) {
@@ -308,7 +307,7 @@ bool backward_all(const BackwardCall& call) {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t b = 0; b < batch; ++b) Entry<Storage>(call, b, true, shared.at(b)).finish();
     }
-  }
+  });
   return true;
 }
 

@@ -260,8 +260,7 @@ bool select_all(const SelectCall& call) {
   if (memory.failed()) return false;
   T* measure = static_cast<T*>(call.measure);
 
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
+  run_team(threads, [&] {
     char* mine = memory.at(omp_get_thread_num());
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < batch * parts; ++item) {
@@ -282,7 +281,7 @@ bool select_all(const SelectCall& call) {
         select_top(measure + b * rows, rows, call.selected, reinterpret_cast<IntOf<T>*>(mine),
                    call.top + b * call.selected);
     }
-  }
+  });
   return true;
 }
 

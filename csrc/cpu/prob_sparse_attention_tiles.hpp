@@ -75,6 +75,17 @@ class Workspaces {
   char* memory_;
 };
 
+// Runs body on a team of threads, or right here for a team of one: starting that costs more than a small call.
+template <typename Body>
+void run_team(int threads, const Body& body) {
+  if (threads == 1) {
+    body();
+  } else {
+#pragma omp parallel num_threads(threads)
+    body();
+  }
+}
+
 // Copy a row into compute precision, times a factor, zero from `width` to `padded`.
 template <typename Storage, typename T = Compute<Storage>>
 void copy_row(const Storage* from, int64_t width, int64_t padded, T factor, T* to) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,48 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
         _parts(measure),
     )
     return top, measure
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample: Tensor,
+    *,
+    u: int,
+    normalizer: str,
+    is_causal: bool,
+    scale: float | None,
+    fill: str | None,
+) -> Tensor:
+    """``select`` and ``attend`` in one call, where nothing but the output is wanted.
+
+    Raises:
+        IndexError: an index in sample is out of range.
+
+    Example:
+        >>> x = torch.eye(3)
+        >>> forward(x, x, x, torch.tensor([0]), u=1, normalizer="keys", is_causal=False, scale=None, fill=None).shape
+        torch.Size([3, 3])
+    """
+    width = query.shape[-1]
+    out = torch.empty_like(query) if value.shape[-1] == width else query.new_empty((*query.shape[:-1], value.shape[-1]))
+    rows = out if _is_row_major(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+    _cpu.prob_sparse_forward(
+        _DTYPES[query.dtype],
+        torch.get_num_threads(),
+        _parts(_row_major(query)),
+        _parts(_row_major(key)),
+        _parts(_row_major(value)),
+        _parts(sample.contiguous()),
+        key.shape[-2] if normalizer == "keys" else sample.shape[-1],
+        u,
+        is_causal,
+        1.0 / math.sqrt(width) if scale is None else scale,
+        _FILLS[fill if fill is not None else "cumsum" if is_causal else "mean"],
+        _parts(rows),
+    )
+    return out if rows is out else out.copy_(rows)
 
 
 def attend(
@@ -164,4 +208,4 @@ def _row_major(tensor: Tensor) -> Tensor:
     return tensor if _is_row_major(tensor) else tensor.contiguous()
 
 
-__all__ = ["attend", "attend_backward", "select"]
+__all__ = ["attend", "attend_backward", "forward", "select"]
