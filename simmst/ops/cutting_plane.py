@@ -215,9 +215,9 @@ def _flat(planes: Planes) -> tuple[Tensor, Tensor | None]:
 
 
 def _autocast_off(point: Tensor) -> AbstractContextManager[Any]:
-    # Autocast would round the planes' products to half precision. Some devices ("meta") have none.
+    # Autocast would round the planes' products to half precision. Asking for it on the meta device is an error.
     device_type = point.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
@@ -255,7 +255,8 @@ def _check(name: str, planes: Planes, point: Tensor, **per_row: Tensor) -> None:
         )
     else:
         _check_tensor(name, "planes", planes, point.device)
-    shape = tuple(planes.shape)
+    # Not planes.shape: torch 2.6 cannot trace the property of a named tuple.
+    shape = (*planes.bits.shape[:-1], planes.size) if isinstance(planes, PackedSigns) else tuple(planes.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{name}: planes must have shape (L, N) or (P, L, N), got {_describe_planes(planes)}")
     expected = (*shape[:-2], shape[-1])

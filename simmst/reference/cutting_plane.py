@@ -38,10 +38,14 @@ class PackedSigns(NamedTuple):
 
     def unpack(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the planes (..., L, N) with every entry written out, in ``dtype`` (the scale's if None)."""
-        shifts = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
-        negative = (self.bits.unsqueeze(-1) >> shifts).bitwise_and(1).flatten(-2)[..., : self.size]
-        scale = self.scale.to(dtype or self.scale.dtype).unsqueeze(-1)
-        return torch.where(negative.bool(), -scale, scale)
+        return _unpack(self.bits, self.scale, self.size, dtype or self.scale.dtype)
+
+
+def _unpack(bits: Tensor, scale: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    negative = (bits.unsqueeze(-1) >> shifts).bitwise_and(1).flatten(-2)[..., :size]
+    scale = scale.to(dtype).unsqueeze(-1)
+    return torch.where(negative.bool(), -scale, scale)
 
 
 def pack_signs(planes: Tensor, scale: Tensor | None = None) -> PackedSigns:
@@ -169,7 +173,7 @@ def _adam(point: Tensor, direction: Tensor, lr: float, exp_avg: Tensor, exp_avg_
 def _matrix(planes: Planes, dtype: torch.dtype) -> Tensor:
     """The planes written out in the dtype of the computation; constants to autograd."""
     if isinstance(planes, PackedSigns):
-        return planes.unpack(dtype).detach()
+        return _unpack(planes.bits, planes.scale, planes.size, dtype).detach()
     return planes.detach().to(dtype)
 
 

@@ -1,1 +1,36 @@
-"""simulation."""
+"""Simulated cities: radio coverage, traffic, and what an operator would publish of it."""
+
+from __future__ import annotations
+
+from simmst.simulation.association import Association
+from simmst.simulation.city import simulate_cities, simulate_city, surrogate_city
+from simmst.simulation.config import CityConfig
+from simmst.simulation.distributions import Categorical, Dates, LogUniform, TruncatedNormal, Uniform
+from simmst.simulation.prior import DomainPrior
+from simmst.simulation.radio import Coverage, RadioModel, StatisticalRadio
+from simmst.simulation.reporting import OperatorReporting, ReportingModel
+from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig
+from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
+
+__all__ = [
+    "DEFAULT_SERVICES",
+    "Association",
+    "Categorical",
+    "CityConfig",
+    "Coverage",
+    "Dates",
+    "DomainPrior",
+    "LogUniform",
+    "OperatorReporting",
+    "RadioModel",
+    "ReportingModel",
+    "ServiceConfig",
+    "SharedPresenceTraffic",
+    "StatisticalRadio",
+    "TrafficModel",
+    "TruncatedNormal",
+    "Uniform",
+    "simulate_cities",
+    "simulate_city",
+    "surrogate_city",
+]

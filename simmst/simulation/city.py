@@ -1,0 +1,152 @@
+"""Whole cities: the three stages in a row, one city or many, here or in worker processes."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from simmst.data.dataset import TrafficDataset
+from simmst.errors import ConfigError
+from simmst.simulation.clock import Clock
+from simmst.simulation.config import CityConfig
+from simmst.simulation.prior import DomainPrior
+from simmst.simulation.radio import RadioModel, StatisticalRadio
+from simmst.simulation.reporting import OperatorReporting, ReportingModel
+from simmst.simulation.streams import stream
+from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
+
+RADIO = StatisticalRadio()
+TRAFFIC = SharedPresenceTraffic()
+REPORTING = OperatorReporting()
+
+
+def simulate_city(
+    config: CityConfig,
+    *,
+    radio: RadioModel = RADIO,
+    traffic: TrafficModel = TRAFFIC,
+    reporting: ReportingModel = REPORTING,
+) -> TrafficDataset:
+    """Simulate one city: radio, traffic, reporting, each on its own random stream.
+
+    Args:
+        config: the city.
+        radio: the radio stage.
+        traffic: the traffic stage.
+        reporting: the reporting stage.
+
+    Returns:
+        The city's published traffic, marked as a surrogate; NaN where missing.
+
+    Example:
+        >>> city = simulate_city(CityConfig(seed=1, height=5, width=6, days=2))
+        >>> city.activity.shape, city.surrogate, city.name
+        ((48, 3, 5, 6), True, 'simulated-1-0')
+    """
+    coverage = radio.coverage(config, stream(config.seed, config.index, "radio"))
+    activity = traffic.simulate(config, coverage, stream(config.seed, config.index, "traffic"))
+    published = reporting.apply(config, activity, coverage, stream(config.seed, config.index, "reporting"))
+    shape = (config.height, config.width)
+    return TrafficDataset(
+        activity=published,
+        time=Clock.of(config).start_utc,
+        services=config.service_names,
+        mask=np.ones(shape, bool),
+        cell_id=np.arange(1, config.num_cells + 1, dtype=np.int64).reshape(shape),
+        timezone=config.timezone,
+        country=config.country,
+        unit="CDR units",
+        name=f"simulated-{config.seed}-{config.index}",
+        surrogate=True,
+        cell_size_m=config.cell_m,
+    )
+
+
+def simulate_cities(
+    n: int,
+    *,
+    seed: int,
+    prior: DomainPrior | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    **overrides: Any,
+) -> list[TrafficDataset]:
+    """Simulate cities number 0 to n - 1 of a family.
+
+    City i is the same whatever n, the number of workers and the order: it is ``simulate_city(prior.sample(seed, i,
+    ...))``.
+
+    Args:
+        n: how many cities.
+        seed: seed of the family.
+        prior: law of the parameters; `DomainPrior.default` when None.
+        workers: processes. More than one are started afresh ("spawn"), so a script must guard its main part with
+            ``if __name__ == "__main__":``; starting them takes a few seconds.
+        progress: called with (cities done, n) after each city.
+        **overrides: fields of `CityConfig` to fix, such as ``days=14``.
+
+    Returns:
+        The cities in order.
+
+    Raises:
+        ConfigError: n or workers is below one, or an override is unknown or out of range.
+
+    Example:
+        >>> cities = simulate_cities(2, seed=1, height=4, width=4, days=1)
+        >>> [city.name for city in cities]
+        ['simulated-1-0', 'simulated-1-1']
+    """
+    for name, value in (("n", n), ("workers", workers)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    prior = DomainPrior.default() if prior is None else prior
+    # Sampled before any process starts: a wrong override fails here, at once.
+    configs = [prior.sample(seed, index, **overrides) for index in range(n)]
+    report = progress or _silent
+    cities = []
+    if workers == 1:
+        for config in configs:
+            cities.append(simulate_city(config))
+            report(len(cities), n)
+        return cities
+    chunk = max(1, min(8, n // (4 * workers)))
+    with ProcessPoolExecutor(min(workers, n), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for city in pool.map(simulate_city, configs, chunksize=chunk):
+            cities.append(city)
+            report(len(cities), n)
+    return cities
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+@functools.cache
+def _surrogate_prior() -> DomainPrior:
+    return DomainPrior.surrogate()
+
+
+def surrogate_city(seed: int, **overrides: Any) -> TrafficDataset:
+    """Simulate a city that stands for a real one where there is none: several parameters lie outside the training
+    prior.
+
+    Args:
+        seed: which surrogate.
+        **overrides: fields of `CityConfig` to fix, such as ``days=28``.
+
+    Returns:
+        The city, marked and named as a surrogate.
+
+    Raises:
+        ConfigError: an override is unknown or out of range.
+
+    Example:
+        >>> surrogate_city(3, height=4, width=4, days=1).name
+        'surrogate-3'
+    """
+    return simulate_city(_surrogate_prior().sample(seed, 0, **overrides)).with_(name=f"surrogate-{seed}")

@@ -1,0 +1,301 @@
+"""The distributions a prior is made of: small, frozen, with sampling, density and bounds."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from simmst.errors import ConfigError
+from simmst.simulation.config import check_date, suggestion
+
+
+class Distribution(Protocol):
+    """The law of one parameter."""
+
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """Lowest and highest value, or all values of a categorical."""
+        ...
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw one value."""
+        ...
+
+    def log_prob(self, value: Any) -> float:
+        """Log density (or log probability) of a value; minus infinity outside the bounds."""
+        ...
+
+
+def _check_interval(kind: str, low: float, high: float, *, positive: bool = False) -> None:
+    """Raise unless the interval is finite, not empty and, if asked, positive."""
+    numbers = all(
+        isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end) for end in (low, high)
+    )
+    if not numbers or low >= high:
+        raise ConfigError(f"{kind}(low={low!r}, high={high!r}): low must be a number below high")
+    if positive and low <= 0:
+        raise ConfigError(f"{kind}(low={low!r}, high={high!r}): low must be above zero")
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The uniform law on an interval.
+
+    Example:
+        >>> Uniform(2.0, 4.0).log_prob(3.0) == -math.log(2)
+        True
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        _check_interval("Uniform", self.low, self.high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.low, self.high
+
+    def sample(self, rng: np.random.Generator) -> float:
+        """Draw one value."""
+        return float(rng.uniform(self.low, self.high))
+
+    def log_prob(self, value: float) -> float:
+        """Return the log density."""
+        return -math.log(self.high - self.low) if self.low <= value <= self.high else -math.inf
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """The law whose logarithm is uniform: every octave is equally likely.
+
+    Example:
+        >>> LogUniform(1.0, 10.0).sample(np.random.default_rng(0)) <= 10.0
+        True
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        _check_interval("LogUniform", self.low, self.high, positive=True)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.low, self.high
+
+    def sample(self, rng: np.random.Generator) -> float:
+        """Draw one value."""
+        value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(value, self.low), self.high)  # rounding of exp and log may leave the interval
+
+    def log_prob(self, value: float) -> float:
+        """Return the log density, in the value (not in its logarithm)."""
+        if not self.low <= value <= self.high:
+            return -math.inf
+        return -math.log(value) - math.log(math.log(self.high / self.low))
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """The normal law, cut off at two ends.
+
+    Example:
+        >>> TruncatedNormal(mean=0.0, std=1.0, low=-1.0, high=1.0).log_prob(2.0)
+        -inf
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the parameters, and that the interval has any mass."""
+        _check_interval("TruncatedNormal", self.low, self.high)
+        if not self.std > 0:
+            raise ConfigError(f"TruncatedNormal(std={self.std!r}): std must be above zero")
+        if self._mass() < 1e-12:
+            raise ConfigError(f"{self}: the interval holds next to nothing of the normal law; move it towards the mean")
+
+    def _mass(self) -> float:
+        normal = statistics.NormalDist(self.mean, self.std)
+        return normal.cdf(self.high) - normal.cdf(self.low)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value."""
+        return self.low, self.high
+
+    def sample(self, rng: np.random.Generator) -> float:
+        """Draw one value, by inversion."""
+        normal = statistics.NormalDist(self.mean, self.std)
+        level = normal.cdf(self.low) + rng.random() * self._mass()
+        return min(max(normal.inv_cdf(min(max(level, 1e-300), 1 - 1e-16)), self.low), self.high)
+
+    def log_prob(self, value: float) -> float:
+        """Return the log density."""
+        if not self.low <= value <= self.high:
+            return -math.inf
+        standard = (value - self.mean) / self.std
+        return -0.5 * standard**2 - math.log(self.std * math.sqrt(2 * math.pi)) - math.log(self._mass())
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A choice among values; with a single value, a constant.
+
+    Example:
+        >>> Categorical(("UMa", "UMi")).log_prob("UMa") == math.log(0.5)
+        True
+    """
+
+    choices: tuple[Any, ...]
+    probabilities: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check and freeze choices and probabilities."""
+        if isinstance(self.choices, str) or not isinstance(self.choices, (tuple, list)) or not self.choices:
+            raise ConfigError(f"Categorical(choices={self.choices!r}): give a list of at least one value")
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if self.probabilities is None:
+            return
+        probabilities = tuple(self.probabilities)
+        if len(probabilities) != len(self.choices) or min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-9:
+            raise ConfigError(
+                f"Categorical(probabilities={probabilities}): give {len(self.choices)} numbers, one per choice, "
+                "not negative, that sum to one"
+            )
+        object.__setattr__(self, "probabilities", probabilities)
+
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """All choices."""
+        return self.choices
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw one choice, as it was given."""
+        return self.choices[int(rng.choice(len(self.choices), p=self.probabilities))]
+
+    def log_prob(self, value: Any) -> float:
+        """Return the log probability."""
+        if value not in self.choices:
+            return -math.inf
+        if self.probabilities is None:
+            return -math.log(len(self.choices))
+        probability = self.probabilities[self.choices.index(value)]
+        return math.log(probability) if probability > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class Dates:
+    """A date, each day of an interval equally likely, as ISO text.
+
+    Example:
+        >>> Dates("2013-11-01", "2013-11-30").log_prob("2013-11-15") == -math.log(30)
+        True
+    """
+
+    first: str
+    last: str
+
+    def __post_init__(self) -> None:
+        """Check the dates."""
+        if check_date("Dates.first", self.first) > check_date("Dates.last", self.last):
+            raise ConfigError(f"Dates(first={self.first!r}, last={self.last!r}): first must not come after last")
+
+    def _days(self) -> int:
+        return (datetime.date.fromisoformat(self.last) - datetime.date.fromisoformat(self.first)).days + 1
+
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """First and last date."""
+        return self.first, self.last
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """Draw one date."""
+        day = datetime.timedelta(days=int(rng.integers(self._days())))
+        return (datetime.date.fromisoformat(self.first) + day).isoformat()
+
+    def log_prob(self, value: str) -> float:
+        """Return the log probability."""
+        return -math.log(self._days()) if self.first <= value <= self.last else -math.inf
+
+
+KINDS: dict[str, type[Uniform] | type[LogUniform] | type[TruncatedNormal] | type[Categorical] | type[Dates]] = {
+    "uniform": Uniform,
+    "log-uniform": LogUniform,
+    "truncated-normal": TruncatedNormal,
+    "categorical": Categorical,
+    "dates": Dates,
+}
+
+
+def to_plain(distribution: Distribution) -> dict[str, Any]:
+    """Describe a distribution in plain values, with its kind under ``"distribution"``.
+
+    Example:
+        >>> to_plain(Uniform(1.0, 2.0))
+        {'distribution': 'uniform', 'low': 1.0, 'high': 2.0}
+    """
+    kind = next(name for name, cls in KINDS.items() if type(distribution) is cls)
+    plain: dict[str, Any] = {"distribution": kind}
+    for field in fields(KINDS[kind]):
+        value = getattr(distribution, field.name)
+        if value is not None:
+            plain[field.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def from_plain(parameter: str, plain: object) -> Distribution:
+    """Rebuild a distribution from `to_plain`; a bare number, text or truth value is a constant.
+
+    Args:
+        parameter: name of the parameter, for messages.
+        plain: the description.
+
+    Raises:
+        ConfigError: kind or fields are unknown, missing or impossible; the message names the parameter.
+
+    Example:
+        >>> from_plain("tilt_deg", {"distribution": "uniform", "low": 2, "high": 12})
+        Uniform(low=2, high=12)
+        >>> from_plain("tilt_deg", 5.0).bounds
+        (5.0,)
+    """
+    if isinstance(plain, (int, float, str)):
+        return Categorical((plain,))
+    if not isinstance(plain, Mapping) or "distribution" not in plain:
+        raise ConfigError(
+            f"parameter {parameter!r} is {plain!r}; describe it as {{distribution: uniform, low: ..., high: ...}} "
+            "or give a constant"
+        )
+    kind = plain["distribution"]
+    cls = KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise ConfigError(
+            f"parameter {parameter!r}: distribution {kind!r} is unknown; choose one of {', '.join(KINDS)}"
+        )
+    given = {name: value for name, value in plain.items() if name != "distribution"}
+    known = [field.name for field in fields(cls)]
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"parameter {parameter!r}: {kind} has no field {name!r}{suggestion(name, known)}")
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"parameter {parameter!r}: {kind} needs the fields {', '.join(known)}; got {given}"
+        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"parameter {parameter!r}: {error}") from error

@@ -1,0 +1,91 @@
+"""Randomness in time: correlated noise whose law does not depend on the step, and bursts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simmst.simulation.config import CityConfig
+
+MAX_BURST_GAIN = 30.0
+
+
+def slot_averages(rng: np.random.Generator, num_steps: int, count: int, step_over_correlation: float) -> np.ndarray:
+    r"""Draw slot averages of independent Ornstein-Uhlenbeck processes of unit variance.
+
+    A process with correlation :math:`e^{-|t| / \tau}`, averaged over slots of length :math:`x \tau`, has the
+    covariances :math:`\gamma_0 = 2 (x - 1 + e^{-x}) / x^2` and :math:`\gamma_k = (1 - e^{-x})^2 e^{-(k - 1) x} / x^2`.
+    These are those of an ARMA(1, 1) process with :math:`\rho = e^{-x}`, which is what is drawn here. So six ten-minute
+    averages average to an hourly one in law, and the correlation time is the same at either step.
+
+    Args:
+        rng: source of randomness.
+        num_steps: number of slots T.
+        count: number of processes C.
+        step_over_correlation: :math:`x`, the slot's length over the correlation time.
+
+    Returns:
+        float32 ``(T, C)``, stationary from the first slot on.
+
+    Example:
+        >>> slot_averages(np.random.default_rng(0), 24, 5, 0.25).shape
+        (24, 5)
+    """
+    x = step_over_correlation
+    decay = float(np.exp(-x))
+    fall = -float(np.expm1(-x))
+    variance = 2 * (x - fall) / x**2
+    neighbour = (fall / x) ** 2
+    # Moving-average part: its variance and lag-one covariance determine the innovation.
+    residual = variance * (1 + decay**2) - 2 * decay * neighbour
+    lagged = neighbour - decay * variance
+    ratio = residual / (2 * lagged)
+    theta = float(ratio - np.sqrt(ratio**2 - 1))
+    innovation = lagged / theta
+    noise = rng.standard_normal((num_steps, count), dtype=np.float32) * np.float32(np.sqrt(innovation))
+    start = rng.standard_normal(count, dtype=np.float32) * np.float32(np.sqrt(max(variance - innovation, 0.0)))
+    series = noise.copy()
+    series[1:] += np.float32(theta) * noise[:-1]
+    series[0] += start
+    factor = np.float32(decay)
+    for step in range(1, num_steps):
+        series[step] += factor * series[step - 1]
+    return series
+
+
+def bursts(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> list[np.ndarray]:
+    """Draw short surges of the load of single sectors, with Pareto heights.
+
+    A burst concerns one service or, as often as any one of them, all. It lasts an exponential time and counts in each
+    slot by the part of the slot that it covers.
+
+    Args:
+        config: the city.
+        rng: source of randomness.
+        num_sectors: number of sectors.
+
+    Returns:
+        For each service, the factor on the load, float32 ``(sectors, T)``, at least one.
+
+    Example:
+        >>> calm = CityConfig(days=1, burst_rate_per_sector_hour=0.0)
+        >>> float(bursts(calm, np.random.default_rng(0), 4)[0].max())
+        1.0
+    """
+    steps, kinds = config.num_steps, len(config.services)
+    count = int(rng.poisson(config.burst_rate_per_sector_hour * num_sectors * steps * config.step_h))
+    sector = rng.integers(num_sectors, size=count)
+    kind = rng.integers(kinds + 1, size=count)
+    start = rng.uniform(0, steps, count)
+    longest = 6 * config.burst_duration_h
+    end = start + np.minimum(rng.exponential(config.burst_duration_h, count), longest) / config.step_h
+    gain = np.minimum(config.burst_gain * (1 + rng.pareto(config.burst_pareto_alpha, count)), MAX_BURST_GAIN)
+    factors = [np.ones((num_sectors, steps), np.float32) for _ in range(kinds)]
+    first = start.astype(np.int64)
+    for later in range(int(longest / config.step_h) + 2):
+        slot = first + later
+        covered = np.minimum(end, slot + 1) - np.maximum(start, slot)
+        alive = (covered > 0) & (slot < steps)
+        for service, factor in enumerate(factors):
+            mine = alive & ((kind == service) | (kind == kinds))
+            np.add.at(factor, (sector[mine], slot[mine]), (gain * covered)[mine].astype(np.float32))
+    return factors
