@@ -253,7 +253,12 @@ void forward(int dtype, int threads, const py::tuple& query, const py::tuple& ke
     attend.top = select.top = top.get();
     attend.lse = wide.get();
     select.measure = wide.get() + batch * u;
-    enough = kernels().select(select) && kernels().attend(attend);
+    if (selected == select.query.rows) {  // nothing to select
+      for (size_t i = 0; i < batch * u; ++i) top[i] = static_cast<int64_t>(i % u);
+      enough = kernels().attend(attend);
+    } else {
+      enough = kernels().select(select) && kernels().attend(attend);
+    }
   }
   check_memory(enough);
 }

@@ -29,7 +29,7 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     """
     top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     measure = _empty_wide(query, query.shape[:-1])
-    divisor = key.shape[-2] if normalizer == "keys" else sample.shape[-1]
+    divisor = _divisor(key, sample, normalizer)
     query, key, sample = _row_major(query), _row_major(key), sample.contiguous()
     _cpu.prob_sparse_select(
         _DTYPES[query.dtype],
@@ -37,7 +37,7 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
         _parts(query),
         _parts(key),
         _parts(sample),
-        float(divisor),
+        divisor,
         _parts(top),
         _parts(measure),
     )
@@ -56,34 +56,36 @@ def forward(
     scale: float | None,
     fill: str | None,
 ) -> Tensor:
-    """``select`` and ``attend`` in one call, where nothing but the output is wanted.
+    """``select`` and ``attend`` in one call, where nothing but the output is wanted and no layout needs a copy.
 
     Raises:
         IndexError: an index in sample is out of range.
+        ValueError: sample, or the last dimension of another tensor, is not contiguous; ``select`` and ``attend`` take
+            such tensors.
 
     Example:
         >>> x = torch.eye(3)
         >>> forward(x, x, x, torch.tensor([0]), u=1, normalizer="keys", is_causal=False, scale=None, fill=None).shape
         torch.Size([3, 3])
     """
-    width = query.shape[-1]
-    out = torch.empty_like(query) if value.shape[-1] == width else query.new_empty((*query.shape[:-1], value.shape[-1]))
-    rows = out if _is_row_major(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+    shape, value_shape = query.shape, value.shape
+    width = shape[-1]
+    out = torch.empty_like(query) if value_shape[-1] == width else query.new_empty((*shape[:-1], value_shape[-1]))
     _cpu.prob_sparse_forward(
         _DTYPES[query.dtype],
         torch.get_num_threads(),
-        _parts(_row_major(query)),
-        _parts(_row_major(key)),
-        _parts(_row_major(value)),
-        _parts(sample.contiguous()),
-        key.shape[-2] if normalizer == "keys" else sample.shape[-1],
+        (query.data_ptr(), shape, query.stride()),
+        (key.data_ptr(), key.shape, key.stride()),
+        (value.data_ptr(), value_shape, value.stride()),
+        (sample.data_ptr(), sample.shape, sample.stride()),
+        _divisor(key, sample, normalizer),
         u,
         is_causal,
         1.0 / math.sqrt(width) if scale is None else scale,
-        _FILLS[fill if fill is not None else "cumsum" if is_causal else "mean"],
-        _parts(rows),
+        _FILLS["cumsum" if is_causal else "mean"] if fill is None else _FILLS[fill],
+        (out.data_ptr(), out.shape, out.stride()),
     )
-    return out if rows is out else out.copy_(rows)
+    return out
 
 
 def attend(
@@ -115,7 +117,7 @@ def attend(
         out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     lse = _empty_wide(query, top.shape)
     query, key, value, top = _row_major(query), _row_major(key), _row_major(value), top.contiguous()
-    rows = out if _is_row_major(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+    rows = _row_major(out)
     _cpu.prob_sparse_attend(
         *_call(query, key, value, top, is_causal, scale, fill, dropout_p, seed), _parts(rows), _parts(lse)
     )
@@ -146,7 +148,7 @@ def attend_backward(
         [(3, 3), (3, 3), (3, 3)]
     """
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    rows = [g if _is_row_major(g) else torch.empty_like(g, memory_format=torch.contiguous_format) for g in gradients]
+    rows = [_row_major(gradient) for gradient in gradients]
     query, key, value, out = _row_major(query), _row_major(key), _row_major(value), _row_major(out)
     grad_out, lse, top = _row_major(grad_out), lse.contiguous(), top.contiguous()
     _cpu.prob_sparse_attend_backward(
@@ -196,16 +198,21 @@ def _parts(tensor: Tensor) -> _Parts:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
+def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
+    if normalizer == "keys":
+        return key.shape[-2]
+    if normalizer == "samples":
+        return sample.shape[-1]
+    raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
+
+
 def _empty_wide(query: Tensor, shape: tuple[int, ...]) -> Tensor:
     return query.new_empty(shape, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
 
 
-def _is_row_major(tensor: Tensor) -> bool:
-    return tensor.stride(-1) == 1 or tensor.shape[-1] == 1
-
-
 def _row_major(tensor: Tensor) -> Tensor:
-    return tensor if _is_row_major(tensor) else tensor.contiguous()
+    """The tensor, or a contiguous copy where its last dimension is not contiguous."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 __all__ = ["attend", "attend_backward", "forward", "select"]
