@@ -54,6 +54,7 @@ SIMMST_INLINE Vec<Compute<Storage>> products(const Measured<Storage>& m,
   using T = Compute<Storage>;
   Vec<T> sum[kCount];
   const int tail = static_cast<int>(m.width % Row::kWidth);
+#pragma GCC unroll 16  // keeps the sums in registers
   for (int i = 0; i < kCount; ++i) {
     const Storage* key = m.key + index[smaller<int64_t>(i, count - 1)] * m.key_stride;
     sum[i] = Vec<T>{};

@@ -135,7 +135,9 @@ void transpose(const T* rows, int64_t stride, int64_t count, int64_t width, T* p
 
 template <typename T, int kPanels>
 void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t width, T* scores) {
-  Vec<T> sum[kTileKeys][kPanels] = {};
+  Vec<T> sum[kTileKeys][kPanels];
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
   for (int64_t c = 0; c < width; ++c) {
     Vec<T> column[kPanels];
     for (int i = 0; i < kPanels; ++i) column[i] = load(packed + c * pitch + i * kLanes<T>);
@@ -155,7 +157,12 @@ void score_block(Rows<T> rows, int64_t count, const T* packed, int64_t pitch, in
                  int64_t width, T* scores) {
   for (int64_t j = 0; j < count; j += kTileKeys) {
     const T* row[kTileKeys];  // past the end the last row again
-    for (int t = 0; t < kTileKeys; ++t) row[t] = rows.data + smaller(j + t, count - 1) * rows.stride;
+    for (int t = 0; t < kTileKeys; ++t) {
+      row[t] = rows.data + smaller(j + t, count - 1) * rows.stride;
+      // A tile walks along its rows in step, which no hardware prefetcher foresees: ask for the next tile now.
+      const char* next = reinterpret_cast<const char*>(row[t] + kTileKeys * rows.stride);
+      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(next + at);
+    }
     for (int64_t p = first; p < last;) {
       const T* panel = packed + p * kLanes<T>;
       T* to = scores + j * pitch + p * kLanes<T>;
