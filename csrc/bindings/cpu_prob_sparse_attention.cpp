@@ -1,5 +1,5 @@
-// simmst._cpu.prob_sparse_*: tensors come as (address, shape, strides). Everything is checked here, before any memory is
-// touched, whatever Python has checked already.
+// simmst._cpu.prob_sparse_*: tensors come as (address, shape, strides). Everything is checked here, before any memory
+// is touched, whatever Python has checked already.
 #include <pybind11/pybind11.h>
 
 #include <cstdlib>
@@ -291,7 +291,7 @@ void attend_backward(int dtype, int threads, const py::tuple& query, const py::t
 }  // namespace
 
 void bind_prob_sparse_attention(py::module_& module) {
-  module.def("prob_sparse_select", &select_queries, "Measure every query on its samples and select those with the largest.");
+  module.def("prob_sparse_select", &select_queries, "Measure the queries and select those with the largest.");
   module.def("prob_sparse_forward", &forward, "prob_sparse_select and prob_sparse_attend in one call.");
   module.def("prob_sparse_attend", &attend, "Attention in the selected rows, the fill in all others.");
   module.def("prob_sparse_attend_backward", &attend_backward, "Gradients of prob_sparse_attend.");

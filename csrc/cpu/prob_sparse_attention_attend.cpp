@@ -31,7 +31,7 @@ struct Buffers {
 
   Buffers(const AttendCall& call, Arena& arena)
       : value_padded(round_up(call.value.columns, kLanes<T>)),
-        queries(call.selected, call.query.columns, arena) {
+        queries(call.selected, call.query.columns, static_cast<T>(call.scale), arena) {
     const int64_t pitch = queries.pitch;
     keys = arena.take<T>(kBlockKeys * queries.padded);
     values = arena.take<T>(kBlockKeys * value_padded);
@@ -163,7 +163,7 @@ void add_weighted_values(const AttendCall& call, Rows<T> values, int64_t count, 
 
 // Keys [begin, begin + count) for the panels [first, last).
 template <typename Storage, typename T = Compute<Storage>>
-void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, Rows<T> keys, Rows<T> values,
+void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, const Storage* key, Rows<T> values,
                   int64_t begin, int64_t count, int64_t first, int64_t last, Buffers<Storage>& w) {
   const int64_t pitch = w.queries.pitch;
   if (call.is_causal) {
@@ -171,7 +171,8 @@ void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, Row
     while (first < last && w.queries.panel_limit[last - 1] <= begin) --last;
     if (first == last) return;
   }
-  score_block(keys, count, w.queries.packed, pitch, first, last, call.query.columns, w.weights);
+  const int64_t stride = call.key.row_stride;
+  w.queries.score(key + begin * stride, stride, count, first, last, w.keys, w.weights);
   if (call.is_causal) mask_future(w.queries, begin, count, first, last, w.weights);
   online_softmax(count, first, last, w);
   if (dropout.active) {
@@ -199,14 +200,14 @@ template <typename Storage, typename T = Compute<Storage>>
 void attend_entry(const AttendCall& call, int64_t b, int64_t first, int64_t last, bool with_fill, char* memory) {
   Arena arena(memory);
   Buffers<Storage> w(call, arena);
-  const int64_t width = call.query.columns, value_width = call.value.columns;
+  const int64_t value_width = call.value.columns;
   const Storage* key = entry<Storage>(call.key, call.batch, b);
   const Storage* value = entry<Storage>(call.value, call.batch, b);
   Storage* out = entry<Storage>(call.out, call.batch, b);
   const Dropout dropout(call);
   if (first < last)
     w.queries.gather(entry<Storage>(call.query, call.batch, b), call.query.row_stride, call.top + b * call.selected,
-                     call.key.rows, static_cast<T>(call.scale));
+                     call.key.rows);
   for (int64_t i = first * kLanes<T>; i < last * kLanes<T>; ++i) {
     w.largest[i] = static_cast<T>(-__builtin_inf());
     w.total[i] = T(0);
@@ -218,11 +219,7 @@ void attend_entry(const AttendCall& call, int64_t b, int64_t first, int64_t last
     const int64_t count = smaller<int64_t>(kBlockKeys, call.key.rows - begin);
     const int64_t stride = call.value.row_stride;
     const Rows<T> values = rows_of(value + begin * stride, stride, count, value_width, true, w.values);
-    if (first < last) {
-      const int64_t key_stride = call.key.row_stride;
-      const Rows<T> keys = rows_of(key + begin * key_stride, key_stride, count, width, false, w.keys);
-      attend_block(call, dropout, b, keys, values, begin, count, first, last, w);
-    }
+    if (first < last) attend_block(call, dropout, b, key, values, begin, count, first, last, w);
     if (with_fill) fill_block(call, out, values, begin, count, w);
   }
   if (with_fill) finish_fill(call, out, w);

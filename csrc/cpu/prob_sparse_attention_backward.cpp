@@ -25,8 +25,8 @@ struct Shared {
   T* grad_query_sum;   // (pitch, D padded)
 
   Shared(const BackwardCall& call, bool split, Arena& arena)
-      : queries(call.forward.selected, call.forward.query.columns, arena),
-        grads(call.forward.selected, call.forward.value.columns, arena),
+      : queries(call.forward.selected, call.forward.query.columns, static_cast<T>(call.forward.scale), arena),
+        grads(call.forward.selected, call.forward.value.columns, T(1), arena),
         chunks((call.forward.key.rows + kChunkKeys - 1) / kChunkKeys) {
     lse = arena.take<T>(queries.pitch);
     delta = arena.take<T>(queries.pitch);
@@ -80,9 +80,8 @@ class Entry {
   void prepare(char* memory) {
     const int64_t* top = forward_.top + index_ * forward_.selected;
     const Storage* grad = at<Storage>(call_.grad_out);
-    shared_.queries.gather(at<Storage>(forward_.query), forward_.query.row_stride, top, forward_.key.rows,
-                           static_cast<T>(forward_.scale));
-    shared_.grads.gather(grad, call_.grad_out.row_stride, top, forward_.key.rows, T(1));
+    shared_.queries.gather(at<Storage>(forward_.query), forward_.query.row_stride, top, forward_.key.rows);
+    shared_.grads.gather(grad, call_.grad_out.row_stride, top, forward_.key.rows);
     prepare_rows(memory);
     Storage* grad_query = at<Storage>(call_.grad_query);
     const size_t bytes = static_cast<size_t>(forward_.query.columns) * sizeof(Storage);
@@ -136,9 +135,11 @@ class Entry {
       shared_.lse[i] = i < forward_.selected ? lse[i] : static_cast<T>(__builtin_inf());
       shared_.delta[i] = T(0);
       if (i >= forward_.selected) continue;
-      copy_row(out + static_cast<int64_t>(shared_.queries.row[i]) * forward_.out.row_stride, width, padded, T(1), w.row);
+      const int64_t row = shared_.queries.row[i];
+      copy_row(out + row * forward_.out.row_stride, width, padded, T(1), w.row);
+      const T* grad = shared_.grads.rows + i * padded;
       Vec<T> sum{};
-      for (int64_t c = 0; c < padded; c += kLanes<T>) sum += load(w.row + c) * load(shared_.grads.rows + i * padded + c);
+      for (int64_t c = 0; c < padded; c += kLanes<T>) sum += load(w.row + c) * load(grad + c);
       shared_.delta[i] = reduce_add<T>(sum);
     }
   }
@@ -235,12 +236,16 @@ class Entry {
     for (int64_t i = 0; i < count * queries.padded; ++i) w.grad_key[i] = T(0);
     if (first < last) {
       const int64_t stride = forward_.key.row_stride, value_stride = forward_.value.row_stride;
-      const Rows<T> keys = rows_of(at<Storage>(forward_.key) + begin * stride, stride, count, width, true, w.keys);
-      const Rows<T> values = rows_of(at<Storage>(forward_.value) + begin * value_stride, value_stride, count,
-                                     value_width, false, w.values);
-      score_block(keys, count, queries.packed, pitch, first, last, width, w.weights);
+      const Storage* key = at<Storage>(forward_.key) + begin * stride;
+      const Storage* value = at<Storage>(forward_.value) + begin * value_stride;
+      const Rows<T> keys = rows_of(key, stride, count, width, true, w.keys);
+      if (std::is_same_v<Storage, T> || scores_in_pairs<Storage>(width)) {
+        queries.score(key, stride, count, first, last, w.keys, w.weights);
+      } else {  // converted already
+        queries.score(keys.data, keys.stride, count, first, last, w.keys, w.weights);
+      }
       if (forward_.is_causal) mask_future(queries, begin, count, first, last, w.weights);
-      score_block(values, count, shared_.grads.packed, pitch, first, last, value_width, w.grad_weights);
+      shared_.grads.score(value, value_stride, count, first, last, w.values, w.grad_weights);
       weigh(Dropout(forward_), begin, count, first, last, w);
 
       const int64_t from = first * kLanes<T>, steps = smaller(last * kLanes<T>, queries.count) - from;
@@ -248,7 +253,8 @@ class Entry {
       const Rows<T> rows{queries.rows + from * queries.padded, queries.padded};
       update_block<T>({w.weights + from, pitch, 1, grads, steps, w.grad_value, shared_.grads.padded, nullptr}, count,
                       value_width);
-      update_block<T>({w.grad_weights + from, pitch, 1, rows, steps, w.grad_key, queries.padded, nullptr}, count, width);
+      update_block<T>({w.grad_weights + from, pitch, 1, rows, steps, w.grad_key, queries.padded, nullptr}, count,
+                      width);
       update_block<T>({w.grad_weights + from, 1, pitch, keys, count, grad_query + from * queries.padded,
                        queries.padded, nullptr}, steps, width);
     }

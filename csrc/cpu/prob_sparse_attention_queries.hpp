@@ -8,16 +8,17 @@ namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 template <typename T>
 struct Queries {
   int64_t count, width;
+  T scale;
   int64_t pitch;         // count, rounded up to whole panels
   int64_t padded;        // width, rounded up to whole vectors
   T* rows;               // (pitch, padded), scaled
-  T* packed;             // (width, pitch), the transpose
+  T* packed;             // (width, pitch), the transpose; or (width / 2, pitch) pairs of bfloat16, unscaled
   uint32_t* row;         // (pitch): index of the query; 0 in the padding
   IntOf<T>* last_key;    // (pitch): the last key it may see when causal
   int64_t* panel_limit;  // (pitch / kLanes): one past the last key that any query of the panel may see
 
-  Queries(int64_t count_, int64_t width_, Arena& arena)
-      : count(count_), width(width_), pitch(round_up(count_, kLanes<T>)), padded(round_up(width_, kLanes<T>)) {
+  Queries(int64_t count_, int64_t width_, T scale_, Arena& arena)
+      : count(count_), width(width_), scale(scale_), pitch(round_up(count_, kLanes<T>)), padded(round_up(width_, kLanes<T>)) {
     rows = arena.take<T>(pitch * padded);
     packed = arena.take<T>(width * pitch);
     row = arena.take<uint32_t>(pitch);
@@ -26,7 +27,7 @@ struct Queries {
   }
 
   template <typename Storage>
-  void gather(const Storage* query, int64_t stride, const int64_t* top, int64_t keys, T scale) {
+  void gather(const Storage* query, int64_t stride, const int64_t* top, int64_t keys) {
     for (int64_t i = 0; i < pitch; ++i) {
       const int64_t index = i < count ? top[i] : 0;
       row[i] = static_cast<uint32_t>(index);
@@ -37,11 +38,45 @@ struct Queries {
         for (int64_t c = 0; c < padded; ++c) rows[i * padded + c] = T(0);
       }
     }
-    transpose(rows, padded, pitch, width, packed);
+    if (scores_in_pairs<Storage>(width)) {
+      pack_pairs(query, stride);
+    } else {
+      transpose(rows, padded, pitch, width, packed);
+    }
     for (int64_t panel = 0; panel < pitch / kLanes<T>; ++panel) {
       IntOf<T> last = 0;
       for (int i = 0; i < kLanes<T>; ++i) last = larger(last, last_key[panel * kLanes<T> + i]);
       panel_limit[panel] = static_cast<int64_t>(last) + 1;
+    }
+  }
+
+  // scores[j][i] = scale * sum_c matrix[j][c] * query[i][c] for the panels [first, last). The buffer is for rows that
+  // cannot be read as they lie.
+  template <typename Storage>
+  void score(const Storage* matrix, int64_t stride, int64_t keys, int64_t first, int64_t last, T* buffer,
+             T* scores) const {
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Storage, bfloat16>) {
+      if (scores_in_pairs<Storage>(width)) {
+        pair_block(matrix, stride, keys, reinterpret_cast<const uint32_t*>(packed), pitch, first, last, width, scale,
+                   scores);
+        return;
+      }
+    }
+#endif
+    score_block(rows_of(matrix, stride, keys, width, false, buffer), keys, packed, pitch, first, last, width, scores);
+  }
+
+ private:
+  template <typename Storage>
+  void pack_pairs(const Storage* query, int64_t stride) {
+    auto* pairs = reinterpret_cast<uint32_t*>(packed);
+    for (int64_t i = 0; i < pitch; ++i) {
+      for (int64_t c = 0; c < width / 2; ++c) {
+        uint32_t pair = 0;
+        if (i < count) __builtin_memcpy(&pair, query + row[i] * stride + 2 * c, sizeof(pair));
+        pairs[c * pitch + i] = pair;
+      }
     }
   }
 };

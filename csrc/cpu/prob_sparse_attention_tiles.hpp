@@ -150,39 +150,93 @@ void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t wid
     for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
 }
 
-// `packed` and `scores` have rows of `pitch` entries; panels [first, last) are computed. Writes whole tiles: `scores` has
-// room for kBlockKeys rows.
-template <typename T>
-void score_block(Rows<T> rows, int64_t count, const T* packed, int64_t pitch, int64_t first, int64_t last,
-                 int64_t width, T* scores) {
+// Goes through the tiles of a block of scores: `count` rows of `width` entries against the panels [first, last).
+// `tile(panels, row, panel, scores)` computes one. Tiles are written whole: `scores` has kBlockKeys rows of `pitch`.
+template <typename Row, typename T, typename Tile>
+void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t count, int64_t pitch, int64_t first,
+                     int64_t last, T* scores, const Tile& tile) {
   for (int64_t j = 0; j < count; j += kTileKeys) {
-    const T* row[kTileKeys];  // past the end the last row again
+    const Row* row[kTileKeys];  // past the end the last row again
     for (int t = 0; t < kTileKeys; ++t) {
-      row[t] = rows.data + smaller(j + t, count - 1) * rows.stride;
+      row[t] = rows + smaller(j + t, count - 1) * stride;
       // A tile walks along its rows in step, which no hardware prefetcher foresees: ask for the next tile now.
-      const char* next = reinterpret_cast<const char*>(row[t] + kTileKeys * rows.stride);
-      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(next + at);
+      const char* next = reinterpret_cast<const char*>(row[t] + kTileKeys * stride);
+      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(Row)); at += 64) __builtin_prefetch(next + at);
     }
     for (int64_t p = first; p < last;) {
-      const T* panel = packed + p * kLanes<T>;
       T* to = scores + j * pitch + p * kLanes<T>;
       switch (last - p) {
         case 1:
-          score_tile<T, 1>(row, panel, pitch, width, to);
+          tile(std::integral_constant<int, 1>{}, row, p, to);
           p += 1;
           break;
         case 2:
         case 4:  // two and two, not three and one
-          score_tile<T, 2>(row, panel, pitch, width, to);
+          tile(std::integral_constant<int, 2>{}, row, p, to);
           p += 2;
           break;
         default:
-          score_tile<T, 3>(row, panel, pitch, width, to);
+          tile(std::integral_constant<int, 3>{}, row, p, to);
           p += 3;
       }
     }
   }
 }
+
+// `packed` has rows of `pitch` entries.
+template <typename T>
+void score_block(Rows<T> rows, int64_t count, const T* packed, int64_t pitch, int64_t first, int64_t last,
+                 int64_t width, T* scores) {
+  for_score_tiles(rows.data, rows.stride, width, count, pitch, first, last, scores,
+                  [&](auto panels, const T* const* row, int64_t panel, T* to) {
+                    score_tile<T, panels()>(row, packed + panel * kLanes<T>, pitch, width, to);
+                  });
+}
+
+// Where the processor multiplies pairs of bfloat16, scores need no conversion and half the instructions.
+template <typename Storage>
+SIMMST_INLINE bool scores_in_pairs([[maybe_unused]] int64_t width) {
+#if defined(__AVX512BF16__)
+  return std::is_same_v<Storage, bfloat16> && width % 2 == 0;
+#else
+  return false;
+#endif
+}
+
+#if defined(__AVX512BF16__)
+
+// packed[c][i] holds the entries 2c and 2c + 1 of query i; the scores are multiplied by `scale`.
+template <int kPanels>
+void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch, int64_t pairs, float scale,
+               float* scores) {
+  __m512 sum[kTileKeys][kPanels];
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
+  for (int64_t c = 0; c < pairs; ++c) {
+    __m512bh column[kPanels];
+    for (int i = 0; i < kPanels; ++i)
+      column[i] = bit_cast<__m512bh>(_mm512_loadu_si512(packed + c * pitch + i * kLanes<float>));
+    for (int j = 0; j < kTileKeys; ++j) {
+      int32_t pair;
+      __builtin_memcpy(&pair, row[j] + 2 * c, sizeof(pair));
+      const __m512bh x = bit_cast<__m512bh>(_mm512_set1_epi32(pair));
+      for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_dpbf16_ps(sum[j][i], x, column[i]);
+    }
+  }
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i)
+      store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
+}
+
+inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, const uint32_t* packed, int64_t pitch,
+                       int64_t first, int64_t last, int64_t width, float scale, float* scores) {
+  for_score_tiles(rows, stride, width, count, pitch, first, last, scores,
+                  [&](auto panels, const bfloat16* const* row, int64_t panel, float* to) {
+                    pair_tile<panels()>(row, packed + panel * kLanes<float>, pitch, width / 2, scale, to);
+                  });
+}
+
+#endif
 
 // Sums[i][c] = factor[i] * sums[i][c] + sum_s left[i * left_row + s * left_step] * right[s][c].
 
