@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from simmst import _cpu
 from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 
+_cpu: Any = importlib.import_module("simmst._cpu")
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
 
