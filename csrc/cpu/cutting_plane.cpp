@@ -121,7 +121,7 @@ const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column)
 
 // tile.gradient = A^T s + gradient, rows with coefficient zero left out.
 template <typename C>
-void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, std::int64_t ahead) {
+void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
   const PlanePass& pass = chunk.pass;
   const std::int64_t* active = pass.active_rows + chunk.problem * pass.planes;
   const double* factors = pass.coefficients + chunk.problem * pass.planes;
@@ -207,7 +207,7 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
 
 // chunk.sums += A (point - anchor)
 template <typename C>
-void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, std::int64_t ahead) {
+void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
   const std::int64_t planes = chunk.pass.planes;
   std::int64_t row = 0;
   for (int block = 0; block < 4; ++block) {
@@ -233,14 +233,17 @@ void run_chunk(const Chunk<C>& chunk) {
     // The next tile, in whichever chunk it lies; nothing past the row is asked for.
     const std::int64_t next = pass.backwards ? column - width : column + width;
     const std::int64_t bytes = (next - column) * kLineBytes / chunk.loops.line_columns;
-    const std::int64_t ahead = next >= 0 && next < pass.size ? bytes : 0;
-    if (pass.combining) combine(chunk, tile, column, count, ahead);
+    const Ahead ahead{next >= 0 && next < pass.size ? bytes : 0};
+    // Memory delivers best without a pause, so each of the two products asks for half of the next tile. Where rows are
+    // left out of the first one, the second asks for everything.
+    const bool halves = pass.combining && pass.evaluating && pass.active_count[chunk.problem] == pass.planes;
+    if (pass.combining) {
+      combine(chunk, tile, column, count, halves ? Ahead{ahead.bytes, 1, 0} : pass.evaluating ? Ahead{} : ahead);
+    }
     if (!pass.evaluating) continue;
     update(chunk, tile, column, count);
     move(chunk, tile, column, count);
-    // Where every row was combined, its next tile is on its way already.
-    const bool asked = pass.combining && pass.active_count[chunk.problem] == pass.planes;
-    evaluate(chunk, tile, column, count, asked ? 0 : ahead);
+    evaluate(chunk, tile, column, count, halves ? Ahead{ahead.bytes, 1, 1} : ahead);
   }
 }
 

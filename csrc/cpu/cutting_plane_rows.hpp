@@ -124,30 +124,33 @@ struct Signs {
   }
 };
 
-// Asks for the line `ahead` bytes further on in each row, once a line, into the second-level cache.
+// Which lines of the next tile a loop asks for while it works on this one: all of them, every second one, or none.
+struct Ahead {
+  std::int64_t bytes = 0;  // from a column of this tile to that of the next; 0 for none
+  std::int64_t mask = 0;   // 0 for all lines, 1 for every second group of them
+  std::int64_t phase = 0;  // which of the two
+};
+
 template <typename Format, typename C, int kRows>
-SIMMST_INLINE void prefetch(const char* const* rows, std::int64_t column, std::int64_t ahead) {
-  constexpr std::int64_t kLines = kStep<C> / Format::kLineColumns;
-  if constexpr (kLines == 0) {
-    if (column % Format::kLineColumns != 0) return;
-  }
+SIMMST_INLINE void prefetch(const char* const* rows, std::int64_t column, const Ahead& ahead) {
+  constexpr std::int64_t kLines = kStep<C> < Format::kLineColumns ? 1 : kStep<C> / Format::kLineColumns;
+  constexpr std::int64_t kColumns = kStep<C> < Format::kLineColumns ? Format::kLineColumns : kStep<C>;
+  if (column % kColumns != 0 || ((column / kColumns) & ahead.mask) != ahead.phase) return;
   for (int row = 0; row < kRows; ++row) {
-    const char* address = rows[row] + column * kLineBytes / Format::kLineColumns + ahead;
-    for (std::int64_t line = 0; line < (kLines == 0 ? 1 : kLines); ++line) {
-      __builtin_prefetch(address + line * kLineBytes, 0, 1);
-    }
+    const char* address = rows[row] + column * kLineBytes / Format::kLineColumns + ahead.bytes;
+    for (std::int64_t line = 0; line < kLines; ++line) __builtin_prefetch(address + line * kLineBytes, 0, 2);
   }
 }
 
 // target[i] += sum_r coefficients[r] * rows[r][i] for i < size; target is padded to a whole step.
 template <typename Format, typename C, int kRows>
-void add_rows(C* target, std::int64_t size, const char* const* rows, const C* coefficients, std::int64_t ahead) {
+void add_rows(C* target, std::int64_t size, const char* const* rows, const C* coefficients, const Ahead& ahead) {
   Vec<C> factors[kRows];
   for (int row = 0; row < kRows; ++row) factors[row] = broadcast_from(coefficients + row);
   std::int64_t column = 0;
   for (; column + kStep<C> <= size; column += kStep<C>) {
     Two<C> sum = load_two(target + column);
-    if (ahead != 0) prefetch<Format, C, kRows>(rows, column, ahead);
+    if (ahead.bytes != 0) prefetch<Format, C, kRows>(rows, column, ahead);
     for (int row = 0; row < kRows; ++row) {
       const Two<C> term = Format::term(rows[row], column, Two<C>{factors[row], factors[row]});
       sum.low += term.low;
@@ -167,12 +170,12 @@ void add_rows(C* target, std::int64_t size, const char* const* rows, const C* co
 
 // sums[r] += sum_i rows[r][i] * x[i] for i < size; x is padded with zeros to a whole step.
 template <typename Format, typename C, int kRows>
-void dot_rows(const C* x, std::int64_t size, const char* const* rows, double* sums, std::int64_t ahead) {
+void dot_rows(const C* x, std::int64_t size, const char* const* rows, double* sums, const Ahead& ahead) {
   Two<C> partial[kRows] = {};
   std::int64_t column = 0;
   for (; column + kStep<C> <= size; column += kStep<C>) {
     const Two<C> factor = load_two(x + column);
-    if (ahead != 0) prefetch<Format, C, kRows>(rows, column, ahead);
+    if (ahead.bytes != 0) prefetch<Format, C, kRows>(rows, column, ahead);
     for (int row = 0; row < kRows; ++row) {
       const Two<C> term = Format::term(rows[row], column, factor);
       partial[row].low += term.low;
@@ -194,8 +197,8 @@ void dot_rows(const C* x, std::int64_t size, const char* const* rows, double* su
 template <typename C>
 struct RowLoops {
   static constexpr int kBlocks[] = {8, 4, 2, 1};
-  void (*add[4])(C*, std::int64_t, const char* const*, const C*, std::int64_t);
-  void (*dot[4])(const C*, std::int64_t, const char* const*, double*, std::int64_t);
+  void (*add[4])(C*, std::int64_t, const char* const*, const C*, const Ahead&);
+  void (*dot[4])(const C*, std::int64_t, const char* const*, double*, const Ahead&);
   bool interleaved;
   std::int64_t line_columns;
 };
