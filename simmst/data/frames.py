@@ -42,7 +42,8 @@ def from_dataframe(
         timezone: IANA name. Times without a time zone are local times there; others are converted.
         country: ISO code whose public holidays count, or None.
         service: the name of the one service where the frame names none.
-        step_minutes: length of a slot; by default the shortest distance between two slots.
+        step_minutes: length of a slot; by default the shortest distance between two slots, or the usual one where
+            the others are no multiples of the shortest.
         unit: unit of the activity; negative values need ``"z-score"``.
         name: a short name.
         surrogate: True for simulated data that stands in for a real city.
@@ -223,7 +224,12 @@ def _slots(long: pandas.DataFrame, seconds: np.ndarray, step_minutes: int | None
     distinct = np.unique(seconds)
     if len(distinct) < 2:
         raise DataError(f"the data frame has the one slot {long['ds'].iloc[0]}; at least two are needed")
-    step = int(np.diff(distinct).min()) if step_minutes is None else step_minutes * 60
+    if step_minutes is None:
+        gaps, count = np.unique(np.diff(distinct), return_counts=True)
+        # One odd time makes a short gap that nothing else fits; the usual gap then shows which time is odd.
+        step = int(gaps[0] if not (gaps % gaps[0]).any() else gaps[count.argmax()])
+    else:
+        step = step_minutes * 60
     slots, rest = np.divmod(seconds - distinct[0], step)
     if rest.any():
         row = int((rest != 0).argmax())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import Grid, load_grid
 from simmst.data.library import GRIDS_FILE
 from simmst.errors import DataError
+from simmst.files import write_atomically
 
 _VERSION = 1
 _TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
@@ -50,14 +50,7 @@ def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None =
         arrays["lonlat"] = dataset.lonlat
     if dataset.cell_name is not None:
         arrays["cell_name"] = dataset.cell_name.astype(np.str_)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def npz_path(path: str | Path) -> Path:

@@ -53,7 +53,8 @@ class Scaler:
         Args:
             dataset: the traffic.
             steps: training slots.
-            kind: ``"log"`` or ``"linear"``; None takes "linear" when any of these values is negative (z-scored data).
+            kind: ``"log"`` or ``"linear"``; None takes "linear" for z-scores and where any of these values is
+                negative.
 
         Raises:
             DataError: no slots, slots outside the series, or a service with no value at all among them.
@@ -63,7 +64,8 @@ class Scaler:
         activity = dataset.activity[steps.start : steps.stop : steps.step]
         blocks = [activity[i : i + _CHUNK][:, :, dataset.mask] for i in range(0, len(activity), _CHUNK)]  # (t, K, C)
         if kind is None:
-            kind = "linear" if any(bool((block < 0).any()) for block in blocks) else "log"
+            negative = dataset.unit == "z-score" or any(bool((block < 0).any()) for block in blocks)
+            kind = "linear" if negative else "log"
         total, count = np.zeros(dataset.num_services), np.zeros(dataset.num_services)
         for block in blocks:
             total += np.nansum(_forward(block, kind), axis=(0, 2))

@@ -172,8 +172,12 @@ def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
 def _parse(path: Path, rows: int | None) -> polars.DataFrame:
     pl = import_extra("polars", extra="forecast")
     kinds = {name: pl.Int64 if name in ("cell", "time", "country") else pl.Float64 for name in ROW}
+    with path.open("rb") as file:
+        short = file.readline().count(b"\t") < len(ROW) - 1
+    # polars takes the number of columns from the first line; where its trailing tabs are missing, a header stands in.
+    source = "\t".join(ROW).encode() + b"\n" + path.read_bytes() if short else path
     frame: polars.DataFrame = pl.read_csv(
-        path, separator="\t", has_header=False, schema=kinds, quote_char=None, n_rows=rows
+        source, separator="\t", has_header=short, schema=kinds, quote_char=None, n_rows=rows
     )
     return frame
 

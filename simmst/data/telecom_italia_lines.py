@@ -59,6 +59,7 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
     Raises:
         DataError: naming file, line, value and remedy of the first bad line.
     """
+    valid = {int(index) + 1 for index in np.flatnonzero(grid.mask)}
     present: dict[int, tuple[int, set[int]]] = {}
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -72,10 +73,10 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
                     f"{where}: {len(fields)} fields where 4 to 8 are wanted: {text!r}; a line holds {', '.join(ROW)}, "
                     "separated by tabs; repair the line or fetch the file anew"
                 )
-            cell, time, country = (_whole(where, name, field) for name, field in zip(ROW, fields, strict=False))
+            cell, time, country = (_whole(where, name, field) for name, field in zip(ROW[:3], fields[:3], strict=True))
             for name, field in zip(ROW[3:], fields[3:], strict=False):
                 _activity(where, name, field)
-            if not grid.contains(np.array([cell]))[0]:
+            if cell not in valid:
                 raise DataError(
                     f"{where}: cell {cell} is not on the {grid.name} grid, {grid.describe()}; give the grid of this "
                     "file or repair the line"

@@ -1,1 +1,34 @@
-"""evaluation."""
+"""Evaluation: metrics in raw units, named protocols, reports and pictures."""
+
+from __future__ import annotations
+
+from simmst.evaluation.evaluate import ModelPredictor, Predictor, evaluate
+from simmst.evaluation.intervals import ErrorQuantiles
+from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
+from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
+from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
+from simmst.evaluation.report import Forecasts, Report, Row
+
+__all__ = [
+    "PROTOCOLS",
+    "ErrorQuantiles",
+    "EvaluationProtocol",
+    "Forecasts",
+    "ModelPredictor",
+    "Predictor",
+    "Report",
+    "Row",
+    "Scores",
+    "Setting",
+    "evaluate",
+    "fitting_windows",
+    "plot_error_map",
+    "plot_forecast",
+    "plot_losses",
+    "plot_task_weights",
+    "prepare",
+    "protocol",
+    "score",
+    "seasonal_naive_error",
+    "skill",
+]

@@ -69,7 +69,7 @@ class SimMSTNetConfig:
     neighbourhood: int = 5
     num_marks: int = 8
     width: int = 32
-    num_heads: int = 4
+    num_heads: int = 2
     encoder_layers: int = 2
     decoder_layers: int = 1
     feedforward: int = 64

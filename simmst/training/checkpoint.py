@@ -13,7 +13,7 @@ from torch import nn
 
 from simmst.errors import CheckpointError
 from simmst.extras import import_extra
-from simmst.training.files import write_atomically
+from simmst.files import write_atomically
 
 FORMAT = "simmst-checkpoint"
 VERSION = 1
@@ -208,6 +208,8 @@ def restore_optimizer(
                 f"checkpoint {path} holds optimiser state {key!r} of shape {tuple(tensor.shape)}, but {found}; "
                 "build the model with the config stored in the checkpoint, or train again"
             )
-        states.setdefault(parameter, {})[entry] = tensor.clone() if entry == "step" else tensor.to(parameter.device)
+        states.setdefault(parameter, {})[entry] = (
+            tensor.clone() if entry == "step" else tensor.to(parameter.device, copy=True)
+        )
     for parameter, state in states.items():
         optimizer.state[parameter] = state

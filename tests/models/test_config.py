@@ -23,7 +23,7 @@ from simmst.models import SimMSTNetConfig
         ("neighbourhood", 4),
         ("neighbourhood", 0),
         ("num_marks", -1),
-        ("width", 30),
+        ("width", 31),
         ("num_heads", True),
         ("encoder_layers", 0),
         ("decoder_layers", 0),

@@ -34,9 +34,14 @@ def finish(folder, solver, model):
     assert process.returncode == 0, errors.decode()
 
 
-def wait_for_config(process, run):
+def stamp(run):
+    """Every process writes the environment anew when it takes the run up."""
+    return run.environment_path.stat().st_mtime_ns if run.environment_path.exists() else 0
+
+
+def wait_for_start(process, run, before):
     """Killing an interpreter that still imports torch would test nothing."""
-    while process.poll() is None and not run.config_path.exists():
+    while process.poll() is None and stamp(run) == before:
         time.sleep(0.002)
 
 
@@ -57,26 +62,23 @@ def test_killed_at_random_moments(tmp_path, model):
     solver, stages = "pretrain-finetune", ("pretrain", "finetune")
     whole = RunFolder(tmp_path / "whole")
     finish(whole.path, solver, model)
-    seconds = whole.metrics_path.stat().st_mtime - whole.config_path.stat().st_mtime
+    seconds = whole.metrics_path.stat().st_mtime - whole.environment_path.stat().st_mtime
     random = np.random.default_rng(0)
     broken = RunFolder(tmp_path / "broken")
-    broken.path.mkdir()
     kills = 0
-    for _ in range(8):
+    for _ in range(6):
+        before = stamp(broken)
         process = start(broken.path, solver, model)
-        wait_for_config(process, broken)
-        started = time.monotonic()
-        delay = random.uniform(0.05, 0.6) * max(seconds, 0.05)
-        # later attempts start with a config there: give them the time to import
-        while process.poll() is None and time.monotonic() - started < delay + (2.0 if kills else 0.0):
-            time.sleep(0.001)
-        if process.poll() is None:
+        wait_for_start(process, broken, before)
+        try:
+            process.wait(timeout=random.uniform(0.0, 0.5) * seconds)
+        except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.communicate()
         if broken.finished:
             break
-    assert kills >= 1
+    assert kills >= 2
     finish(broken.path, solver, model)
     compare(whole, broken, stages)
 
@@ -86,7 +88,7 @@ def test_killed_between_any_two_writes(tmp_path, real, simulated, monkeypatch, s
     """The process dies at the n-th write of a file, for every n; the next process goes on."""
     from training_city import CONFIG, tiny_net
 
-    import simmst.training.files as files
+    import simmst.files as files
     import simmst.training.run_folder as run_folder
     from simmst.training import solve
 

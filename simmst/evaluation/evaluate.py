@@ -1,0 +1,278 @@
+"""Score predictors on the same target points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from simmst.baselines import BASELINES
+from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation.metrics import score, seasonal_naive_error
+from simmst.evaluation.report import Forecasts, Report, Row
+
+PERSISTENCE = "persistence"
+
+
+class Predictor(Protocol):
+    """What `evaluate` scores: the baselines fulfil it, `ModelPredictor` wraps a network into it."""
+
+    def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Forecast from each origin (the index of the first target step), reading no step at or after it.
+
+        Args:
+            dataset: the series.
+            origins: int64 (n,).
+
+        Returns:
+            float32 (n, C, T_out, K) raw units, cells in the order of `dataset.cells`.
+        """
+
+
+class ModelPredictor:
+    """A network as a predictor: batched, in eval mode, without gradients, mapped back to raw units.
+
+    Args:
+        model: called as ``model(values, marks, mask=mask)``.
+        scaler: the one it was trained with.
+        spec: the windows it was trained with.
+        batch_size: windows at a time.
+        precision: "float32" or "bfloat16" (autocast).
+
+    Example:
+        >>> hours = np.arange(60) * 3600
+        >>> city = TrafficDataset.from_arrays(np.ones((60, 2, 2)), hours, services=["internet"])
+        >>> class Last(nn.Module):
+        ...     def forward(self, values, marks, *, mask=None):
+        ...         centre = values.shape[-1] // 2
+        ...         return values[:, -1:, :, centre, centre].expand(-1, 3, -1)
+        >>> spec = WindowSpec.recent(3, 6, steps_per_day=24)
+        >>> predictor = ModelPredictor(Last(), Scaler.fit(city, range(40)), spec)
+        >>> forecast = predictor.predict(city, np.array([48, 50]))
+        >>> forecast.shape, float(forecast.max())
+        ((2, 4, 3, 1), 1.0)
+    """
+
+    def __init__(
+        self, model: nn.Module, scaler: Scaler, spec: WindowSpec, *, batch_size: int = 512, precision: str = "float32"
+    ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision is {precision!r}; it must be one of: float32, bfloat16")
+        self.model = model
+        self.scaler = scaler
+        self.spec = spec
+        self.batch_size = batch_size
+        self.precision = precision
+
+    @torch.no_grad()
+    def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Forecast all cells from each origin.
+
+        The origin after the last step (a real forecast) is allowed. Forecasts on the logarithmic scale are
+        not negative.
+
+        Returns:
+            float32 (n, C, T_out, K) raw units.
+
+        Raises:
+            DataError: the dataset's services are not the model's, or an origin has no complete input window.
+        """
+        origins = np.asarray(origins, dtype=np.int64)
+        self._check_services(dataset)
+        shape = (len(origins), dataset.num_cells, self.spec.horizon, dataset.num_services)
+        if len(origins) == 0:
+            return np.empty(shape, dtype=np.float32)
+        steps = range(int(origins.min()), int(origins.max()) + self.spec.horizon)
+        windows = Windows(dataset, self.spec, self.scaler, steps=steps)
+        place = np.searchsorted(windows.origins, origins)
+        found = place < len(windows.origins)
+        found[found] = windows.origins[place[found]] == origins[found]
+        if not found.all():
+            raise DataError(
+                f"origin {int(origins[~found][0])} has no complete window: the input reaches back {self.spec.reach} "
+                f"steps and {dataset.name} has {dataset.num_steps}; choose origins between {self.spec.reach} and "
+                f"{dataset.num_steps}"
+            )
+        indices = (place[:, None] * dataset.num_cells + np.arange(dataset.num_cells)).reshape(-1)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            scaled = np.concatenate(
+                [self._forward(windows, part) for part in _parts(indices, self.batch_size)]
+            )  # (n * C, T_out, K)
+        finally:
+            self.model.train(was_training)
+        raw = self.scaler.inverse(scaled, axis=-1)
+        if self.scaler.kind == "log":
+            raw = np.maximum(raw, np.float32(0))
+        return raw.reshape(shape)
+
+    def _forward(self, windows: Windows, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        parameter = next(self.model.parameters(), None)
+        device = parameter.device if parameter is not None else torch.device("cpu")
+        batch = windows.batch(indices).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            forecast = self.model(batch.values, batch.marks, mask=batch.mask)
+        array: npt.NDArray[np.float32] = forecast.float().cpu().numpy()
+        return array
+
+    def _check_services(self, dataset: TrafficDataset) -> None:
+        services = getattr(getattr(self.model, "config", None), "services", None)
+        if services is not None and tuple(services) != dataset.services:
+            raise DataError(
+                f"the model forecasts {', '.join(services)}, {dataset.name} has {', '.join(dataset.services)}; "
+                "select the model's services with select_services, or train a model for these"
+            )
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor],
+    dataset: TrafficDataset,
+    spec: WindowSpec,
+    split: Split,
+    *,
+    part: str = "test",
+    stride: int = 1,
+    notes: Sequence[str] = (),
+    keep_forecasts: bool = False,
+) -> Report:
+    """Score predictors on one part of a series, all on the same target points.
+
+    A point counts where the truth is known and every predictor has a value: a baseline without one (its own past is
+    missing there) takes the point from all, and a note says how many points that were. Persistence is added when it is
+    not among the predictors, since skill is measured against it.
+
+    Args:
+        predictors: by the name that the table shows, in its order.
+        dataset: raw units.
+        spec: gives the horizon and how far inputs reach back.
+        split: training steps give MASE its scale; forecasts are compared on `part`.
+        part: "test", "validation" or "train".
+        stride: steps from one origin to the next.
+        notes: what the table should say beneath; the split's own note comes with it.
+        keep_forecasts: keep the forecasts in the report, for plots.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: an unknown part or a stride below 1.
+        DataError: no origin fits into the part, or a predictor's forecast has another shape, has infinite values, or
+            has no value at all for a service.
+
+    Example:
+        >>> t = np.arange(24 * 9)
+        >>> city = TrafficDataset.from_arrays(
+        ...     (t % 24).astype(float)[:, None, None], t * 3600, services=["internet"], timezone="UTC")
+        >>> from simmst.data import chronological_split
+        >>> from simmst.baselines import BASELINES
+        >>> spec, split = WindowSpec.recent(2, 24, steps_per_day=24), chronological_split(len(t), 24)
+        >>> daily = BASELINES["seasonal-naive-day"]().fit(city, spec, split.train)
+        >>> report = evaluate({"same hour yesterday": daily}, city, spec, split)
+        >>> [(row.name, round(float(row.skill[0]), 2)) for row in report.rows]
+        [('same hour yesterday', 1.0), ('persistence', 0.0)]
+    """
+    if part not in ("train", "validation", "test"):
+        raise ConfigError(f"part is {part!r}; it must be one of: train, validation, test")
+    if stride < 1:
+        raise ConfigError(f"stride is {stride}; it must be at least 1 step")
+    steps: range = getattr(split, part)
+    origins = np.arange(max(steps.start, spec.reach), steps.stop - spec.horizon + 1, stride, dtype=np.int64)
+    if len(origins) == 0:
+        raise DataError(
+            f"the {part} part of {dataset.name} (steps {steps.start} to {steps.stop - 1}) holds no window of "
+            f"{spec.reach} steps back and {spec.horizon} ahead; give a longer series, or shorter windows"
+        )
+    named = dict(predictors)
+    if PERSISTENCE not in named:
+        named[PERSISTENCE] = BASELINES[PERSISTENCE]().fit(dataset, spec, split.train)
+    truth = _targets(dataset, origins, spec.horizon)
+    forecasts = {name: _forecast(name, one, dataset, origins, truth.shape) for name, one in named.items()}
+    compared, missing = _common_points(truth, forecasts, dataset.services)
+    series = np.moveaxis(dataset.activity[split.train.start : split.train.stop][..., dataset.mask], 1, 2)
+    naive_error = seasonal_naive_error(series, dataset.steps_per_day)
+    scores = {name: score(forecast, compared, naive_error=naive_error) for name, forecast in forecasts.items()}
+    reference = scores[PERSISTENCE]
+    known = ~np.isnan(compared)
+    all_notes = [note for note in (split.note, *notes, *missing) if note]
+    return Report(
+        dataset=dataset.name,
+        unit=dataset.unit,
+        surrogate=dataset.surrogate,
+        services=dataset.services,
+        step_minutes=dataset.step_minutes,
+        horizon=spec.horizon,
+        part=part,
+        num_origins=len(origins),
+        num_points=int(known.sum()),
+        scale=_scale(compared),
+        rows=tuple(Row.compare(name, one, reference) for name, one in scores.items()),
+        notes=tuple(dict.fromkeys(all_notes)),
+        forecasts=Forecasts(origins, truth, forecasts) if keep_forecasts else None,
+    )
+
+
+def _parts(indices: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _targets(dataset: TrafficDataset, origins: npt.NDArray[np.int64], horizon: int) -> npt.NDArray[np.float32]:
+    """Return the truth, (n, C, T_out, K)."""
+    cells = dataset.activity[..., dataset.mask]  # (T, K, C)
+    targets = cells[origins[:, None] + np.arange(horizon)]  # (n, T_out, K, C)
+    return np.ascontiguousarray(targets.transpose(0, 3, 1, 2))
+
+
+def _forecast(
+    name: str,
+    predictor: Predictor,
+    dataset: TrafficDataset,
+    origins: npt.NDArray[np.int64],
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.float32]:
+    forecast = np.asarray(predictor.predict(dataset, origins))
+    if forecast.shape != shape:
+        raise DataError(
+            f"predictor {name!r} returned {forecast.shape}, wanted (origins, cells, steps, services) = {shape}; "
+            "fit it with the same windows and services"
+        )
+    infinite = int(np.isinf(forecast).sum())
+    if infinite:
+        raise DataError(f"predictor {name!r} returned {infinite} infinite values; look into the model, it has diverged")
+    return forecast
+
+
+def _common_points(
+    truth: npt.NDArray[np.float32], forecasts: Mapping[str, npt.NDArray[np.float32]], services: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Blank the truth where a predictor has no value; return it and a note for each predictor that has gaps."""
+    known = ~np.isnan(truth)
+    common = known.copy()
+    notes = []
+    for name, forecast in forecasts.items():
+        gaps = known & np.isnan(forecast)
+        for k, service in enumerate(services):
+            if known[..., k].any() and gaps[..., k].sum() == known[..., k].sum():
+                raise DataError(
+                    f"predictor {name!r} has no value at all for service {service!r}; look into it, or leave it out"
+                )
+        if gaps.any():
+            share = 100.0 * gaps.sum() / known.sum()
+            notes.append(f"{share:.1f} % of the target points left out for all: {name} has no value there")
+        common &= ~gaps
+    if not common.any():
+        raise DataError("there is no target point where the truth is known and every predictor has a value")
+    return np.where(common, truth, np.float32(np.nan)), notes
+
+
+def _scale(truth: npt.NDArray[np.float32]) -> tuple[float, ...]:
+    """Return the mean activity of each service over the points compared; NaN where none is known."""
+    known = ~np.isnan(truth)
+    count = known.sum(axis=(0, 1, 2))
+    total = np.where(known, truth, 0.0).sum(axis=(0, 1, 2), dtype=np.float64)
+    return tuple(float(v) for v in np.where(count > 0, total / np.maximum(count, 1), np.nan))

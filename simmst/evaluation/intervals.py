@@ -1,0 +1,80 @@
+"""Prediction intervals from the errors on held-out windows (split conformal)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.data import Scaler, Windows
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation.evaluate import Predictor
+
+_LEVELS = np.arange(1, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorQuantiles:
+    r"""Quantiles of the absolute errors on held-out windows, by slot ahead and service, on the scaler's scale.
+
+    A central interval of level q is :math:`\hat z \pm e_q`, :math:`e_q` the :math:`\lceil (n + 1) q \rceil`-th smallest
+    of n errors (Vovk et al. 2005; split conformal), mapped back to raw units. Its coverage is exact where the held-out
+    windows are exchangeable with the future and had no part in fitting; windows that also stopped the training, or lie
+    in another season, make it approximate.
+
+    Args:
+        values: float32 (99, T_out, K), the quantiles at 1, 2, ..., 99 percent; NaN where nothing was observed.
+        scaler: the scale they are on.
+
+    Example:
+        >>> scaler = Scaler("linear", np.zeros(1), np.ones(1))
+        >>> errors = ErrorQuantiles(np.full((99, 1, 1), 2.0, np.float32), scaler)
+        >>> [bound.item() for bound in errors.interval(np.array([[[5.0]]], np.float32), 80)]
+        [3.0, 7.0]
+    """
+
+    values: npt.NDArray[np.float32]
+    scaler: Scaler
+
+    @classmethod
+    def measure(cls, predictor: Predictor, windows: Windows) -> ErrorQuantiles:
+        """Forecast the windows and take the quantiles of the errors.
+
+        Raises:
+            DataError: there is no window.
+        """
+        if len(windows) == 0:
+            raise DataError("there is no window to measure errors on; hold out a longer part of the series")
+        forecast = predictor.predict(windows.dataset, windows.origins)
+        target = windows.raw_target(np.arange(len(windows))).reshape(forecast.shape)
+        scaler = windows.scaler
+        errors = np.abs(scaler.transform(forecast, -1) - scaler.transform(target, -1))
+        errors = np.sort(errors.reshape(-1, *forecast.shape[2:]), axis=0)  # NaN sorts to the end
+        values = np.full((len(_LEVELS), *errors.shape[1:]), np.nan, dtype=np.float32)
+        for place in np.ndindex(*errors.shape[1:]):
+            column = errors[(slice(None), *place)]
+            count = int((~np.isnan(column)).sum())
+            if count:
+                rank = np.ceil((count + 1) * _LEVELS / 100).astype(int) - 1
+                values[(slice(None), *place)] = column[np.minimum(rank, count - 1)]
+        return cls(values, scaler)
+
+    def interval(
+        self, forecast: npt.NDArray[np.float32], level: float
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the lower and upper bounds around forecasts.
+
+        Args:
+            forecast: (..., T_out, K) raw units.
+            level: an integer between 1 and 99, in percent.
+
+        Raises:
+            ConfigError: the level is none of those.
+        """
+        if level not in _LEVELS:
+            raise ConfigError(f"level is {level!r}; it must be an integer between 1 and 99, in percent")
+        width = self.values[int(level) - 1]
+        centre = self.scaler.transform(forecast, -1)
+        low, high = (self.scaler.inverse(centre + sign * width, -1) for sign in (-1, 1))
+        return (np.maximum(low, 0) if self.scaler.kind == "log" else low), high

@@ -1,0 +1,295 @@
+"""The outcome of an evaluation: a table, JSON, a data frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.errors import DataError
+from simmst.evaluation.metrics import Scores, skill
+from simmst.extras import import_extra
+from simmst.files import write_json
+
+if TYPE_CHECKING:
+    import pandas
+    import rich.console
+    import rich.table
+
+SURROGATE = "SURROGATE"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One predictor's errors.
+
+    Args:
+        name: as the table shows it.
+        mae: (K,) raw units.
+        rmse: (K,) raw units.
+        mase: (K,).
+        skill: (K,) of the MAE over persistence.
+        mae_by_step: (T_out, K).
+        rmse_by_step: (T_out, K).
+        skill_by_step: (T_out, K).
+        overall_mae: all services' points together.
+        overall_rmse: all services' points together.
+        overall_skill: of `overall_mae` over persistence.
+    """
+
+    name: str
+    mae: npt.NDArray[np.floating]
+    rmse: npt.NDArray[np.floating]
+    mase: npt.NDArray[np.floating]
+    skill: npt.NDArray[np.floating]
+    mae_by_step: npt.NDArray[np.floating]
+    rmse_by_step: npt.NDArray[np.floating]
+    skill_by_step: npt.NDArray[np.floating]
+    overall_mae: float
+    overall_rmse: float
+    overall_skill: float
+
+    @classmethod
+    def compare(cls, name: str, scores: Scores, reference: Scores) -> Row:
+        """Put a predictor's scores beside those of persistence."""
+        return cls(
+            name=name,
+            mae=scores.mae,
+            rmse=scores.rmse,
+            mase=scores.mase,
+            skill=skill(scores.mae, reference.mae),
+            mae_by_step=scores.mae_by_step,
+            rmse_by_step=scores.rmse_by_step,
+            skill_by_step=skill(scores.mae_by_step, reference.mae_by_step),
+            overall_mae=scores.overall_mae,
+            overall_rmse=scores.overall_rmse,
+            overall_skill=float(skill(scores.overall_mae, reference.overall_mae)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Forecasts:
+    """The forecasts behind a report.
+
+    Args:
+        origins: int64 (n,), indices of the first target steps.
+        truth: float32 (n, C, T_out, K) raw units, NaN = missing.
+        by_name: float32 (n, C, T_out, K) of each predictor.
+    """
+
+    origins: npt.NDArray[np.int64]
+    truth: npt.NDArray[np.float32]
+    by_name: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The errors of several predictors on the same target points.
+
+    Args:
+        dataset: its name.
+        unit: of MAE, RMSE and scale.
+        surrogate: whether the dataset is simulated and stands in for a real one.
+        services: K names.
+        step_minutes: length of a step.
+        horizon: steps forecast; errors are over all of them.
+        part: the part of the split compared on.
+        num_origins: forecasts made for each cell.
+        num_points: target values compared.
+        scale: (K,) mean activity over the points compared.
+        rows: one a predictor.
+        notes: what a reader must know.
+        forecasts: kept when asked for; not written to JSON.
+    """
+
+    dataset: str
+    unit: str
+    surrogate: bool
+    services: tuple[str, ...]
+    step_minutes: int
+    horizon: int
+    part: str
+    num_origins: int
+    num_points: int
+    scale: tuple[float, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    forecasts: Forecasts | None = None
+
+    @property
+    def title(self) -> str:
+        """One line that says what was compared on what."""
+        label = f"{SURROGATE} " if self.surrogate else ""
+        steps = "1 step" if self.horizon == 1 else f"{self.horizon} steps"
+        return (
+            f"{label}{self.dataset}: {steps} of {self.step_minutes} min ahead, {self.part} part, errors in {self.unit}"
+        )
+
+    def row(self, name: str) -> Row:
+        """Return one predictor's row.
+
+        Raises:
+            DataError: there is none of this name.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise DataError(f"the report has no row {name!r}; it has: {', '.join(row.name for row in self.rows)}")
+
+    def to_table(self, services: Sequence[str] | None = None) -> rich.table.Table:
+        """Return a `rich` table: rows are predictors, columns MAE, RMSE and skill of each service.
+
+        The best value of a column is bold. Above stands what was compared, beneath the number of points and the notes.
+
+        Args:
+            services: the services shown; None shows all.
+
+        Raises:
+            DataError: a service is unknown.
+            MissingExtraError: `rich` is not installed.
+        """
+        table = self._columns(self.services if services is None else services)
+        text = import_extra("rich.text", extra="forecast").Text
+        table.title, table.caption = text(self.title), text(self._caption())
+        table.title_justify = table.caption_justify = "left"
+        return table
+
+    def print(self, console: rich.console.Console | None = None) -> None:
+        """Print the table, on standard output unless a console is given; one table a service where all are too wide."""
+        if console is None:
+            console = import_extra("rich.console", extra="forecast").Console()
+        measure = import_extra("rich.measure", extra="forecast").Measurement.get
+        # measured without the console's own limit, so that no number is ever cut off
+        options = console.options.update(width=10_000)
+        tables = [self._columns(self.services)]
+        if measure(console, options, tables[0]).maximum > console.width:
+            tables = [self._columns([service]) for service in self.services]
+        console.print(self.title, markup=False, highlight=False)
+        for table in tables:
+            needed = measure(console, options, table).maximum
+            console.print(table, width=max(needed, console.width), crop=False)
+        console.print(self._caption(), markup=False, highlight=False)
+
+    def _columns(self, services: Sequence[str]) -> rich.table.Table:
+        text = import_extra("rich.text", extra="forecast").Text
+        table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
+            box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("\nmodel", no_wrap=True)
+        columns: list[tuple[npt.NDArray[np.floating], bool]] = []
+        for service in services:
+            if service not in self.services:
+                raise DataError(f"the report has no service {service!r}; it has: {', '.join(self.services)}")
+            k = self.services.index(service)
+            # the scale of the errors stands over them
+            heads = (f"{service}\nMAE", f"mean {_number(self.scale[k])}\nRMSE", "\nskill")
+            for head, key in zip(heads, ("mae", "rmse", "skill"), strict=True):
+                table.add_column(text(head), justify="right", no_wrap=True)
+                columns.append((np.array([getattr(row, key)[k] for row in self.rows]), key == "skill"))
+        best = [_best(values, larger=is_skill) for values, is_skill in columns]
+        for number, row in enumerate(self.rows):
+            cells = []
+            for (values, is_skill), winner in zip(columns, best, strict=True):
+                shown = _number(values[number], sign=is_skill)
+                cells.append(text(shown, style="bold" if number == winner else ""))
+            table.add_row(text(row.name), *cells)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the forecasts, JSON-able; NaN becomes None."""
+        return {
+            "dataset": self.dataset,
+            "surrogate": self.surrogate,
+            "unit": self.unit,
+            "services": list(self.services),
+            "step_minutes": self.step_minutes,
+            "horizon": self.horizon,
+            "part": self.part,
+            "num_origins": self.num_origins,
+            "num_points": self.num_points,
+            "mean_activity": _plain(dict(zip(self.services, self.scale, strict=True))),
+            "notes": list(self.notes),
+            "models": [_row_to_dict(row, self.services) for row in self.rows],
+        }
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write `to_dict` as JSON, atomically.
+
+        Example:
+            >>> import json, tempfile
+            >>> report = Report("a", "bits", False, ("net",), 60, 1, "test", 1, 1, (2.0,), ())
+            >>> json.loads(report.to_json(Path(tempfile.mkdtemp()) / "report.json").read_text())["unit"]
+            'bits'
+        """
+        return write_json(path, self.to_dict())
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a long pandas frame: model, service, step (1 .. T_out, 0 = all steps), mae, rmse, mase, skill.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pd = import_extra("pandas", extra="forecast")
+        records = []
+        for row in self.rows:
+            for k, service in enumerate(self.services):
+                whole = {"mae": row.mae[k], "rmse": row.rmse[k], "mase": row.mase[k], "skill": row.skill[k]}
+                records.append({"model": row.name, "service": service, "step": 0, **whole})
+                for t in range(self.horizon):
+                    one = {"mae": row.mae_by_step[t, k], "rmse": row.rmse_by_step[t, k], "mase": math.nan}
+                    one["skill"] = row.skill_by_step[t, k]
+                    records.append({"model": row.name, "service": service, "step": t + 1, **one})
+        columns = ["model", "service", "step", "mae", "rmse", "mase", "skill"]
+        frame: pandas.DataFrame = pd.DataFrame.from_records(records, columns=columns)
+        return frame
+
+    def _caption(self) -> str:
+        lines = [
+            f"{self.num_points:,} target points from {self.num_origins:,} origins; skill is 1 - MAE / persistence's"
+        ]
+        if self.surrogate:
+            lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data")
+        return "\n".join([*lines, *self.notes])
+
+
+def _row_to_dict(row: Row, services: tuple[str, ...]) -> dict[str, Any]:
+    def by_service(values: npt.NDArray[np.floating]) -> dict[str, Any]:
+        return {service: values[..., k].tolist() for k, service in enumerate(services)}
+
+    keys = ("mae", "rmse", "mase", "skill", "mae_by_step", "rmse_by_step", "skill_by_step")
+    values = {key: by_service(getattr(row, key)) for key in keys}
+    overall = {"mae": row.overall_mae, "rmse": row.overall_rmse, "skill": row.overall_skill}
+    plain: dict[str, Any] = _plain({"name": row.name, **values, "overall": overall})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Replace NaN, which JSON does not know, by None."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float, *, sign: bool = False) -> str:
+    """Format with three or four significant digits; skill with a sign and three decimals."""
+    if not math.isfinite(value):
+        return "-"
+    if sign:
+        return f"{value:+.3f}"
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 1
+    return f"{value:,.{digits}f}"
+
+
+def _best(values: npt.NDArray[np.floating], *, larger: bool) -> int:
+    known = np.isfinite(values)
+    if not known.any():
+        return -1
+    order = np.where(known, -values if larger else values, np.inf)
+    return int(order.argmin())

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simmst.baselines import BASELINES, RidgeOnLags
+from simmst.data import TrafficDataset, WindowSpec, chronological_split, data_directory, load
+from simmst.errors import DataError
+
+pytest.importorskip("sklearn")
+pytest.importorskip("holidays")
+
+NAMES = list(BASELINES)
+SPEC = WindowSpec.recent(6, 12, daily=2, steps_per_day=24, neighbourhood=1)
+
+
+def city(days=28, seed=0, **kwargs):
+    generator = np.random.default_rng(seed)
+    steps = days * 24
+    daily = 60 + 50 * np.sin(np.arange(steps) * 2 * np.pi / 24)[:, None, None, None]
+    values = daily * generator.uniform(0.5, 2, (1, 2, 3, 4)) * generator.gamma(50, 0.02, (steps, 2, 3, 4))
+    mask = np.ones((3, 4), dtype=bool)
+    mask[1, 2] = False
+    options = {"mask": mask, "timezone": "Europe/Rome", "services": ["call", "sms"]} | kwargs
+    return TrafficDataset.from_arrays(values, 1_383_260_400 + np.arange(steps) * 3600, **options)
+
+
+def fitted(name, data, spec=SPEC, train=None):
+    return BASELINES[name]().fit(data, spec, train or range(data.num_steps * 2 // 3))
+
+
+def test_registry():
+    assert NAMES == ["persistence", "seasonal-naive-day", "seasonal-naive-week", "hour-of-week-mean", "ridge"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shape_type_and_order_of_cells(name):
+    data = city()
+    forecast = fitted(name, data).predict(data, np.array([500, 600, data.num_steps]))
+    assert forecast.shape == (3, 11, 6, 2)
+    assert forecast.dtype == np.float32
+    assert np.isfinite(forecast).all()
+    # Cells differ in level by up to four times, so a wrong order shows.
+    assert np.corrcoef(forecast.mean(axis=(0, 2))[:, 0], data.series()[:, 0].mean(axis=0))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_at_or_after_the_origin_is_read(name):
+    data = city()
+    model = fitted(name, data, train=range(400))
+    changed = data.activity.copy()
+    changed[500:] = 1e5
+    expected = model.predict(data, np.array([450, 500]))
+    np.testing.assert_array_equal(model.predict(data.with_(activity=changed), np.array([450, 500])), expected)
+    # ... and nothing outside training while fitting.
+    changed = data.activity.copy()
+    changed[400:] = 1e5
+    late = fitted(name, data.with_(activity=changed), train=range(400))
+    np.testing.assert_array_equal(late.predict(data, np.array([450, 500])), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_values(name):
+    data = city()
+    activity = data.activity.copy()
+    activity[np.random.default_rng(1).random(activity.shape) < 0.3] = np.nan
+    activity[:, 1, 0, 0] = np.nan  # nothing is known of this one
+    activity[470:500, 0, 2, 3] = np.nan  # the whole window of one origin
+    holes = data.with_(activity=activity)
+    forecast = fitted(name, holes).predict(holes, np.array([500, 600]))
+    assert np.isnan(forecast[:, 0, :, 1]).all()
+    assert np.isnan(forecast).sum() == 2 * 6
+
+
+def test_persistence_repeats_the_last_known_value():
+    data = city()
+    activity = data.activity.copy()
+    activity[498:500, 0, 0, 1] = np.nan
+    forecast = fitted("persistence", data).predict(data.with_(activity=activity), np.array([500]))
+    np.testing.assert_array_equal(forecast[0, 1, :, 0], np.full(6, activity[497, 0, 0, 1]))
+    np.testing.assert_array_equal(forecast[0, 1, :, 1], np.full(6, activity[499, 1, 0, 1]))
+
+
+def test_seasonal_naive_takes_the_newest_same_slot_before_the_origin():
+    data = TrafficDataset.from_arrays(np.arange(28 * 24.0), np.arange(28 * 24) * 3600)
+    spec = WindowSpec(30, (-1,))
+    day = fitted("seasonal-naive-day", data, spec).predict(data, np.array([500]))[0, 0, :, 0]
+    assert day.tolist() == [476 + h for h in range(24)] + [476 + h for h in range(6)]
+    week = fitted("seasonal-naive-week", data, spec).predict(data, np.array([500]))[0, 0, :, 0]
+    assert week.tolist() == [332 + h for h in range(30)]
+    early = fitted("seasonal-naive-week", data, spec).predict(data, np.array([10]))[0, 0, :, 0]
+    assert early.tolist() == [9] * 30  # no week before: the last value
+
+
+def test_seasonal_naive_goes_another_period_back_over_a_gap():
+    values = np.arange(28 * 24.0)
+    values[476] = np.nan
+    data = TrafficDataset.from_arrays(values, np.arange(28 * 24) * 3600)
+    day = fitted("seasonal-naive-day", data, WindowSpec(2, (-1,))).predict(data, np.array([500]))[0, 0, :, 0]
+    assert day.tolist() == [452, 477]
+
+
+def test_hour_of_week_mean_is_local_and_of_training_alone():
+    data = city()
+    forecast = fitted("hour-of-week-mean", data, train=range(14 * 24)).predict(data, np.array([500]))
+    slots = [500 - 3 * 168, 500 - 2 * 168, 500 - 168]
+    slots = [s for s in slots if 0 <= s < 14 * 24]
+    np.testing.assert_allclose(forecast[0, :, 0], data.series()[slots].mean(axis=0).T, rtol=1e-5)
+
+
+def test_hour_of_week_mean_follows_the_clock_change():
+    # Activity by the local hour; clocks go back on 27 October 2013.
+    start = int(np.datetime64("2013-10-01T22:00:00", "s").astype(np.int64))  # 00:00 local in summer
+    steps = 40 * 24
+    hour = (np.arange(steps) - (np.arange(steps) >= 25 * 24 + 3)) % 24
+    data = TrafficDataset.from_arrays(hour.astype(float), start + np.arange(steps) * 3600)
+    model = fitted("hour-of-week-mean", data, train=range(21 * 24))
+    origin = 30 * 24
+    np.testing.assert_allclose(model.predict(data, np.array([origin]))[0, 0, :, 0], hour[origin : origin + 6])
+
+
+def test_hour_of_week_mean_falls_back_to_the_hour_of_day_then_to_all():
+    data = city()
+    model = fitted("hour-of-week-mean", data, train=range(3 * 24))
+    forecast = model.predict(data, np.array([5 * 24]))
+    np.testing.assert_allclose(forecast[0, :, 0], data.series()[[0, 24, 48]].mean(axis=0).T, rtol=1e-5)
+    model = fitted("hour-of-week-mean", data, train=range(6))
+    forecast = model.predict(data, np.array([5 * 24 + 12]))
+    np.testing.assert_allclose(forecast[0, :, 0], data.series()[:6].mean(axis=0).T, rtol=1e-5)
+
+
+def test_ridge_learns_what_a_line_can_say():
+    data = city()
+    truth = data.series()
+    origins = np.arange(460, data.num_steps - 6)
+    ridge = fitted("ridge", data, train=range(448)).predict(data, origins)
+    naive = fitted("seasonal-naive-day", data, train=range(448)).predict(data, origins)
+    target = np.stack([truth[origins + h] for h in range(6)], axis=1).transpose(0, 3, 1, 2)
+    assert np.abs(ridge - target).mean() < 0.85 * np.abs(naive - target).mean()
+
+
+def test_ridge_draws_its_rows_from_the_seed():
+    data = city()
+    runs = [
+        RidgeOnLags(max_rows=500, seed=seed).fit(data, SPEC, range(400)).predict(data, np.array([500]))
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+
+
+def test_ridge_takes_z_scores():
+    data = city()
+    z = TrafficDataset.from_arrays(
+        data.activity - 80, data.time, services=data.services, unit="z-score", mask=data.mask
+    )
+    forecast = fitted("ridge", z).predict(z, np.array([500]))
+    assert (forecast < 0).any()
+
+
+def test_ridge_needs_a_whole_window_to_train():
+    data = city()
+    with pytest.raises(DataError, match="ridge needs 48 slots before the first target, training ends at slot 40"):
+        fitted("ridge", data, train=range(40))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("origin", [0, -1, 673])
+def test_origins_outside_the_series(name, origin):
+    data = city()
+    with pytest.raises(DataError, match=f"origin {origin} is outside 1..672"):
+        fitted(name, data).predict(data, np.array([500, origin]))
+
+
+@pytest.mark.parametrize("name", ["hour-of-week-mean", "ridge"])
+def test_bad_training_and_other_cells(name):
+    data = city()
+    with pytest.raises(DataError, match=r"range\(0, 700\) of traffic, which has 672"):
+        fitted(name, data, train=range(700))
+    other = data.with_(mask=np.ones((3, 4), dtype=bool))
+    with pytest.raises(DataError, match="fitted to 2 services and 11 cells, traffic has 2 and 12"):
+        fitted(name, data).predict(other, np.array([500]))
+
+
+def errors(name, data, spec, horizons):
+    test = chronological_split(data.num_steps, data.steps_per_day).test
+    origins = np.arange(test.start, test.stop - spec.horizon + 1)
+    forecast = BASELINES[name]().fit(data, spec, range(test.start)).predict(data, origins)
+    truth = data.series()[:, 0]
+    return [float(np.abs(forecast[:, :, h - 1, 0] - truth[origins + h - 1]).mean()) for h in horizons]
+
+
+@pytest.fixture
+def block():
+    try:
+        folder = data_directory()
+    except DataError as error:
+        pytest.skip(f"real data is not here: {error}")
+    if not (folder / "milan_block5x5_internet_10min.npz").is_file():
+        pytest.skip(f"{folder} has no milan_block5x5_internet_10min.npz")
+    return load("milan_block5x5_internet_10min")
+
+
+def test_figures_on_the_milan_block_hourly(block):
+    """MAE in CDR units over the last 7 days, one, six and 24 hours ahead."""
+    data = block.resample(60)
+    spec = WindowSpec.recent(24, 24, daily=3, weekly=1, steps_per_day=24)
+    assert errors("persistence", data, spec, (1, 6, 24)) == pytest.approx([161.2, 507.5, 231.6], abs=0.1)
+    assert errors("seasonal-naive-week", data, spec, (1, 6, 24)) == pytest.approx([222.9, 221.5, 213.9], abs=0.1)
+    assert errors("ridge", data, spec, (1, 6, 24)) == pytest.approx([119, 177, 199], abs=2)
+
+
+def test_figures_on_the_milan_block_at_ten_minutes(block):
+    spec = WindowSpec.recent(6, 12, daily=3, weekly=1, steps_per_day=144)
+    assert errors("persistence", block, spec, (1, 3, 6)) == pytest.approx([25.9, 31.4, 37.3], abs=0.1)
+    assert errors("ridge", block, spec, (1, 3, 6)) == pytest.approx([22.4, 25.8, 28.7], abs=0.5)

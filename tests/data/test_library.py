@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simmst.data import (
+    available,
+    data_directory,
+    library,
+    load,
+    load_grid,
+    read_published_predictions,
+    read_undated_frames,
+)
+from simmst.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder():
+    try:
+        return data_directory()
+    except DataError as error:
+        pytest.skip(f"real data is not here: {error}")
+
+
+@pytest.fixture
+def no_folder(monkeypatch):
+    def missing():
+        raise DataError("there is no data folder; set SIMMST_DATA")
+
+    monkeypatch.setattr(library, "data_directory", missing)
+
+
+def need(folder, name):
+    if not (folder / name).is_file():
+        pytest.skip(f"{folder} has no {name}")
+    return name
+
+
+def test_data_directory_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMMST_DATA", str(tmp_path))
+    assert data_directory() == tmp_path.resolve()
+    assert available() == []
+    monkeypatch.setenv("SIMMST_DATA", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"SIMMST_DATA=.*gone is not a folder"):
+        data_directory()
+
+
+def test_data_directory_beside_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.delenv("SIMMST_DATA", raising=False)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "elsewhere" / "a" / "b" / "c.py"))
+    assert data_directory() == tmp_path / "shared" / "data"
+    (tmp_path / "shared" / "data").rmdir()
+    with pytest.raises(DataError, match="set SIMMST_DATA"):
+        data_directory()
+
+
+def test_unknown_names(tmp_path, monkeypatch):
+    np.savez(tmp_path / "one.npz", internet_z=np.zeros((12, 2)))
+    monkeypatch.setenv("SIMMST_DATA", str(tmp_path))
+    assert load("one").num_cells == load("one.npz").num_cells == 2
+    with pytest.raises(DataError, match="two does not exist; give a file, or a name: the data folder has one"):
+        load("two")
+    with pytest.raises(DataError, match="is a folder, not a file"):
+        load(tmp_path)
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match=r"none of \.npz"):
+        load(tmp_path / "notes.md")
+
+
+def test_names_without_a_folder(no_folder):
+    with pytest.raises(DataError, match="no data folder to look for that name"):
+        load("milan_block5x5_internet_10min")
+
+
+def test_csv_by_path(tmp_path):
+    pd = pytest.importorskip("pandas")
+    pd.DataFrame({"ds": pd.date_range("2013-11-01", periods=6, freq="h"), "a": range(6)}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    data = load(tmp_path / "a.csv")
+    assert data.activity.reshape(-1).tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.name == "a"
+
+
+def test_grids_without_the_file(no_folder):
+    milan = load_grid("milan")
+    assert milan.official
+    assert milan.mask.all()
+    assert milan.positions(np.array([4142])).tolist() == [[41, 41]]
+    assert milan.cell_id[41, 41] == 4142
+    trento = load_grid("trento")
+    assert not trento.official
+    assert trento.positions(np.array([38, 154])).tolist() == [[0, 37], [1, 36]]
+    with pytest.raises(ConfigError, match="'rome'; give one of milan, trento"):
+        load_grid("rome")
+    with pytest.raises(DataError, match="cell 11467 is not on the trento grid"):
+        trento.positions(np.array([5, 11467]))
+
+
+def test_official_grids(folder):
+    file = folder / need(folder, "milan_trento_grids.npz")
+    arrays = np.load(file)
+    for name in ("milan", "trento"):
+        grid = load_grid(name)
+        assert grid.official
+        np.testing.assert_array_equal(grid.cell_id[grid.mask], arrays[f"{name}_cell_id"])
+        np.testing.assert_array_equal(grid.lonlat[grid.mask], arrays[f"{name}_lonlat"])
+    trento = load_grid("trento", folder)
+    assert trento.mask.sum() == 6575
+    places = trento.positions(arrays["trento_cell_id"])
+    np.testing.assert_array_equal(places[:, 0], arrays["trento_row"])
+    np.testing.assert_array_equal(places[:, 1], arrays["trento_col"])
+    with pytest.raises(DataError, match="cell 1 is not on the trento grid"):
+        trento.positions(np.array([1]))
+    # The raster is laid out as it lies: north is up the rows, east along the columns.
+    lonlat = load_grid("milan").lonlat
+    assert (np.diff(lonlat[:, 0, 1]) > 0).all()
+    assert (np.diff(lonlat[0, :, 0]) > 0).all()
+
+
+def test_grids_file_is_not_traffic(folder):
+    need(folder, "milan_trento_grids.npz")
+    with pytest.raises(DataError, match="load_grid"):
+        load("milan_trento_grids")
+
+
+def test_block(folder):
+    need(folder, "milan_block5x5_internet_10min.npz")
+    data = load("milan_block5x5_internet_10min")
+    assert data.activity.shape == (3312, 1, 5, 5)
+    assert data.services == ("internet",)
+    assert data.geometry == "grid"
+    assert data.cell_id[0].tolist() == [4142, 4143, 4144, 4145, 4146]
+    assert data.cell_id[4, 4] == 4546
+    hourly = data.resample(60)
+    assert hourly.num_steps == 552
+    # The one true burst: cell 4344, 11 November 00:50 local.
+    row, col = np.argwhere(data.cell_id == 4344)[0]
+    peak = data.activity[:, 0, row, col].argmax()
+    assert data.time[peak] == np.datetime64("2013-11-10T23:50:00")
+    assert data.activity[peak, 0, row, col] == pytest.approx(3136, abs=1)
+
+
+def test_three_cells(folder):
+    need(folder, "milan_three_services_3cells_hourly.npz")
+    data = load("milan_three_services_3cells_hourly")
+    assert data.services == ("call", "sms", "internet")
+    assert data.activity.shape == (168, 3, 6, 57)
+    assert data.cell_id[data.mask].tolist() == [4259, 4456, 4703]
+    assert data.cells.tolist() == [[0, 56], [2, 53], [5, 0]]
+    assert (data.geometry, data.step_minutes) == ("grid", 60)
+    assert data.lonlat is not None or not (folder / "milan_trento_grids.npz").is_file()
+
+
+def test_city_totals(folder):
+    need(folder, "milan_city_total_three_services_10min.npz")
+    data = load("milan_city_total_three_services_10min")
+    assert data.activity.shape == (1008, 3, 1, 1)
+    assert data.geometry == "points"
+    assert data.activity[0, 2, 0, 0] == pytest.approx(603319.6)
+
+
+def test_frames_of_the_whole_city(folder):
+    name = need(folder, "milan_city100x100_internet_10min_frames.npz")
+    data = load(name)
+    assert data.activity.shape == (28, 1, 100, 100)
+    assert data.step_minutes == 10
+    assert data.mask.all()
+    assert data.cell_id[99, 99] == 10_000
+    assert read_undated_frames(folder / name).shape == (30, 100, 100)
+    with pytest.raises(DataError, match="has no published_fedgcc"):
+        read_published_predictions(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "reported"),
+    [("milan_88_quarters", 88, (0.0824, 0.0939)), ("trento_223_communes", 223, (0.379, 0.446))],
+)
+def test_z_scored_places(folder, name, places, reported):
+    name = need(folder, f"{name}_internet_10min_zscored.npz")
+    data = load(name)
+    assert data.activity.shape == (720, 1, 1, places)
+    assert (data.unit, data.geometry) == ("z-score", "points")
+    assert data.time[0] == np.datetime64("2013-12-25T23:00:00")
+    predicted = read_published_predictions(folder / name)
+    z = data.series()[:, 0]
+    # The published model's error on these five days is near that on its whole week, and above persistence.
+    model, naive = np.abs(predicted - z).mean(), np.abs(np.diff(z, axis=0)).mean()
+    assert model == pytest.approx(reported[1], rel=0.2)
+    assert naive == pytest.approx(reported[0], rel=0.2)
+    if places == 223:
+        assert data.unique_ids()[0] == "Ala"
+        assert data.lonlat.shape == (1, 223, 2)
+
+
+def test_z_scored_days_rise_as_their_weekdays_do(folder):
+    """The documented start: mornings of a holiday, Saturday and Sunday come later than those of Friday and Monday."""
+    data = load(need(folder, "milan_88_quarters_internet_10min_zscored.npz").removesuffix(".npz"))
+    days = data.series().mean(axis=(1, 2)).reshape(5, 144)
+    morning = days[:, 48:54].mean(axis=1)  # 8 to 9
+    assert morning[[1, 4]].min() > morning[[0, 2, 3]].max()
+
+
+def test_raw_rows(folder):
+    need(folder, "milan_raw_sample_rows.txt")
+    pytest.importorskip("polars")
+    data = load("milan_raw_sample_rows")
+    assert data.services == ("call", "sms", "internet")
+    assert data.cell_id[data.mask].tolist() == [1, 10, 100, 1000]
+    assert data.num_steps == 144
+    assert data.time[0] == np.datetime64("2013-10-31T23:00:00")
+    assert data.activity[0, 2, 0, 0] == pytest.approx(11.028366, rel=1e-6)
+    missing = np.isnan(data.series()).all(axis=1)  # (T, C): the file ends in the morning of cell 1000
+    assert missing[:, :3].sum() == 0
+    assert missing[:, 3].sum() == 99
+
+
+def test_every_file_of_the_folder_loads_by_name(folder):
+    pytest.importorskip("polars")
+    names = [name for name in available() if name != "milan_trento_grids"]
+    if not names:
+        pytest.skip(f"{folder} is empty")
+    for name in names:
+        assert load(name).num_steps >= 2

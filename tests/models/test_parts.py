@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simmst.models.dropout import FeatureDropout
+from simmst.models.embedding import SeriesEmbedding, sinusoidal_positions
+
+
+def test_feature_dropout_drops_whole_features_and_keeps_the_mean():
+    torch.manual_seed(0)
+    kept = FeatureDropout(0.25)(torch.ones(200, 3, 50))
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert kept.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert kept.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_feature_dropout_is_silent_in_evaluation_and_at_zero():
+    tokens = torch.randn(2, 3, 4)
+    assert FeatureDropout(0.5).eval()(tokens) is tokens
+    assert FeatureDropout(0.0)(tokens) is tokens
+
+
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_positions_differ_and_are_bounded(width):
+    table = sinusoidal_positions(30, width)
+    assert table.shape == (30, width)
+    assert table.abs().max() <= 1
+    assert len(table.unique(dim=0)) == 30
+
+
+def test_the_embedding_is_the_sum_of_its_terms():
+    torch.manual_seed(0)
+    embed = SeriesEmbedding(4, 8, num_marks=3, num_features=2)
+    values, observed = torch.randn(2, 4), torch.ones(2, 4)
+    marks, features = torch.randn(2, 4, 3), torch.randn(2, 2)
+    wanted = (
+        values[..., None] * embed.value.weight[:, 0]
+        + embed.value.weight[:, 1]
+        + embed.value.bias
+        + marks @ embed.marks.weight.t()
+        + (features @ embed.level.weight.t())[:, None]
+        + embed.position
+    )
+    torch.testing.assert_close(embed(values, observed, marks, features), wanted)
