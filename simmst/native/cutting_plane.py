@@ -1,7 +1,8 @@
 """Cutting planes on the compiled CPU kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
 
 Vectors along N are read and written in place whatever their dtype; tensors with one entry a plane go in and come out as
-float32 or float64 and are rounded here where the result is narrower.
+float32 or float64 and are rounded here where the result is narrower. The kernels work on addresses: every tensor stays
+bound to a name until they have run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, number of
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
-    """v = A x + c."""
+    """A x + c."""
     rows, scale = _rows(planes)
     dtype = torch.promote_types(point.dtype, offsets.dtype)
     offsets, point = _wide(offsets), _unit_stride(point)
@@ -75,9 +76,10 @@ def lagrangian_and_gradient(
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
     """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
     rows, scale = _rows(planes)
+    coefficients = _wide(coefficients)
     out = torch.empty((*planes.shape[:-2], planes.shape[-1]), dtype=dtype)
     _cpu.cutting_plane_combine(
-        _array(rows), _array_or_none(scale), _array(_wide(coefficients)), _array(out), torch.get_num_threads()
+        _array(rows), _array_or_none(scale), _array(coefficients), _array(out), torch.get_num_threads()
     )
     return out
 
@@ -97,12 +99,11 @@ def step_(
     rows, scale = _rows(planes)
     targets = [point] if adam_state is None else [point, adam_state[0], adam_state[1]]
     written = [_apart(target) for target in targets]
-    averages = [_array(target) for target in written[1:]] or [None, None]
+    averages: list[_Array | None] = [_array(target) for target in written[1:]] if adam_state else [None, None]
     step_size, second_root = lr, 1.0
     if adam_state is not None:
         taken = float(adam_state[2] + 1)
         step_size, second_root = lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5
-    # Kept by name until the kernel has run: it works on their addresses.
     coefficients, known = _wide(coefficients), _wide(anchor_values)
     gradient, anchor = _unit_stride(gradient), _unit_stride(anchor)
     out = torch.empty(known.shape, dtype=known.dtype)

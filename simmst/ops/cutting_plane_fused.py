@@ -1,9 +1,9 @@
 """Penalty and Lagrangian with the gradient for the point made along with the value, for backends that can.
 
-The library operators make the gradient in the backward pass, which reads the planes once more. A backend whose module has
-``penalty_and_gradient`` and ``lagrangian_and_gradient`` (planes, offsets, multipliers, point) -> (result, values,
-d result / d point) makes it in the forward pass instead, while the planes are in the cache. For eager calls; compiled ones
-and higher derivatives go through the library operators.
+The library operators make the gradient in the backward pass, which reads the planes once more. A backend whose module
+has ``penalty_and_gradient`` and ``lagrangian_and_gradient`` (planes, offsets, multipliers, point) -> (result, values,
+d result / d point) makes it in the forward pass instead, while the planes are in the cache. For eager calls; compiled
+ones and higher derivatives go through the library operators.
 """
 
 from __future__ import annotations
