@@ -140,12 +140,9 @@ class Call {
   }
 
   // Rows with a non-zero coefficient, packed to the front of each problem's part, with the coefficients times the scale.
-  void set_coefficients(const std::vector<double>& coefficients) { set_coefficients(coefficients, 0, pass.problems); }
-  void set_coefficients(const std::vector<double>& coefficients, std::int64_t first, std::int64_t last) {
-    active_count_.resize(pass.problems);
-    active_rows_.resize(coefficients.size());
-    coefficients_.resize(coefficients.size());
-    for (std::int64_t p = first; p < last; ++p) {
+  void set_coefficients(const std::vector<double>& coefficients) {
+    make_room_for_coefficients();
+    for (std::int64_t p = 0; p < pass.problems; ++p) {
       std::int64_t end = p * pass.planes;
       for (std::int64_t l = 0; l < pass.planes; ++l) {
         const double coefficient = coefficients[p * pass.planes + l];
@@ -157,35 +154,24 @@ class Call {
     }
   }
 
-  // One pass over the problems [first, last).
-  void run(std::int64_t first, std::int64_t last, bool combining, bool evaluating, bool backwards = false) {
-    PlanePass part = pass;
-    part.wide = wide;
-    part.problems = last - first;
-    part.rows += first * pass.problem_bytes;
-    for (cpu::Columns* target : {&part.gradient, &part.combined, &part.point, &part.anchor, &part.exp_avg, &part.exp_avg_sq}) {
-      if (target->data == nullptr) continue;
-      target->data = static_cast<char*>(target->data) + first * target->problem_stride * cpu::item_size(target->type);
-    }
-    part.backwards = backwards;
-    part.combining = combining;
-    part.evaluating = evaluating;
-    if (combining) {
-      part.active_count = active_count_.data() + first;
-      part.active_rows = active_rows_.data() + first * pass.planes;
-      part.coefficients = coefficients_.data() + first * pass.planes;
-    } else {
-      part.combined.data = nullptr;
-    }
-    if (evaluating) {
-      sums_.resize(pass.problems * pass.planes);
-      partial_.resize(std::max<std::size_t>(partial_.size(), part.problems * part.planes * cpu::chunk_count(part)));
-      part.sums = sums_.data() + first * pass.planes;
-      part.partial = partial_.data();
-    }
-    kernels_.run(part);
+  // One pass over the planes of all problems.
+  void run(bool combining, bool evaluating) { kernels_.run(prepare(combining, evaluating)); }
+
+  // Values, and the gradient of the penalty into pass.combined.
+  void run_penalty(const std::vector<double>& offsets, const std::vector<double>& multipliers) {
+    make_room_for_coefficients();
+    values_.resize(offsets.size());
+    cpu::PenaltyPass both{prepare(false, true), prepare(true, false)};
+    both.combine.backwards = true;
+    both.active_count = active_count_.data();
+    both.active_rows = active_rows_.data();
+    both.coefficients = coefficients_.data();
+    both.offsets = offsets.data();
+    both.multipliers = multipliers.data();
+    both.scale = scale_.empty() ? nullptr : scale_.data();
+    both.values = values_.data();
+    kernels_.run_penalty(both);
   }
-  void run(bool combining, bool evaluating) { run(0, pass.problems, combining, evaluating); }
 
   // The product with the planes plus its offset, for one plane.
   double value(std::int64_t index, const std::vector<double>& offsets) const {
@@ -212,9 +198,32 @@ class Call {
   }
 
   PlanePass pass;
-  bool wide = false;
 
  private:
+  void make_room_for_coefficients() {
+    active_count_.resize(pass.problems);
+    active_rows_.resize(pass.problems * pass.planes);
+    coefficients_.resize(pass.problems * pass.planes);
+  }
+
+  PlanePass prepare(bool combining, bool evaluating) {
+    PlanePass part = pass;
+    part.combining = combining;
+    part.evaluating = evaluating;
+    if (combining) {
+      part.active_count = active_count_.data();
+      part.active_rows = active_rows_.data();
+      part.coefficients = coefficients_.data();
+    }
+    if (evaluating) {
+      sums_.resize(pass.problems * pass.planes);
+      partial_.resize(pass.problems * pass.planes * cpu::chunk_count(pass));
+      part.sums = sums_.data();
+      part.partial = partial_.data();
+    }
+    return part;
+  }
+
   // Entry [p, l] of an array of shape (P, L), (L,), (P,) or ().
   static char* at(const Array& array, std::int64_t p, std::int64_t l) {
     const std::int64_t last = array.rank > 0 ? array.strides[array.rank - 1] : 0;
@@ -245,7 +254,7 @@ class Call {
   }
 
   bool batched_ = false;
-  std::vector<double> scale_, coefficients_, sums_, partial_;
+  std::vector<double> scale_, coefficients_, sums_, partial_, values_;
   std::vector<std::int64_t> active_count_, active_rows_;
   const cpu::CuttingPlaneKernels& kernels_ = cpu::pick<cpu::CuttingPlaneKernels>(
       cpu::active_instruction_set(), {
@@ -266,7 +275,7 @@ void values(const py::tuple& planes, const py::object& scale, const py::object& 
   Call call(planes, scale, last_size("point", point), threads);
   const auto constants = call.per_plane("offsets", offsets);
   call.pass.point = call.columns("point", point);
-  call.wide = call.pass.point.type == DataType::kFloat64;
+  call.pass.wide = call.pass.point.type == DataType::kFloat64;
   const Array target = call.plane_output("out", out);
   py::gil_scoped_release unlocked;
   call.run(false, true);
@@ -278,7 +287,7 @@ void combine(const py::tuple& planes, const py::object& scale, const py::object&
   Call call(planes, scale, last_size("out", out), threads);
   const auto factors = call.per_plane("coefficients", coefficients);
   call.pass.combined = call.mutable_columns("out", out);
-  call.wide = call.pass.combined.type == DataType::kFloat64;
+  call.pass.wide = call.pass.combined.type == DataType::kFloat64;
   py::gil_scoped_release unlocked;
   call.set_coefficients(factors);
   call.run(true, false);
@@ -287,11 +296,11 @@ void combine(const py::tuple& planes, const py::object& scale, const py::object&
 // max(0, v), NaN for NaN.
 double positive_part(double value) { return value <= 0 ? 0 : value; }
 
-// total[p] = sum_l mu_l f(v_l) for the problems [first, last), values beside it.
+// total[p] = sum_l mu_l f(v_l), and the values beside it.
 template <typename Function>
-void add_up(const Call& call, std::int64_t first, std::int64_t last, const std::vector<double>& offsets,
-            const std::vector<double>& multipliers, const Array& total, const Array& plane_values, Function function) {
-  for (std::int64_t p = first; p < last; ++p) {
+void add_up(const Call& call, const std::vector<double>& offsets, const std::vector<double>& multipliers,
+            const Array& total, const Array& plane_values, Function function) {
+  for (std::int64_t p = 0; p < call.pass.problems; ++p) {
     double sum = 0;
     for (std::int64_t l = 0; l < call.pass.planes; ++l) {
       const std::int64_t index = p * call.pass.planes + l;
@@ -303,9 +312,7 @@ void add_up(const Call& call, std::int64_t first, std::int64_t last, const std::
   }
 }
 
-// Value and, when `gradient` is given, d total / d point. The coefficients of the gradient are known when a problem's
-// values are: two passes. Problems are taken in groups that stay in the last-level cache, and the second pass starts from
-// the end that the first left there, so that memory is read once as long as a problem fits.
+// Value and, when `gradient` is given, d total / d point.
 void penalty(const py::tuple& planes, const py::object& scale, const py::object& offsets, const py::object& multipliers,
              const py::tuple& point, const py::object& total, const py::object& plane_values, const py::object& gradient,
              int threads) {
@@ -313,34 +320,18 @@ void penalty(const py::tuple& planes, const py::object& scale, const py::object&
   const auto constants = call.per_plane("offsets", offsets);
   const auto factors = call.per_plane("multipliers", multipliers);
   call.pass.point = call.columns("point", point);
-  call.wide = call.pass.point.type == DataType::kFloat64;
+  call.pass.wide = call.pass.point.type == DataType::kFloat64;
   if (!gradient.is_none()) call.pass.combined = call.mutable_columns("gradient", gradient);
   const Array sum = call.problem_output("total", total), values_out = call.plane_output("values", plane_values);
+  const bool differentiate = !gradient.is_none();
   py::gil_scoped_release unlocked;
-  const auto square = [](double value) { return positive_part(value) * positive_part(value); };
-  const std::int64_t problems = call.pass.problems;
-  if (gradient.is_none()) {
+  if (differentiate) {
+    call.run_penalty(constants, factors);
+  } else {
     call.run(false, true);
-    add_up(call, 0, problems, constants, factors, sum, values_out, square);
-    return;
   }
-  constexpr double kGroupBytes = 8 << 20;
-  const double row_bytes = call.pass.rows_type == DataType::kSigns
-                               ? static_cast<double>(call.pass.size) / 8
-                               : static_cast<double>(call.pass.size * cpu::item_size(call.pass.rows_type));
-  const double problem_bytes = std::max(1.0, row_bytes * static_cast<double>(call.pass.planes));
-  const std::int64_t group = std::max<std::int64_t>(1, static_cast<std::int64_t>(kGroupBytes / problem_bytes));
-  std::vector<double> coefficients(factors.size(), 0.0);
-  for (std::int64_t first = 0; first < problems; first += group) {
-    const std::int64_t last = std::min(problems, first + group);
-    call.run(first, last, false, true);
-    add_up(call, first, last, constants, factors, sum, values_out, square);
-    for (std::int64_t i = first * call.pass.planes; i < last * call.pass.planes; ++i) {
-      coefficients[i] = 2 * factors[i] * positive_part(call.value(i, constants));
-    }
-    call.set_coefficients(coefficients, first, last);
-    call.run(first, last, true, false, true);
-  }
+  add_up(call, constants, factors, sum, values_out,
+         [](double value) { return positive_part(value) * positive_part(value); });
 }
 
 // Value and, when `gradient` is given, d total / d point = A^T mu: known beforehand, so one pass does both.
@@ -351,13 +342,14 @@ void lagrangian(const py::tuple& planes, const py::object& scale, const py::obje
   const auto constants = call.per_plane("offsets", offsets);
   const auto factors = call.per_plane("multipliers", multipliers);
   call.pass.point = call.columns("point", point);
-  call.wide = call.pass.point.type == DataType::kFloat64;
+  call.pass.wide = call.pass.point.type == DataType::kFloat64;
   if (!gradient.is_none()) call.pass.combined = call.mutable_columns("gradient", gradient);
   const Array sum = call.problem_output("total", total), values_out = call.plane_output("values", plane_values);
+  const bool differentiate = !gradient.is_none();
   py::gil_scoped_release unlocked;
-  if (call.pass.combined.data != nullptr) call.set_coefficients(factors);
-  call.run(call.pass.combined.data != nullptr, true);
-  add_up(call, 0, call.pass.problems, constants, factors, sum, values_out, [](double value) { return value; });
+  if (differentiate) call.set_coefficients(factors);
+  call.run(differentiate, true);
+  add_up(call, constants, factors, sum, values_out, [](double value) { return value; });
 }
 
 // `step_size` and `second_root` hold the two bias corrections of Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t).
@@ -371,7 +363,7 @@ void step(const py::tuple& planes, const py::object& scale, const py::object& co
   pass.gradient = call.columns("gradient", gradient);
   pass.point = call.mutable_columns("point", point);
   pass.anchor = call.columns("anchor", anchor);
-  call.wide = pass.point.type == DataType::kFloat64;
+  call.pass.wide = pass.point.type == DataType::kFloat64;
   pass.update = exp_avg.is_none() ? cpu::Update::kSgd : cpu::Update::kAdam;
   if (exp_avg.is_none() != exp_avg_sq.is_none()) throw py::type_error("exp_avg and exp_avg_sq go together");
   if (!exp_avg.is_none()) {

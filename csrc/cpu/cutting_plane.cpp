@@ -205,18 +205,31 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
   if (chunk.loops.interleaved) split_even_odd(tile.moved, padded<C>(count));
 }
 
-// chunk.sums += A (point - anchor)
+// chunk.sums += A (point - anchor). A lane adds up 64 products before they go into a double.
 template <typename C>
 void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
+  constexpr std::int64_t kPart = 64 * kStep<C>;
   const std::int64_t planes = chunk.pass.planes;
   std::int64_t row = 0;
   for (int block = 0; block < 4; ++block) {
     const int rows = RowLoops<C>::kBlocks[block];
     for (; row + rows <= planes; row += rows) {
-      const char* starts[8];
-      for (int r = 0; r < rows; ++r) starts[r] = row_at(chunk, row + r, column);
-      chunk.loops.dot[block](tile.moved, count, starts, chunk.sums + row, ahead);
+      for (std::int64_t part = 0; part < count; part += kPart) {
+        const char* starts[8];
+        for (int r = 0; r < rows; ++r) starts[r] = row_at(chunk, row + r, column + part);
+        chunk.loops.dot[block](tile.moved + part, min(kPart, count - part), starts, chunk.sums + row, ahead);
+      }
     }
+  }
+}
+
+// Asks for the next tile's part of every vector the pass reads.
+void prefetch_vectors(const PlanePass& pass, std::int64_t problem, std::int64_t column, std::int64_t count) {
+  for (const Columns* vector : {&pass.gradient, &pass.point, &pass.anchor, &pass.exp_avg, &pass.exp_avg_sq}) {
+    if (vector->data == nullptr) continue;
+    const std::int64_t size = item_size(vector->type);
+    const char* begin = static_cast<const char*>(vector->data) + (problem * vector->problem_stride + column) * size;
+    for (std::int64_t byte = 0; byte < count * size; byte += kLineBytes) __builtin_prefetch(begin + byte, 0, 2);
   }
 }
 
@@ -237,6 +250,7 @@ void run_chunk(const Chunk<C>& chunk) {
     // Memory delivers best without a pause, so each of the two products asks for half of the next tile. Where rows are
     // left out of the first one, the second asks for everything.
     const bool halves = pass.combining && pass.evaluating && pass.active_count[chunk.problem] == pass.planes;
+    if (ahead.bytes != 0) prefetch_vectors(pass, chunk.problem, next, min(width, pass.size - next));
     if (pass.combining) {
       combine(chunk, tile, column, count, halves ? Ahead{ahead.bytes, 1, 0} : pass.evaluating ? Ahead{} : ahead);
     }
@@ -247,37 +261,107 @@ void run_chunk(const Chunk<C>& chunk) {
   }
 }
 
+// Item `index` of a pass: a chunk of a problem.
+template <typename C>
+void run_item(const PlanePass& pass, const RowLoops<C>& loops, std::int64_t index) {
+  const std::int64_t chunks = chunk_count(pass), columns = chunk_columns(pass);
+  const std::int64_t item = pass.backwards ? pass.problems * chunks - 1 - index : index;
+  const std::int64_t begin = item % chunks * columns;
+  run_chunk(Chunk<C>{pass, loops, pass.first_problem + item / chunks, begin, min(begin + columns, pass.size),
+                     pass.partial + item * pass.planes});
+}
+
+// Adds the chunks up, in their order, for output `index` of the problems run.
+void add_chunks(const PlanePass& pass, std::int64_t index) {
+  const std::int64_t chunks = chunk_count(pass);
+  const double* parts = pass.partial + index / pass.planes * chunks * pass.planes + index % pass.planes;
+  double sum = 0;
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) sum += parts[chunk * pass.planes];
+  pass.sums[pass.first_problem * pass.planes + index] = sum;
+}
+
 template <typename C>
 void run_all(const PlanePass& pass) {
   const RowLoops<C>& loops = loops_for<C>(pass.rows_type);
-  const std::int64_t chunks = chunk_count(pass), items = pass.problems * chunks;
-  const std::int64_t columns = chunk_columns(pass);
+  const std::int64_t items = pass.problems * chunk_count(pass);
   // A few neighbouring chunks at a time: enough pieces to even out the threads, few enough to be cheap to hand out.
   const std::int64_t grain = items / (8 * pass.threads) + 1;
   const std::int64_t outputs = pass.evaluating ? pass.problems * pass.planes : 0;
 #pragma omp parallel num_threads(pass.threads)
   {
 #pragma omp for schedule(dynamic, grain)
-    for (std::int64_t index = 0; index < items; ++index) {
-      const std::int64_t item = pass.backwards ? items - 1 - index : index;
-      const std::int64_t begin = item % chunks * columns;
-      run_chunk(Chunk<C>{pass, loops, item / chunks, begin, min(begin + columns, pass.size),
-                         pass.partial + item * pass.planes});
-    }
+    for (std::int64_t index = 0; index < items; ++index) run_item(pass, loops, index);
 #pragma omp for schedule(static)
-    for (std::int64_t index = 0; index < outputs; ++index) {
-      const double* parts = pass.partial + index / pass.planes * chunks * pass.planes + index % pass.planes;
-      double sum = 0;
-      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) sum += parts[chunk * pass.planes];
-      pass.sums[index] = sum;
-    }
+    for (std::int64_t index = 0; index < outputs; ++index) add_chunks(pass, index);
   }
 }
 
 void run(const PlanePass& pass) { pass.wide ? run_all<double>(pass) : run_all<float>(pass); }
 
+// From the sums of a problem, its values and the coefficients of its gradient.
+void weigh_violations(const PenaltyPass& pass, std::int64_t problem) {
+  const std::int64_t planes = pass.evaluate.planes, begin = problem * planes;
+  std::int64_t end = begin;
+  for (std::int64_t plane = 0; plane < planes; ++plane) {
+    const std::int64_t index = begin + plane;
+    const double scale = pass.scale == nullptr ? 1 : pass.scale[index];
+    const double value = scale * pass.evaluate.sums[index] + pass.offsets[index];
+    pass.values[index] = value;
+    const double slope = value <= 0 ? 0 : 2 * pass.multipliers[index] * value;  // NaN stays NaN
+    if (slope == 0) continue;
+    pass.active_rows[end] = plane;
+    pass.coefficients[end++] = slope * scale;
+  }
+  pass.active_count[problem] = end - begin;
+}
+
+// A problem for each thread, both products in a row.
+template <typename C>
+void run_penalty_apart(const PenaltyPass& pass) {
+  const PlanePass& all = pass.evaluate;
+  const RowLoops<C>& loops = loops_for<C>(all.rows_type);
+  const std::int64_t chunks = chunk_count(all);
+  const std::int64_t grain = all.problems / (16 * all.threads) + 1;
+#pragma omp parallel for num_threads(all.threads) schedule(dynamic, grain)
+  for (std::int64_t problem = 0; problem < all.problems; ++problem) {
+    PlanePass evaluate = pass.evaluate, combine = pass.combine;
+    evaluate.first_problem = combine.first_problem = problem;
+    evaluate.problems = combine.problems = 1;
+    evaluate.partial += problem * chunks * all.planes;
+    for (std::int64_t index = 0; index < chunks; ++index) run_item(evaluate, loops, index);
+    for (std::int64_t index = 0; index < all.planes; ++index) add_chunks(evaluate, index);
+    weigh_violations(pass, problem);
+    for (std::int64_t index = 0; index < chunks; ++index) run_item(combine, loops, index);
+  }
+}
+
+// All threads on one problem after the other: for few problems, or such as only one of fits into the cache.
+void run_penalty_together(const PenaltyPass& pass) {
+  for (std::int64_t problem = 0; problem < pass.evaluate.problems; ++problem) {
+    PlanePass evaluate = pass.evaluate, combine = pass.combine;
+    evaluate.first_problem = combine.first_problem = problem;
+    evaluate.problems = combine.problems = 1;
+    run(evaluate);
+    weigh_violations(pass, problem);
+    run(combine);
+  }
+}
+
+void run_penalty(const PenaltyPass& pass) {
+  constexpr std::int64_t kCacheBytes = 16 << 20;  // of the last-level cache, shared by the threads
+  const PlanePass& all = pass.evaluate;
+  const std::int64_t bits = all.rows_type == DataType::kSigns ? 1 : 8 * item_size(all.rows_type);
+  const double bytes = static_cast<double>(all.planes) * static_cast<double>(all.size) * static_cast<double>(bits) / 8;
+  const bool fits_together = bytes <= kCacheBytes && bytes * all.threads > kCacheBytes;
+  if (all.problems < all.threads || fits_together) {
+    run_penalty_together(pass);
+  } else {
+    all.wide ? run_penalty_apart<double>(pass) : run_penalty_apart<float>(pass);
+  }
+}
+
 }  // namespace
 
-extern const CuttingPlaneKernels cutting_plane_kernels = {run};
+extern const CuttingPlaneKernels cutting_plane_kernels = {run, run_penalty};
 
 }  // namespace simmst::cpu::SIMMST_ISA

@@ -33,6 +33,7 @@ enum class Update : std::uint8_t { kNone, kSgd, kAdam };
 // One pass over the planes. Everything was checked by the caller. Small arrays, one entry a plane, are double.
 struct PlanePass {
   std::int64_t problems = 0, planes = 0, size = 0;  // P, L, N
+  std::int64_t first_problem = 0;                   // of the P that are run; arrays begin with problem 0
   const char* rows = nullptr;                       // unit stride along N
   DataType rows_type = DataType::kFloat32;
   std::int64_t problem_bytes = 0, row_bytes = 0;  // strides
@@ -56,13 +57,13 @@ struct PlanePass {
   bool evaluating = false;
   Columns anchor;
   double* sums = nullptr;
-  double* partial = nullptr;  // (P, chunks, L) workspace; chunks = chunk_count(*this)
+  double* partial = nullptr;  // (P, chunks, L) workspace of the problems run; chunks = chunk_count(*this)
 
   bool backwards = false;  // last column first: what the pass before read last is still in the cache
   int threads = 1;
 };
 
-constexpr std::int64_t kMaxTileColumns = 1024;
+constexpr std::int64_t kMaxTileColumns = 2048;
 
 // Columns in a tile, a multiple of 64: two neighbouring tiles of planes, one in use and one on its way, take half a
 // megabyte at most. It depends on the sizes alone, as the chunks do.
@@ -85,8 +86,22 @@ static inline std::int64_t chunk_count(const PlanePass& pass) {
   return pass.size <= columns ? 1 : (pass.size + columns - 1) / columns;
 }
 
+// values = A x + c, then gradient = A^T s with s = 2 mu max(0, v): the second product needs the whole of the first, so a
+// problem is gone through twice. It comes from memory once where it stays in the cache in between.
+struct PenaltyPass {
+  PlanePass evaluate, combine;  // the two products; combine runs backwards and reads the three arrays below
+  std::int64_t* active_count = nullptr;
+  std::int64_t* active_rows = nullptr;
+  double* coefficients = nullptr;
+  const double* offsets = nullptr;
+  const double* multipliers = nullptr;
+  const double* scale = nullptr;  // of packed signs, else null
+  double* values = nullptr;
+};
+
 struct CuttingPlaneKernels {
   void (*run)(const PlanePass& pass);
+  void (*run_penalty)(const PenaltyPass& pass);
 };
 
 #define SIMMST_DECLARE(isa)                              \

@@ -146,11 +146,13 @@ SIMMST_INLINE void prefetch(const char* const* rows, std::int64_t column, const 
 template <typename Format, typename C, int kRows>
 void add_rows(C* target, std::int64_t size, const char* const* rows, const C* coefficients, const Ahead& ahead) {
   Vec<C> factors[kRows];
+#pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) factors[row] = broadcast_from(coefficients + row);
   std::int64_t column = 0;
   for (; column + kStep<C> <= size; column += kStep<C>) {
     Two<C> sum = load_two(target + column);
     if (ahead.bytes != 0) prefetch<Format, C, kRows>(rows, column, ahead);
+#pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const Two<C> term = Format::term(rows[row], column, Two<C>{factors[row], factors[row]});
       sum.low += term.low;
@@ -160,6 +162,7 @@ void add_rows(C* target, std::int64_t size, const char* const* rows, const C* co
   }
   if (column == size) return;
   Two<C> sum = load_two(target + column);
+#pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
     const Two<C> term = Format::tail(rows[row], column, size - column, Two<C>{factors[row], factors[row]});
     sum.low += term.low;
@@ -171,11 +174,14 @@ void add_rows(C* target, std::int64_t size, const char* const* rows, const C* co
 // sums[r] += sum_i rows[r][i] * x[i] for i < size; x is padded with zeros to a whole step.
 template <typename Format, typename C, int kRows>
 void dot_rows(const C* x, std::int64_t size, const char* const* rows, double* sums, const Ahead& ahead) {
-  Two<C> partial[kRows] = {};
+  Two<C> partial[kRows];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) partial[row] = Two<C>{};
   std::int64_t column = 0;
   for (; column + kStep<C> <= size; column += kStep<C>) {
     const Two<C> factor = load_two(x + column);
     if (ahead.bytes != 0) prefetch<Format, C, kRows>(rows, column, ahead);
+#pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const Two<C> term = Format::term(rows[row], column, factor);
       partial[row].low += term.low;
@@ -184,12 +190,14 @@ void dot_rows(const C* x, std::int64_t size, const char* const* rows, double* su
   }
   if (column < size) {
     const Two<C> factor = load_two(x + column);
+#pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const Two<C> term = Format::tail(rows[row], column, size - column, factor);
       partial[row].low += term.low;
       partial[row].high += term.high;
     }
   }
+#pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) sums[row] += reduce_add<C>(partial[row].low + partial[row].high);
 }
 
