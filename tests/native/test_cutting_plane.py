@@ -338,7 +338,11 @@ def test_two_runs_and_any_team_agree_to_the_bit(isa, fmt):
         runs = []
         for team in (1, 1, 2, 3, 5):
             torch.set_num_threads(team)
-            runs.append(outputs(native, planes, *rest))
+            gradients = {  # 2 problems: a thread for each, or from 3 threads on all of them on one after the other
+                f"{name} gradient": getattr(native, f"{name}_and_gradient")(planes, *rest[:3])[2]
+                for name in ("penalty", "lagrangian")
+            }
+            runs.append(outputs(native, planes, *rest) | gradients)
     finally:
         torch.set_num_threads(before)
     for run in runs[1:]:
