@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/cutting_plane_rows.hpp"
+#include "cpu/cutting_plane_signs.hpp"
 #include "cpu/simd.hpp"
 
 namespace simmst::cpu::SIMMST_ISA {
@@ -205,21 +206,48 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
   if (chunk.loops.interleaved) split_even_odd(tile.moved, padded<C>(count));
 }
 
-// chunk.sums += A (point - anchor). A lane adds up 64 products before they go into a double.
+// chunk.sums += A (point - anchor) for the rows from `row` on. A lane adds up 64 products before they go into a double.
 template <typename C>
-void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
+void evaluate_rows(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t row, std::int64_t column, std::int64_t count,
+                   const Ahead& ahead) {
   constexpr std::int64_t kPart = 64 * kStep<C>;
-  const std::int64_t planes = chunk.pass.planes;
-  std::int64_t row = 0;
   for (int block = 0; block < 4; ++block) {
     const int rows = RowLoops<C>::kBlocks[block];
-    for (; row + rows <= planes; row += rows) {
+    for (; row + rows <= chunk.pass.planes; row += rows) {
       for (std::int64_t part = 0; part < count; part += kPart) {
         const char* starts[8];
         for (int r = 0; r < rows; ++r) starts[r] = row_at(chunk, row + r, column + part);
         chunk.loops.dot[block](tile.moved + part, min(kPart, count - part), starts, chunk.sums + row, ahead);
       }
     }
+  }
+}
+
+// The same for all rows.
+template <typename C>
+void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
+  std::int64_t done = 0;
+#if defined(__AVX512F__)
+  const PlanePass& pass = chunk.pass;
+  if constexpr (sizeof(C) == 4) {
+    // From 16 rows on the tables are worth their making.
+    const std::int64_t rows = pass.rows_type == DataType::kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
+    alignas(64) float tables[4 * kLookupColumns];
+    for (; rows > 0 && done + kLookupColumns <= count; done += kLookupColumns) {
+      build_sign_tables(tile.moved + done, tables);
+      const bool asking = ahead.bytes != 0 && ((done / kLookupColumns) & ahead.mask) == ahead.phase;
+      for (std::int64_t row = 0; row < rows; row += kLookupRows) {
+        const char* start = row_at(chunk, row, column + done);
+        for (int r = 0; asking && r < kLookupRows; ++r) __builtin_prefetch(start + r * pass.row_bytes + ahead.bytes, 0, 2);
+        look_up_rows(start, pass.row_bytes, tables, chunk.sums + row);
+      }
+    }
+    if (done > 0) evaluate_rows(chunk, tile, rows, column, done, ahead);
+  }
+#endif
+  if (done < count) {
+    for (std::int64_t i = done; done > 0 && i < padded<C>(count); ++i) tile.moved[i - done] = tile.moved[i];
+    evaluate_rows(chunk, tile, 0, column + done, count - done, ahead);
   }
 }
 
