@@ -120,6 +120,47 @@ const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column)
          column * kLineBytes / chunk.loops.line_columns;
 }
 
+// Whether packed signs are looked up, four at a time, rather than applied one by one: from about half a block of rows on.
+template <typename C>
+bool looks_up(const PlanePass& pass, std::int64_t rows) {
+#if defined(__AVX512F__)
+  return sizeof(C) == 4 && pass.rows_type == DataType::kSigns && rows >= kLookupRows / 2;
+#else
+  (void)pass, (void)rows;
+  return false;
+#endif
+}
+
+#if defined(__AVX512F__)
+// tile.gradient = A^T s for the whole blocks of columns of a tile of packed signs; how many columns that are.
+std::int64_t combine_by_look_up(const Chunk<float>& chunk, Tile<float>& tile, std::int64_t column, std::int64_t count,
+                                const Ahead& ahead) {
+  const PlanePass& pass = chunk.pass;
+  const std::int64_t* active = pass.active_rows + chunk.problem * pass.planes;
+  const double* factors = pass.coefficients + chunk.problem * pass.planes;
+  const std::int64_t active_count = pass.active_count[chunk.problem];
+  std::int64_t done = 0;
+  for (; done + kLookupColumns <= count; done += kLookupColumns) {
+    alignas(64) float sums[kLookupColumns];
+    clear(sums, 0, kLookupColumns);
+    const bool asking = ahead.bytes != 0 && ((done / kLookupColumns) & ahead.mask) == ahead.phase;
+    for (std::int64_t row = 0; row < active_count; row += kLookupRows) {
+      const char* starts[kLookupRows];
+      float coefficients[kLookupRows];
+      for (int r = 0; r < kLookupRows; ++r) {
+        const bool there = row + r < active_count;  // the last block is filled up with zero times its first row
+        starts[r] = row_at(chunk, active[there ? row + r : row], column + done);
+        coefficients[r] = there ? static_cast<float>(factors[row + r]) : 0.0f;
+        if (asking && there) __builtin_prefetch(starts[r] + ahead.bytes, 0, 2);
+      }
+      look_up_columns(starts, coefficients, sums);
+    }
+    restore_columns(sums, tile.gradient + done);
+  }
+  return done;
+}
+#endif
+
 // tile.gradient = A^T s + gradient, rows with coefficient zero left out.
 template <typename C>
 void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
@@ -127,18 +168,24 @@ void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int
   const std::int64_t* active = pass.active_rows + chunk.problem * pass.planes;
   const double* factors = pass.coefficients + chunk.problem * pass.planes;
   const std::int64_t active_count = pass.active_count[chunk.problem];
-  clear(tile.gradient, 0, padded<C>(count));
+  std::int64_t done = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) {
+    if (looks_up<C>(pass, active_count)) done = combine_by_look_up(chunk, tile, column, count, ahead);
+  }
+#endif
+  clear(tile.gradient, done, padded<C>(count));
   std::int64_t row = 0;
-  for (int block = 0; block < 4; ++block) {
+  for (int block = 0; block < 4 && done < count; ++block) {
     const int rows = RowLoops<C>::kBlocks[block];
     for (; row + rows <= active_count; row += rows) {
       const char* starts[8];
       C coefficients[8];
       for (int r = 0; r < rows; ++r) {
-        starts[r] = row_at(chunk, active[row + r], column);
+        starts[r] = row_at(chunk, active[row + r], column + done);
         coefficients[r] = static_cast<C>(factors[row + r]);
       }
-      chunk.loops.add[block](tile.gradient, count, starts, coefficients, ahead);
+      chunk.loops.add[block](tile.gradient + done, count - done, starts, coefficients, ahead);
     }
   }
   if (chunk.loops.interleaved) merge_even_odd(tile.gradient, padded<C>(count));
