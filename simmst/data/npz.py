@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from simmst.files import write_atomically
 
 _VERSION = 1
 _TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
+# What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "CDR units"}
 
 # The extracts of z-scored series carry no times, only "first five days of the customary test week". The 62-day record
@@ -141,9 +153,10 @@ def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open that it opened itself and cannot read
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {key: file[key] for key in file.files if not wanted or key in wanted}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
 
 

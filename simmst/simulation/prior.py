@@ -190,8 +190,7 @@ class DomainPrior:
 
         The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
         high: ..}`` (or log-uniform, truncated-normal, categorical, dates), and optionally ``base``: ``default`` (also
-            when left out),
-        ``surrogate`` or ``none``, whose laws the other parameters keep.
+        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep.
 
         Raises:
             ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
