@@ -384,8 +384,8 @@ def test_the_compiled_module_checks_for_itself(changes, error, message):
 
 
 def test_overlapping_outputs_are_refused():
-    point = torch.ones(2, 5)
-    arguments = {"planes": array(torch.ones(2, 3, 5)), "scale": None, "coefficients": array(torch.ones(2, 3))}
+    planes, coefficients, point = torch.ones(2, 3, 5), torch.ones(2, 3), torch.ones(2, 5)  # alive through the call
+    arguments = {"planes": array(planes), "scale": None, "coefficients": array(coefficients)}
     with pytest.raises(ValueError, match="out is written to, but its problems overlap: stride 0 for 5 columns"):
         _cpu.cutting_plane_combine(**arguments, out=array(point, strides=(0, 1)), threads=1)
 
