@@ -50,7 +50,8 @@ def team() -> Iterator[None]:
 
 
 def _rows() -> list[str]:
-    head = f"{'case':40} {'peer ms':>9} {'ours ms':>9} {'ratio':>6} {'best':>6} {'floor':>6} {'MB':>7} {'GB/s':>6} {'of read':>8}"
+    numbers = f"{'ratio':>6} {'best':>6} {'floor':>6} {'MB':>7} {'GB/s':>6} {'of read':>8}"
+    head = f"{'case':40} {'peer ms':>9} {'ours ms':>9} {numbers}"
     return [head] + [
         f"{row['case']:40} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} {row['ratio']:6.2f} {row['ratio_of_best']:6.2f} "
         f"{row['floor']:6.1f} {row['bytes'] / 1e6:7.1f} {row['gb_per_s']:6.1f} {row['percent_of_read']:7.0f}%"
