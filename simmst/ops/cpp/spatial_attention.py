@@ -1,0 +1,72 @@
+"""Spatial attention on the C++ kernels: the functions of the reference, called by the operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simmst import _cpu
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_NONE = (0, 0)
+
+
+def forward(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    *,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``."""
+    weights = _contiguous(
+        x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
+    )
+    shape = x.shape
+    positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
+    out = torch.empty(shape, dtype=x.dtype)
+    lse = torch.empty(
+        (shape[0], num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
+    )
+    _cpu.spatial_attention_forward(
+        _DTYPES[x.dtype],
+        x.data_ptr(),
+        shape,
+        x.stride(),
+        [_buffer(weight) for weight in weights[:6]],
+        _buffer(weights[6]),
+        _buffer(out),
+        _buffer(lse),
+        num_heads,
+        residual,
+        eps,
+        scale,
+        torch.get_num_threads(),
+    )
+    return out, lse
+
+
+def _contiguous(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
+    """The weights and, last, the mask as contiguous tensors of the dtype and device that the kernels will assume."""
+    found: list[Tensor | None] = []
+    for index, tensor in enumerate(tensors):
+        if tensor is None:
+            found.append(None)
+            continue
+        dtype = torch.bool if index == len(tensors) - 1 else x.dtype
+        if tensor.dtype != dtype or not tensor.is_cpu:
+            raise TypeError(f"expected {dtype} on cpu like x, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}")
+        found.append(tensor.contiguous())
+    return found
+
+
+def _buffer(tensor: Tensor | None) -> tuple[int, int]:
+    return _NONE if tensor is None else (tensor.data_ptr(), tensor.nbytes)
