@@ -123,9 +123,47 @@ void forward(int dtype, uintptr_t x_address, const Sizes& shape, const Sizes& st
   table.forward(problem, x, weights, mask, out, lse, workspace.get());
 }
 
+// Gradients to fill: x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias.
+spatial::Gradients make_gradients(const spatial::Problem& problem, const std::vector<Buffer>& buffers) {
+  if (buffers.size() != 7)
+    throw std::invalid_argument("seven gradients are needed, got " + std::to_string(buffers.size()));
+  const int64_t c = problem.channels, size = item_size(problem.dtype);
+  return {checked("gradient of x", buffers[0], problem.batch * c * problem.positions(), size, true),
+          checked("gradient of in_proj_weight", buffers[1], 3 * c * c, size, true),
+          checked("gradient of in_proj_bias", buffers[2], 3 * c, size, true),
+          checked("gradient of out_proj_weight", buffers[3], c * c, size, true),
+          checked("gradient of out_proj_bias", buffers[4], c, size, true),
+          checked("gradient of norm_weight", buffers[5], c, size, true),
+          checked("gradient of norm_bias", buffers[6], c, size, true)};
+}
+
+void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const Sizes& grad_strides, uintptr_t x_address,
+              const Sizes& shape, const Sizes& strides, const std::vector<Buffer>& weight_buffers,
+              const Buffer& mask_buffer, const Buffer& lse_buffer, const std::vector<Buffer>& gradient_buffers,
+              int64_t heads, bool residual, double eps, double scale, int threads) {
+  const auto problem = make_problem(dtype, shape, heads, residual, eps, scale, threads);
+  if (grad_shape != shape)
+    throw std::invalid_argument("grad must have the shape of x, got " + describe(grad_shape) + " and " +
+                                describe(shape));
+  const auto grad = make_map("grad", grad_address, grad_shape, grad_strides);
+  const auto x = make_map("x", x_address, shape, strides);
+  const auto weights = make_weights(problem, weight_buffers);
+  const bool* mask = make_mask(problem, mask_buffer);
+  const void* lse = make_lse(problem, lse_buffer);
+  const auto gradients = make_gradients(problem, gradient_buffers);
+  if (problem.batch * problem.positions() == 0)
+    throw std::invalid_argument("x " + describe(shape) + " is empty; its gradients are zero");
+  if (x_address == 0 || grad_address == 0) throw std::invalid_argument("x or grad has no data");
+  const auto& table = kernels();
+  const py::gil_scoped_release release;
+  const auto workspace = allocate(table.backward_bytes(problem));
+  table.backward(problem, grad, x, weights, mask, lse, gradients, workspace.get());
+}
+
 }  // namespace
 
 void bind_spatial_attention(py::module_& module) {
   module.def("spatial_attention_forward", &forward,
              "Fused spatial attention; weights, mask, out and lse are (address, bytes) of contiguous tensors.");
+  module.def("spatial_attention_backward", &backward, "Gradients of spatial_attention_forward, where an address is given.");
 }
