@@ -78,9 +78,7 @@ def backward(
 ) -> Gradients:
     """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``."""
     given = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
-    wanted = [
-        tensor if want and tensor is not None else None for tensor, want in zip(given, output_mask, strict=True)
-    ]
+    wanted = [tensor if want and tensor is not None else None for tensor, want in zip(given, output_mask, strict=True)]
     if x.numel() == 0:
         return _gradients([None if tensor is None else _empty_like(tensor).zero_() for tensor in wanted])
     gradients = [None if tensor is None else _empty_like(tensor) for tensor in wanted]
@@ -125,7 +123,9 @@ def _contiguous(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
             continue
         dtype = torch.bool if index == len(tensors) - 1 else x.dtype
         if tensor.dtype != dtype or not tensor.is_cpu:
-            raise TypeError(f"expected {dtype} on cpu like x, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}")
+            raise TypeError(
+                f"expected {dtype} on cpu like x, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
         found.append(tensor.contiguous())
     return found
 

@@ -189,7 +189,9 @@ def in_layout(x, layout):
     return x
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(data=st.data())
 def test_any_shape_and_layout(monkeypatch, data):
     sizes = data.draw(st.tuples(*(st.integers(0, 9),) * 2))
@@ -386,7 +388,10 @@ def test_layer_loads_and_equals_multihead_attention():
     maps = x.mT.reshape(3, 32, 5, 5)
     torch.testing.assert_close(ours(maps, mask).flatten(2).mT, expected, rtol=0, atol=1e-10)
     losses = ours(x, mask).square().sum(), expected.square().sum()
-    gradients = [torch.autograd.grad(losses[0], (x, *ours.parameters())), torch.autograd.grad(losses[1], (x, *theirs.parameters()))]
+    gradients = [
+        torch.autograd.grad(losses[0], (x, *ours.parameters())),
+        torch.autograd.grad(losses[1], (x, *theirs.parameters())),
+    ]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
