@@ -100,11 +100,6 @@ const bool* make_mask(const spatial::Problem& problem, const Buffer& mask) {
   return static_cast<const bool*>(checked("key_padding_mask", mask, problem.batch * problem.positions(), 1, true));
 }
 
-void* make_lse(const spatial::Problem& problem, const Buffer& lse) {
-  const int64_t size = problem.dtype == spatial::Dtype::kFloat64 ? 8 : 4;
-  return checked("lse", lse, problem.batch * problem.heads * problem.positions(), size, false);
-}
-
 void forward(int dtype, uintptr_t x_address, const Sizes& shape, const Sizes& strides,
              const std::vector<Buffer>& weight_buffers, const Buffer& mask_buffer, const Buffer& out_buffer,
              const Buffer& lse_buffer, int64_t heads, bool residual, double eps, double scale, int threads) {
@@ -112,8 +107,8 @@ void forward(int dtype, uintptr_t x_address, const Sizes& shape, const Sizes& st
   const auto x = make_map("x", x_address, shape, strides);
   const auto weights = make_weights(problem, weight_buffers);
   const bool* mask = make_mask(problem, mask_buffer);
-  void* lse = make_lse(problem, lse_buffer);
-  const int64_t count = problem.batch * problem.channels * problem.positions();
+  const int64_t count = problem.batch * problem.channels * problem.positions(), wide = dtype == 1 ? 8 : 4;
+  void* lse = checked("lse", lse_buffer, count / problem.channels * problem.heads, wide, false);
   void* out = checked("out", out_buffer, count, item_size(problem.dtype), false);
   if (count == 0) return;
   if (x_address == 0) throw std::invalid_argument("x has no data");
@@ -139,7 +134,7 @@ spatial::Gradients make_gradients(const spatial::Problem& problem, const std::ve
 
 void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const Sizes& grad_strides, uintptr_t x_address,
               const Sizes& shape, const Sizes& strides, const std::vector<Buffer>& weight_buffers,
-              const Buffer& mask_buffer, const Buffer& lse_buffer, const std::vector<Buffer>& gradient_buffers,
+              const Buffer& mask_buffer, const std::vector<Buffer>& gradient_buffers,
               int64_t heads, bool residual, double eps, double scale, int threads) {
   const auto problem = make_problem(dtype, shape, heads, residual, eps, scale, threads);
   if (grad_shape != shape)
@@ -149,7 +144,6 @@ void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const 
   const auto x = make_map("x", x_address, shape, strides);
   const auto weights = make_weights(problem, weight_buffers);
   const bool* mask = make_mask(problem, mask_buffer);
-  const void* lse = make_lse(problem, lse_buffer);
   const auto gradients = make_gradients(problem, gradient_buffers);
   if (problem.batch * problem.positions() == 0)
     throw std::invalid_argument("x " + describe(shape) + " is empty; its gradients are zero");
@@ -157,7 +151,7 @@ void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const 
   const auto& table = kernels();
   const py::gil_scoped_release release;
   const auto workspace = allocate(table.backward_bytes(problem));
-  table.backward(problem, grad, x, weights, mask, lse, gradients, workspace.get());
+  table.backward(problem, grad, x, weights, mask, gradients, workspace.get());
 }
 
 }  // namespace

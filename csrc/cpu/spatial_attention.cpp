@@ -68,7 +68,6 @@ BackwardSizes backward_sizes(const Problem& problem) {
   Workspace sums(nullptr), own(nullptr);
   take_sums<T>(problem, sums);
   take_backward_buffers<T>(problem, own);
-  own.take<T>(problem.heads * problem.positions());
   return {sums.used(), own.used()};
 }
 
@@ -108,7 +107,7 @@ void add_all_chunks(const Problem& problem, const Sums<T>& sums, int64_t bytes, 
 
 template <typename Storage>
 void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const bool* mask,
-              const void* lse, const Gradients& wanted, void* memory) {
+              const Gradients& wanted, void* memory) {
   using T = Compute<Storage>;
   Workspace workspace(memory);
   Packed<T> packed = take_packed<T>(problem, workspace);
@@ -123,7 +122,6 @@ void backward(const Problem& problem, const Map& grad, const Map& x, const Weigh
   {
     Workspace mine(own + omp_get_thread_num() * sizes.own);
     const BackwardBuffers<T> buffers = take_backward_buffers<T>(problem, mine);
-    T* own_lse = mine.take<T>(problem.heads * problem.positions());
 #pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       clear(all_sums + chunk * sizes.sums, sizes.sums);
@@ -131,8 +129,7 @@ void backward(const Problem& problem, const Map& grad, const Map& x, const Weigh
       const Sums<T> sums = take_sums<T>(problem, part);
       const int64_t first = chunk * problem.batch / chunks, last = (chunk + 1) * problem.batch / chunks;
       for (int64_t b = first; b < last; ++b)
-        backward_map<Storage>(problem, packed, plain, grad, x, mask, b, static_cast<const T*>(lse), own_lse, wanted,
-                              buffers, sums);
+        backward_map<Storage>(problem, packed, plain, grad, x, mask, b, wanted, buffers, sums);
     }
   }
   Workspace part(all_sums);
@@ -169,9 +166,9 @@ int64_t any_backward_bytes(const Problem& problem) {
 }
 
 void any_backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const bool* mask,
-                  const void* lse, const Gradients& wanted, void* workspace) {
+                  const Gradients& wanted, void* workspace) {
   with_storage(problem.dtype, [&]<typename Storage>() {
-    backward<Storage>(problem, grad, x, weights, mask, lse, wanted, workspace);
+    backward<Storage>(problem, grad, x, weights, mask, wanted, workspace);
   });
 }
 

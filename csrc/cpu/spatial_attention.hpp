@@ -45,12 +45,12 @@ struct Gradients {
 };
 
 // `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double for
-// double. `workspace` has workspace_bytes() bytes, aligned to 64.
+// double; backward recomputes it. `workspace` has workspace_bytes() bytes, aligned to 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
   void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse, void* workspace);
   int64_t (*backward_bytes)(const Problem&);
-  void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask, const void* lse,
+  void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask,
                    const Gradients&, void* workspace);
 };
 

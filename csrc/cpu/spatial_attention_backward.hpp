@@ -1,6 +1,7 @@
-// The backward pass of one map. Projections, attention and scores are recomputed from x and lse; nothing of size N x N
-// exists. With P = exp(S - lse), O = P V and dO the gradient of O: dV = P^T dO, dS = P (dO V^T - rowsum(dO O)),
-// dQ = scale dS K, dK = scale dS^T Q.
+// The backward pass of one map. Projections, attention and scores are recomputed from x; nothing of size N x N exists.
+// With P = exp(S - largest) = Z softmax(S), O = softmax(S) V, and G the gradient of O divided by Z, row by row:
+// dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing per
+// score, and going through the saved lse would round once more.
 #pragma once
 
 #include "cpu/spatial_attention_forward.hpp"
@@ -36,14 +37,13 @@ struct BackwardBuffers {
   MapBuffers<T> map;
   T* grad;        // (C, ld): gradient of the output, then of what LayerNorm was given
   T* grad_x;      // (C, ld)
-  T* grad_heads;  // (D, ld): of one head's attention
+  T* grad_heads;  // (D, ld): G of one head
   T* grad_packed; // (3D, ld): of one head's query, key, value
   T* weights;     // (key block, tile width): P
-  T* row;         // (ld,): rowsum(dO O)
-  T* log_sum;     // (ld,): lse to the base 2, +inf from N on
+  T* row;         // (ld,): rowsum(G O)
   T* key_rows;    // (N, value_ld)
   T* query_rows;  // (ld, value_ld)
-  T* grad_rows;   // (ld, value_ld): dO
+  T* grad_rows;   // (ld, value_ld): G
   T* grad_key;    // (N, value_ld)
   T* grad_value;  // (N, value_ld)
   T* tokens;      // (N, channel_ld): one row per position, of x or of the heads
@@ -99,7 +99,6 @@ BackwardBuffers<T> take_backward_buffers(const Problem& problem, Workspace& work
   buffers.grad_packed = workspace.take<T>(3 * width * ld);
   buffers.weights = workspace.take<T>(kKeyBlock * kTileWidth<T>);
   buffers.row = workspace.take<T>(ld);
-  buffers.log_sum = workspace.take<T>(ld);
   buffers.key_rows = workspace.take<T>(positions * value_ld);
   buffers.query_rows = workspace.take<T>(ld * value_ld);
   buffers.grad_rows = workspace.take<T>(ld * value_ld);
@@ -136,9 +135,9 @@ void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_s
     const int64_t c = first * kLanes<T>;
     for_tiles<kRowsFor<V>>(0, height, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
       Tile<R, V, T> tile;
-      tile.load_from(to + r * ld + c, ld);
+      tile.fill(Vec<T>{});
       tile.multiply(a + r * a_row, 1, a_row, b + c, b_step, count);
-      tile.store_to(to + r * ld + c, ld);
+      tile.add_to(to + r * ld + c, ld);
     });
   });
 }
@@ -190,12 +189,12 @@ void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t keys
 
 // --- one head ----------------------------------------------------------------------------------------------------------
 
-// weights[k][q] = 2^(score - log_sum) of a block of keys
+// weights[k][q] = 2^(score - largest) of a block of keys
 template <int V, typename T>
-SIMMST_INLINE void weight_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* log_sum,
+SIMMST_INLINE void weight_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* largest,
                                 T* weights) {
   Vec<T> base[V];
-  for (int v = 0; v < V; ++v) base[v] = load(log_sum + q + v * kLanes<T>);
+  for (int v = 0; v < V; ++v) base[v] = load(largest + q + v * kLanes<T>);
   for_tiles<kTileRows>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
     Tile<R, V, T> tile;
     tile.fill(Vec<T>{});
@@ -208,7 +207,7 @@ SIMMST_INLINE void weight_block(const Head<T>& head, int64_t q, int64_t first, i
   });
 }
 
-// grad_scores[k][q] = weights * (sum over d of value[d][k] dO[d][q] - row[q]) of a block of keys
+// grad_scores[k][q] = weights * (sum over d of value[d][k] G[d][q] - row[q]) of a block of keys
 template <int V, typename T>
 SIMMST_INLINE void score_gradient_block(const Head<T>& head, const T* value_columns, const BackwardBuffers<T>& buffers,
                                         int64_t q, int64_t first, int64_t count, T* grad_scores) {
@@ -230,7 +229,7 @@ SIMMST_INLINE void score_gradient_block(const Head<T>& head, const T* value_colu
 
 // Gradients that the V vectors of queries at q give: their own columns of grad_packed, and to keys and values.
 template <int V, typename T>
-void backward_tile(const Problem& problem, const Head<T>& head, const T* value_columns, int64_t q,
+void backward_tile(const Problem& problem, const Head<T>& head, const T* value_columns, const T* largest, int64_t q,
                    const BackwardBuffers<T>& buffers) {
   constexpr int64_t kWidth = V * kLanes<T>;
   const int64_t value_ld = head.value_ld, vectors = value_ld / kLanes<T>;
@@ -239,7 +238,7 @@ void backward_tile(const Problem& problem, const Head<T>& head, const T* value_c
   T* grad_query = buffers.grad_packed + q;
   for (int64_t first = 0; first < head.keys; first += kKeyBlock) {
     const int64_t count = head.keys - first < kKeyBlock ? head.keys - first : kKeyBlock;
-    weight_block<V>(head, q, first, count, buffers.log_sum, buffers.weights);
+    weight_block<V>(head, q, first, count, largest, buffers.weights);
     score_gradient_block<V>(head, value_columns, buffers, q, first, count, grad_scores);
     const T* key = buffers.key_rows + first * value_ld;
     if (first == 0) {
@@ -270,23 +269,27 @@ void scatter_rows(const Problem& problem, const T* rows, int64_t value_ld, int64
     for (int64_t n = positions; n < vectors_for<T>(positions) * kLanes<T>; ++n) to[d * ld + n] = T(0);
 }
 
-// rowsum(dO O) and the sums of the exponentials to the base 2, so that positions from N on weigh nothing.
+// G = dO / Z in place, and rowsum(G O).
 template <typename T>
-void prepare_rows(const Problem& problem, const T* heads, const T* lse, const BackwardBuffers<T>& buffers) {
-  const int64_t ld = buffers.map.ld, positions = problem.positions();
-  for (int64_t n = 0; n < positions; n += kLanes<T>) {
-    Vec<T> sum{};
-    for (int64_t d = 0; d < problem.width(); ++d) sum += load(heads + d * ld + n) * load(buffers.grad_heads + d * ld + n);
-    store(buffers.row + n, sum);
+void divide_gradient(const Problem& problem, const T* heads, const T* sum, const BackwardBuffers<T>& buffers) {
+  const int64_t ld = buffers.map.ld;
+  for (int64_t n = 0; n < problem.positions(); n += kLanes<T>) {
+    const Vec<T> reciprocal = T(1) / load(sum + n);
+    Vec<T> row{};
+    for (int64_t d = 0; d < problem.width(); ++d) {
+      T* at = buffers.grad_heads + d * ld + n;
+      const Vec<T> divided = load(at) * reciprocal;
+      store(at, divided);
+      row += load(heads + d * ld + n) * divided;
+    }
+    store(buffers.row + n, row);
   }
-  for (int64_t n = 0; n < positions; ++n) buffers.log_sum[n] = lse[n] * T(1.4426950408889634);
-  for (int64_t n = positions; n < ld; ++n) buffers.log_sum[n] = static_cast<T>(__builtin_inf());
 }
 
 // grad_packed (3D, ld) of one head
 template <typename T>
 void backward_head(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, int64_t index,
-                   int64_t keys, const T* lse, const BackwardBuffers<T>& buffers) {
+                   int64_t keys, const BackwardBuffers<T>& buffers) {
   const int64_t width = problem.width(), positions = problem.positions(), ld = buffers.map.ld;
   const int64_t value_ld = buffers.map.value_ld, vectors = vectors_for<T>(positions);
   const Head<T> head = project_head(problem, packed, index, keys, buffers.map);
@@ -294,14 +297,14 @@ void backward_head(const Problem& problem, const Packed<T>& packed, const Packed
   // dO[d][n] = sum over o of w_out[o][head * D + d] * grad[o][n]
   product<false>(plain.out + index * width, plain.ld, problem.channels, buffers.grad, static_cast<const T*>(nullptr),
                  buffers.grad_heads, width, ld, vectors);
-  prepare_rows(problem, buffers.map.heads + index * width * ld, lse, buffers);
+  divide_gradient(problem, buffers.map.heads + index * width * ld, buffers.map.sum + index * ld, buffers);
   transpose_rows(head.key, ld, width, keys, buffers.key_rows, value_ld);
   transpose_rows(head.query, ld, width, positions, buffers.query_rows, value_ld);
   transpose_rows(static_cast<const T*>(buffers.grad_heads), ld, width, positions, buffers.grad_rows, value_ld);
   clear(buffers.grad_key, keys * value_ld);
   clear(buffers.grad_value, keys * value_ld);
   for_vectors(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-    backward_tile<V>(problem, head, value_columns, first * kLanes<T>, buffers);
+    backward_tile<V>(problem, head, value_columns, buffers.map.largest + index * ld, first * kLanes<T>, buffers);
   });
   const T scale = static_cast<T>(problem.scale);
   for (int64_t d = 0; d < width; ++d)
@@ -310,7 +313,7 @@ void backward_head(const Problem& problem, const Packed<T>& packed, const Packed
       store(at, load(at) * scale);
     }
   // The recomputed query carries scale * log2(e).
-  scatter_rows(problem, buffers.grad_key, value_ld, keys, buffers.map.kept, T(0.6931471805599453),
+  scatter_rows(problem, buffers.grad_key, value_ld, keys, buffers.map.kept, kLn2<T>,
                buffers.grad_packed + width * ld, ld);
   scatter_rows(problem, buffers.grad_value, value_ld, keys, buffers.map.kept, T(1),
                buffers.grad_packed + 2 * width * ld, ld);
@@ -320,13 +323,13 @@ void backward_head(const Problem& problem, const Packed<T>& packed, const Packed
 
 template <typename T>
 void backward_heads(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, int64_t keys,
-                    const T* lse, const Gradients& wanted, const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
+                    const Gradients& wanted, const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
   const int64_t width = problem.width(), positions = problem.positions(), ld = buffers.map.ld;
   if (wanted.in != nullptr)
     transpose_rows(static_cast<const T*>(buffers.map.x), ld, problem.channels, positions, buffers.tokens,
                    buffers.channel_ld);
   for (int64_t head = 0; head < problem.heads; ++head) {
-    backward_head(problem, packed, plain, head, keys, lse + head * positions, buffers);
+    backward_head(problem, packed, plain, head, keys, buffers);
     if (wanted.x != nullptr)
       product<true>(static_cast<const T*>(plain.in + head * 3 * width * plain.ld), plain.ld, 3 * width,
                     static_cast<const T*>(buffers.grad_packed), static_cast<const T*>(nullptr), buffers.grad_x,
@@ -357,21 +360,24 @@ void backward_out(const Problem& problem, const Gradients& wanted, const Backwar
 
 template <typename Storage, typename T>
 void backward_map(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, const Map& grad,
-                  const Map& x, const bool* mask, int64_t b, const T* lse, T* own_lse, const Gradients& wanted,
+                  const Map& x, const bool* mask, int64_t b, const Gradients& wanted,
                   const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
   const int64_t channels = problem.channels, positions = problem.positions(), ld = buffers.map.ld;
   load_map<Storage>(problem, x, b, buffers.map.x, ld);
   load_map<Storage>(problem, grad, b, buffers.grad, ld);
   const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + b * positions, positions, buffers.map.kept);
-  if (keys > 0) attend_map(problem, packed, keys, buffers.map, own_lse);
+  if (keys > 0) attend_map(problem, packed, keys, buffers.map);
   if (packed.norm != nullptr) norm_backward(problem, packed, keys, buffers, sums);
-  for (int64_t i = 0; i < channels * ld; ++i) buffers.grad_x[i] = problem.residual ? buffers.grad[i] : T(0);
+  clear(buffers.grad_x, channels * ld);
   if (keys > 0) {
     backward_out(problem, wanted, buffers, sums);
     const bool is_projection_wanted = wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr;
     if (is_projection_wanted)
-      backward_heads(problem, packed, plain, keys, lse + b * problem.heads * positions, wanted, buffers, sums);
+      backward_heads(problem, packed, plain, keys, wanted, buffers, sums);
   }
+  // Last, because it may be much larger than the rest of the sum.
+  if (problem.residual)
+    for (int64_t i = 0; i < channels * ld; ++i) buffers.grad_x[i] += buffers.grad[i];
   if (wanted.x != nullptr) store_positions<Storage>(problem, b, 0, positions, buffers.grad_x, ld, wanted.x);
 }
 

@@ -9,6 +9,8 @@ namespace simmst::cpu::spatial::SIMMST_ISA {
 // Keys per block: the scores of a block, its keys and values stay in the first-level cache.
 constexpr int64_t kKeyBlock = 96;
 template <typename T>
+constexpr T kLn2 = static_cast<T>(0.6931471805599453);
+template <typename T>
 constexpr int64_t kTileWidth = kTileVectors * kLanes<T>;  // positions per tile
 
 // What a thread needs for one map; N positions in rows of ld.
@@ -21,6 +23,8 @@ struct MapBuffers {
   T* value;        // (N, value_ld): values of one head, one row per key that is not ignored
   T* scores;       // (key block, tile width)
   T* tile;         // (C, tile width)
+  T* largest;      // (heads, ld): the largest score of each query, to the base 2
+  T* sum;          // (heads, ld): sum over the keys of 2^(score - largest)
   int64_t* kept;   // (N,): positions that are not ignored, ascending
   int64_t ld, value_ld;
 };
@@ -38,6 +42,8 @@ MapBuffers<T> take_map_buffers(const Problem& problem, Workspace& workspace) {
   buffers.value = workspace.take<T>(positions * buffers.value_ld);
   buffers.scores = workspace.take<T>(kKeyBlock * kTileWidth<T>);
   buffers.tile = workspace.take<T>(channels * kTileWidth<T>);
+  buffers.largest = workspace.take<T>(problem.heads * buffers.ld);
+  buffers.sum = workspace.take<T>(problem.heads * buffers.ld);
   buffers.kept = workspace.take<int64_t>(positions);
   return buffers;
 }
@@ -100,17 +106,29 @@ SIMMST_INLINE void score_block(const Head<T>& head, int64_t q, int64_t first, in
   });
 }
 
-// scores <- 2^(scores - largest), adding each column to `sum`.
+// scores <- 2^(scores - largest), adding each column to `sum`: in pairs, then per block, because an error in the sum
+// shifts all of a row's gradients the same way.
 template <int V, typename T>
 SIMMST_INLINE void exponentiate_block(T* scores, int64_t count, const Vec<T> (&largest)[V], Vec<T> (&sum)[V]) {
-  for (int64_t k = 0; k < count; ++k, scores += V * kLanes<T>) {
+  Vec<T> block[V] = {};
+  for_tiles<4>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      const Vec<T> weight = exp2(load(scores + v * kLanes<T>) - largest[v]);
-      store(scores + v * kLanes<T>, weight);
-      sum[v] += weight;
+      Vec<T> weight[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        T* at = scores + ((k + r) * V + v) * kLanes<T>;
+        weight[r] = exp2(load(at) - largest[v]);
+        store(at, weight[r]);
+      }
+#pragma GCC unroll 2
+      for (int half = R / 2; half > 0; half /= 2)
+#pragma GCC unroll 2
+        for (int r = 0; r < half; ++r) weight[r] += weight[r + half];
+      block[v] += weight[0];
     }
-  }
+  });
+  for (int v = 0; v < V; ++v) sum[v] += block[v];
 }
 
 // out[d][q] = before[q] * out[d][q] + sum over a block of keys of weights[k][q] * value[k][d], times after[q].
@@ -131,9 +149,9 @@ SIMMST_INLINE void weigh_block(const Head<T>& head, int64_t first, int64_t count
   });
 }
 
-// Attention of V vectors of queries starting at q: out (D, ld) rows, and lse, of which `count` entries exist.
+// Attention of V vectors of queries starting at q into out (D, ld), and what the softmax divided by.
 template <int V, typename T>
-void attend_tile(const Head<T>& head, int64_t q, T* scores, T* out, T* lse, int64_t count) {
+void attend_tile(const Head<T>& head, int64_t q, T* scores, T* out, T* largest_of, T* sum_of) {
   Vec<T> largest[V], sum[V], before[V], after[V];
   for (int v = 0; v < V; ++v) {
     largest[v] = broadcast<T>(-__builtin_inf());
@@ -151,36 +169,39 @@ void attend_tile(const Head<T>& head, int64_t q, T* scores, T* out, T* lse, int6
     }
     exponentiate_block<V>(scores, keys, largest, sum);
     for (int v = 0; v < V; ++v) after[v] = T(1) / sum[v];
-    weigh_block<V>(head, first, keys, scores, out + q, first == 0, before, is_last, after);
+    weigh_block<V>(head, first, keys, scores, out, first == 0, before, is_last, after);
   }
-  for (int v = 0; v < V; ++v)
-    if (v * kLanes<T> < count)
-      store_some<T, T>(lse + v * kLanes<T>, (largest[v] + log2<T>(sum[v])) * T(0.6931471805599453),
-                       count - v * kLanes<T>);
+  for (int v = 0; v < V; ++v) {
+    store(largest_of + v * kLanes<T>, largest[v]);
+    store(sum_of + v * kLanes<T>, sum[v]);
+  }
 }
 
+// Attention of all heads of a map into buffers.heads, largest and sum.
 template <typename T>
-void attend_head(const Problem& problem, const Head<T>& head, T* scores, T* out, T* lse) {
-  const int64_t positions = problem.positions();
-  for_vectors(vectors_for<T>(positions), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-    const int64_t q = first * kLanes<T>;
-    attend_tile<V>(head, q, scores, out, lse + q, positions - q);
-  });
+void attend_map(const Problem& problem, const Packed<T>& packed, int64_t keys, const MapBuffers<T>& buffers) {
+  const int64_t ld = buffers.ld;
+  for (int64_t index = 0; index < problem.heads; ++index) {
+    const Head<T> head = project_head(problem, packed, index, keys, buffers);
+    T* out = buffers.heads + index * problem.width() * ld;
+    for_vectors(vectors_for<T>(problem.positions()), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
+      const int64_t q = first * kLanes<T>;
+      attend_tile<V>(head, q, buffers.scores, out + q, buffers.largest + index * ld + q, buffers.sum + index * ld + q);
+    });
+  }
 }
 
-// Attention of all heads of a map into buffers.heads, and the map's lse (heads, N).
+// lse (heads, N) of a map, +inf where there is no key.
 template <typename T>
-void attend_map(const Problem& problem, const Packed<T>& packed, int64_t keys, const MapBuffers<T>& buffers, T* lse) {
+void store_lse(const Problem& problem, int64_t keys, const MapBuffers<T>& buffers, T* lse) {
   const int64_t positions = problem.positions();
-  for (int64_t head = 0; head < problem.heads; ++head) {
-    T* head_lse = lse + head * positions;
-    if (keys == 0) {
-      for (int64_t n = 0; n < positions; ++n) head_lse[n] = static_cast<T>(__builtin_inf());
-      continue;
+  for (int64_t head = 0; head < problem.heads; ++head)
+    for (int64_t n = 0; n < positions; n += kLanes<T>) {
+      const int64_t at = head * buffers.ld + n;
+      const Vec<T> value = keys == 0 ? broadcast<T>(static_cast<T>(__builtin_inf()))
+                                     : (load(buffers.largest + at) + log2<T>(load(buffers.sum + at))) * kLn2<T>;
+      store_some<T, T>(lse + head * positions + n, value, positions - n);
     }
-    const Head<T> projected = project_head(problem, packed, head, keys, buffers);
-    attend_head(problem, projected, buffers.scores, buffers.heads + head * problem.width() * buffers.ld, head_lse);
-  }
 }
 
 // tile (C, V vectors) = the branch (output projection of the heads, 0 for a map with no key) + x with residual.
@@ -237,7 +258,8 @@ void forward_map(const Problem& problem, const Packed<T>& packed, const Map& x, 
   const int64_t positions = problem.positions();
   load_map<Storage>(problem, x, b, buffers.x, buffers.ld);
   const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + b * positions, positions, buffers.kept);
-  attend_map(problem, packed, keys, buffers, lse + b * problem.heads * positions);
+  if (keys > 0) attend_map(problem, packed, keys, buffers);
+  store_lse(problem, keys, buffers, lse + b * problem.heads * positions);
   for_vectors(vectors_for<T>(positions), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
     const int64_t n = first * kLanes<T>, left = positions - n, count = left < V * kLanes<T> ? left : V * kLanes<T>;
     branch_tile<V>(problem, packed, n, keys, buffers);

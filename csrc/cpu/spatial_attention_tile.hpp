@@ -50,6 +50,12 @@ struct Tile {
 #pragma GCC unroll 3
       for (int v = 0; v < V; ++v) store(p + r * ld + v * kLanes<T>, at[r][v]);
   }
+  SIMMST_INLINE void add_to(T* p, int64_t ld) const {
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+      for (int v = 0; v < V; ++v) store(p + r * ld + v * kLanes<T>, load(p + r * ld + v * kLanes<T>) + at[r][v]);
+  }
   // at[r][v] += sum over k < count of a[k * a_step + r * a_row] * b[k * b_step + v * lanes .. + lanes]
   SIMMST_INLINE void multiply(const T* a, int64_t a_step, int64_t a_row, const T* b, int64_t b_step, int64_t count) {
     for (int64_t k = 0; k < count; ++k, a += a_step, b += b_step) {
@@ -99,14 +105,11 @@ SIMMST_INLINE void product_columns(const T* a, int64_t a_step, int64_t a_row, in
                                    const T* bias, T* out, int64_t ld_out, int64_t rows) {
   for_tiles<kTileRows>(0, rows, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
     Tile<R, V, T> tile;
-    if constexpr (kAccumulate) {
-      tile.load_from(out + r * ld_out, ld_out);
-    } else {
-      if (bias == nullptr) tile.fill(Vec<T>{});
-      else tile.fill_rows(bias + r);
-    }
+    if (bias == nullptr) tile.fill(Vec<T>{});
+    else tile.fill_rows(bias + r);
     tile.multiply(a + r * a_row, a_step, a_row, b, ld_b, depth);
-    tile.store_to(out + r * ld_out, ld_out);
+    if constexpr (kAccumulate) tile.add_to(out + r * ld_out, ld_out);  // rounds once, not `depth` times
+    else tile.store_to(out + r * ld_out, ld_out);
   });
 }
 

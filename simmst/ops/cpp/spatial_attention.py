@@ -76,7 +76,7 @@ def backward(
     scale: float,
     output_mask: list[bool],
 ) -> Gradients:
-    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``."""
+    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here."""
     given = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
     wanted = [tensor if want and tensor is not None else None for tensor, want in zip(given, output_mask, strict=True)]
     if x.numel() == 0:
@@ -95,7 +95,6 @@ def backward(
         x.stride(),
         [_buffer(weight) for weight in weights[:6]],
         _buffer(weights[6]),
-        _buffer(lse.contiguous()),
         [_buffer(gradient) for gradient in gradients],
         num_heads,
         residual,
