@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,21 @@ from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import Grid, load_grid
 from simmst.data.library import GRIDS_FILE
 from simmst.errors import DataError
+from simmst.files import write_atomically
 
 _VERSION = 1
 _TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
+# What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "CDR units"}
 
 # The extracts of z-scored series carry no times, only "first five days of the customary test week". The 62-day record
@@ -50,14 +62,7 @@ def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None =
         arrays["lonlat"] = dataset.lonlat
     if dataset.cell_name is not None:
         arrays["cell_name"] = dataset.cell_name.astype(np.str_)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def npz_path(path: str | Path) -> Path:
@@ -148,9 +153,10 @@ def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open that it opened itself and cannot read
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {key: file[key] for key in file.files if not wanted or key in wanted}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simmst.evaluation.evaluate import ModelPredictor, Predictor, evaluate
+from simmst.evaluation.intervals import ErrorQuantiles
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
@@ -10,6 +11,7 @@ from simmst.evaluation.report import Forecasts, Report, Row
 
 __all__ = [
     "PROTOCOLS",
+    "ErrorQuantiles",
     "EvaluationProtocol",
     "Forecasts",
     "ModelPredictor",

@@ -115,7 +115,7 @@ def seasonal_naive_error(activity: FloatArray, season: int) -> FloatArray:
         season: steps of a season, such as a day; when the part is not longer than that, one step is taken.
 
     Returns:
-        (C, K) mean of |y_t - y_{t - season}|; NaN where no pair is known.
+        (C, K) mean of ``|y_t - y_{t - season}|``; NaN where no pair is known.
 
     Example:
         >>> seasonal_naive_error(np.array([1.0, 2.0, 4.0]).reshape(3, 1, 1), season=1).tolist()

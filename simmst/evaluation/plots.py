@@ -13,7 +13,7 @@ from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.report import SURROGATE, Forecasts
 from simmst.extras import import_extra
-from simmst.training.files import write_atomically
+from simmst.files import write_atomically
 from simmst.training.history import History
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from simmst.errors import DataError
 from simmst.evaluation.metrics import Scores, skill
 from simmst.extras import import_extra
-from simmst.training.files import write_json
+from simmst.files import write_json
 
 if TYPE_CHECKING:
     import pandas

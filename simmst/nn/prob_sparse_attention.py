@@ -49,10 +49,21 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
     return cached
 
 
+@torch.library.custom_op(
+    "simmst::evaluation_sample",
+    mutates_args=(),
+    schema="(int queries, int keys, int samples, bool shared, Device device) -> Tensor",
+)
 def _draw_evaluation_sample(queries: int, keys: int, samples: int, shared: bool, device: torch.device) -> Tensor:
+    # Opaque to the compiler: inductor inlines the ten rounds into each other, doubling the work with every one.
     seed = torch.tensor(EVALUATION_SEED, dtype=torch.int64, device=device)
     sample = philox_indices(1 if shared else queries, samples, keys, key=seed)
-    return sample[0] if shared else sample
+    return sample[0].clone() if shared else sample
+
+
+@_draw_evaluation_sample.register_fake
+def _(queries: int, keys: int, samples: int, shared: bool, device: torch.device) -> Tensor:
+    return torch.empty((samples,) if shared else (queries, samples), dtype=torch.int64, device=device)
 
 
 class ProbSparseAttention(nn.Module):

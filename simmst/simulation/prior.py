@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from simmst.errors import ConfigError
 from simmst.extras import import_extra
+from simmst.files import write_atomically
 from simmst.simulation.config import PARAMETER_RANGES, SCENARIOS, CityConfig, resolve_services, suggestion
 from simmst.simulation.distributions import (
     Categorical,
@@ -181,18 +180,9 @@ class DomainPrior:
             The path.
         """
         yaml = import_extra("yaml", extra="forecast")
-        target = Path(path)
         plain = {name: to_plain(distribution) for name, distribution in self.parameters.items()}
         text = yaml.safe_dump({"base": "none", "parameters": plain}, sort_keys=False, default_flow_style=None)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent, text=True)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return target
+        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> DomainPrior:
@@ -200,8 +190,7 @@ class DomainPrior:
 
         The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
         high: ..}`` (or log-uniform, truncated-normal, categorical, dates), and optionally ``base``: ``default`` (also
-            when left out),
-        ``surrogate`` or ``none``, whose laws the other parameters keep.
+        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep.
 
         Raises:
             ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file

@@ -13,7 +13,7 @@ from torch import nn
 
 from simmst.errors import CheckpointError
 from simmst.extras import import_extra
-from simmst.training.files import write_atomically
+from simmst.files import write_atomically
 
 FORMAT = "simmst-checkpoint"
 VERSION = 1

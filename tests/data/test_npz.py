@@ -43,7 +43,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fail(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
@@ -97,3 +97,24 @@ def test_layouts_of_extracts_that_a_test_writes(tmp_path):
     np.savez(tmp_path / "bad.npz", activity=np.ones((12, 1, 1)), cell_id=[10_001], time_utc_s=time, service=["a"])
     with pytest.raises(DataError, match="cell 10001 is not on the milan grid"):
         load(tmp_path / "bad.npz")
+
+
+def test_a_flipped_byte_is_one_kind_of_error(tmp_path):
+    """Depending on the byte, the zip reader, the decompression or the header complains."""
+    path = city().save(tmp_path / "city.npz")
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 23):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            TrafficDataset.from_npz(path)
+        except DataError:
+            refused += 1
+    assert refused > 20
+
+
+def test_a_lone_array(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(DataError, match=r"a\.npz is not a readable \.npz file"):
+        TrafficDataset.from_npz(tmp_path / "a.npz")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -19,23 +21,23 @@ CONFIG = SimMSTNetConfig(
     factor=2,
     dropout=0.0,
 )
+# With this factor every query gets real attention, so the samples, whose draws the compiler may reorder, do not matter.
+ALL_SELECTED = 14
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():
     torch.compiler.reset()
-    # Compiled code then draws the attention's samples as eager code does.
-    with torch._inductor.config.patch(fallback_random=True):
-        yield
+    yield
     torch.compiler.reset()
 
 
-def model_and_inputs():
+def model_and_inputs(config=CONFIG):
     torch.manual_seed(0)
-    model = SimMSTNet(CONFIG).double()
+    model = SimMSTNet(config).double()
     torch.nn.init.ones_(model.highway.mix)
-    values, marks = torch.randn(5, 14, 2, 3, 3).double(), torch.randn(5, 17, 2).double()
+    values, marks = torch.randn(5, 14, config.num_tasks, 3, 3).double(), torch.randn(5, 17, 2).double()
     values[0, 3:5] = float("nan")
     mask = torch.ones(5, 3, 3, dtype=torch.bool)
     mask[:, 0] = False
@@ -53,13 +55,14 @@ def test_compiled_forecasts_are_the_eager_ones(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_training_gives_the_eager_gradients(backend):
-    model, values, marks, mask = model_and_inputs()
+    # One task that interacts with itself: every part is there, and inductor needs half the time.
+    config = dataclasses.replace(CONFIG, services=("internet",), factor=ALL_SELECTED)
+    model, values, marks, mask = model_and_inputs(config)
     model.train()
 
     def gradients(run):
         model.zero_grad()
-        torch.manual_seed(7)
-        loss = masked_loss(run(values, marks, mask=mask), torch.zeros(5, 3, 2).double()).sum()
+        loss = masked_loss(run(values, marks, mask=mask), torch.zeros(5, 3, 1).double()).sum()
         loss.backward()
         return loss.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import re
 
 import pytest
 
 import simmst
 
+# An editable install lists the package a second time, as simmst.simmst; __main__ runs the command when imported.
+SKIPPED = re.compile(r"simmst\.(simmst\b|tests\b|benchmarks\b|_cpu$|_cuda$|__main__$)")
 MODULES = sorted(
     module.name
-    for module in pkgutil.walk_packages(simmst.__path__, "simmst.")
-    if not module.name.endswith(("._cpu", "._cuda"))
+    for module in pkgutil.walk_packages(simmst.__path__, "simmst.", onerror=lambda name: None)
+    if not SKIPPED.match(module.name)
 )
 
 

@@ -1,0 +1,116 @@
+"""Prediction intervals from the errors on held-out windows (split conformal)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.data import Scaler, Windows
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation.evaluate import Predictor
+
+_LEVELS = np.arange(1, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorQuantiles:
+    r"""Quantiles of the absolute errors on held-out windows, by slot ahead and service, on the scaler's scale.
+
+    A central interval of level q is :math:`\hat z \pm e_q`, :math:`e_q` the :math:`\lceil (n + 1) q \rceil`-th smallest
+    of n errors (Vovk et al. 2005; split conformal), mapped back to raw units. Its coverage is exact where the held-out
+    windows are exchangeable with the future and had no part in fitting; windows that also stopped the training, or lie
+    in another season, make it approximate. Where n is so small that there is no such error, the largest one stands.
+
+    Args:
+        values: float32 (99, T_out, K), the quantiles at 1, 2, ..., 99 percent; NaN where nothing was observed.
+        scaler: the scale they are on.
+
+    Example:
+        >>> scaler = Scaler("linear", np.zeros(1), np.ones(1))
+        >>> errors = ErrorQuantiles(np.full((99, 1, 1), 2.0, np.float32), scaler)
+        >>> [bound.item() for bound in errors.interval(np.array([[[5.0]]], np.float32), 80)]
+        [3.0, 7.0]
+    """
+
+    values: npt.NDArray[np.float32]
+    scaler: Scaler
+
+    @classmethod
+    def measure(cls, predictor: Predictor, windows: Windows, *, limit: int | None = 4096) -> ErrorQuantiles:
+        """Forecast windows and take the quantiles of the errors.
+
+        Args:
+            predictor: fitted without these windows' targets.
+            windows: the held-out windows.
+            limit: at most that many windows are forecast, those of origins evenly spaced over all (every cell of an
+                origin is forecast at once, and one origin at least); None forecasts all.
+
+        Raises:
+            DataError: there is no window.
+            ConfigError: the limit is below 1.
+        """
+        if len(windows) == 0:
+            raise DataError("there is no window to measure errors on; hold out a longer part of the series")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit is {limit}; it must be at least 1, or None for all windows")
+        places = _spread(windows.num_origins, None if limit is None else max(limit // windows.num_cells, 1))
+        indices = places[:, None] * windows.num_cells + np.arange(windows.num_cells)
+        forecast = predictor.predict(windows.dataset, windows.origins[places])  # (n, C, T_out, K)
+        target = windows.raw_target(indices.reshape(-1)).reshape(forecast.shape)
+        scaler = windows.scaler
+        errors = np.abs(scaler.transform(forecast, -1) - scaler.transform(target, -1))
+        errors = np.sort(errors.reshape(-1, *forecast.shape[2:]), axis=0)  # NaN sorts to the end
+        values = np.full((len(_LEVELS), *errors.shape[1:]), np.nan, dtype=np.float32)
+        for place in np.ndindex(*errors.shape[1:]):
+            column = errors[(slice(None), *place)]
+            count = int((~np.isnan(column)).sum())
+            if count:
+                rank = np.ceil((count + 1) * _LEVELS / 100).astype(int) - 1
+                values[(slice(None), *place)] = column[np.minimum(rank, count - 1)]
+        return cls(values, scaler)
+
+    def interval(
+        self, forecast: npt.NDArray[np.float32], level: float
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the lower and upper bounds around forecasts; the forecast lies between them.
+
+        Args:
+            forecast: (..., T_out, K) raw units.
+            level: an integer between 1 and 99, in percent.
+
+        Raises:
+            ConfigError: the level is none of those.
+        """
+        width = self.values[checked_level(level) - 1]
+        centre = self.scaler.transform(forecast, -1)
+        # There and back again the scale rounds: a narrow interval could miss the forecast it was made from.
+        low = np.minimum(self.scaler.inverse(centre - width, -1), forecast)
+        high = np.maximum(self.scaler.inverse(centre + width, -1), forecast)
+        return low, high
+
+
+def checked_level(level: float) -> int:
+    """Return a level of intervals as an integer.
+
+    Raises:
+        ConfigError: it is no integer between 1 and 99.
+
+    Example:
+        >>> checked_level(0.95)
+        Traceback (most recent call last):
+        ...
+        simmst.errors.ConfigError: level is 0.95; it must be an integer between 1 and 99, in percent
+    """
+    if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or level not in _LEVELS:
+        raise ConfigError(f"level is {level!r}; it must be an integer between 1 and 99, in percent")
+    return int(level)
+
+
+def _spread(total: int, wanted: int | None) -> npt.NDArray[np.int64]:
+    """Numbers evenly spaced over 0..total - 1, all of them where no fewer are wanted; one stands in the middle."""
+    if wanted is None or wanted >= total:
+        return np.arange(total, dtype=np.int64)
+    # the centres of `wanted` equal parts
+    return ((np.arange(wanted) + 0.5) * total / wanted).astype(np.int64)

@@ -1,0 +1,104 @@
+"""Simulated cities to learn a series from: with its services under its own names, and with its slots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from simmst.data import TrafficDataset
+from simmst.errors import ConfigError, DataError
+from simmst.simulation import DEFAULT_SERVICES, ServiceConfig, simulate_cities
+from simmst.training import Progress, quiet
+
+# The order in which services that the simulator does not know by name are lent one that it knows.
+_LENT = ("internet", "call", "sms")
+
+
+def stand_ins(services: Sequence[str]) -> tuple[str | ServiceConfig, ...]:
+    """Choose what the simulator simulates for each service of a series.
+
+    Names that it knows, in whatever case, stand for themselves; others borrow a service that the series lacks, Internet
+    first, and behave like more of Internet when there is none left.
+
+    Example:
+        >>> stand_ins(["Call", "video"])
+        ('call', 'internet')
+    """
+    chosen: list[str | ServiceConfig | None] = []
+    free = dict.fromkeys(_LENT)
+    for name in services:
+        known = name.lower()
+        chosen.append(known if known in free else None)
+        free.pop(known, None)
+    for place, name in enumerate(services):
+        if chosen[place] is None:
+            lent = next(iter(free), None)
+            if lent is not None:
+                del free[lent]
+            chosen[place] = lent or dataclasses.replace(DEFAULT_SERVICES["internet"], name=name)
+    return tuple(service for service in chosen if service is not None)
+
+
+def stand_in_notes(services: Sequence[str]) -> tuple[str, ...]:
+    """Say for which services others were simulated; empty where all are known by name.
+
+    Example:
+        >>> stand_in_notes(["call", "video"])
+        ("service 'video' is unknown to the simulator, which simulated 'internet' for it",)
+    """
+    notes = []
+    for name, service in zip(services, stand_ins(services), strict=True):
+        if not isinstance(service, str) or service != name.lower():
+            what = service if isinstance(service, str) else "internet"
+            notes.append(f"service {name!r} is unknown to the simulator, which simulated {what!r} for it")
+    return tuple(notes)
+
+
+def simulation_step(step_minutes: int) -> int:
+    """Return the slots in which cities are simulated, to be summed up to slots of `step_minutes`.
+
+    Raises:
+        DataError: the simulator's slots, 10 or 60 minutes, cannot be summed up to these.
+
+    Example:
+        >>> simulation_step(30)
+        10
+    """
+    for step in (60, 10):
+        if step_minutes % step == 0:
+            return step
+    raise DataError(
+        f"cities can be simulated in slots of 10 minutes and what they sum up to, the series has slots of "
+        f"{step_minutes}; resample it to 10, 30 or 60 minutes, or train without simulated cities"
+    )
+
+
+def cities_like(dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet) -> list[TrafficDataset]:
+    """Simulate cities that have the services and the slots of a series.
+
+    Args:
+        dataset: the series.
+        number: how many; 0 gives none.
+        seed: of the family of cities.
+        progress: called after each city.
+
+    Returns:
+        The cities, drawn from the training prior, their services named as in the series.
+
+    Raises:
+        ConfigError: the number is no whole number from 0 on.
+        DataError: the simulator has no slots that sum up to those of the series.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ConfigError(f"the number of simulated cities is {number!r}; it must be a whole number of at least 0")
+    if number == 0:
+        return []
+    step = simulation_step(dataset.step_minutes)
+    cities = simulate_cities(
+        number,
+        seed=seed,
+        progress=lambda done, total: progress("simulate", done, total),
+        services=stand_ins(dataset.services),
+        step_minutes=step,
+    )
+    return [city.with_(services=dataset.services).resample(dataset.step_minutes) for city in cities]
