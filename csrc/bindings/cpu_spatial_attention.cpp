@@ -132,8 +132,8 @@ spatial::Gradients make_gradients(const spatial::Problem& problem, const std::ve
           checked("gradient of norm_bias", buffers[6], c, size, true)};
 }
 
-void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const Sizes& grad_strides, uintptr_t x_address,
-              const Sizes& shape, const Sizes& strides, const std::vector<Buffer>& weight_buffers,
+void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const Sizes& grad_strides,
+              uintptr_t x_address, const Sizes& shape, const Sizes& strides, const std::vector<Buffer>& weight_buffers,
               const Buffer& mask_buffer, const std::vector<Buffer>& gradient_buffers,
               int64_t heads, bool residual, double eps, double scale, int threads) {
   const auto problem = make_problem(dtype, shape, heads, residual, eps, scale, threads);
@@ -159,5 +159,6 @@ void backward(int dtype, uintptr_t grad_address, const Sizes& grad_shape, const 
 void bind_spatial_attention(py::module_& module) {
   module.def("spatial_attention_forward", &forward,
              "Fused spatial attention; weights, mask, out and lse are (address, bytes) of contiguous tensors.");
-  module.def("spatial_attention_backward", &backward, "Gradients of spatial_attention_forward, where an address is given.");
+  module.def("spatial_attention_backward", &backward,
+             "Gradients of spatial_attention_forward, those that are given an address.");
 }

@@ -1,6 +1,6 @@
-// Self-attention over the positions of each map, projections, residual and LayerNorm included: what the kernels of every
-// instruction set share. Weights are laid out as in nn.MultiheadAttention and contiguous; x and the gradient of the
-// output may have any strides; results are contiguous and have the shape of x.
+// Self-attention over the positions of each map, projections, residual and LayerNorm included: what the kernels of
+// every instruction set share. Weights are laid out as in nn.MultiheadAttention and contiguous; x and the gradient of
+// the output may have any strides; results are contiguous and have the shape of x.
 #pragma once
 
 #include <cstdint>
@@ -44,11 +44,13 @@ struct Gradients {
   void *x, *in, *in_bias, *out, *out_bias, *norm, *norm_bias;
 };
 
-// `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double for
-// double; backward recomputes it. `workspace` has workspace_bytes() bytes, aligned to 64.
+// `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double
+// for double; backward recomputes it. `workspace` has as many bytes as forward_bytes or backward_bytes say, aligned to
+// 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
-  void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse, void* workspace);
+  void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse,
+                  void* workspace);
   int64_t (*backward_bytes)(const Problem&);
   void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask,
                    const Gradients&, void* workspace);

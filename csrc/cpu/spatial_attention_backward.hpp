@@ -1,7 +1,7 @@
 // The backward pass of one map. Projections, attention and scores are recomputed from x; nothing of size N x N exists.
 // With P = exp(S - largest) = Z softmax(S), O = softmax(S) V, and G the gradient of O divided by Z, row by row:
-// dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing per
-// score, and going through the saved lse would round once more.
+// dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing
+// per score, and going through the saved lse would round once more.
 #pragma once
 
 #include "cpu/spatial_attention_forward.hpp"
@@ -113,7 +113,7 @@ void clear(T* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = T(0);
 }
 
-// --- sums over positions ---------------------------------------------------------------------------------------------
+// --- sums over positions -------------------------------------------------------------------------------------------
 
 // to[r] += sum over n < count of rows[r][n]
 template <typename T>
@@ -142,7 +142,7 @@ void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_s
   });
 }
 
-// --- LayerNorm ---------------------------------------------------------------------------------------------------------
+// --- LayerNorm -----------------------------------------------------------------------------------------------------
 
 // grad (C, V vectors at n): gradient of LayerNorm's output -> of its input, which is in `tile`.
 template <int V, typename T>
@@ -187,7 +187,7 @@ void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t keys
   });
 }
 
-// --- one head ----------------------------------------------------------------------------------------------------------
+// --- one head ------------------------------------------------------------------------------------------------------
 
 // weights[k][q] = 2^(score - largest) of a block of keys
 template <int V, typename T>
@@ -319,7 +319,7 @@ void backward_head(const Problem& problem, const Packed<T>& packed, const Packed
                buffers.grad_packed + 2 * width * ld, ld);
 }
 
-// --- one map -----------------------------------------------------------------------------------------------------------
+// --- one map -------------------------------------------------------------------------------------------------------
 
 template <typename T>
 void backward_heads(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, int64_t keys,

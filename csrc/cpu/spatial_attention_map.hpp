@@ -87,7 +87,8 @@ SIMMST_INLINE void store_some(Storage* out, Vec<T> value, int64_t count) {
 
 // Positions n .. n + count of map `b` in a contiguous result, from (C, count) rows of ld.
 template <typename Storage, typename T>
-void store_positions(const Problem& problem, int64_t b, int64_t n, int64_t count, const T* in, int64_t ld, void* result) {
+void store_positions(const Problem& problem, int64_t b, int64_t n, int64_t count, const T* in, int64_t ld,
+                     void* result) {
   const int64_t channels = problem.channels, positions = problem.positions();
   Storage* out = static_cast<Storage*>(result) + b * channels * positions;
   if (!problem.channels_last) {
@@ -111,7 +112,7 @@ void store_positions(const Problem& problem, int64_t b, int64_t n, int64_t count
   }
 }
 
-// --- weights ---------------------------------------------------------------------------------------------------------
+// --- weights -------------------------------------------------------------------------------------------------------
 
 // Weights in the dtype of the computation, laid out for product(): the operand broadcast along positions.
 template <typename T>
@@ -153,24 +154,42 @@ SIMMST_INLINE int64_t projection_row(const Problem& problem, int64_t head, int64
   return r / width * problem.channels + head * width + r % width;
 }
 
+// out[c * ld + r] = factor * in[r * columns + c] for r < rows: a call with few maps is mostly this.
+template <typename Storage, typename T>
+void pack_transposed(const Storage* in, int64_t rows, int64_t columns, T factor, T* out, int64_t ld) {
+  for (int64_t r = 0; r < rows; r += kLanes<T>)
+    for (int64_t c = 0; c < columns; c += kLanes<T>) {
+      const int width = static_cast<int>(columns - c < kLanes<T> ? columns - c : kLanes<T>);
+      Vec<T> square[kLanes<T>];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<T>; ++i) {
+        const Storage* at = in + (r + i) * columns + c;
+        if (r + i >= rows) square[i] = Vec<T>{};
+        else square[i] = width == kLanes<T> ? load(at) : load_partial(at, width);
+      }
+      transpose<T>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<T>; ++i)
+        if (i < width) store_some<T, T>(out + (c + i) * ld + r, square[i] * factor, rows - r);
+    }
+}
+
 // `query_factor` goes into the query's weights, which saves a multiplication per score.
 template <typename Storage, typename T>
 void pack_weights(const Problem& problem, const Weights& weights, T query_factor, Packed<T>& packed) {
   const int64_t channels = problem.channels, width = problem.width();
   const Storage* in = static_cast<const Storage*>(weights.in);
   const Storage* in_bias = static_cast<const Storage*>(weights.in_bias);
-  for (int64_t head = 0; head < problem.heads; ++head) {
-    for (int64_t r = 0; r < 3 * width; ++r) {
-      const int64_t row = projection_row(problem, head, r);
-      const T factor = r < width ? query_factor : T(1);
-      T* column = packed.in + head * channels * packed.in_ld + r;
-      for (int64_t c = 0; c < channels; ++c) column[c * packed.in_ld] = factor * to_compute(in[row * channels + c]);
-      packed.in_bias[head * 3 * width + r] = in_bias == nullptr ? T(0) : factor * to_compute(in_bias[row]);
+  for (int64_t head = 0; head < problem.heads; ++head)
+    for (int64_t part = 0; part < 3; ++part) {
+      const int64_t row = part * channels + head * width;
+      const T factor = part == 0 ? query_factor : T(1);
+      pack_transposed(in + row * channels, width, channels, factor,
+                      packed.in + head * channels * packed.in_ld + part * width, packed.in_ld);
+      T* bias = packed.in_bias + (head * 3 + part) * width;
+      for (int64_t d = 0; d < width; ++d) bias[d] = in_bias == nullptr ? T(0) : factor * to_compute(in_bias[row + d]);
     }
-  }
-  const Storage* out = static_cast<const Storage*>(weights.out);
-  for (int64_t o = 0; o < channels; ++o)
-    for (int64_t i = 0; i < channels; ++i) packed.out[i * packed.out_ld + o] = to_compute(out[o * channels + i]);
+  pack_transposed(static_cast<const Storage*>(weights.out), channels, channels, T(1), packed.out, packed.out_ld);
   packed.out_bias = pack_vector<Storage>(weights.out_bias, channels, packed.out_bias);
   packed.norm = pack_vector<Storage>(weights.norm, channels, packed.norm);
   packed.norm_bias = pack_vector<Storage>(weights.norm_bias, channels, packed.norm_bias);

@@ -1,6 +1,6 @@
 // The one inner kernel that every product of spatial attention goes through, and what surrounds it: exponential,
-// logarithm, transposition. Vectors lie along positions (the lanes) and the other operand is broadcast, so no head width
-// or channel count wastes lanes and the softmax over keys needs no reduction across lanes.
+// logarithm, transposition. Vectors lie along positions (the lanes) and the other operand is broadcast, so no head
+// width or channel count wastes lanes and the softmax over keys needs no reduction across lanes.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -123,7 +123,7 @@ void product(const T* a, int64_t a_step, int64_t depth, const T* b, const T* bia
   });
 }
 
-// --- exponential and logarithm to the base 2 -------------------------------------------------------------------------
+// --- exponential and logarithm to the base 2 -----------------------------------------------------------------------
 
 // 2^x for x up to about 100 (1000 for double) to about 1 ulp; below the normal range the result is 0 or tiny, NaN for
 // NaN. Cheaper than exp: 2^floor(x) is exact and the polynomial, minimax in relative error, covers the rest.
@@ -182,7 +182,7 @@ SIMMST_INLINE Vec<double> sqrt_of(Vec<double> x) {
   return x;
 }
 
-// --- transposition ---------------------------------------------------------------------------------------------------
+// --- transposition -------------------------------------------------------------------------------------------------
 
 template <int kHalf, typename T, int... kIndex>
 SIMMST_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, kIndex...>) {

@@ -1,4 +1,4 @@
-"""Spatial attention on the C++ kernels against plain PyTorch: every instruction set, option, dtype, shape and thread count."""
+"""Spatial attention in C++ against plain PyTorch: every instruction set, option, dtype, layout and thread count."""
 
 import itertools
 import resource
@@ -12,12 +12,13 @@ from torch import nn
 
 from simmst.nn import SpatialAttention
 from simmst.ops import spatial_attention
+from simmst.ops.backends import implementation
 from simmst.reference import spatial_attention as oracle_function
 from simmst.reference.spatial_attention import backward as reference_backward
 from simmst.reference.spatial_attention import forward as reference_forward
 
 _cpu = pytest.importorskip("simmst._cpu", reason="this installation has no compiled CPU module")
-cpp = pytest.importorskip("simmst.ops.cpp.spatial_attention")
+cpp = implementation("spatial_attention", "cpp")
 
 F64 = torch.float64
 ISAS = _cpu.instruction_sets()
@@ -222,7 +223,7 @@ def test_weights_and_gradient_of_any_strides():
         arguments[index] = arguments[index].mT.contiguous().mT
     arguments[5] = torch.stack([arguments[5], arguments[5]], dim=-1)[..., 0]
     compare(arguments, options)
-    out, lse = cpp.forward(*arguments, **options)
+    _, lse = cpp.forward(*arguments, **options)
     grad = torch.randn(12, 2, 3, 3, dtype=F64).transpose(0, 1)
     last = {**options, "output_mask": ALL}
     for one, two in zip(
@@ -344,6 +345,18 @@ def test_it_is_the_automatic_choice():
     assert torch.equal(public(tensors), public(tensors, backend="cpp"))
 
 
+def test_the_short_way_of_calls_without_gradient_gives_the_same_bits(monkeypatch):
+    tensors, mask = leaves(torch.float32), random_mask(3, 6)
+    through_the_library = public(tensors, mask, backend="cpp")
+    plain = [tensor.detach() for tensor in tensors]
+    monkeypatch.setattr(torch.ops.simmst, "spatial_attention", None)  # out of reach
+    assert torch.equal(public(plain, mask, backend="cpp"), through_the_library)
+    with torch.no_grad():
+        assert torch.equal(public(tensors, mask, backend="cpp"), through_the_library)
+    with pytest.raises(AttributeError):
+        public(tensors, mask, backend="cpp")
+
+
 @pytest.mark.parametrize("mask", [None, random_mask(3, 6)], ids=["plain", "masked"])
 def test_gradcheck_and_opcheck(mask):
     tensors = leaves()
@@ -410,7 +423,7 @@ def test_public_operator_equals_the_inline_reference():
 
 def raw(**changes):
     arguments, _ = case((2, 4, 3, 3), dtype=torch.float32)
-    x, *weights, mask, w_norm, b_norm = arguments
+    x, *weights, _mask, w_norm, b_norm = arguments
     out, lse = torch.empty_like(x), torch.empty(2, 2, 9)
     values = {
         "dtype": 0,
