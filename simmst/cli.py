@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from simmst import __version__
@@ -13,12 +16,20 @@ from simmst.extras import import_extra
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+    from rich.console import Console
 
+    from simmst.jobs import Outcome
     from simmst.training import Progress
+
+
+# Interrupted, these go on where they were when they are called again.
+_RESUMED = ("demo", "train", "simulate")
 
 
 def build_parser() -> ArgumentParser:
     """Build the command line: one subcommand a job, each with ``--config FILE.yaml``.
+
+    A wrong command line or YAML file makes it raise argparse.ArgumentError.
 
     Raises:
         MissingExtraError: jsonargparse is not installed.
@@ -26,62 +37,92 @@ def build_parser() -> ArgumentParser:
     jsonargparse = import_extra("jsonargparse", extra="forecast")
     from simmst.forecaster_config import ForecasterConfig
 
-    def command(about: str, *, quiet: bool = True, config: bool = True) -> ArgumentParser:
-        parser: ArgumentParser = jsonargparse.ArgumentParser(description=about)
-        if config:
-            parser.add_argument("--config", action="config", help="YAML file with any of these settings")
-        if quiet:
-            parser.add_argument("--quiet", action="store_true", help="show no progress bars")
-        return parser
-
     parser: ArgumentParser = jsonargparse.ArgumentParser(
-        prog="simmst", description="Forecast cellular traffic with Sim-MSTNet.", version=__version__
+        prog="simmst",
+        description="Forecast cellular traffic with Sim-MSTNet.",
+        version=__version__,
+        exit_on_error=False,
     )
     commands = parser.add_subcommands(required=True)
 
-    demo = command("Simulate cities, learn from them, and forecast one city that was held out, or a file's.")
-    demo.add_argument("--data", type=str | None, default=None, help="traffic file; without it the city is a SURROGATE")
-    demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
-    demo.add_argument("--quick", action="store_true", help="fewer cities and epochs: see that everything works")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--step", type=int, default=60, help="minutes of a slot")
-    demo.add_argument("--services", type=list[str] | None, default=None, help="services of the file to keep")
-    commands.add_subcommand("demo", demo, help="the main job on an embedded default or on your file")
+    def command(
+        name: str, usage: str, about: str, *, brief: str, quiet: bool = True, config: bool = True
+    ) -> ArgumentParser:
+        # The usage that argparse would write lists every one of the settings.
+        usage = f"simmst {name} {usage}".strip()
+        one: ArgumentParser = jsonargparse.ArgumentParser(description=about, usage=usage, exit_on_error=False)
+        if config:
+            one.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these settings")
+        if quiet:
+            one.add_argument("--quiet", action="store_true", help="show no progress bars")
+        commands.add_subcommand(name, one, help=brief)
+        return one
 
-    train = command("Train a forecaster on a traffic file, test it on the file's last days, write a run folder.")
+    demo = command(
+        "demo",
+        "[--data FILE] [--quick] [options]",
+        "Simulate cities, learn from them, and forecast one city that was held out, or a file's.",
+        brief="the main job on an embedded default or on your file",
+    )
+    demo.add_argument("--data", type=str | None, default=None, help="traffic file; without it the city is a SURROGATE")
+    demo.add_argument("--out", type=str, default="runs/demo", help="run folder; an earlier demo there is replaced")
+    demo.add_argument("--quick", action="store_true", help="fewer cities and epochs: see that everything works")
+    demo.add_argument("--seed", type=int, default=0, help="seeds the cities and the training")
+    demo.add_argument("--step", type=int, default=60, help="minutes of a slot")
+    demo.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
+
+    train = command(
+        "train",
+        "--data FILE --out FOLDER [options]",
+        "Train a forecaster on a traffic file, test it on the file's last days, write a run folder.",
+        brief="train on a file",
+    )
     train.add_argument("--data", type=str, required=True, help="traffic file")
     train.add_argument("--out", type=str, required=True, help="run folder; a run that was killed goes on")
     train.add_argument("--simulated", type=int | None, default=None, help="cities to simulate; 0 for none")
-    train.add_argument("--step", type=int | None, default=None, help="minutes of a slot")
-    train.add_argument("--services", type=list[str] | None, default=None, help="services of the file to keep")
+    train.add_argument("--step", type=int | None, default=None, help="minutes of a slot; the file's when left out")
+    train.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
     train.add_argument("--test_days", type=int, default=7, help="days at the end to test on")
     train.add_argument("--overwrite", action="store_true", help="throw an earlier run in the folder away")
     train.add_class_arguments(ForecasterConfig, "forecaster")
-    commands.add_subcommand("train", train, help="train on a file")
 
-    evaluate = command("Test a trained forecaster on the part of a file that it has not seen.", quiet=False)
+    evaluate = command(
+        "evaluate",
+        "--run FOLDER --data FILE [options]",
+        "Test a trained forecaster on the part of a file that it has not seen.",
+        brief="test on unseen slots, beside the naive baselines",
+        quiet=False,
+    )
     evaluate.add_argument("--run", type=str, required=True, help="folder of the trained forecaster")
     evaluate.add_argument("--data", type=str, required=True, help="the file it was trained on, or a longer one")
     evaluate.add_argument("--out", type=str | None, default=None, help="JSON file for the report")
-    commands.add_subcommand("evaluate", evaluate, help="test on unseen slots, beside the naive baselines")
 
-    forecast = command("Forecast the slots after the end of a series.", quiet=False)
+    forecast = command(
+        "forecast",
+        "--run FOLDER [--data FILE] [options]",
+        "Forecast the slots after the end of a series.",
+        brief="forecast with a trained forecaster",
+        quiet=False,
+    )
     forecast.add_argument("--run", type=str, required=True, help="folder of the trained forecaster")
-    forecast.add_argument("--data", type=str | None, default=None, help="latest traffic; else what it was fitted on")
-    forecast.add_argument("--levels", type=list[int], default=[], help="prediction intervals in percent, as [80,95]")
-    forecast.add_argument("--out", type=str | None, default=None, help="CSV file")
-    commands.add_subcommand("forecast", forecast, help="forecast with a trained forecaster")
+    forecast.add_argument(
+        "--data", type=str | None, default=None, help="the latest traffic; else the slots it was fitted on"
+    )
+    forecast.add_argument("--levels", type=int, nargs="+", default=[], help="prediction intervals in percent: 80 95")
+    forecast.add_argument("--out", type=str | None, default=None, help="CSV file; else standard output")
 
-    simulate = command("Simulate cities into a folder; finished ones are kept.")
+    simulate = command(
+        "simulate",
+        "--cities NUMBER --out FOLDER [options]",
+        "Simulate cities into a folder; finished ones are kept.",
+        brief="write simulated cities",
+    )
     simulate.add_argument("--cities", type=int, required=True, help="how many")
     simulate.add_argument("--out", type=str, required=True, help="folder")
-    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--seed", type=int, default=0, help="of the family of cities")
     simulate.add_argument("--city", type=dict[str, Any], default={}, help="settings to hold fixed, as --city.days 7")
-    commands.add_subcommand("simulate", simulate, help="write simulated cities")
 
-    commands.add_subcommand(
-        "info", command("Show this installation.", quiet=False, config=False), help="what runs here"
-    )
+    command("info", "", "Show this installation.", brief="what runs here", quiet=False, config=False)
     return parser
 
 
@@ -90,10 +131,15 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
     """Give a progress that draws bars on standard error, or one that shows nothing."""
     from simmst import training
 
-    if quiet:
-        yield training.quiet
-        return
-    with training.RichProgress() as progress:
+    with ExitStack() as stack:
+        bars: list[Progress] = [training.quiet] if quiet else []
+
+        def progress(task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
+            # Started by the first step of the work: whatever is refused before it is told in one line alone.
+            if not bars:
+                bars.append(stack.enter_context(training.RichProgress()))
+            bars[0](task, done, total, details)
+
         yield progress
 
 
@@ -116,13 +162,14 @@ def run_demo(options: Namespace) -> None:
 
 def run_train(options: Namespace) -> None:
     """Run ``simmst train``."""
+    from simmst.forecaster_config import ForecasterConfig
     from simmst.jobs import train
 
     with progress_bars(quiet=options.quiet) as progress:
         outcome = train(
             options.data,
             options.out,
-            options.forecaster,
+            ForecasterConfig.from_dict(options.forecaster.as_dict()),
             simulated=options.simulated,
             step=options.step,
             services=options.services,
@@ -138,9 +185,9 @@ def run_evaluate(options: Namespace) -> None:
     from simmst.jobs import evaluate
 
     report = evaluate(options.run, options.data, out=options.out)
-    console().print(report.to_table())
+    report.print(console())
     if options.out is not None:
-        console().print(f"written: {options.out}")
+        tell(f"written: {options.out}")
 
 
 def run_forecast(options: Namespace) -> None:
@@ -151,16 +198,16 @@ def run_forecast(options: Namespace) -> None:
     if options.out is None:
         sys.stdout.write(frame.to_csv(index=False))
     else:
-        console().print(f"written: {options.out} ({len(frame)} rows)")
+        tell(f"written: {options.out} ({len(frame)} rows)")
 
 
 def run_simulate(options: Namespace) -> None:
     """Run ``simmst simulate``."""
-    from simmst.jobs import simulate
+    from simmst.city_folder import simulate
 
     with progress_bars(quiet=options.quiet) as progress:
-        paths = simulate(options.cities, options.out, seed=options.seed, progress=progress, **options.city)
-    console().print(f"written: {len(paths)} cities and manifest.json in {options.out}")
+        paths = simulate(options.cities, options.out, seed=options.seed, city=options.city, progress=progress)
+    tell(f"written: {len(paths)} {'city' if len(paths) == 1 else 'cities'} and manifest.json in {options.out}")
 
 
 def run_info(options: Namespace) -> None:
@@ -180,18 +227,43 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
 }
 
 
-def show_outcome(outcome: Any) -> None:
+def show_outcome(outcome: Outcome) -> None:
     """Print a report and the names of the files beside it."""
-    out = console()
-    out.print(outcome.report.to_table())
+    outcome.report.print(console())
     for path in outcome.files:
-        out.print(f"written: {path}", soft_wrap=True)
+        tell(f"written: {path}")
 
 
-def console() -> Any:
+def tell(line: str) -> None:
+    """Print one line, however long."""
+    sys.stdout.write(line + "\n")
+
+
+def console() -> Console:
     """Return a console on standard output, wide enough for a table where the output is no terminal."""
     rich = import_extra("rich.console", extra="forecast")
-    return rich.Console(width=None if sys.stdout.isatty() else 140)
+    made: Console = rich.Console(width=None if sys.stdout.isatty() else 140)
+    return made
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def usage_error(error: ArgumentError, given: Sequence[str]) -> str:
+    """Say on one line what is wrong with a command line or its YAML file, in the user's words, and where help is."""
+    message = one_line(error)
+    # jsonargparse says: Parser key "test_days": Expected a <class 'int'>. Got value: seven
+    message = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", message)
+    message = re.sub(r'^Parser key "([^"]+)":', r"\1:", message)
+    # and: the following arguments are required: train.data, train.out
+    message = re.sub(rf"\b(?:{'|'.join(COMMANDS)})\.(\w+)", r"--\1", message)
+    # and: in "<unicode string>", line 1, column 4
+    file = re.search(r"--config[= ](\S+)", " ".join(given))
+    message = message.replace('"<unicode string>"', file[1] if file else "the YAML text")
+    about = " ".join(["simmst", *[word for word in given[:1] if word in COMMANDS]])
+    return f"{message.rstrip('.')}; see {about} --help"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,14 +272,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows ``simmst``; None takes the process's own.
     """
+    command = ""
     try:
         options = build_parser().parse_args(arguments)
-        COMMANDS[options.subcommand](options[options.subcommand])
+        command = options.subcommand
+        COMMANDS[command](options[command])
+        sys.stdout.flush()
+    except ArgumentError as error:
+        given = sys.argv[1:] if arguments is None else arguments
+        sys.stderr.write(f"simmst: {usage_error(error, given)}\n")
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output has read enough; the interpreter is not to complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (SimmstError, OSError) as error:
-        sys.stderr.write(f"simmst: {error}\n")
+        sys.stderr.write(f"simmst: {one_line(error)}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("simmst: interrupted; the same command goes on from the last checkpoint\n")
+        hint = "; the same command goes on from there" if command in _RESUMED else ""
+        sys.stderr.write(f"simmst: interrupted{hint}\n")
         return 130
     return 0
 

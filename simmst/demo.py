@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simmst.forecaster_config import ForecasterConfig
-from simmst.jobs import Outcome, fit_and_test, open_data
+from simmst.jobs import Outcome, checked_split, described, fit_and_test, open_data, open_run, unfinished
 from simmst.simulation import surrogate_city
-from simmst.training import Progress, RunFolder, TrainingConfig, quiet
+from simmst.training import Progress, TrainingConfig, quiet
 
 # Enough for the figures to settle on two CPU cores within the minutes a newcomer will wait.
 FULL = ForecasterConfig(
@@ -40,28 +40,28 @@ def demo(
 
     Args:
         data: path or name of a traffic file.
-        out: the run folder; what an earlier demo left there is replaced.
+        out: the run folder; an unfinished demo of the same settings goes on there, any other run is replaced.
         quick: fewer cities and epochs, to see that everything works.
         seed: seeds the cities and the training.
-        step: minutes of a slot, 10 or 60.
-        services: which services of the file to keep; None keeps all.
+        step: minutes of a slot; 10 or 60 without data.
+        services: which services of the file, or of the default ones, to keep; None keeps all.
         progress: called as the work advances.
 
     Returns:
         The report on the last days of the city, and the files written.
+
+    Raises:
+        DataError: the file cannot be read, or its series is too short.
+        ConfigError: a setting is out of range, or the folder holds something that no job wrote.
     """
     base = QUICK if quick else FULL
     config = dataclasses.replace(base, training=dataclasses.replace(base.training, seed=seed))
     if data is None:
-        dataset = surrogate_city(seed, height=10, width=10, days=23, step_minutes=step)
+        kept = {} if services is None else {"services": list(services)}
+        dataset = surrogate_city(seed, height=10, width=10, days=23, step_minutes=step, **kept)
     else:
         dataset = open_data(data, step=step, services=services)
-    settings = {
-        "job": "demo",
-        "data": None if data is None else str(data),
-        "step": step,
-        "services": list(dataset.services),
-        "forecaster": config.to_dict(),
-    }
-    run = RunFolder.create(out, settings, overwrite=True)
+    checked_split(dataset, config, simulated=config.cities)
+    settings = {"job": "demo", **described(dataset, data), "forecaster": config.to_dict()}
+    run = open_run(out, settings, overwrite=not unfinished(out, settings))
     return fit_and_test(dataset, config, run, simulated=config.cities, progress=progress)

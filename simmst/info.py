@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -10,21 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from simmst import __version__
+from simmst.errors import ConfigError
 from simmst.extras import import_extra
 from simmst.ops.backends import availability, load_native
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# One telling package per extra.
-_EXTRAS = {
-    "forecast": ("pandas", "polars", "matplotlib", "rich", "jsonargparse", "safetensors", "scikit-learn", "holidays"),
-    "test": ("pytest", "hypothesis", "triton"),
-    "bench": ("pytest-benchmark",),
-    "nixtla": ("neuralforecast",),
-    "mtl": ("torchjd",),
-    "raytracing": ("sionna-rt",),
-}
 
 
 def _installed(package: str) -> str | None:
@@ -34,13 +26,28 @@ def _installed(package: str) -> str | None:
         return None
 
 
+def _missing_by_extra() -> dict[str, list[str]]:
+    """Return what each extra of this installation's metadata lacks here."""
+    missing: dict[str, list[str]] = {}
+    for requirement in metadata.requires("simmst") or []:
+        package, extra = re.match(r"[\w.-]+", requirement), re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
+        if package is not None and extra is not None:
+            lacks = missing.setdefault(extra[1], [])
+            if _installed(package[0]) is None:
+                lacks.append(package[0])
+    return missing
+
+
 def _native() -> dict[str, Any]:
     found: dict[str, Any] = {}
     cpu, reason = load_native("simmst._cpu")
     found["simmst._cpu"] = reason if cpu is None else cpu.build_info()
     if cpu is not None:
         found["instruction sets"] = cpu.instruction_sets()
-        found["instruction set in use"] = cpu.instruction_set()
+        try:
+            found["instruction set in use"] = cpu.instruction_set()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     cuda, reason = load_native("simmst._cuda")
     found["simmst._cuda"] = reason if cuda is None else cuda.build_info()
     if cuda is not None:
@@ -56,7 +63,7 @@ def collect() -> dict[str, Any]:
         ``versions``, ``native``, ``threads``, ``extras`` (missing packages by extra) and ``backends``, ready for JSON.
 
     Raises:
-        ValueError: ``SIMMST_CPU_ISA`` names an instruction set this machine cannot run.
+        ConfigError: ``SIMMST_CPU_ISA`` names an instruction set this machine cannot run.
 
     Example:
         >>> sorted(collect())
@@ -73,7 +80,7 @@ def collect() -> dict[str, Any]:
         },
         "native": _native(),
         "threads": torch.get_num_threads(),
-        "extras": {extra: [p for p in packages if _installed(p) is None] for extra, packages in _EXTRAS.items()},
+        "extras": _missing_by_extra(),
         "backends": [row._asdict() for row in availability()],
     }
 
@@ -83,7 +90,7 @@ def _words(value: Any) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return str(value)
+    return "not installed" if value is None else str(value)
 
 
 def show(console: Console) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simmst.data import Split, TrafficDataset, chronological_split, load
-from simmst.errors import ConfigError, DataError
-from simmst.evaluation import Report, plot_error_map, plot_forecast, plot_losses, plot_task_weights
-from simmst.files import write_atomically, write_json
-from simmst.forecaster import Forecaster
-from simmst.forecaster_config import ForecasterConfig
-from simmst.simulation import DomainPrior, simulate_city
+from simmst.errors import ConfigError, DataError, SimmstError
+from simmst.evaluation import Forecasts, Report, Row, plot_error_map, plot_forecast, plot_losses, plot_task_weights
+from simmst.files import write_atomically
+from simmst.forecaster import RECENT_FILE, WEIGHTS_FILE, Forecaster
+from simmst.forecaster_config import ForecasterConfig, make_plan
+from simmst.similar_cities import simulation_step
 from simmst.training import Progress, RunFolder, quiet
 
 if TYPE_CHECKING:
     import pandas
 
-_MANIFEST = "manifest.json"
+_REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,88 @@ def open_data(data: str | Path, *, step: int | None = None, services: Sequence[s
     Raises:
         DataError: the file, the step or a service is not there; the message says what is.
     """
-    dataset = load(data)
+    try:
+        dataset = load(data)
+    except DataError as error:
+        if Path(data).name in str(error):
+            raise
+        raise DataError(f"{data}: {error}") from error
+    except SimmstError:
+        raise
+    except (ValueError, LookupError) as error:  # what the readers of the formats raise
+        raise DataError(f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it anew") from error
     if services is not None:
         dataset = dataset.select_services(services)
-    if step is not None and step != dataset.step_minutes:
-        dataset = dataset.resample(step)
-    return dataset
+    return dataset if step is None else dataset.resample(step)
+
+
+def checked_split(
+    dataset: TrafficDataset,
+    config: ForecasterConfig,
+    *,
+    simulated: int | Sequence[TrafficDataset] | None,
+    test_days: int = 7,
+) -> Split:
+    """Split a series, and refuse what could not be trained or tested on it before anything is written.
+
+    Raises:
+        DataError: the series is too short, or its slots cannot be simulated.
+        ConfigError: settings that contradict each other or this machine.
+    """
+    if isinstance(simulated, int) and simulated < 0:
+        raise ConfigError(f"simulated is {simulated}; it must be a number of cities of at least 0")
+    split = chronological_split(
+        dataset.num_steps, dataset.steps_per_day, test_days=test_days, validation_days=config.validation_days
+    )
+    if len(split.test) < config.horizon:
+        raise DataError(
+            f"the test part of {dataset.name} has {len(split.test)} slots, too few for a horizon of {config.horizon}; "
+            "give a longer series, more test days or a shorter horizon"
+        )
+    past = dataset.slice_steps(0, split.test.start)
+    plan = make_plan(config, past, simulated=bool(simulated), validation_steps=len(split.validation))
+    if isinstance(simulated, int) and plan.learns_from_cities:
+        simulation_step(dataset.step_minutes)
+    return split
+
+
+def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+    """Make the folder of a run, or take up the run in it; overwriting removes what an earlier run wrote there.
+
+    Args:
+        out: the folder.
+        settings: everything that decides the run's numbers, with the job's name under "job".
+        overwrite: throw away an earlier run, of the same job alone.
+
+    Raises:
+        ConfigError: the folder holds a run of other settings, or something that the job did not write.
+    """
+    run = RunFolder(out)
+    try:
+        if overwrite and run.config_path.is_file():
+            job = run.config().get("job")
+            if job != settings["job"]:
+                what = "of no run of simmst" if job is None else f"of simmst {job}"
+                raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
+            old = (run.summary_path, run.path / WEIGHTS_FILE, run.path / RECENT_FILE, run.path / _REPORT)
+            for path in (*old, *run.figures.glob("*.png")):
+                path.unlink(missing_ok=True)
+        return RunFolder.create(out, settings, overwrite=overwrite)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{run.config_path}, line {error.lineno}: {error.msg}; the folder is of no run, choose another"
+        ) from error
+
+
+def unfinished(out: str | Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run of these settings that was cut off."""
+    run = RunFolder(out)
+    if run.finished or not run.config_path.is_file():
+        return False
+    try:
+        return bool(run.config() == json.loads(json.dumps(settings)))
+    except ValueError:  # not a run's file: open_run says so
+        return False
 
 
 def fit_and_test(
@@ -67,19 +145,28 @@ def fit_and_test(
     Args:
         dataset: the real city, or its surrogate.
         config: the forecaster's settings.
-        run: its folder; a run that was killed goes on from its last checkpoint.
+        run: its folder; a run that was killed goes on from its last checkpoint, a finished one is only tested again.
         simulated: as in `Forecaster.fit`.
         test_days: days at the end to test on, fewer where the series is short (the report says so).
         progress: called as the work advances.
+
+    Raises:
+        DataError: the series is too short.
+        ConfigError: settings that contradict each other or this machine.
+        CheckpointError: the folder's checkpoint is damaged, or of other settings or data.
     """
-    split = chronological_split(
-        dataset.num_steps, dataset.steps_per_day, test_days=test_days, validation_days=config.validation_days
-    )
+    split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
+    if run.finished and (run.path / WEIGHTS_FILE).is_file():
+        forecaster = Forecaster.load(run.path)
+        report = forecaster.evaluate(dataset, split)
+        files = [run.path / _REPORT, run.path / WEIGHTS_FILE, *sorted(run.figures.glob("*.png"))]
+        return Outcome(report, tuple(path for path in files if path.is_file()), forecaster)
+    forecaster = Forecaster(config=config)
     past = dataset.slice_steps(0, split.test.start)
-    forecaster = Forecaster(config=config).fit(past, simulated, run=run, progress=progress)
+    forecaster.fit(past, simulated, validation_steps=len(split.validation), run=run, progress=progress)
     report = forecaster.evaluate(dataset, split)
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
-    files = [report.to_json(run.path / "report.json"), *saved, *draw(forecaster, dataset, report, run)]
+    files = [report.to_json(run.path / _REPORT), *saved, *draw(forecaster, dataset, report, run)]
     run.finish({"report": report.to_dict(), "chosen": None if forecaster.result is None else forecaster.result.chosen})
     return Outcome(report, tuple(files), forecaster)
 
@@ -95,15 +182,28 @@ def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: R
     if forecasts is None:
         return paths
     names = [forecaster.name, best_baseline(report, forecaster.name)]
-    paths.append(plot_forecast(run.figures / "forecast.png", dataset, forecasts, names))
+    cell = busiest_cell(forecasts)
+    paths.append(plot_forecast(run.figures / "forecast.png", dataset, forecasts, names, cell=cell))
     paths.append(plot_error_map(run.figures / "error_map.png", dataset, forecasts, forecaster.name))
     return paths
 
 
+def busiest_cell(forecasts: Forecasts) -> int:
+    """Return the number of the cell with the most traffic, each service counted by its share of the city's."""
+    known = np.where(np.isnan(forecasts.truth), 0.0, forecasts.truth)
+    by_cell = known.sum(axis=(0, 2))  # (C, K)
+    total = by_cell.sum(axis=0)
+    return int((by_cell / np.where(total > 0, total, 1.0)).sum(axis=1).argmax())
+
+
 def best_baseline(report: Report, name: str) -> str:
     """Return the baseline with the best mean skill, other than `name` itself."""
-    others = [row for row in report.rows if row.name != name]
-    return max(others, key=lambda row: float(np.nanmean(row.skill))).name
+
+    def mean_skill(row: Row) -> float:
+        known = row.skill[np.isfinite(row.skill)]
+        return float(known.mean()) if known.size else -np.inf
+
+    return max((row for row in report.rows if row.name != name), key=mean_skill).name
 
 
 def train(
@@ -120,7 +220,7 @@ def train(
 ) -> Outcome:
     """Train a forecaster on a file, test it on the file's last days and write a run folder.
 
-    Called again with the same settings, it goes on where it was killed.
+    Called again with the same settings and data, it goes on where it was killed; a finished run is only tested again.
 
     Args:
         data: path or name of a traffic file.
@@ -132,21 +232,39 @@ def train(
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
+
+    Raises:
+        DataError: the file cannot be read, or its series is too short.
+        ConfigError: the settings do not fit together, or the folder holds another run.
+        CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
+    checked_split(dataset, config, simulated=simulated, test_days=test_days)
     settings = {
         "job": "train",
-        "data": str(data),
-        "step": dataset.step_minutes,
-        "services": list(dataset.services),
+        **described(dataset, data),
         "simulated": simulated,
         "test_days": test_days,
         "forecaster": config.to_dict(),
     }
-    run = RunFolder.create(out, settings, overwrite=overwrite)
-    return fit_and_test(dataset, config, run, simulated=simulated or None, test_days=test_days, progress=progress)
+    run = open_run(out, settings, overwrite=overwrite)
+    return fit_and_test(dataset, config, run, simulated=simulated, test_days=test_days, progress=progress)
+
+
+def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:
+    """Describe the data of a run for its settings: a run goes on with the same values alone, wherever they lie."""
+    values = np.nan_to_num(dataset.activity, nan=-1.0)
+    digest = hashlib.sha256(values.tobytes())
+    digest.update(dataset.time.tobytes())
+    digest.update(dataset.mask.tobytes())
+    return {
+        "data": None if data is None else Path(data).name,
+        "digest": digest.hexdigest()[:16],
+        "step": dataset.step_minutes,
+        "services": list(dataset.services),
+    }
 
 
 def evaluate(run: str | Path, data: str | Path, *, out: str | Path | None = None) -> Report:
@@ -199,62 +317,3 @@ def forecast(
     if out is not None:
         write_atomically(out, lambda temporary: frame.to_csv(temporary, index=False))
     return frame
-
-
-def simulate(
-    cities: int, out: str | Path, *, seed: int = 0, progress: Progress = quiet, **overrides: Any
-) -> tuple[Path, ...]:
-    """Simulate cities into a folder, one .npz file each beside a manifest with every parameter.
-
-    Called again, it keeps the cities that are there; the same seed and index give the same city, bit for bit.
-
-    Args:
-        cities: how many.
-        out: the folder.
-        seed: of the family of cities.
-        progress: called after each city.
-        **overrides: fields of `simmst.simulation.CityConfig` to hold fixed, such as ``days=7``.
-
-    Raises:
-        ConfigError: `cities` is below 1, or the folder holds cities of another seed or other settings.
-    """
-    if cities < 1:
-        raise ConfigError(f"cities is {cities}; it must be at least 1")
-    folder = Path(out)
-    prior = DomainPrior.default()
-    configs = [prior.sample(seed, index, **overrides) for index in range(cities)]
-    manifest = {"seed": seed, "overrides": {key: _plain(value) for key, value in overrides.items()}}
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_manifest(folder / _MANIFEST, manifest)
-    paths = []
-    for config in configs:
-        path = folder / f"city-{config.index:05d}.npz"
-        if not path.exists():
-            simulate_city(config).save(path)
-        paths.append(path)
-        progress("simulate", len(paths), cities)
-    rows = [{"file": path.name, **config.to_dict()} for path, config in zip(paths, configs, strict=True)]
-    write_json(folder / _MANIFEST, {**manifest, "cities": rows})
-    return tuple(paths)
-
-
-def _check_manifest(path: Path, wanted: dict[str, Any]) -> None:
-    import json
-
-    if not path.exists():
-        write_json(path, {**wanted, "cities": []})
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}; delete it to simulate anew") from error
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise ConfigError(
-                f"{path.parent} holds cities made with {key} {found.get(key)!r}, wanted {value!r}; "
-                "choose another folder"
-            )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

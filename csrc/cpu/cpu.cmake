@@ -1,11 +1,12 @@
 # simmst._cpu: always built. The kernels of the hot paths are compiled once per instruction set, each time in a
 # namespace of its own (SIMMST_ISA), and the one to run is picked when the process starts.
-set(SIMMST_CPU_KERNELS)  # csrc/cpu/<stem>.cpp, compiled for every instruction set
+set(SIMMST_CPU_KERNELS)  # csrc/cpu/<stem>.cpp and <stem>_<part>.cpp, compiled for every instruction set
 set(SIMMST_CPU_BINDINGS csrc/bindings/cpu.cpp)
 
 foreach(stem prob_sparse_attention spatial_attention cutting_plane)
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/${stem}.cpp)
-    list(APPEND SIMMST_CPU_KERNELS csrc/cpu/${stem}.cpp)
+    file(GLOB parts RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} CONFIGURE_DEPENDS csrc/cpu/${stem}_*.cpp)
+    list(APPEND SIMMST_CPU_KERNELS csrc/cpu/${stem}.cpp ${parts})
     list(APPEND SIMMST_CPU_BINDINGS csrc/bindings/cpu_${stem}.cpp)
     string(TOUPPER ${stem} macro)
     list(APPEND SIMMST_CPU_DEFINITIONS SIMMST_HAS_${macro})

@@ -23,7 +23,7 @@ _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
-    "cpp": "simmst.ops.cpp.{operator}",
+    "cpp": "simmst.native.{operator}",
     "triton": "simmst.kernels.{operator}",
     "cuda": "simmst.ops.cuda.{operator}",
 }

@@ -6,12 +6,15 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simmst.ops import cutting_plane_library as _library  # noqa: F401 registers torch.ops.simmst.*
 from simmst.ops.backends import choose
 from simmst.ops.checks import FLOAT_DTYPES, check_number, describe
+from simmst.ops.cutting_plane_fused import can_fuse, fused
+from simmst.ops.numpy_arrays import call_with_arrays
 from simmst.reference import cutting_plane as reference
 from simmst.reference.cutting_plane import PackedSigns, Planes, pack_signs
 
@@ -34,7 +37,8 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
     Args:
         planes: A, (P, L, N) or (L, N): float32, bfloat16, float16, float64, or ``PackedSigns``.
         offsets: c, (P, L) or (L,), any of those four dtypes.
-        point: x, (P, N) or (N,), any of those four dtypes.
+        point: x, (P, N) or (N,), any of those four dtypes. A NumPy array goes with NumPy arrays for the rest, and the
+            result is one; so for the other functions here.
         backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
 
     Returns:
@@ -50,6 +54,9 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
         >>> cutting_plane_values(planes, torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0]))
         tensor([ 3.5000, -1.0000])
     """
+    if isinstance(point, np.ndarray):
+        array: Tensor = call_with_arrays(cutting_plane_values, planes, offsets, point, backend=backend)
+        return array
     _check("cutting_plane_values", planes, point, offsets=offsets)
     chosen = _choose(backend, planes, point)
     with _autocast_off(point):
@@ -87,11 +94,16 @@ def cutting_plane_penalty(
         >>> cutting_plane_penalty(planes, torch.zeros(2), torch.ones(2), torch.tensor([1.0, 1.0]))
         tensor(9.)
     """
+    if isinstance(point, np.ndarray):
+        array: Tensor = call_with_arrays(cutting_plane_penalty, planes, offsets, multipliers, point, backend=backend)
+        return array
     _check("cutting_plane_penalty", planes, point, offsets=offsets, multipliers=multipliers)
     chosen = _choose(backend, planes, point)
     with _autocast_off(point):
         if chosen == "reference":
             return reference.penalty(planes, offsets, multipliers, point)
+        if can_fuse(chosen, point):
+            return fused("penalty", planes, offsets, multipliers, point, chosen)
         out: Tensor = torch.ops.simmst.cutting_plane_penalty.default(
             *_flat(planes), offsets, multipliers, point, chosen
         )[0]
@@ -126,11 +138,16 @@ def cutting_plane_lagrangian(
         >>> cutting_plane_lagrangian(planes, torch.zeros(2), torch.ones(2), torch.tensor([1.0, 1.0]))
         tensor(2.)
     """
+    if isinstance(point, np.ndarray):
+        array: Tensor = call_with_arrays(cutting_plane_lagrangian, planes, offsets, multipliers, point, backend=backend)
+        return array
     _check("cutting_plane_lagrangian", planes, point, offsets=offsets, multipliers=multipliers)
     chosen = _choose(backend, planes, point)
     with _autocast_off(point):
         if chosen == "reference":
             return reference.lagrangian(planes, offsets, multipliers, point)
+        if can_fuse(chosen, point):
+            return fused("lagrangian", planes, offsets, multipliers, point, chosen)
         out: Tensor = torch.ops.simmst.cutting_plane_lagrangian.default(
             *_flat(planes), offsets, multipliers, point, chosen
         )[0]
@@ -189,6 +206,13 @@ def cutting_plane_step_(
         tensor([-1.0000, -0.5000])
     """
     name = "cutting_plane_step_"
+    if isinstance(point, np.ndarray):
+        tensors = planes, coefficients, gradient, point, anchor, anchor_values
+        updated = [array for array in (point, *(adam_state or ())) if isinstance(array, np.ndarray)]
+        array: Tensor = call_with_arrays(
+            cutting_plane_step_, *tensors, updated=updated, lr=lr, adam_state=adam_state, backend=backend
+        )
+        return array
     _check(name, planes, point, coefficients=coefficients, anchor_values=anchor_values)
     _check_like_point(name, point, gradient=gradient, anchor=anchor)
     check_number("lr", lr)

@@ -25,6 +25,8 @@ from simmst.ops.checks import (
     describe,
     describe_all,
 )
+from simmst.ops.prob_sparse_counts import informer_count
+from simmst.ops.prob_sparse_direct import forward_in_one_call
 from simmst.ops.prob_sparse_library import attend_operator, select_operator
 from simmst.reference import prob_sparse_attention as reference
 
@@ -32,9 +34,6 @@ OPERATOR = "prob_sparse_attention"
 SAMPLINGS = ("per_query", "shared")
 NORMALIZERS = ("keys", "samples")
 FILLS = (None, "mean", "cumsum", "cummean")
-# floor(e^n): ceil(ln L) is the number of entries below L. Comparing, and taking no logarithm, lets torch.compile keep
-# a length symbolic within one such range.
-_POWERS_OF_E = (1, 2, 7, 20, 54, 148, 403, 1096, 2980, 8103, 22026, 59874, 162754, 442413, 1202604, 3269017, 8886110)
 
 
 class ProbSparseAux(NamedTuple):
@@ -49,23 +48,6 @@ class ProbSparseAux(NamedTuple):
     top: Tensor
     lse: Tensor
     measure: Tensor
-
-
-def informer_count(length: int, factor: int) -> int:
-    """min(factor * ceil(ln length), length), at least 1 for a positive length: how many samples, or selected queries.
-
-    Example:
-        >>> [informer_count(length, 5) for length in (0, 1, 2, 96, 720)]
-        [0, 1, 2, 25, 35]
-    """
-    if length == 0:
-        return 0
-    logarithm = 0
-    for power in _POWERS_OF_E:
-        if length <= power:
-            break
-        logarithm += 1
-    return max(1, min(factor * logarithm, length))
 
 
 @overload
@@ -167,6 +149,10 @@ def prob_sparse_attention(
         >>> out.shape, aux.top.shape
         (torch.Size([2, 4, 96, 16]), torch.Size([2, 4, 25]))
     """
+    if sample is not None and dropout_p == 0.0 and return_aux is False and sampling in SAMPLINGS:
+        out = forward_in_one_call(query, key, value, sample, factor, is_causal, scale, fill, normalizer, backend)
+        if out is not None:
+            return out
     _check_attention(query, key, value)
     _check_options(is_causal, scale, fill, dropout_p)
     check_integer("factor", factor, minimum=1)

@@ -1,0 +1,80 @@
+// ProbSparse attention on the CPU: what a call consists of, and the kernels, one table of them per instruction set.
+// The formulas are those of simmst/reference/prob_sparse_attention.py.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/dispatch.hpp"  // SIMMST_FOR_EACH_ISA
+
+namespace simmst::cpu::prob_sparse {
+
+enum class Dtype : int { kFloat32, kFloat64, kBfloat16, kFloat16 };
+enum class Fill : int { kMean, kCumsum, kCummean };
+
+constexpr int kMaxBatchDims = 16;
+
+// The leading sizes that all tensors of a call share; an entry is numbered as in a contiguous tensor.
+struct Batch {
+  int dims = 0;
+  int64_t size[kMaxBatchDims] = {};
+  int64_t count = 1;
+};
+
+// A tensor (..., rows, columns) with a contiguous last dimension; strides count elements.
+struct Matrices {
+  void* data = nullptr;
+  int64_t rows = 0, columns = 0, row_stride = 0;
+  int64_t batch_stride[kMaxBatchDims] = {};
+};
+
+struct SelectCall {
+  Dtype dtype;
+  int threads;
+  Batch batch;
+  Matrices query, key;
+  const int64_t* sample;  // (L_Q, samples), or (samples,) when shared; contiguous
+  int64_t samples;
+  bool shared;
+  int64_t selected;  // u
+  double divisor;    // of the sum in the measure
+  int64_t* top;      // (batch, u)
+  void* measure;     // (batch, L_Q), float, or double for float64
+};
+
+struct AttendCall {
+  Dtype dtype;
+  int threads;
+  Batch batch;
+  Matrices query, key, value, out;
+  const int64_t* top;  // (batch, u), distinct, in any order
+  int64_t selected;
+  double scale;
+  bool is_causal;
+  Fill fill;
+  double dropout_p;
+  uint32_t seed[2];
+  void* lse;  // (batch, u), float, or double for float64
+};
+
+struct BackwardCall {
+  AttendCall forward;  // with its results in out and lse
+  Matrices grad_out, grad_query, grad_key, grad_value;
+};
+
+struct Kernels {
+  // False when there is no memory for the workspace.
+  bool (*select)(const SelectCall&);
+  bool (*attend)(const AttendCall&);
+  bool (*backward)(const BackwardCall&);
+  // Whether 0 <= index < upper for all of them.
+  bool (*in_range)(const int64_t* indices, int64_t count, int64_t upper);
+};
+
+}  // namespace simmst::cpu::prob_sparse
+
+#define SIMMST_DECLARE_PROB_SPARSE(isa)                \
+  namespace simmst::cpu::isa {                         \
+  extern const simmst::cpu::prob_sparse::Kernels prob_sparse_kernels; \
+  }
+SIMMST_FOR_EACH_ISA(SIMMST_DECLARE_PROB_SPARSE)
+#undef SIMMST_DECLARE_PROB_SPARSE

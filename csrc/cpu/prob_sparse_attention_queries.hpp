@@ -1,0 +1,99 @@
+// The selected queries of one batch entry, laid out for score tiles.
+#pragma once
+
+#include "cpu/prob_sparse_attention_tiles.hpp"
+
+namespace simmst::cpu::SIMMST_ISA::prob_sparse {
+
+template <typename T>
+struct Queries {
+  int64_t count, width;
+  T scale;
+  int64_t pitch;         // count, rounded up to whole panels
+  int64_t padded;        // width, rounded up to whole vectors
+  T* rows;               // (pitch, padded), scaled
+  T* packed;             // (width, pitch), the transpose; or (width / 2, pitch) pairs of bfloat16, unscaled
+  uint32_t* row;         // (pitch): index of the query; 0 in the padding
+  IntOf<T>* last_key;    // (pitch): the last key it may see when causal
+  int64_t* panel_limit;  // (pitch / kLanes): one past the last key that any query of the panel may see
+
+  Queries(int64_t count_, int64_t width_, T scale_, Arena& arena)
+      : count(count_), width(width_), scale(scale_), pitch(round_up(count_, kLanes<T>)), padded(round_up(width_, kLanes<T>)) {
+    rows = arena.take<T>(pitch * padded);
+    packed = arena.take<T>(width * pitch);
+    row = arena.take<uint32_t>(pitch);
+    last_key = arena.take<IntOf<T>>(pitch);
+    panel_limit = arena.take<int64_t>(pitch / kLanes<T>);
+  }
+
+  template <typename Storage>
+  void gather(const Storage* query, int64_t stride, const int64_t* top, int64_t keys) {
+    for (int64_t i = 0; i < pitch; ++i) {
+      const int64_t index = i < count ? top[i] : 0;
+      row[i] = static_cast<uint32_t>(index);
+      last_key[i] = static_cast<IntOf<T>>(smaller(index, keys - 1));
+      if (i < count) {
+        copy_row(query + index * stride, width, padded, scale, rows + i * padded);
+      } else {
+        for (int64_t c = 0; c < padded; ++c) rows[i * padded + c] = T(0);
+      }
+    }
+    if (scores_in_pairs<Storage>(width)) {
+      pack_pairs(query, stride);
+    } else {
+      transpose(rows, padded, pitch, width, packed);
+    }
+    for (int64_t panel = 0; panel < pitch / kLanes<T>; ++panel) {
+      IntOf<T> last = 0;
+      for (int i = 0; i < kLanes<T>; ++i) last = larger(last, last_key[panel * kLanes<T> + i]);
+      panel_limit[panel] = static_cast<int64_t>(last) + 1;
+    }
+  }
+
+  // scores[j][i] = scale * sum_c matrix[j][c] * query[i][c] for the panels [first, last). The buffer is for rows that
+  // cannot be read as they lie.
+  template <typename Storage>
+  void score(const Storage* matrix, int64_t stride, int64_t keys, int64_t first, int64_t last, T* buffer,
+             T* scores) const {
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Storage, bfloat16>) {
+      if (scores_in_pairs<Storage>(width)) {
+        pair_block(matrix, stride, keys, reinterpret_cast<const uint32_t*>(packed), pitch, first, last, width, scale,
+                   scores);
+        return;
+      }
+    }
+#endif
+    score_block(rows_of(matrix, stride, keys, width, false, buffer), keys, packed, pitch, first, last, width, scores);
+  }
+
+ private:
+  template <typename Storage>
+  void pack_pairs(const Storage* query, int64_t stride) {
+    auto* pairs = reinterpret_cast<uint32_t*>(packed);
+    for (int64_t i = 0; i < pitch; ++i) {
+      for (int64_t c = 0; c < width / 2; ++c) {
+        uint32_t pair = 0;
+        if (i < count) __builtin_memcpy(&pair, query + row[i] * stride + 2 * c, sizeof(pair));
+        pairs[c * pitch + i] = pair;
+      }
+    }
+  }
+};
+
+// Sets the scores of keys [begin, begin + count) that come after their query to -inf.
+template <typename T>
+void mask_future(const Queries<T>& queries, int64_t begin, int64_t count, int64_t first, int64_t last, T* scores) {
+  const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
+  for (int64_t at = first * kLanes<T>; at < last * kLanes<T>; at += kLanes<T>) {
+    IntVec<T> last_key;
+    __builtin_memcpy(&last_key, queries.last_key + at, sizeof(last_key));
+    for (int64_t j = 0; j < count; ++j) {
+      T* score = scores + j * queries.pitch + at;
+      const IntVec<T> key = IntVec<T>{} + static_cast<IntOf<T>>(begin + j);
+      store(score, select<T>(key > last_key, lowest, load(score)));
+    }
+  }
+}
+
+}  // namespace simmst::cpu::SIMMST_ISA::prob_sparse

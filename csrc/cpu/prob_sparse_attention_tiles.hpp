@@ -1,0 +1,321 @@
+// The two products that ProbSparse attention is made of, in register tiles, and what prepares their operands.
+//
+// Scores are kept transposed, one row per key with the queries in the lanes ("panels" of kLanes queries): the keys are
+// then read as they lie, one broadcast at a time, the softmax over the keys runs down the rows without a horizontal
+// reduction, and a width that is no multiple of the lanes costs nothing.
+#pragma once
+
+#include "cpu/prob_sparse_attention.hpp"
+#include "cpu/simd.hpp"
+
+namespace simmst::cpu::SIMMST_ISA::prob_sparse {
+
+using namespace simmst::cpu::prob_sparse;
+
+constexpr int kBlockKeys = 64;                         // keys of one block: its rows of K and V stay in the L1 cache
+constexpr int kTileKeys = kVectorBytes == 64 ? 8 : 4;  // of a score tile
+constexpr int kTilePanels = 3;
+constexpr int kTileRows = 6;  // of an update tile
+constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
+
+template <typename T>
+SIMMST_INLINE T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+template <typename T>
+SIMMST_INLINE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <typename Storage>
+SIMMST_INLINE Storage* entry(const Matrices& matrices, const Batch& batch, int64_t index) {
+  int64_t offset = 0;
+  for (int i = batch.dims - 1; i >= 0; --i) {
+    offset += index % batch.size[i] * matrices.batch_stride[i];
+    index /= batch.size[i];
+  }
+  return static_cast<Storage*>(matrices.data) + offset;
+}
+
+// Consecutive cache-aligned arrays out of one allocation; without memory it only counts the bytes.
+class Arena {
+ public:
+  explicit Arena(char* memory = nullptr) : memory_(memory) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    char* start = memory_ == nullptr ? nullptr : memory_ + used_;
+    used_ += round_up(larger<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)), 64);
+    return reinterpret_cast<T*>(start);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
+};
+
+// `count` workspaces of `bytes` each, freed at the end of the scope.
+class Workspaces {
+ public:
+  Workspaces(int64_t count, int64_t bytes)
+      : bytes_(bytes), memory_(static_cast<char*>(__builtin_malloc(static_cast<size_t>(count * bytes + 64)))) {}
+  ~Workspaces() { __builtin_free(memory_); }
+  Workspaces(const Workspaces&) = delete;
+  Workspaces& operator=(const Workspaces&) = delete;
+
+  bool failed() const { return memory_ == nullptr; }
+  char* at(int64_t index) const {
+    char* aligned = memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64;
+    return aligned + index * bytes_;
+  }
+
+ private:
+  int64_t bytes_;
+  char* memory_;
+};
+
+// Runs body on a team of threads, or right here for a team of one: starting that costs more than a small call.
+template <typename Body>
+void run_team(int threads, const Body& body) {
+  if (threads == 1) {
+    body();
+  } else {
+#pragma omp parallel num_threads(threads)
+    body();
+  }
+}
+
+// Copy a row into compute precision, times a factor, zero from `width` to `padded`.
+template <typename Storage, typename T = Compute<Storage>>
+void copy_row(const Storage* from, int64_t width, int64_t padded, T factor, T* to) {
+  int64_t c = 0;
+  for (; c + kLanes<T> <= width; c += kLanes<T>) store(to + c, load(from + c) * factor);
+  if (c < width) {
+    store(to + c, load_partial(from + c, static_cast<int>(width - c)) * factor);
+    c += kLanes<T>;
+  }
+  for (; c < padded; c += kLanes<T>) store(to + c, Vec<T>{});
+}
+
+template <typename Storage, typename T = Compute<Storage>>
+void store_row(const T* from, int64_t width, T factor, Storage* to) {
+  int64_t c = 0;
+  for (; c + kLanes<T> <= width; c += kLanes<T>) store(to + c, load(from + c) * factor);
+  if (c < width) store_partial(to + c, load(from + c) * factor, static_cast<int>(width - c));
+}
+
+// Rows of K or V in compute precision.
+template <typename T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+};
+
+// The rows themselves where they can be used as they lie, else a copy padded with zeros. `whole_vectors`: they will be
+// read a vector at a time.
+template <typename Storage, typename T = Compute<Storage>>
+Rows<T> rows_of(const Storage* from, int64_t stride, int64_t count, int64_t width, bool whole_vectors, T* buffer) {
+  if constexpr (std::is_same_v<Storage, T>) {
+    if (!whole_vectors || width % kLanes<T> == 0) return {from, stride};
+  }
+  const int64_t padded = round_up(width, kLanes<T>);
+  for (int64_t j = 0; j < count; ++j) copy_row(from + j * stride, width, padded, T(1), buffer + j * padded);
+  return {buffer, padded};
+}
+
+// packed[c][i] = rows[i][c] for a whole number of panels of rows that are padded to whole vectors.
+template <typename T>
+void transpose(const T* rows, int64_t stride, int64_t count, int64_t width, T* packed) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t c = 0; c < width; ++c) packed[c * count + i] = rows[i * stride + c];
+}
+
+// Scores[j][i] = sum_c rows[j][c] * packed[c][i].
+
+template <typename T, int kPanels>
+void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t width, T* scores) {
+  Vec<T> sum[kTileKeys][kPanels];
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
+  for (int64_t c = 0; c < width; ++c) {
+    Vec<T> column[kPanels];
+    for (int i = 0; i < kPanels; ++i) column[i] = load(packed + c * pitch + i * kLanes<T>);
+    for (int j = 0; j < kTileKeys; ++j) {
+      const Vec<T> x = broadcast_from(row[j] + c);
+      for (int i = 0; i < kPanels; ++i) sum[j][i] += x * column[i];
+    }
+  }
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
+}
+
+// Goes through the tiles of a block of scores: `count` rows of `width` entries against the panels [first, last).
+// `tile(panels, row, panel, scores)` computes one. Tiles are written whole: `scores` has kBlockKeys rows of `pitch`.
+template <typename Row, typename T, typename Tile>
+void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t count, int64_t pitch, int64_t first,
+                     int64_t last, T* scores, const Tile& tile) {
+  for (int64_t j = 0; j < count; j += kTileKeys) {
+    const Row* row[kTileKeys];  // past the end the last row again
+    for (int t = 0; t < kTileKeys; ++t) {
+      row[t] = rows + smaller(j + t, count - 1) * stride;
+      // A tile walks along its rows in step, which no hardware prefetcher foresees: ask for the next tile now.
+      const char* next = reinterpret_cast<const char*>(row[t] + kTileKeys * stride);
+      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(Row)); at += 64) __builtin_prefetch(next + at);
+    }
+    for (int64_t p = first; p < last;) {
+      T* to = scores + j * pitch + p * kLanes<T>;
+      switch (last - p) {
+        case 1:
+          tile(std::integral_constant<int, 1>{}, row, p, to);
+          p += 1;
+          break;
+        case 2:
+        case 4:  // two and two, not three and one
+          tile(std::integral_constant<int, 2>{}, row, p, to);
+          p += 2;
+          break;
+        default:
+          tile(std::integral_constant<int, 3>{}, row, p, to);
+          p += 3;
+      }
+    }
+  }
+}
+
+// `packed` has rows of `pitch` entries.
+template <typename T>
+void score_block(Rows<T> rows, int64_t count, const T* packed, int64_t pitch, int64_t first, int64_t last,
+                 int64_t width, T* scores) {
+  for_score_tiles(rows.data, rows.stride, width, count, pitch, first, last, scores,
+                  [&](auto panels, const T* const* row, int64_t panel, T* to) {
+                    score_tile<T, panels()>(row, packed + panel * kLanes<T>, pitch, width, to);
+                  });
+}
+
+// Where the processor multiplies pairs of bfloat16, scores need no conversion and half the instructions.
+template <typename Storage>
+SIMMST_INLINE bool scores_in_pairs([[maybe_unused]] int64_t width) {
+#if defined(__AVX512BF16__)
+  return std::is_same_v<Storage, bfloat16> && width % 2 == 0;
+#else
+  return false;
+#endif
+}
+
+#if defined(__AVX512BF16__)
+
+// packed[c][i] holds the entries 2c and 2c + 1 of query i; the scores are multiplied by `scale`.
+template <int kPanels>
+void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch, int64_t pairs, float scale,
+               float* scores) {
+  __m512 sum[kTileKeys][kPanels];
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
+  for (int64_t c = 0; c < pairs; ++c) {
+    __m512bh column[kPanels];
+    for (int i = 0; i < kPanels; ++i)
+      column[i] = bit_cast<__m512bh>(_mm512_loadu_si512(packed + c * pitch + i * kLanes<float>));
+    for (int j = 0; j < kTileKeys; ++j) {
+      int32_t pair;
+      __builtin_memcpy(&pair, row[j] + 2 * c, sizeof(pair));
+      const __m512bh x = bit_cast<__m512bh>(_mm512_set1_epi32(pair));
+      for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_dpbf16_ps(sum[j][i], x, column[i]);
+    }
+  }
+  for (int j = 0; j < kTileKeys; ++j)
+    for (int i = 0; i < kPanels; ++i)
+      store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
+}
+
+inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, const uint32_t* packed, int64_t pitch,
+                       int64_t first, int64_t last, int64_t width, float scale, float* scores) {
+  for_score_tiles(rows, stride, width, count, pitch, first, last, scores,
+                  [&](auto panels, const bfloat16* const* row, int64_t panel, float* to) {
+                    pair_tile<panels()>(row, packed + panel * kLanes<float>, pitch, width / 2, scale, to);
+                  });
+}
+
+#endif
+
+// Sums[i][c] = factor[i] * sums[i][c] + sum_s left[i * left_row + s * left_step] * right[s][c].
+
+template <typename T>
+struct Update {
+  const T* left;
+  int64_t left_row, left_step;
+  Rows<T> right;
+  int64_t steps;
+  T* sums;
+  int64_t pitch;
+  const T* factor;  // one per row, or null for 1
+};
+
+template <typename T, int kRows, int kVectors>
+void update_tile(const Update<T>& u) {
+  Vec<T> sum[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i)
+    for (int c = 0; c < kVectors; ++c) sum[i][c] = load(u.sums + i * u.pitch + c * kLanes<T>);
+  if (u.factor != nullptr) {
+    for (int i = 0; i < kRows; ++i)
+      for (int c = 0; c < kVectors; ++c) sum[i][c] *= u.factor[i];
+  }
+  const T* left = u.left;
+  const T* right = u.right.data;
+  for (int64_t s = 0; s < u.steps; ++s, left += u.left_step, right += u.right.stride) {
+    Vec<T> row[kVectors];
+    for (int c = 0; c < kVectors; ++c) row[c] = load(right + c * kLanes<T>);
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<T> x = broadcast_from(left + i * u.left_row);
+      for (int c = 0; c < kVectors; ++c) sum[i][c] += x * row[c];
+    }
+  }
+  for (int i = 0; i < kRows; ++i)
+    for (int c = 0; c < kVectors; ++c) store(u.sums + i * u.pitch + c * kLanes<T>, sum[i][c]);
+}
+
+template <typename T, int kVectors>
+void update_rows(const Update<T>& u, int rows) {
+  static_assert(kTileRows == 6);
+  switch (rows) {
+    case 1:
+      return update_tile<T, 1, kVectors>(u);
+    case 2:
+      return update_tile<T, 2, kVectors>(u);
+    case 3:
+      return update_tile<T, 3, kVectors>(u);
+    case 4:
+      return update_tile<T, 4, kVectors>(u);
+    case 5:
+      return update_tile<T, 5, kVectors>(u);
+    default:
+      return update_tile<T, 6, kVectors>(u);
+  }
+}
+
+// `rows` rows of `width` columns (the sums' rows are padded to whole vectors), in tiles of nearly equal size.
+template <typename T>
+void update_block(Update<T> u, int64_t rows, int64_t width) {
+  const int64_t vectors = round_up(width, kLanes<T>) / kLanes<T>;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, parts = (vectors + kTileVectors - 1) / kTileVectors;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t first = vectors * part / parts, last = vectors * (part + 1) / parts;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t i = rows * tile / tiles;
+      Update<T> t = u;
+      t.left += i * u.left_row;
+      t.right.data += first * kLanes<T>;
+      t.sums += i * u.pitch + first * kLanes<T>;
+      if (u.factor != nullptr) t.factor += i;
+      const int count = static_cast<int>(rows * (tile + 1) / tiles - i);
+      if constexpr (kTileVectors == 4) {
+        if (last - first == 4) update_rows<T, 4>(t, count);
+        if (last - first == 3) update_rows<T, 3>(t, count);
+      }
+      if (last - first == 2) update_rows<T, 2>(t, count);
+      if (last - first == 1) update_rows<T, 1>(t, count);
+    }
+  }
+}
+
+}  // namespace simmst::cpu::SIMMST_ISA::prob_sparse

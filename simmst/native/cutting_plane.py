@@ -1,0 +1,191 @@
+"""Cutting planes on the compiled CPU kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
+
+Vectors along N are read and written in place whatever their dtype; tensors with one entry a plane go in and come out as
+float32 or float64 and are rounded here where the result is narrower. The kernels work on addresses: every tensor stays
+bound to a name until they have run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simmst.reference.cutting_plane import BETA1, BETA2, PackedSigns, Planes
+
+_cpu: Any = importlib.import_module("simmst._cpu")
+# The numbers of DataType in csrc/cpu/cutting_plane.hpp.
+_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4}
+_HALF = (torch.bfloat16, torch.float16)
+_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, number of the type, shape, strides
+
+
+def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
+    """A x + c."""
+    rows, scale = _rows(planes)
+    dtype = torch.promote_types(point.dtype, offsets.dtype)
+    offsets, point = _wide(offsets), _unit_stride(point)
+    out = torch.empty(offsets.shape, dtype=_wide_dtype(dtype))
+    _cpu.cutting_plane_values(
+        _array(rows), _array_or_none(scale), _array(offsets), _array(point), _array(out), torch.get_num_threads()
+    )
+    return out.to(dtype)
+
+
+def penalty(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
+    """sum_l mu_l max(0, v_l)^2."""
+    return penalty_and_values(planes, offsets, multipliers, point)[0]
+
+
+def lagrangian(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
+    """sum_l mu_l v_l."""
+    return lagrangian_and_values(planes, offsets, multipliers, point)[0]
+
+
+def penalty_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """The penalty and the values it was made of, the latter unrounded."""
+    return _total(_cpu.cutting_plane_penalty, planes, offsets, multipliers, point, None)
+
+
+def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """The Lagrangian's plane term and the values it was made of, the latter unrounded."""
+    return _total(_cpu.cutting_plane_lagrangian, planes, offsets, multipliers, point, None)
+
+
+def penalty_and_gradient(
+    planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The penalty, the values, and d penalty / d point, problem by problem while its planes are in the cache."""
+    gradient = torch.empty(point.shape, dtype=point.dtype)
+    total, plane_values = _total(_cpu.cutting_plane_penalty, planes, offsets, multipliers, point, gradient)
+    return total, plane_values, gradient
+
+
+def lagrangian_and_gradient(
+    planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
+    gradient = torch.empty(point.shape, dtype=point.dtype)
+    total, plane_values = _total(_cpu.cutting_plane_lagrangian, planes, offsets, multipliers, point, gradient)
+    return total, plane_values, gradient
+
+
+def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
+    """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
+    rows, scale = _rows(planes)
+    coefficients = _wide(coefficients)
+    out = torch.empty((*planes.shape[:-2], planes.shape[-1]), dtype=dtype)
+    _cpu.cutting_plane_combine(
+        _array(rows), _array_or_none(scale), _array(coefficients), _array(out), torch.get_num_threads()
+    )
+    return out
+
+
+def step_(
+    planes: Planes,
+    coefficients: Tensor,
+    gradient: Tensor,
+    point: Tensor,
+    anchor: Tensor,
+    anchor_values: Tensor,
+    *,
+    lr: float,
+    adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """One optimiser step in place and the values after it, in one pass over the planes."""
+    rows, scale = _rows(planes)
+    targets = [point] if adam_state is None else [point, adam_state[0], adam_state[1]]
+    written = [_apart(target) for target in targets]
+    averages: list[_Array | None] = [_array(target) for target in written[1:]] if adam_state else [None, None]
+    step_size, second_root = lr, 1.0
+    if adam_state is not None:
+        taken = float(adam_state[2] + 1)
+        step_size, second_root = lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5
+    coefficients, known = _wide(coefficients), _wide(anchor_values)
+    gradient, anchor = _unit_stride(gradient), _unit_stride(anchor)
+    out = torch.empty(known.shape, dtype=known.dtype)
+    _cpu.cutting_plane_step(
+        _array(rows),
+        _array_or_none(scale),
+        _array(coefficients),
+        _array(gradient),
+        _array(written[0]),
+        _array(anchor),
+        _array(known),
+        *averages,
+        step_size,
+        second_root,
+        _array(out),
+        torch.get_num_threads(),
+    )
+    with torch.no_grad():
+        for target, result in zip(targets, written, strict=True):
+            if result is not target:
+                target.copy_(result)
+        if adam_state is not None:
+            adam_state[2].add_(1)
+    return out.to(anchor_values.dtype)
+
+
+def _total(
+    function: Callable[..., None],
+    planes: Planes,
+    offsets: Tensor,
+    multipliers: Tensor,
+    point: Tensor,
+    gradient: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rows, scale = _rows(planes)
+    values_dtype = _wide_dtype(torch.promote_types(point.dtype, offsets.dtype))
+    dtype = torch.promote_types(torch.promote_types(point.dtype, offsets.dtype), multipliers.dtype)
+    offsets, multipliers, point = _wide(offsets), _wide(multipliers), _unit_stride(point)
+    total = torch.empty(offsets.shape[:-1], dtype=_wide_dtype(dtype))
+    plane_values = torch.empty(offsets.shape, dtype=values_dtype)
+    function(
+        _array(rows),
+        _array_or_none(scale),
+        _array(offsets),
+        _array(multipliers),
+        _array(point),
+        _array(total),
+        _array(plane_values),
+        _array_or_none(gradient),
+        torch.get_num_threads(),
+    )
+    return total.to(dtype), plane_values
+
+
+def _array(tensor: Tensor) -> _Array:
+    return tensor.data_ptr(), _TYPES[tensor.dtype], tensor.shape, tensor.stride()
+
+
+def _array_or_none(tensor: Tensor | None) -> _Array | None:
+    return None if tensor is None else _array(tensor)
+
+
+def _rows(planes: Planes) -> tuple[Tensor, Tensor | None]:
+    """The stored rows with stride 1 along them, and the scale of packed signs."""
+    if isinstance(planes, PackedSigns):
+        return _unit_stride(planes.bits), planes.scale
+    return _unit_stride(planes), None
+
+
+def _unit_stride(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] < 2 else tensor.contiguous()
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A tensor the kernel can write to: unit stride, problems that do not overlap; the same one where it is so."""
+    overlap = tensor.dim() == 2 and tensor.shape[0] > 1 and tensor.stride(0) < tensor.shape[1]
+    return tensor.contiguous() if overlap else _unit_stride(tensor)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def _wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _HALF else dtype

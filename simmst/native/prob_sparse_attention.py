@@ -1,0 +1,220 @@
+"""ProbSparse attention by the C++ kernels of ``simmst._cpu``: allocates results and hands over addresses."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
+
+_cpu: Any = importlib.import_module("simmst._cpu")
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
+
+_Parts = tuple[int, torch.Size, tuple[int, ...]]
+
+
+def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+    """Select the u queries with the largest measure; see the reference's ``select``.
+
+    Raises:
+        IndexError: an index in sample is out of range.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0], [0.0], [3.0]]), torch.tensor([[1.0], [-1.0]])
+        >>> select(query, key, torch.tensor([0, 1]), u=1)
+        (tensor([2]), tensor([1., 0., 3.]))
+    """
+    top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
+    measure = _empty_wide(query, query.shape[:-1])
+    divisor = _divisor(key, sample, normalizer)
+    query, key, sample = _row_major(query), _row_major(key), sample.contiguous()
+    _cpu.prob_sparse_select(
+        _DTYPES[query.dtype],
+        torch.get_num_threads(),
+        _parts(query),
+        _parts(key),
+        _parts(sample),
+        divisor,
+        _parts(top),
+        _parts(measure),
+    )
+    return top, measure
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample: Tensor,
+    *,
+    u: int,
+    normalizer: str,
+    is_causal: bool,
+    scale: float | None,
+    fill: str | None,
+) -> Tensor:
+    """``select`` and ``attend`` in one call, where nothing but the output is wanted and no layout needs a copy.
+
+    Raises:
+        IndexError: an index in sample is out of range.
+        ValueError: sample, or the last dimension of another tensor, is not contiguous; ``select`` and ``attend`` take
+            such tensors.
+
+    Example:
+        >>> x = torch.eye(3)
+        >>> forward(x, x, x, torch.tensor([0]), u=1, normalizer="keys", is_causal=False, scale=None, fill=None).shape
+        torch.Size([3, 3])
+    """
+    shape, value_shape = query.shape, value.shape
+    width = shape[-1]
+    out = torch.empty_like(query) if value_shape[-1] == width else query.new_empty((*shape[:-1], value_shape[-1]))
+    _cpu.prob_sparse_forward(
+        _DTYPES[query.dtype],
+        torch.get_num_threads(),
+        (query.data_ptr(), shape, query.stride()),
+        (key.data_ptr(), key.shape, key.stride()),
+        (value.data_ptr(), value_shape, value.stride()),
+        (sample.data_ptr(), sample.shape, sample.stride()),
+        _divisor(key, sample, normalizer),
+        u,
+        is_causal,
+        1.0 / math.sqrt(width) if scale is None else scale,
+        _FILLS["cumsum" if is_causal else "mean"] if fill is None else _FILLS[fill],
+        (out.data_ptr(), out.shape, out.stride()),
+    )
+    return out
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+
+    Raises:
+        IndexError: an index in top is out of range.
+
+    Example:
+        >>> x = torch.eye(3)
+        >>> out, lse = attend(x, x, x, torch.tensor([1]))
+        >>> out.shape, lse.shape
+        (torch.Size([3, 3]), torch.Size([1]))
+    """
+    if value.shape[-1] == query.shape[-1]:
+        out = torch.empty_like(query)
+    else:
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    lse = _empty_wide(query, top.shape)
+    query, key, value, top = _row_major(query), _row_major(key), _row_major(value), top.contiguous()
+    rows = _row_major(out)
+    _cpu.prob_sparse_attend(
+        *_call(query, key, value, top, is_causal, scale, fill, dropout_p, seed), _parts(rows), _parts(lse)
+    )
+    return out if rows is out else out.copy_(rows), lse
+
+
+def attend_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value; see the reference's ``attend_backward``.
+
+    Example:
+        >>> x, top = torch.eye(3), torch.tensor([1])
+        >>> out, lse = attend(x, x, x, top)
+        >>> [tuple(g.shape) for g in attend_backward(torch.ones(3, 3), x, x, x, top, out, lse)]
+        [(3, 3), (3, 3), (3, 3)]
+    """
+    gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    rows = [_row_major(gradient) for gradient in gradients]
+    query, key, value, out = _row_major(query), _row_major(key), _row_major(value), _row_major(out)
+    grad_out, lse, top = _row_major(grad_out), lse.contiguous(), top.contiguous()
+    _cpu.prob_sparse_attend_backward(
+        *_call(query, key, value, top, is_causal, scale, fill, dropout_p, seed),
+        _parts(out),
+        _parts(lse),
+        _parts(grad_out),
+        *[_parts(row) for row in rows],
+    )
+    results = [g if row is g else g.copy_(row) for g, row in zip(gradients, rows, strict=True)]
+    return results[0], results[1], results[2]
+
+
+def _call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    is_causal: bool,
+    scale: float | None,
+    fill: str | None,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[int, int, _Parts, _Parts, _Parts, _Parts, bool, float, int, float, int, int]:
+    seed0 = seed1 = 0
+    if dropout_p > 0.0:
+        if seed is None:
+            raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
+        seed0, seed1 = seed.tolist()
+    return (
+        _DTYPES[query.dtype],
+        torch.get_num_threads(),
+        _parts(query),
+        _parts(key),
+        _parts(value),
+        _parts(top),
+        is_causal,
+        resolve_scale(scale, query),
+        _FILLS[resolve_fill(fill, is_causal)],
+        dropout_p,
+        seed0,
+        seed1,
+    )
+
+
+def _parts(tensor: Tensor) -> _Parts:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
+    if normalizer == "keys":
+        return key.shape[-2]
+    if normalizer == "samples":
+        return sample.shape[-1]
+    raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
+
+
+def _empty_wide(query: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return query.new_empty(shape, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """The tensor, or a contiguous copy where its last dimension is not contiguous."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+__all__ = ["attend", "attend_backward", "forward", "select"]

@@ -1,0 +1,28 @@
+"""What the linker could share between two instruction sets: nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_shareable_symbol_of_a_kernel_names_its_instruction_set(isa: str) -> None:
+    # Of inline functions and templates with external linkage the linker keeps one copy; were it the copy compiled for
+    # AVX-512, the module would crash on a machine without it.
+    objects = sorted(BUILD.glob(f"*/CMakeFiles/simmst_cpu_{isa}.dir/**/*.o"))
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("needs nm and the objects of a build in this working tree")
+    run = subprocess.run(
+        ["nm", "--demangle", "--defined-only", *map(str, objects)], capture_output=True, text=True, check=True
+    )
+    shareable = [line for line in run.stdout.splitlines() if line[17:18] in ("W", "V", "u")]
+    strangers = [line for line in shareable if f"simmst::cpu::{isa}::" not in line and "DW.ref." not in line]
+    assert shareable
+    assert not strangers
