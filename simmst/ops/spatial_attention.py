@@ -120,10 +120,27 @@ def spatial_attention(
             scale=scale,
         )
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
+    if chosen == "cpp" and _is_output_alone_wanted((x, *given.values())):
+        forward = implementation(_OPERATOR, chosen).forward
+        options = {"num_heads": num_heads, "residual": residual, "eps": eps, "scale": scale}
+        direct: Tensor = forward(x, *weights, key_padding_mask, norm_weight, norm_bias, **options)[0]
+        return direct
     out: Tensor = torch.ops.simmst.spatial_attention.default(
         x, *weights, key_padding_mask, norm_weight, norm_bias, num_heads, residual, eps, scale, chosen
     )[0]
     return out
+
+
+def _is_output_alone_wanted(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether nothing watches this call: no compiler, tracer, mode or gradient.
+
+    The way through torch.library costs more than the attention of a few small maps.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
+        return False
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
 def _channels(x: Tensor) -> int:

@@ -1,0 +1,1 @@
+"""The hot paths on the compiled CPU kernels of ``simmst._cpu``."""

@@ -1,0 +1,133 @@
+"""Spatial attention on the C++ kernels: the functions of the reference, called by the operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simmst import _cpu
+
+Gradients = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+]
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_NONE = (0, 0)
+
+
+def forward(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    *,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``."""
+    weights = _contiguous(
+        x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
+    )
+    shape = x.shape
+    positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
+    out = torch.empty(shape, dtype=x.dtype)
+    lse = torch.empty(
+        (shape[0], num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
+    )
+    _cpu.spatial_attention_forward(
+        _DTYPES[x.dtype],
+        x.data_ptr(),
+        shape,
+        x.stride(),
+        [_buffer(weight) for weight in weights[:6]],
+        _buffer(weights[6]),
+        _buffer(out),
+        _buffer(lse),
+        num_heads,
+        residual,
+        eps,
+        scale,
+        torch.get_num_threads(),
+    )
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    lse: Tensor,
+    *,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+    output_mask: list[bool],
+) -> Gradients:
+    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here."""
+    given = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+    wanted = [tensor if want and tensor is not None else None for tensor, want in zip(given, output_mask, strict=True)]
+    if x.numel() == 0:
+        return _gradients([None if tensor is None else _empty_like(tensor).zero_() for tensor in wanted])
+    gradients = [None if tensor is None else _empty_like(tensor) for tensor in wanted]
+    weights = _contiguous(x, *given[1:], key_padding_mask)
+    if grad.dtype != x.dtype or not grad.is_cpu:
+        raise TypeError(f"the gradient must be {x.dtype} on cpu like x, got {grad.dtype} on {grad.device}")
+    _cpu.spatial_attention_backward(
+        _DTYPES[x.dtype],
+        grad.data_ptr(),
+        grad.shape,
+        grad.stride(),
+        x.data_ptr(),
+        x.shape,
+        x.stride(),
+        [_buffer(weight) for weight in weights[:6]],
+        _buffer(weights[6]),
+        [_buffer(gradient) for gradient in gradients],
+        num_heads,
+        residual,
+        eps,
+        scale,
+        torch.get_num_threads(),
+    )
+    return _gradients(gradients)
+
+
+def _gradients(found: list[Tensor | None]) -> Gradients:
+    return found[0], found[1], found[2], found[3], found[4], found[5], found[6]
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+def _contiguous(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
+    """The weights and, last, the mask as contiguous tensors of the dtype and device that the kernels will assume."""
+    found: list[Tensor | None] = []
+    for index, tensor in enumerate(tensors):
+        if tensor is None:
+            found.append(None)
+            continue
+        dtype = torch.bool if index == len(tensors) - 1 else x.dtype
+        if tensor.dtype != dtype or not tensor.is_cpu:
+            raise TypeError(
+                f"expected {dtype} on cpu like x, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+        found.append(tensor.contiguous())
+    return found
+
+
+def _buffer(tensor: Tensor | None) -> tuple[int, int]:
+    return _NONE if tensor is None else (tensor.data_ptr(), tensor.nbytes)
