@@ -269,11 +269,16 @@ class Forecaster:
         fitted, spec = self.fitted()
         dataset = self._same_kind(dataset, fitted)
         before = range(split.test.start)
-        predictors = {self.name: self.predictor}
-        predictors.update(
-            {name: make().fit(dataset, spec, before) for name, make in BASELINES.items() if name != self.name}
-        )
-        notes = (*notes, *self.notes)
+        predictors: dict[str, Predictor] = {self.name: self.predictor}
+        left_out = []
+        for name, make in BASELINES.items():
+            baseline = make()
+            period = getattr(baseline, "days", 0) * dataset.steps_per_day
+            if period > len(before):
+                left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
+            elif name != self.name:
+                predictors[name] = baseline.fit(dataset, spec, before)
+        notes = (*notes, *self.notes, *left_out)
         return evaluate(predictors, dataset, spec, split, stride=stride, notes=notes, keep_forecasts=True)
 
     def save(self, folder: str | Path) -> Path:

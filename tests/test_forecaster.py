@@ -10,7 +10,7 @@ import torch
 
 from simmst import Forecaster, TrafficDataset, forecaster
 from simmst.baselines import BASELINES
-from simmst.data import data_directory
+from simmst.data import chronological_split, data_directory
 from simmst.errors import ConfigError, DataError
 from simmst.forecaster_config import ForecasterConfig
 from simmst.models import STNet
@@ -388,3 +388,12 @@ def test_z_scores_keep_their_sign():
     frame = model.predict(levels=(80,))
     assert (frame["y_hat-lo-80"] < 0).any()
     assert np.isfinite(frame[["y_hat", "y_hat-lo-80", "y_hat-hi-80"]]).all(axis=None)
+
+
+def test_a_baseline_whose_period_is_longer_than_the_series_is_left_out_with_a_note():
+    city = surrogate_city(0, height=3, width=3, days=9, services=("internet",))
+    split = chronological_split(city.num_steps, city.steps_per_day)
+    past = city.slice_steps(0, split.test.start)
+    report = Forecaster(horizon=2, model="persistence").fit(past).evaluate(city, split)
+    assert "seasonal-naive-week" not in [row.name for row in report.rows]
+    assert any("seasonal-naive-week is left out: it looks back 168 slots and 144 precede" in n for n in report.notes)

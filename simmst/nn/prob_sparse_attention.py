@@ -35,8 +35,9 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
         >>> evaluation_sample(4, 96, 3, shared=True, device=torch.device("cpu"))
         tensor([74,  1, 32])
     """
-    if torch.compiler.is_compiling():  # the graph holds the few integer operations, not a tensor of this process
-        return _draw_evaluation_sample(queries, keys, samples, shared, device)
+    if torch.compiler.is_compiling():  # the graph holds the operator, not a tensor of this process
+        sample: Tensor = _draw_evaluation_sample(queries, keys, samples, shared, device)
+        return sample
     key = (queries, keys, samples, shared, device)
     cached = _evaluation_samples.get(key)
     if cached is None:
