@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor
-
-from simmst import _cpu
 
 Gradients = tuple[
     Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
 ]
 
+_cpu: Any = importlib.import_module("simmst._cpu")
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _NONE = (0, 0)
 
@@ -30,7 +32,19 @@ def forward(
     eps: float,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``."""
+    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
+
+    Raises:
+        TypeError: dtypes or devices differ.
+        ValueError: sizes do not fit each other.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2), torch.eye(2)
+        >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> out, lse = forward(x, *weights, num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out[0, 0].tolist(), lse.shape
+        ([2.0, 2.0], torch.Size([1, 1, 3]))
+    """
     weights = _contiguous(
         x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
     )
@@ -76,7 +90,21 @@ def backward(
     scale: float,
     output_mask: list[bool],
 ) -> Gradients:
-    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here."""
+    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here.
+
+    Raises:
+        TypeError: dtypes or devices differ.
+        ValueError: sizes do not fit each other.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2), torch.eye(2)
+        >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> options = {"num_heads": 1, "residual": True, "eps": 1e-5, "scale": 1.0}
+        >>> out, lse = forward(x, *weights, **options)
+        >>> wanted = [True, False, False, False, False, False, False]
+        >>> backward(out, x, *weights, lse, **options, output_mask=wanted)[0].shape
+        torch.Size([1, 3, 2])
+    """
     given = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
     wanted = [tensor if want and tensor is not None else None for tensor, want in zip(given, output_mask, strict=True)]
     if x.numel() == 0:
@@ -131,3 +159,6 @@ def _contiguous(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
 
 def _buffer(tensor: Tensor | None) -> tuple[int, int]:
     return _NONE if tensor is None else (tensor.data_ptr(), tensor.nbytes)
+
+
+__all__ = ["backward", "forward"]

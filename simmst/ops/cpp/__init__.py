@@ -1,1 +1,0 @@
-"""The hot paths on the compiled CPU kernels of ``simmst._cpu``."""
