@@ -10,18 +10,36 @@
 
 #include "cpu/instruction_set.hpp"
 
-#if defined(__x86_64__)
-#define SIMMST_FOR_EACH_ISA(declare) declare(portable) declare(avx2) declare(avx512) declare(avx512_bf16)
+// The build defines SIMMST_BUILDS_<set> for each set it compiles; SIMMST_FOR_EACH_ISA leaves the others out.
+#ifdef SIMMST_BUILDS_portable
+#define SIMMST_WITH_PORTABLE(declare) declare(portable)
 #else
-#define SIMMST_FOR_EACH_ISA(declare) declare(portable)
+#define SIMMST_WITH_PORTABLE(declare)
 #endif
+#ifdef SIMMST_BUILDS_avx2
+#define SIMMST_WITH_AVX2(declare) declare(avx2)
+#else
+#define SIMMST_WITH_AVX2(declare)
+#endif
+#ifdef SIMMST_BUILDS_avx512
+#define SIMMST_WITH_AVX512(declare) declare(avx512)
+#else
+#define SIMMST_WITH_AVX512(declare)
+#endif
+#ifdef SIMMST_BUILDS_avx512_bf16
+#define SIMMST_WITH_AVX512_BF16(declare) declare(avx512_bf16)
+#else
+#define SIMMST_WITH_AVX512_BF16(declare)
+#endif
+#define SIMMST_FOR_EACH_ISA(declare) \
+  SIMMST_WITH_PORTABLE(declare) SIMMST_WITH_AVX2(declare) SIMMST_WITH_AVX512(declare) SIMMST_WITH_AVX512_BF16(declare)
 
 namespace simmst::cpu {
 
-// The instance of `Table` for an instruction set, given the one of every set in ascending order.
+// The instance of `Table` for an instruction set, given the one of every set of this build in ascending order.
 template <typename Table>
 const Table& pick(InstructionSet set, std::initializer_list<const Table*> tables) {
-  return **(tables.begin() + static_cast<int>(set));
+  return **(tables.begin() + position_in_build(set));
 }
 
 }  // namespace simmst::cpu

@@ -12,7 +12,10 @@ enum class InstructionSet { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 std::string_view name(InstructionSet set);
 
-// The levels this processor and operating system can run, ascending; kPortable is always among them.
+// The number of levels below `set` that this build has kernels for.
+int position_in_build(InstructionSet set);
+
+// The levels that this build has kernels for and this processor and operating system can run, ascending.
 std::vector<InstructionSet> supported_instruction_sets();
 
 // The highest supported level, or the one that `request` names (an empty request asks for the highest).

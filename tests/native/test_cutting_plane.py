@@ -137,7 +137,12 @@ def test_lower_precisions_keep_the_rule(isa, fmt, dtype, shape):
     assert_twice_plain(outputs(native, planes, *rest), outputs(reference, planes, *rest), exact)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=min(120, settings.default.max_examples),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
 @given(
     problems=st.sampled_from([None, 0, 1, 2, 5]),
     planes=st.one_of(st.integers(0, 20), st.just(300)),

@@ -125,7 +125,11 @@ def test_lower_precisions_are_at_most_twice_as_far_off_as_plain_pytorch(isa: str
             assert (a.double() - c).abs().max() <= allowed
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=min(60, settings.default.max_examples),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     batch=st.sampled_from([(), (0,), (1,), (2, 3), (3, 1, 2)]),
     queries=st.sampled_from([0, 1, 2, 7, 33, 65]),

@@ -1,0 +1,11 @@
+"""Profiles of hypothesis: HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("light", max_examples=12, deadline=None)
+if "HYPOTHESIS_PROFILE" in os.environ:
+    settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
