@@ -41,17 +41,26 @@ def loss_curve(backend: str, factor: int, steps: int = 50) -> torch.Tensor:
     return torch.stack(losses)
 
 
-def test_the_loss_curve_on_cpp_is_the_reference_s_where_every_query_is_selected():
-    reference, compiled = loss_curve("reference", ALL_QUERIES), loss_curve("cpp", ALL_QUERIES)
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("factor", [5, ALL_QUERIES])
+@pytest.mark.usefixtures("double")
+def test_the_loss_curve_on_cpp_is_the_reference_s(factor):
+    """In float64, where training multiplies the first rounding by some 1e7 in 50 steps and 1e-6 is still far away."""
+    reference, compiled = loss_curve("reference", factor), loss_curve("cpp", factor)
     assert reference[-5:].mean() < 0.7 * reference[:5].mean()
+    torch.testing.assert_close(compiled, reference, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("factor", [5, ALL_QUERIES])
+def test_the_loss_curve_in_float32_is_the_same_until_roundings_grow(factor):
+    reference, compiled = loss_curve("reference", factor, 20), loss_curve("cpp", factor, 20)
     torch.testing.assert_close(compiled, reference, rtol=1e-3, atol=0)
-
-
-def test_the_loss_curve_on_cpp_stays_with_the_reference_s_where_queries_are_selected():
-    """Selection is discrete: a rounding can swap two queries of nearly equal measure and move a loss by a little."""
-    reference, compiled = loss_curve("reference", 5), loss_curve("cpp", 5)
-    torch.testing.assert_close(compiled[:10], reference[:10], rtol=0.02, atol=0)
-    torch.testing.assert_close(compiled.view(5, 10).mean(1), reference.view(5, 10).mean(1), rtol=0.1, atol=0)
 
 
 def test_forecasts_on_cpp_are_the_reference_s():
