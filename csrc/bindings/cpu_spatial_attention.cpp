@@ -33,7 +33,7 @@ std::unique_ptr<void, Free> allocate(int64_t bytes) {
 }
 
 const spatial::Kernels& kernels() {
-#define SIMMST_TABLE(isa) &spatial::isa::kernels,
+#define SIMMST_TABLE(isa) &cpu::isa::spatial::kernels,
   return cpu::pick<spatial::Kernels>(cpu::active_instruction_set(), {SIMMST_FOR_EACH_ISA(SIMMST_TABLE)});
 #undef SIMMST_TABLE
 }

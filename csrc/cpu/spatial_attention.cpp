@@ -5,8 +5,7 @@
 
 #include "cpu/spatial_attention_backward.hpp"
 
-namespace simmst::cpu::spatial {
-namespace SIMMST_ISA {
+namespace simmst::cpu::SIMMST_ISA::spatial {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
@@ -176,5 +175,4 @@ void any_backward(const Problem& problem, const Map& grad, const Map& x, const W
 
 const Kernels kernels = {any_forward_bytes, any_forward, any_backward_bytes, any_backward};
 
-}  // namespace SIMMST_ISA
-}  // namespace simmst::cpu::spatial
+}  // namespace simmst::cpu::SIMMST_ISA::spatial

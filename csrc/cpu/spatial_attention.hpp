@@ -56,11 +56,15 @@ struct Kernels {
                    const Gradients&, void* workspace);
 };
 
+}  // namespace simmst::cpu::spatial
+
+namespace simmst::cpu {
+
 #define SIMMST_DECLARE(isa) \
-  namespace isa {           \
-  extern const Kernels kernels; \
+  namespace isa::spatial {  \
+  extern const cpu::spatial::Kernels kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)
 #undef SIMMST_DECLARE
 
-}  // namespace simmst::cpu::spatial
+}  // namespace simmst::cpu

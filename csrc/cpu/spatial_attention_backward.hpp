@@ -6,7 +6,7 @@
 
 #include "cpu/spatial_attention_forward.hpp"
 
-namespace simmst::cpu::spatial::SIMMST_ISA {
+namespace simmst::cpu::SIMMST_ISA::spatial {
 
 // Broadcast rows of the products whose vectors lie along channels or the head's width: few vectors, so more rows.
 template <int V>
@@ -381,4 +381,4 @@ void backward_map(const Problem& problem, const Packed<T>& packed, const PackedB
   if (wanted.x != nullptr) store_positions<Storage>(problem, b, 0, positions, buffers.grad_x, ld, wanted.x);
 }
 
-}  // namespace simmst::cpu::spatial::SIMMST_ISA
+}  // namespace simmst::cpu::SIMMST_ISA::spatial

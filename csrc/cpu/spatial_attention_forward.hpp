@@ -4,7 +4,7 @@
 
 #include "cpu/spatial_attention_map.hpp"
 
-namespace simmst::cpu::spatial::SIMMST_ISA {
+namespace simmst::cpu::SIMMST_ISA::spatial {
 
 // Keys per block: the scores of a block, its keys and values stay in the first-level cache.
 constexpr int64_t kKeyBlock = 96;
@@ -268,4 +268,4 @@ void forward_map(const Problem& problem, const Packed<T>& packed, const Map& x, 
   });
 }
 
-}  // namespace simmst::cpu::spatial::SIMMST_ISA
+}  // namespace simmst::cpu::SIMMST_ISA::spatial

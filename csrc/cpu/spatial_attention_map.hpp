@@ -4,7 +4,9 @@
 #include "cpu/spatial_attention.hpp"
 #include "cpu/spatial_attention_tile.hpp"
 
-namespace simmst::cpu::spatial::SIMMST_ISA {
+namespace simmst::cpu::SIMMST_ISA::spatial {
+
+using namespace simmst::cpu::spatial;  // what all instruction sets share
 
 // Hands out parts of a buffer, each aligned to a cache line. With a null buffer it only counts bytes.
 class Workspace {
@@ -195,4 +197,4 @@ void pack_weights(const Problem& problem, const Weights& weights, T query_factor
   packed.norm_bias = pack_vector<Storage>(weights.norm_bias, channels, packed.norm_bias);
 }
 
-}  // namespace simmst::cpu::spatial::SIMMST_ISA
+}  // namespace simmst::cpu::SIMMST_ISA::spatial

@@ -7,9 +7,7 @@
 
 #define SIMMST_ALWAYS_INLINE __attribute__((always_inline))
 
-namespace simmst::cpu::spatial::SIMMST_ISA {
-
-using namespace simmst::cpu::SIMMST_ISA;
+namespace simmst::cpu::SIMMST_ISA::spatial {
 
 // A register tile: kTileRows broadcast rows by up to kTileVectors vectors, with room left for the operands.
 constexpr int kTileRows = kRegisters >= 32 ? 8 : 4;
@@ -225,4 +223,4 @@ void transpose_rows(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T
   }
 }
 
-}  // namespace simmst::cpu::spatial::SIMMST_ISA
+}  // namespace simmst::cpu::SIMMST_ISA::spatial
