@@ -2,22 +2,25 @@
 
     pytest benchmarks/test_bench_cutting_plane.py
 
-Every case checks its result before it is timed. Both sides run in turn in one process, the medians make the ratio, and
-the copy and read bandwidth of the machine are measured in between: a pass over the planes can be no faster than reading
-them. ``SIMMST_BENCH_THREADS`` sets the team (2), ``SIMMST_BENCH_ROUNDS`` the rounds (15).
+Every case checks its result before it is timed. A pass over the planes can be no faster than reading them, so the
+roofline is the machine's read bandwidth. ``SIMMST_BENCH_THREADS`` sets the team (2).
 """
 
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
+pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
+
+from harness import Case, compare, team
+from machine import read_bandwidth
 
 from simmst.ops.cutting_plane import (
     PackedSigns,
@@ -28,93 +31,16 @@ from simmst.ops.cutting_plane import (
     pack_signs,
 )
 
-_cpu = pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
-pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
-
 THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "2"))
-ROUNDS = int(os.environ.get("SIMMST_BENCH_ROUNDS", "15"))
+ROUNDS = 9
 FORMATS = ["float32", "bfloat16", "signs"]
-NOISE = 0.7  # the part of a floor that must be reached whatever else the machine does
 STEP_FLOORS = {"float32": 2.2, "bfloat16": 3.3, "signs": 9.0}
-_TABLE: list[dict[str, Any]] = []
 
 
 @pytest.fixture(autouse=True, scope="module")
-def team() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
-    if _TABLE:
-        print("\n" + "\n".join(_rows()))
-
-
-def _rows() -> list[str]:
-    numbers = f"{'ratio':>6} {'best':>6} {'floor':>6} {'MB':>7} {'GB/s':>6} {'of read':>8}"
-    head = f"{'case':40} {'peer ms':>9} {'ours ms':>9} {numbers}"
-    return [head] + [
-        f"{row['case']:40} {row['peer_ms']:9.2f} {row['ours_ms']:9.2f} {row['ratio']:6.2f} {row['ratio_of_best']:6.2f} "
-        f"{row['floor']:6.1f} {row['bytes'] / 1e6:7.1f} {row['gb_per_s']:6.1f} {row['percent_of_read']:7.0f}%"
-        for row in _TABLE
-    ]
-
-
-class Case(NamedTuple):
-    """Two sides of a comparison; bytes are what ours has to move at least."""
-
-    name: str
-    ours: Callable[[], Any]
-    peer: Callable[[], Any]
-    bytes: int
-    floor: float  # on an idle machine
-
-
-def _timed(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def _compare(benchmark: Any, case: Case) -> None:
-    """Time both sides in turn, hand ours to pytest-benchmark, and hold the ratio to its floor."""
-    source = torch.ones(32 * 2**20)
-    target = torch.empty_like(source)
-    sides: dict[str, Callable[[], Any]] = {
-        "peer": case.peer,
-        "ours": case.ours,
-        "copy": lambda: target.copy_(source),
-        "read": lambda: source.sum(),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for function in sides.values():
-        function()
-    for _ in range(ROUNDS):
-        for name, function in sides.items():
-            seconds[name].append(_timed(function))
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    best = {name: min(times) for name, times in seconds.items()}
-    info = {
-        "case": case.name,
-        "peer_ms": 1e3 * median["peer"],
-        "ours_ms": 1e3 * median["ours"],
-        "ratio": median["peer"] / median["ours"],
-        "ratio_of_best": best["peer"] / best["ours"],
-        "floor": case.floor,
-        "bytes": case.bytes,
-        "gb_per_s": case.bytes / median["ours"] / 1e9,
-        "read_gb_per_s": source.nbytes / median["read"] / 1e9,
-        "copy_gb_per_s": 2 * source.nbytes / median["copy"] / 1e9,
-        "percent_of_read": 100 * case.bytes / median["ours"] / (source.nbytes / median["read"]),
-        "threads": torch.get_num_threads(),
-        "isa": _cpu.instruction_set(),
-        "torch": torch.__version__,
-    }
-    _TABLE.append(info)
-    benchmark.extra_info.update(info)
-    benchmark.pedantic(case.ours, rounds=3, iterations=1, warmup_rounds=1)
-    # On a machine that others use as well, the best times say more than the medians.
-    reached = max(info["ratio"], info["ratio_of_best"])
-    assert reached >= NOISE * case.floor, f"{case.name}: {reached:.2f} times the peer, aimed at {case.floor}"
+def threads() -> Iterator[None]:
+    with team(THREADS):
+        yield
 
 
 def _stored(planes: Tensor, fmt: str) -> Planes:
@@ -175,17 +101,19 @@ def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) ->
     rows = stored.unpack()[lines] if isinstance(stored, PackedSigns) else stored[lines].float()
     exact = torch.stack([row.double() @ (ours.double() - anchor.double()) for row in rows]) + offsets[lines].double()
     _assert_close(values[lines], exact, torch.addmv(offsets[lines], rows, ours - anchor))
-    vectors = (
-        5 if not adam else 9
-    )  # gradient, anchor, point read and written (and both averages); one write costs a read
-    _compare(
+    # Of gradient, anchor, point (and both averages) each is read once and written at most once; the planes are read.
+    vectors = 9 if adam else 5
+    compare(
         benchmark,
         Case(
             name=f"step {'adam' if adam else 'sgd'} L=64 N=2.1e6 {fmt}",
             ours=run_ours,
             peer=run_peer,
             bytes=_nbytes(stored) + (vectors - 1) * ours.nbytes,
+            flops=4.0 * matrix.numel(),
             floor=STEP_FLOORS[fmt],
+            rounds=ROUNDS,
+            bandwidth=read_bandwidth,
         ),
     )
 
@@ -197,14 +125,17 @@ def test_values(benchmark: Any, large: dict[str, Tensor], fmt: str) -> None:
     exact = torch.stack([row.double() @ point.double() for row in rows]) + offsets[:8].double()
     ours = cutting_plane_values(stored, offsets, point, backend="cpp")
     _assert_close(ours[:8], exact, torch.addmv(offsets[:8], rows, point))
-    _compare(
+    compare(
         benchmark,
         Case(
             name=f"values L=64 N=2.1e6 {fmt}",
             ours=lambda: cutting_plane_values(stored, offsets, point, backend="cpp"),
             peer=lambda: torch.addmv(offsets, matrix, point),
             bytes=_nbytes(stored) + point.nbytes,
+            flops=2.0 * matrix.numel(),
             floor=0.8,
+            rounds=ROUNDS,
+            bandwidth=read_bandwidth,
         ),
     )
 
@@ -238,13 +169,16 @@ def test_penalty_and_gradient(benchmark: Any, fmt: str) -> None:
         exact = torch_penalty(unpacked.double(), offsets.double(), multipliers.double(), point.double())
     for got, expected, allowed in zip(ours(), exact, plain, strict=True):
         _assert_close(got, expected, allowed)
-    _compare(
+    compare(
         benchmark,
         Case(
             name=f"penalty+gradient P=L=16 N=1e5 {fmt}",
             ours=ours,
             peer=peer,
             bytes=_nbytes(stored) + 3 * point.nbytes,
+            flops=4.0 * matrix.numel(),
             floor=1.5,
+            rounds=ROUNDS,
+            bandwidth=read_bandwidth,
         ),
     )
