@@ -217,7 +217,7 @@ def lines() -> list[str]:
         *(row.line() for row in ROWS),
         *NOTES,
         *limits,
-        "roofline: the bandwidth and the better of torch's and numpy's matrix product; over 100% is faster than they are",
+        "roofline: the bandwidth, and the better of torch's and numpy's matrix products; above 100% ours is faster",
         ", ".join(f"{name} {value}" for name, value in found.items()),
         _judged(),
     ]
