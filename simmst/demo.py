@@ -14,7 +14,7 @@ from simmst.training import Progress, TrainingConfig, quiet
 # Enough for the figures to settle on two CPU cores within the minutes a newcomer will wait.
 FULL = ForecasterConfig(
     cities=48,
-    training=TrainingConfig(epochs=14, samples_per_epoch=6144, batch_size=128, learning_rate=2e-3, finetune_epochs=10),
+    training=TrainingConfig(epochs=12, samples_per_epoch=6144, batch_size=128, learning_rate=2e-3, finetune_epochs=8),
 )
 # Enough to see that every part works.
 QUICK = ForecasterConfig(
