@@ -110,7 +110,6 @@ def test_train(run, file, capsys):
         "Sim-MSTNet",
         "persistence",
         "seasonal-naive-day",
-        "seasonal-naive-week",
         "hour-of-week-mean",
         "ridge",
     ):
