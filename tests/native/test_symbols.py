@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_every_shareable_symbol_of_a_kernel_names_its_instruction_set(isa: str) 
     run = subprocess.run(
         ["nm", "--demangle", "--defined-only", *map(str, objects)], capture_output=True, text=True, check=True
     )
-    shareable = [line for line in run.stdout.splitlines() if line[17:18] in ("W", "V", "u")]
+    shareable = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]{16} [WVu] ", line)]
     strangers = [line for line in shareable if f"simmst::cpu::{isa}::" not in line and "DW.ref." not in line]
     assert shareable
     assert not strangers

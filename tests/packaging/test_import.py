@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -24,7 +25,11 @@ OPTIONAL = (
 
 
 def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    # away from the sources, which would be imported in place of the installed package
+    elsewhere = tempfile.gettempdir()
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_importing_every_room_needs_torch_and_numpy_alone():

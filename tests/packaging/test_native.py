@@ -66,12 +66,13 @@ def test_compiled_modules_link_neither_torch_nor_the_cuda_runtime(name):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_one_openmp_runtime_in_the_process():
+def test_one_openmp_runtime_in_the_process(tmp_path):
     code = (
         "import torch, simmst._cpu\n"
         "print(len({line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line or 'libomp' in line}))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # away from the sources, which would be imported in place of the installed package
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"
 
 
