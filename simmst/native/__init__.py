@@ -1,1 +1,1 @@
-"""Adapters that hand torch tensors to the compiled kernels of simmst._cpu."""
+"""Adapters of the compiled kernels: ``cpu`` calls ``simmst._cpu``, ``cuda`` calls ``simmst._cuda``."""

@@ -23,9 +23,9 @@ _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
-    "cpp": "simmst.native.{operator}",
+    "cpp": "simmst.native.cpu.{operator}",
     "triton": "simmst.kernels.{operator}",
-    "cuda": "simmst.ops.cuda.{operator}",
+    "cuda": "simmst.native.cuda.{operator}",
 }
 # Tried in this order when no backend is named.
 _PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -79,15 +79,44 @@ def _why_not_triton(operator: str, device: torch.device, dtype: torch.dtype) -> 
         return f"this version of simmst has no Triton kernel for {operator}"
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed; install it with: pip install triton"
+    if device.type == "cpu" and interpreted():
+        return _why_not_interpreted(operator, dtype)
     return _why_not_gpu(device, dtype)
 
 
+def _why_not_interpreted(operator: str, dtype: torch.dtype) -> str | None:
+    if dtype == torch.bfloat16 and operator != "cutting_plane":
+        return "Triton's interpreter computes bfloat16 matrix products wrongly; use float32 or float16"
+    return None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype)
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors: slow, for tests alone.
+
+    The variable ``TRITON_INTERPRET=1`` must be set before triton is first imported.
+    """
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def emulated() -> bool:
+    """Whether CUDA kernels run in the emulator ``simmst._cuda_emulated``, on CPU tensors: slow, for tests alone.
+
+    The variable ``SIMMST_CUDA_EMULATION=1`` must be set before the first call.
+    """
+    return os.environ.get("SIMMST_CUDA_EMULATION") == "1"
+
+
 def _why_not_cuda(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    module, reason = load_native("simmst._cuda")
+    name = "simmst._cuda_emulated" if emulated() else "simmst._cuda"
+    module, reason = load_native(name)
     if module is None:
         return reason
     if operator not in module.operators():
-        return f"this build of simmst._cuda has no {operator} kernel"
+        return f"this build of {name} has no {operator} kernel"
+    if emulated():
+        if device.type != "cpu":
+            return f"the emulator runs on CPU tensors, got device {str(device)!r}"
+        return None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype)
     return _why_not_gpu(device, dtype)
 
 
@@ -102,11 +131,15 @@ def _why_not_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return f"it runs on CUDA tensors, got device {str(device)!r}"
     if dtype not in _GPU_DTYPES:
-        return f"dtype {dtype} is none of {', '.join(map(str, _GPU_DTYPES))}"
+        return _not_among_gpu_dtypes(dtype)
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"it needs compute capability 8.0 or newer, {device} has {major}.{minor}"
     return None
+
+
+def _not_among_gpu_dtypes(dtype: torch.dtype) -> str:
+    return f"dtype {dtype} is none of {', '.join(map(str, _GPU_DTYPES))}"
 
 
 _PREDICATES = {

@@ -23,7 +23,7 @@ from simmst.reference import cutting_plane as reference
 _cpu = pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 if "cutting_plane" not in _cpu.operators():
     pytest.skip("this build has no cutting_plane kernel", allow_module_level=True)
-native = importlib.import_module("simmst.native.cutting_plane")
+native = importlib.import_module("simmst.native.cpu.cutting_plane")
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 FORMATS = {"float32": F32, "float64": F64, "bfloat16": BF16, "float16": F16, "signs": None}

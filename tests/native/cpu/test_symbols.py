@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
+BUILD = Path(__file__).resolve().parents[3] / "build"
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
 
 

@@ -21,7 +21,7 @@ from simmst.reference import prob_sparse_attention as reference
 cpu = pytest.importorskip("simmst._cpu", reason="this installation has no compiled CPU module")
 if "prob_sparse_attention" not in cpu.operators():
     pytest.skip("this build has no ProbSparse kernel", allow_module_level=True)
-native = importlib.import_module("simmst.native.prob_sparse_attention")
+native = importlib.import_module("simmst.native.cpu.prob_sparse_attention")
 
 ISAS = cpu.instruction_sets()
 OPTIONS = [

@@ -1,0 +1,1 @@
+"""The functions of ``simmst.reference`` on the CUDA kernels of ``simmst._cuda``."""

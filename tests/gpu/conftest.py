@@ -1,0 +1,46 @@
+"""One suite for the GPU kernels, in four worlds.
+
+On a GPU every backend runs on it. Without one, `TRITON_INTERPRET=1` runs the Triton kernels in Triton's interpreter and
+`SIMMST_CUDA_EMULATION=1` the CUDA kernels in our emulator, both on CPU tensors and each in a process of its own. In any
+other process nothing of this folder is collected but `test_processes.py`, which starts those processes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import pytest
+import torch
+
+# Not simmst's: the environment decides before anything is imported.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EMULATED = os.environ.get("SIMMST_CUDA_EMULATION") == "1"
+ON_GPU = torch.cuda.is_available() and not (INTERPRETED or EMULATED)
+
+collect_ignore_glob = [] if INTERPRETED or EMULATED or ON_GPU else ["test_[!p]*.py", "test_prob*.py"]
+
+
+class World(NamedTuple):
+    """A backend, where its tensors lie, the dtypes it can be trusted with there, and whether shapes must be small."""
+
+    backend: str
+    device: torch.device
+    dtypes: tuple[torch.dtype, ...]
+    slow: bool
+
+
+def _worlds() -> list[World]:
+    both = (torch.float32, torch.float16)
+    if INTERPRETED:
+        return [World("triton", torch.device("cpu"), both, True)]
+    if EMULATED:
+        return [World("cuda", torch.device("cpu"), (*both, torch.bfloat16), True)]
+    if ON_GPU:
+        return [World(name, torch.device("cuda"), (*both, torch.bfloat16), False) for name in ("triton", "cuda")]
+    return []
+
+
+@pytest.fixture(params=_worlds(), ids=lambda world: world.backend)
+def world(request: pytest.FixtureRequest) -> World:
+    return request.param
