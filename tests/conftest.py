@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
-from hypothesis import settings
+# tests/gpu runs without hypothesis, on machines that have little more than torch.
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
 
-settings.register_profile("light", max_examples=12, deadline=None)
-if "HYPOTHESIS_PROFILE" in os.environ:
-    settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+    settings.register_profile("light", max_examples=12, deadline=None)
+    if "HYPOTHESIS_PROFILE" in os.environ:
+        settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])

@@ -8,10 +8,16 @@ other process nothing of this folder is collected but `test_processes.py`, which
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from drawn import Draw
 
 # Not simmst's: the environment decides before anything is imported.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -44,3 +50,9 @@ def _worlds() -> list[World]:
 @pytest.fixture(params=_worlds(), ids=lambda world: world.backend)
 def world(request: pytest.FixtureRequest) -> World:
     return request.param
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> Draw:
+    """What `@drawn(examples)` gives a test: a source of shapes and options, with a seed of its own."""
+    return Draw(request.param)

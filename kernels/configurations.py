@@ -1,0 +1,175 @@
+"""Launch configurations of the Triton kernels: few, named, and kept as data in configurations.json.
+
+The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane.step`):
+
+    configurations   name -> {"constants": {argument: integer}, "num_warps": 4, "num_stages": 2}
+    buckets          bucket -> name of a configuration; buckets are short strings that a launcher derives from shapes
+                     rounded up to powers of two, and the dtype: "L4096-D64-bf16"
+    default          name of the configuration for every bucket without an entry
+    interpreter      name of the configuration that Triton's interpreter runs, whatever the bucket
+
+and once, under `measured`, the device, date, commit and versions that the buckets were measured with; null until then.
+`benchmarks/gpu.py --tune` measures and writes the buckets. This file imports neither torch nor triton.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from simmst.errors import ConfigError
+
+FILE = Path(__file__).with_suffix(".json")
+
+
+class Configuration(NamedTuple):
+    """Meta-parameters of a launch: `kernel[grid](..., **configuration.launch())`."""
+
+    name: str
+    constants: Mapping[str, int]  # tl.constexpr arguments of the kernel
+    num_warps: int
+    num_stages: int
+
+    def launch(self) -> dict[str, int]:
+        """Keyword arguments of a launch."""
+        return {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+class Choices(NamedTuple):
+    """One kernel's entry in the file, checked."""
+
+    configurations: Mapping[str, Configuration]
+    buckets: Mapping[str, str]
+    default: str
+    interpreter: str
+
+    def name(self, bucket: str) -> str:
+        """Name of the configuration that a bucket gets."""
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return self.interpreter
+        return self.buckets.get(bucket, self.default)
+
+
+_trial: dict[str, str] = {}  # kernel -> configuration tried in place of the table's
+_asked: set[tuple[str, str]] | None = None  # (kernel, bucket), kept during a trial
+
+
+def configuration(kernel: str, bucket: str) -> Configuration:
+    """Return the launch configuration of a kernel for a bucket of shapes.
+
+    Args:
+        kernel: a name in configurations.json, such as `"cutting_plane.step"`.
+        bucket: a short string made of the shapes rounded up to powers of two and the dtype, such as `"N1048576-bf16"`.
+            One that the table does not hold gets the kernel's default. Under the interpreter it makes no difference.
+
+    Raises:
+        ConfigError: the file holds no such kernel, or is damaged.
+
+    Example:
+        A launcher ends with ``kernel[grid](..., **configuration("cutting_plane.step", bucket).launch())``.
+    """
+    choices = of(kernel)
+    if _asked is not None:
+        _asked.add((kernel, bucket))
+    return choices.configurations[_trial.get(kernel) or choices.name(bucket)]
+
+
+def of(kernel: str) -> Choices:
+    """Return everything the file says of a kernel.
+
+    Raises:
+        ConfigError: the file holds no such kernel, or is damaged.
+    """
+    kernels = _loaded()
+    if kernel not in kernels:
+        raise ConfigError(f"{FILE.name} has no kernel {kernel!r}; it has {', '.join(sorted(kernels)) or 'none'}")
+    return kernels[kernel]
+
+
+def named(kernel: str) -> tuple[Configuration, ...]:
+    """Return all configurations of a kernel, in the order of the file; what ahead-of-time compilation goes through."""
+    return tuple(of(kernel).configurations.values())
+
+
+@contextmanager
+def trial(chosen: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
+    """Try configurations in place of the table's: {kernel: name of a configuration}, for tuning and tests.
+
+    Yields:
+        The set that every (kernel, bucket) asked for meanwhile is added to.
+
+    Raises:
+        ConfigError: a kernel or a configuration is not in the file.
+    """
+    global _asked
+    for kernel, name in chosen.items():
+        _known(kernel, name, of(kernel).configurations, "the trial")
+    before, outer, asked = dict(_trial), _asked, set[tuple[str, str]]()
+    _trial.update(chosen)
+    _asked = asked
+    try:
+        yield asked
+    finally:
+        _trial.clear()
+        _trial.update(before)
+        _asked = outer
+
+
+@functools.cache
+def _loaded() -> Mapping[str, Choices]:
+    return parse(json.loads(FILE.read_text()))
+
+
+def parse(content: Mapping[str, Any]) -> Mapping[str, Choices]:
+    """Check the content of a configurations.json.
+
+    Raises:
+        ConfigError: a field is missing or unknown, a number is out of range, or a name is no configuration's.
+    """
+    _fields(content, {"measured", "kernels"}, FILE.name)
+    return MappingProxyType({kernel: _choices(kernel, entry) for kernel, entry in content["kernels"].items()})
+
+
+def _choices(kernel: str, entry: Mapping[str, Any]) -> Choices:
+    _fields(entry, {"configurations", "buckets", "default", "interpreter"}, f"kernel {kernel!r}")
+    configurations = {name: _configuration(kernel, name, fields) for name, fields in entry["configurations"].items()}
+    for place in ("default", "interpreter"):
+        _known(kernel, entry[place], configurations, place)
+    for bucket, name in entry["buckets"].items():
+        _known(kernel, name, configurations, f"bucket {bucket!r}")
+    return Choices(MappingProxyType(configurations), dict(entry["buckets"]), entry["default"], entry["interpreter"])
+
+
+def _configuration(kernel: str, name: str, fields: Mapping[str, Any]) -> Configuration:
+    place = f"configuration {name!r} of kernel {kernel!r}"
+    _fields(fields, {"constants", "num_warps", "num_stages"}, place)
+    for constant, value in fields["constants"].items():
+        if type(value) is not int or value < 0:
+            raise ConfigError(f"{FILE.name}, {place}: constant {constant} is {value!r}; it must be an integer >= 0")
+    warps, stages = fields["num_warps"], fields["num_stages"]
+    if warps not in (1, 2, 4, 8, 16, 32):
+        raise ConfigError(f"{FILE.name}, {place}: num_warps is {warps!r}; it must be a power of two up to 32")
+    if type(stages) is not int or stages < 1:
+        raise ConfigError(f"{FILE.name}, {place}: num_stages is {stages!r}; it must be an integer >= 1")
+    return Configuration(name, MappingProxyType(dict(fields["constants"])), warps, stages)
+
+
+def _fields(found: Mapping[str, Any], wanted: set[str], place: str) -> None:
+    if set(found) != wanted:
+        raise ConfigError(
+            f"{FILE.name}, {place}: missing {sorted(wanted - set(found))}, unknown {sorted(set(found) - wanted)}"
+        )
+
+
+def _known(kernel: str, name: str, configurations: Mapping[str, Configuration], place: str) -> None:
+    if name not in configurations:
+        raise ConfigError(
+            f"{FILE.name}, kernel {kernel!r}: {place} names the configuration {name!r}, "
+            f"which is none of {', '.join(configurations) or 'none'}"
+        )
