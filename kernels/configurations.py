@@ -6,7 +6,8 @@ The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane
     buckets          bucket -> name of a configuration; buckets are short strings that a launcher derives from shapes
                      rounded up to powers of two, and the dtype: "L4096-D64-bf16"
     default          name of the configuration for every bucket without an entry
-    interpreter      name of the configuration that Triton's interpreter runs, whatever the bucket
+    interpreter      name of the configuration that Triton's interpreter runs, whatever the bucket; one that is called
+                     "interpreter" is for that alone: it is neither compiled ahead of time nor tried on a GPU
 
 and once, under `measured`, the device, date, commit and versions that the buckets were measured with; null until then.
 `benchmarks/gpu.py --tune` measures and writes the buckets. This file imports neither torch nor triton.
@@ -86,15 +87,26 @@ def of(kernel: str) -> Choices:
     Raises:
         ConfigError: the file holds no such kernel, or is damaged.
     """
-    kernels = _loaded()
-    if kernel not in kernels:
-        raise ConfigError(f"{FILE.name} has no kernel {kernel!r}; it has {', '.join(sorted(kernels)) or 'none'}")
-    return kernels[kernel]
+    known = _loaded()
+    if kernel not in known:
+        raise ConfigError(f"{FILE.name} has no kernel {kernel!r}; it has {', '.join(sorted(known)) or 'none'}")
+    return known[kernel]
 
 
 def named(kernel: str) -> tuple[Configuration, ...]:
-    """Return all configurations of a kernel, in the order of the file; what ahead-of-time compilation goes through."""
-    return tuple(of(kernel).configurations.values())
+    """Return a kernel's configurations for GPUs, in the order of the file: what is compiled ahead of time and tuned."""
+    return tuple(one for name, one in of(kernel).configurations.items() if name != "interpreter")
+
+
+def kernels() -> tuple[str, ...]:
+    """Return the names of the kernels in the file."""
+    return tuple(_loaded())
+
+
+def measured() -> dict[str, Any] | None:
+    """Return what the buckets were measured with (device, date, commit, versions); None where nothing was measured."""
+    found: dict[str, Any] | None = json.loads(FILE.read_text())["measured"]
+    return found
 
 
 @contextmanager
@@ -139,10 +151,11 @@ def parse(content: Mapping[str, Any]) -> Mapping[str, Choices]:
 def _choices(kernel: str, entry: Mapping[str, Any]) -> Choices:
     _fields(entry, {"configurations", "buckets", "default", "interpreter"}, f"kernel {kernel!r}")
     configurations = {name: _configuration(kernel, name, fields) for name, fields in entry["configurations"].items()}
-    for place in ("default", "interpreter"):
-        _known(kernel, entry[place], configurations, place)
+    _known(kernel, entry["interpreter"], configurations, "interpreter")
+    on_gpus = {name: one for name, one in configurations.items() if name != "interpreter"}
+    _known(kernel, entry["default"], on_gpus, "default")
     for bucket, name in entry["buckets"].items():
-        _known(kernel, name, configurations, f"bucket {bucket!r}")
+        _known(kernel, name, on_gpus, f"bucket {bucket!r}")
     return Choices(MappingProxyType(configurations), dict(entry["buckets"]), entry["default"], entry["interpreter"])
 
 

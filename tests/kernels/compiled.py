@@ -1,0 +1,97 @@
+"""The Triton kernels with every configuration and GPU they are compiled for, and the record of what they use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from simmst.kernels import configurations
+from simmst.kernels.specialisations import CAPABILITIES, Resources, Specialisation, compile_ahead
+
+RECORD = Path(__file__).with_name("resources.json")
+RECORDING = os.environ.get("SIMMST_RECORD") == "1"
+HOW_TO_RECORD = "after a deliberate change: SIMMST_RECORD=1 pytest tests/kernels/test_compiled.py"
+# A few registers more or less come with every edit; the hardware hands them out in groups of eight.
+ROOM = 8
+
+
+class Job(NamedTuple):
+    """One compilation, by names alone, so that it can be sent to another process."""
+
+    module: str
+    label: str
+    configuration: str
+    capability: int
+
+    @property
+    def key(self) -> str:
+        """The name of its line in the record."""
+        return f"{self.label}, {self.configuration}, sm_{self.capability}"
+
+    def run(self) -> Resources:
+        """Compile it."""
+        specialisation = next(one for one in specialisations(self.module) if one.label == self.label)
+        chosen = next(one for one in specialisation.configurations if one.name == self.configuration)
+        return compile_ahead(specialisation, chosen, self.capability)
+
+
+def modules() -> list[ModuleType]:
+    """The files of kernels/ but those that hold no kernel."""
+    names = sorted(path.stem for path in configurations.FILE.parent.glob("*.py"))
+    return [importlib.import_module(f"simmst.kernels.{name}") for name in names if name not in _WITHOUT_KERNELS]
+
+
+_WITHOUT_KERNELS = ("configurations", "specialisations")
+
+
+@functools.cache
+def specialisations(module: str) -> tuple[Specialisation, ...]:
+    return tuple(getattr(importlib.import_module(module), "SPECIALISATIONS", ()))
+
+
+def jobs() -> list[Job]:
+    return [
+        Job(module.__name__, one.label, configuration.name, capability)
+        for module in modules()
+        for one in specialisations(module.__name__)
+        for configuration in one.configurations
+        for capability in CAPABILITIES
+    ]
+
+
+class Record(NamedTuple):
+    """What was recorded, and the version of Triton that it was recorded with."""
+
+    triton: str
+    lines: dict[str, Resources]
+
+    @classmethod
+    def read(cls) -> Record:
+        if not RECORD.exists():
+            return cls("", {})
+        content = json.loads(RECORD.read_text())
+        return cls(content["triton"], {key: Resources(*line) for key, line in content["kernels"].items()})
+
+    def write(self) -> None:
+        """One line for each compilation, so that a change reads well."""
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(list(self.lines[key]))}" for key in sorted(self.lines))
+        head = f' "triton": {json.dumps(self.triton)},\n "columns": {json.dumps(list(Resources._fields))},\n'
+        RECORD.write_text(f'{{\n{head} "kernels": {{\n{lines}\n }}\n}}\n')
+
+
+def excess(found: Resources, recorded: Resources | None) -> str:
+    """What a kernel uses more of than the record allows, in words; empty where nothing."""
+    if recorded is None:
+        return "it is not in the record"
+    allowed = recorded._replace(registers=recorded.registers + ROOM)
+    more = [
+        f"{name} {getattr(found, name)}, at most {getattr(allowed, name)}"
+        for name in Resources._fields
+        if getattr(found, name) > getattr(allowed, name)
+    ]
+    return "; ".join(more)
