@@ -30,7 +30,8 @@ def cast_under_autocast(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0] if args else next(iter(kwargs.values()), None)
-        if not isinstance(first, Tensor) or not torch.is_autocast_enabled(first.device.type):
+        # Asking about autocast on the meta device is an error.
+        if not isinstance(first, Tensor) or first.is_meta or not torch.is_autocast_enabled(first.device.type):
             return function(*args, **kwargs)
         device_type = first.device.type
         dtype = torch.get_autocast_dtype(device_type)

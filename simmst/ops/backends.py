@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import os
+from operator import index
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import torch
 from torch.autograd import forward_ad
 
 from simmst.errors import BackendUnavailableError
+from simmst.ops import measured_choice
+from simmst.ops.limits import why_too_large
 
 BACKENDS = ("reference", "cpp", "triton", "cuda")
 OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
@@ -27,7 +30,7 @@ _MODULES = {
     "triton": "simmst.kernels.{operator}",
     "cuda": "simmst.native.cuda.{operator}",
 }
-# Tried in this order when no backend is named.
+# Tried in this order when no backend is named; on a GPU those come first that measured_choice.json says are faster.
 _PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 
@@ -150,17 +153,25 @@ _PREDICATES = {
 }
 
 
-def why_not(operator: str, backend: str, *, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Say why a backend cannot run an operator on this device and dtype; None when it can.
+def why_not(operator: str, backend: str, *, device: torch.device, dtype: torch.dtype, **sizes: int) -> str | None:
+    """Say why a backend cannot run an operator on this device, dtype and sizes; None when it can.
 
     Example:
         >>> why_not("cutting_plane", "cuda", device=torch.device("cpu"), dtype=torch.float32) is None
         False
     """
-    return _PREDICATES[backend](operator, device, dtype)
+    return _PREDICATES[backend](operator, device, dtype) or why_too_large(operator, backend, sizes)
 
 
-def choose(operator: str, backend: str | None, *, device: torch.device, dtype: torch.dtype) -> str:
+def choose(
+    operator: str,
+    backend: str | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    bucket: int | None = None,
+    **sizes: int,
+) -> str:
     """Choose the backend of a call.
 
     Args:
@@ -169,6 +180,9 @@ def choose(operator: str, backend: str | None, *, device: torch.device, dtype: t
             ``SIMMST_BACKEND`` and, without that, the first backend that can run the call.
         device: where the inputs lie.
         dtype: what they hold.
+        bucket: :func:`simmst.ops.measured_choice.bucket` of the size that the work grows with.
+        sizes: those that kernels limit (:mod:`simmst.ops.limits`), such as ``head_width=64``; plain integers, which
+            :func:`concrete` makes of them while torch.compile traces.
 
     Raises:
         ValueError: the name is no backend.
@@ -182,12 +196,15 @@ def choose(operator: str, backend: str | None, *, device: torch.device, dtype: t
         named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
     else:
         named, source = backend, "the argument backend"
-    return _resolve(operator, named, source, device, dtype, _is_transformed())
+    return _resolve(operator, named, source, device, dtype, _is_transformed(), bucket, tuple(sizes.items()))
 
 
 # torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
 # torch.compiler.assume_constant_result without its import of the compiler, which takes longer than all of simmst.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+# A size as a plain integer. torch.compile then makes a program for each value, which a head's width has few of.
+concrete = index
 
 
 def _is_transformed() -> bool:
@@ -195,17 +212,24 @@ def _is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _resolve(
-    operator: str, named: str | None, source: str, device: torch.device, dtype: torch.dtype, transformed: bool
+    operator: str,
+    named: str | None,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    transformed: bool,
+    bucket: int | None,
+    sizes: tuple[tuple[str, int], ...],
 ) -> str:
     def reason_against(name: str) -> str | None:
         if transformed and name != "reference":
             return "torch.func transforms and forward-mode AD need backend 'reference'"
-        return why_not(operator, name, device=device, dtype=dtype)
+        return why_not(operator, name, device=device, dtype=dtype, **dict(sizes))
 
     if named is None:
-        candidates = _PREFERENCE.get(device.type, ("reference",))
+        candidates = _candidates(operator, device, dtype, bucket)
         reasons = {name: reason_against(name) for name in candidates}
         for name, reason in reasons.items():
             if reason is None:
@@ -218,6 +242,12 @@ def _resolve(
     if reason is not None:
         raise BackendUnavailableError(f"backend {named!r} ({source}) cannot run {operator}: {reason}")
     return named
+
+
+def _candidates(operator: str, device: torch.device, dtype: torch.dtype, bucket: int | None) -> tuple[str, ...]:
+    documented = _PREFERENCE.get(device.type, ("reference",))
+    faster = measured_choice.order(operator, dtype, bucket) if device.type == "cuda" else ()
+    return (*faster, *(name for name in documented if name not in faster))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from simmst.ops import cutting_plane_library as _library  # noqa: F401 registers
 from simmst.ops.backends import choose
 from simmst.ops.checks import FLOAT_DTYPES, check_number, describe
 from simmst.ops.cutting_plane_fused import can_fuse, fused
+from simmst.ops.measured_choice import bucket
 from simmst.ops.numpy_arrays import call_with_arrays
 from simmst.reference import cutting_plane as reference
 from simmst.reference.cutting_plane import PackedSigns, Planes, pack_signs
@@ -249,7 +250,7 @@ def _autocast_off(point: Tensor) -> AbstractContextManager[Any]:
 def _choose(backend: str | None, planes: Planes, point: Tensor) -> str:
     wide = not isinstance(planes, PackedSigns) and planes.dtype == torch.float64
     dtype = torch.float64 if wide else point.dtype
-    return choose("cutting_plane", backend, device=point.device, dtype=dtype)
+    return choose("cutting_plane", backend, device=point.device, dtype=dtype, bucket=bucket(point.shape[-1]))
 
 
 def _describe_planes(planes: Planes) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from simmst.ops.autocast import cast_under_autocast
-from simmst.ops.backends import choose
+from simmst.ops.backends import choose, concrete
 from simmst.ops.checks import (
     check_choice,
     check_dropout,
@@ -25,6 +25,7 @@ from simmst.ops.checks import (
     describe,
     describe_all,
 )
+from simmst.ops.measured_choice import bucket
 from simmst.ops.prob_sparse_counts import informer_count
 from simmst.ops.prob_sparse_direct import forward_in_one_call
 from simmst.ops.prob_sparse_library import attend_operator, select_operator
@@ -162,7 +163,7 @@ def prob_sparse_attention(
     queries, keys = query.shape[-2], key.shape[-2]
     if sample is not None:
         _check_sample(sample, query, key)
-    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+    chosen = _choose(backend, query, value)
 
     if sample is None:
         samples = informer_count(keys, factor)
@@ -214,7 +215,7 @@ def prob_sparse_select(
     queries = query.shape[-2]
     check_integer("u", u, minimum=min(1, queries), maximum=queries)
     _check_sample(sample, query, key)
-    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+    chosen = _choose(backend, query, key)
     return select_operator(query, key, sample, u, normalizer, chosen)
 
 
@@ -271,9 +272,21 @@ def prob_sparse_attend(
             + describe_all(top=top, query=query)
         )
     check_index_range("top", top, query.shape[-2])
-    chosen = choose(OPERATOR, backend, device=query.device, dtype=query.dtype)
+    chosen = _choose(backend, query, value)
     seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
     return _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)
+
+
+def _choose(backend: str | None, query: Tensor, value: Tensor) -> str:
+    width = concrete(max(query.shape[-1], value.shape[-1]))
+    return choose(
+        OPERATOR,
+        backend,
+        device=query.device,
+        dtype=query.dtype,
+        bucket=bucket(query.shape[-2]),
+        head_width=width,
+    )
 
 
 def _attend(

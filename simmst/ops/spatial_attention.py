@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from simmst.ops.autocast import cast_under_autocast
-from simmst.ops.backends import choose, implementation
+from simmst.ops.backends import choose, concrete, implementation
 from simmst.ops.checks import check_flag, check_float_tensors, check_integer, check_number, describe
+from simmst.ops.measured_choice import bucket
 from simmst.reference.spatial_attention import spatial_attention as reference
 
 _OPERATOR = "spatial_attention"
@@ -103,7 +104,14 @@ def spatial_attention(
         check_number("scale", scale)
         if math.isinf(scale):
             raise ValueError(f"scale must be finite, got {scale}")
-    chosen = choose(_OPERATOR, backend, device=x.device, dtype=x.dtype)
+    chosen = choose(
+        _OPERATOR,
+        backend,
+        device=x.device,
+        dtype=x.dtype,
+        bucket=bucket(_positions(x)),
+        head_width=concrete(_channels(x) // num_heads),
+    )
     if chosen == "reference":
         return reference(
             x,

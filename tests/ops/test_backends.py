@@ -1,27 +1,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
+from simmst import ops
 from simmst.errors import BackendUnavailableError
-from simmst.ops import backends
+from simmst.ops import backends, limits, measured_choice
 
 CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture(autouse=True)
-def fresh_choices(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("SIMMST_BACKEND", raising=False)
+def fresh_choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("SIMMST_BACKEND", "TRITON_INTERPRET", "SIMMST_CUDA_EMULATION"):
+        monkeypatch.delenv(name, raising=False)
     backends._resolve.cache_clear()
     yield
     backends._resolve.cache_clear()
 
 
-def choose(backend: str | None, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> str:
-    return backends.choose("prob_sparse_attention", backend, device=device, dtype=dtype)
+def choose(backend: str | None, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32, **sizes: int) -> str:
+    return backends.choose("prob_sparse_attention", backend, device=device, dtype=dtype, **sizes)
 
 
 def with_native(monkeypatch: pytest.MonkeyPatch, **modules: list[str] | None) -> None:
@@ -70,13 +76,187 @@ def test_a_named_backend_raises_its_reason(monkeypatch, backend, modules, messag
         choose(backend)
 
 
-def test_triton_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+@pytest.fixture
+def with_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pretend that triton is installed and that there is a kernel for every operator."""
+    for operator in backends.OPERATORS:
+        (tmp_path / f"{operator}.py").touch()
+    monkeypatch.setattr(backends, "_kernel_folders", lambda: [str(tmp_path)])
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: SimpleNamespace())
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def test_triton_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backends, "_kernel_folders", lambda: [str(tmp_path)])
     with pytest.raises(BackendUnavailableError, match="no Triton kernel for prob_sparse_attention"):
         choose("triton")
     (tmp_path / "prob_sparse_attention.py").touch()
-    with pytest.raises(BackendUnavailableError, match=r"triton is not installed|CUDA tensors"):
+    backends._resolve.cache_clear()
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailableError, match="triton is not installed; install it with: pip install triton"):
         choose("triton")
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_triton_takes_cpu_tensors_in_its_interpreter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendUnavailableError, match="it runs on CUDA tensors, got device 'cpu'"):
+        choose("triton")
+    backends._resolve.cache_clear()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose("triton") == choose("triton", dtype=torch.float16) == "triton"
+    with pytest.raises(BackendUnavailableError, match="computes bfloat16 matrix products wrongly; use float32"):
+        choose("triton", dtype=torch.bfloat16)
+    assert backends.choose("cutting_plane", "triton", device=CPU, dtype=torch.bfloat16) == "triton"
+    with pytest.raises(BackendUnavailableError, match=r"dtype torch\.float64 is none of"):
+        choose("triton", dtype=torch.float64)
+    with_native(monkeypatch, cpu=["prob_sparse_attention"])
+    assert choose(None) == "cpp", "the interpreter is never chosen, only asked for"
+
+
+def test_cuda_takes_cpu_tensors_in_its_emulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_native(monkeypatch, cuda=["prob_sparse_attention"], _cuda_emulated=None)
+    monkeypatch.setenv("SIMMST_CUDA_EMULATION", "1")
+    with pytest.raises(BackendUnavailableError, match="no file"):
+        choose("cuda")
+    backends._resolve.cache_clear()
+    with_native(monkeypatch, cuda_emulated=["prob_sparse_attention"])
+    assert choose("cuda") == choose("cuda", dtype=torch.bfloat16) == "cuda"
+    assert choose(None) == "reference", "the emulator is never chosen, only asked for"
+    with pytest.raises(BackendUnavailableError, match="the emulator runs on CPU tensors, got device 'cuda:0'"):
+        choose("cuda", device=GPU)
+    with pytest.raises(BackendUnavailableError, match="_cuda_emulated has no cutting_plane kernel"):
+        backends.choose("cutting_plane", "cuda", device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_a_gpu_that_is_missing_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_native(monkeypatch, cuda=["prob_sparse_attention"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendUnavailableError, match="torch sees no CUDA device"):
+        choose("triton", device=GPU)
+    backends._resolve.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    for backend in ("triton", "cuda"):
+        with pytest.raises(BackendUnavailableError, match=r"compute capability 8\.0 or newer, cuda:0 has 7\.5"):
+            choose(backend, device=GPU)
+    assert choose(None, device=GPU) == "reference"
+
+
+@pytest.mark.usefixtures("with_triton", "with_gpu")
+def test_a_head_that_is_too_wide_is_refused_or_goes_to_the_next_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_native(monkeypatch, cuda=["prob_sparse_attention"])
+    largest = {name: limits.LARGEST[name]["prob_sparse_attention"]["head_width"] for name in ("cuda", "triton")}
+    assert largest["cuda"] < largest["triton"]
+    with pytest.raises(BackendUnavailableError, match="its largest head width is 128, got 129"):
+        choose("cuda", device=GPU, head_width=129)
+    assert choose(None, device=GPU, head_width=128) == "cuda"
+    assert choose(None, device=GPU, head_width=129) == "triton"
+    assert choose(None, device=GPU, head_width=largest["triton"] + 1) == "reference"
+    assert choose(None, device=GPU) == "cuda"
+
+
+def test_the_operators_say_how_wide_their_heads_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, through the emulator's rules, where a wide head is refused before anything runs."""
+    monkeypatch.setenv("SIMMST_CUDA_EMULATION", "1")
+    with_native(monkeypatch, cuda_emulated=list(backends.OPERATORS))
+    narrow, wide = torch.randn(3, 4, 128), torch.randn(3, 4, 160)
+    for query, value in ((wide, narrow), (narrow, wide)):
+        with pytest.raises(BackendUnavailableError, match="its largest head width is 128, got 160"):
+            ops.prob_sparse_attention(query, query, value, backend="cuda")
+    with pytest.raises(BackendUnavailableError, match="its largest head width is 128, got 160"):
+        ops.prob_sparse_select(wide, wide, torch.tensor([0, 1]), u=2, backend="cuda")
+    weights = torch.randn(1920, 640), None, torch.randn(640, 640), None
+    with pytest.raises(BackendUnavailableError, match="its largest head width is 128, got 320"):
+        ops.spatial_attention(torch.randn(1, 5, 640), *weights, num_heads=2, backend="cuda")
+
+
+def test_tensors_on_two_devices_are_refused() -> None:
+    here, there = torch.randn(4, 8), torch.randn(4, 8, device="meta")
+    with pytest.raises(ValueError, match=r"must be on one device, got query float32 .* on cpu, key .* on meta"):
+        ops.prob_sparse_attention(here, there, here)
+    weights = torch.randn(24, 8), None, torch.randn(8, 8), None
+    with pytest.raises(ValueError, match="must be on one device"):
+        ops.spatial_attention(there[None], *weights, num_heads=2)
+    with pytest.raises(ValueError, match="device"):
+        ops.cutting_plane_values(here, torch.zeros(4), there[0])
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    conditions = {"device": "a GPU", "date": "2026-01-01", "commit": "0", "versions": {}}
+    lines = [
+        ["bfloat16", 256, ["triton", "cuda"]],
+        ["bfloat16", 4096, ["cuda", "triton"]],
+        ["bfloat16", 16384, ["cuda", "triton"]],
+    ]
+    table = measured_choice.parse({"measured": conditions, "choices": {"prob_sparse_attention": lines}})
+    monkeypatch.setattr(measured_choice, "_table", lambda: table)
+
+
+@pytest.mark.usefixtures("with_triton", "with_gpu", "measured")
+def test_between_gpu_backends_the_measured_table_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_native(monkeypatch, cuda=["prob_sparse_attention"])
+
+    def at(bucket: int | None, dtype: torch.dtype = torch.bfloat16, **sizes: int) -> str:
+        return backends.choose("prob_sparse_attention", None, device=GPU, dtype=dtype, bucket=bucket, **sizes)
+
+    assert [at(size) for size in (1, 256, 512, 1024, 2048, 1 << 20)] == ["triton"] * 3 + ["cuda"] * 3
+    assert at(None) == "cuda", "most buckets prefer it"
+    assert at(256, torch.float32) == "cuda", "nothing was measured in float32"
+    assert at(4096, head_width=200) == "triton", "the faster one cannot run it"
+    assert choose("cuda", device=GPU, dtype=torch.bfloat16) == "cuda"
+    with_native(monkeypatch)
+    backends._resolve.cache_clear()
+    assert at(4096) == "triton"
+
+
+def test_the_table_in_the_package_is_sound() -> None:
+    found = measured_choice.measured()
+    assert found is None or set(found) == {"device", "date", "commit", "versions"}
+    for operator in backends.OPERATORS:
+        order = measured_choice.order(operator, torch.bfloat16, 1024)
+        assert set(order) <= set(measured_choice.GPU_BACKENDS)
+        assert order == () or found is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["float64", 256, ["cuda"]],
+        ["bfloat16", 300, ["cuda"]],
+        ["bfloat16", 256, ["cpp"]],
+        ["bfloat16", 256, ["cuda", "cuda"]],
+        ["bfloat16", 256, []],
+        ["bfloat16", 256],
+    ],
+)
+def test_a_damaged_table_is_refused(line: list[object]) -> None:
+    content = {"measured": {}, "choices": {"cutting_plane": [line]}}
+    with pytest.raises(ValueError, match=r"measured_choice\.json, cutting_plane: a line must be \[one of float32"):
+        measured_choice.parse(content)
+    with pytest.raises(ValueError, match="does not say what they were measured with"):
+        measured_choice.parse({**content, "measured": None})
+
+
+def test_choosing_compiles_whole_whatever_the_sizes() -> None:
+    """Widths are made constants, lengths may be symbols: no break of the graph, and no program for each length."""
+    torch.compiler.reset()
+    made = CompileCounter()
+    compiled = torch.compile(ops.prob_sparse_attention, fullgraph=True, backend=made)
+    for length in (20, 30, 40, 50):  # the number of selected queries is a constant from 21 to 54
+        query = torch.randn(2, length, 8)
+        sample = torch.randint(length, (10,))
+        assert compiled(query, query, query, sample=sample, backend="reference").shape == query.shape
+    assert made.frame_count <= 2
+    for width in (4, 12):
+        query = torch.randn(2, 20, width)
+        assert compiled(query, query, query, sample=torch.tensor([0, 1]), backend="reference").shape == query.shape
 
 
 def test_dtypes_and_devices_of_the_cpu_backends(monkeypatch: pytest.MonkeyPatch) -> None:
