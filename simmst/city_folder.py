@@ -1,19 +1,31 @@
-"""A folder of simulated cities: one file each, and a manifest of what they were made from."""
+"""A folder of simulated cities: shards or official daily files, and a manifest of what they were made from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simmst import __version__
+from simmst.data.city_shards import read_headers, write_shard
 from simmst.errors import ConfigError
 from simmst.files import write_json
-from simmst.simulation import DomainPrior, simulate_city
+from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files
+from simmst.simulation.distributions import to_plain
 from simmst.training import Progress, quiet
 
 _MANIFEST = "manifest.json"
+_TRACES = ("cities-*.parquet", "city-*")
+_HALF_WRITTEN = ".half-written-"
+FORMATS = ("shards", "official")
+CITIES_PER_SHARD = 16
 
 
 def simulate(
@@ -22,51 +34,133 @@ def simulate(
     *,
     seed: int = 0,
     city: Mapping[str, Any] | None = None,
+    prior: str | Path | DomainPrior | None = None,
+    format: str = "shards",  # noqa: A002 the option's name on the command line
+    workers: int | None = None,
     progress: Progress = quiet,
 ) -> tuple[Path, ...]:
-    """Simulate cities into a folder, one .npz file each beside a manifest with every parameter.
+    """Simulate cities into a folder, beside a manifest with every parameter.
 
-    Called again, it keeps the cities that are there; the same seed and index give the same city, bit for bit.
+    ``"shards"`` packs 16 cities into each ``cities-*.parquet``, which `simmst.data.CityShards` reads city by city;
+    ``"official"`` writes each city into a folder ``city-*`` of its own, as daily text files of the Telecom Italia
+    challenge. Called again, it keeps the cities that are there, and makes those anew whose shard or day was half
+    written; the same seed, prior and index give the same city, bit for bit, whatever the workers.
 
     Args:
         cities: how many.
         out: the folder.
         seed: of the family of cities.
         city: fields of `simmst.simulation.CityConfig` to hold fixed, such as ``{"days": 7}``.
-        progress: called after each city.
+        prior: law of the parameters, or its YAML file; `DomainPrior.default` when None.
+        format: ``"shards"`` or ``"official"``.
+        workers: processes; None takes one a core, and one alone where there are few cities. They are started afresh
+            ("spawn"), so a script must guard its main part with ``if __name__ == "__main__":``.
+        progress: called with the number of cities done.
 
     Returns:
-        The files, in order.
+        The shards, or the folders of the cities, in order.
 
     Raises:
-        ConfigError: `cities` is below 1, a field is unknown or out of range, or the folder holds cities of another
+        ConfigError: a number is below 1, a field is unknown or out of range, or the folder holds cities of another
             seed, of other settings or of another version.
+        DataError: the format cannot hold such cities.
     """
-    if cities < 1:
-        raise ConfigError(f"cities is {cities}; it must be at least 1")
+    for name, value in (("cities", cities), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    if format not in FORMATS:
+        raise ConfigError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     fixed = dict(city or {})
     for name in ("seed", "index"):
         if name in fixed:
             raise ConfigError(f"city holds {name!r}, which each city has of its own; give the seed of them all instead")
+    law = prior if isinstance(prior, DomainPrior) else DomainPrior.from_yaml(prior) if prior else DomainPrior.default()
+    configs = [law.sample(seed, index, **fixed) for index in range(cities)]
     folder = Path(out)
-    prior = DomainPrior.default()
-    configs = [prior.sample(seed, index, **fixed) for index in range(cities)]
-    manifest = _Manifest(folder, {"simmst": __version__, "seed": seed, "city": _plain(fixed)})
+    plain_law = {name: _plain(to_plain(distribution)) for name, distribution in law.parameters.items()}
+    made_from = {"simmst": __version__, "seed": seed, "city": _plain(fixed), "prior": plain_law, "format": format}
+    manifest = _Manifest(folder, made_from)
     earlier = manifest.take_up()
-    paths = []
-    for config in configs:
-        path = folder / f"city-{config.index:05d}.npz"
-        if not path.exists():
-            simulate_city(config).save(path)
-        paths.append(path)
-        progress("simulate", len(paths), cities)
-    rows = [{"file": path.name, **config.to_dict()} for path, config in zip(paths, configs, strict=True)]
+    files = _shards(folder, configs) if format == "shards" else _city_folders(folder, configs)
+    jobs = [job for job in files if not job.is_done()]
+    done = cities - sum(len(job.configs) for job in jobs)
+    for finished in _run(jobs, workers if workers is not None else _default_workers(cities - done)):
+        done += len(finished.configs)
+        progress("simulate", done, cities)
+    rows = [
+        {"file": job.path.name, "index": config.index, "parameters": _plain(law.values(config))}
+        for job in files
+        for config in job.configs
+    ]
     manifest.write([*rows, *earlier[cities:]])
-    return tuple(paths)
+    return tuple(job.path for job in files)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard or folder and the cities in it; it goes to a worker process and comes back when it is made."""
+
+    path: Path
+    configs: Sequence[CityConfig]
+    official: bool
+
+    def is_done(self) -> bool:
+        """Whether the file is there, with as many cities as it shall have; half-written ones have other names."""
+        return self.path.exists() and (self.official or len(read_headers(self.path)) >= len(self.configs))
+
+    def __call__(self) -> _Job:
+        if not self.official:
+            write_shard(self.path, map(simulate_city, self.configs))
+            return self
+        temporary = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=_HALF_WRITTEN))
+        try:
+            for config in self.configs:
+                write_official_files(simulate_city(config), temporary, seed=config.seed)
+            temporary.chmod(0o755)  # as an ordinary folder has
+            temporary.rename(self.path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return self
+
+
+def _shards(folder: Path, configs: Sequence[CityConfig]) -> list[_Job]:
+    groups = [configs[start : start + CITIES_PER_SHARD] for start in range(0, len(configs), CITIES_PER_SHARD)]
+    return [_Job(folder / f"cities-{number:05d}.parquet", group, False) for number, group in enumerate(groups)]
+
+
+def _city_folders(folder: Path, configs: Sequence[CityConfig]) -> list[_Job]:
+    return [_Job(folder / f"city-{config.index:05d}", [config], True) for config in configs]
+
+
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
+    """Do the jobs, here or in other processes, and give each back when it is done."""
+    if workers == 1 or len(jobs) < 2:
+        yield from (job() for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_one_thread) as pool:
+        try:
+            yield from (future.result() for future in as_completed([pool.submit(job) for job in jobs]))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    """Keep a worker's linear algebra from taking the cores of the other workers."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _default_workers(cities: int) -> int:
+    # In the seconds that a process takes to start, fifty cities are made.
+    return max(1, min(len(os.sched_getaffinity(0)), cities // 50))
 
 
 class _Manifest:
-    """The list of the cities in a folder, with what they were made from."""
+    """The list of the cities in a folder, with what they were made from and the matrix of their parameters."""
 
     def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -76,12 +170,14 @@ class _Manifest:
     def take_up(self) -> list[dict[str, Any]]:
         """Return the cities listed already, after a check that those to come are of the same family."""
         if not self.path.exists():
-            if self.folder.is_dir() and any(self.folder.glob("city-*.npz")):
+            if self.folder.is_dir() and any(path for trace in _TRACES for path in self.folder.glob(trace)):
                 raise ConfigError(f"{self.folder} holds cities but no {_MANIFEST}; choose another folder")
             self.write([])
             return []
-        for path in self.folder.glob(".city-*.npz"):  # of a process that was killed
+        for path in self.folder.glob(".cities-*.parquet"):  # of a process that was killed
             path.unlink()
+        for path in self.folder.glob(f"{_HALF_WRITTEN}*"):
+            shutil.rmtree(path)
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -91,7 +187,7 @@ class _Manifest:
         for key, value in self.made_from.items():
             if found.get(key) != value:
                 raise ConfigError(
-                    f"{self.folder} holds cities made with {key} {found.get(key)!r}, wanted {value!r}; "
+                    f"{self.folder} holds cities made with {key} {_brief(found.get(key))}, wanted {_brief(value)}; "
                     "choose another folder"
                 )
         rows: list[dict[str, Any]] = found["cities"]
@@ -99,6 +195,11 @@ class _Manifest:
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_json(self.path, {**self.made_from, "cities": list(rows)})
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _plain(value: Any) -> Any:

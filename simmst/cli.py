@@ -121,6 +121,11 @@ def build_parser() -> ArgumentParser:
     simulate.add_argument("--out", type=str, required=True, help="folder")
     simulate.add_argument("--seed", type=int, default=0, help="of the family of cities")
     simulate.add_argument("--city", type=dict[str, Any], default={}, help="settings to hold fixed, as --city.days 7")
+    simulate.add_argument("--prior", type=str | None, default=None, help="YAML file with the law of the parameters")
+    simulate.add_argument(
+        "--format", type=str, default="shards", help="shards (Parquet), or official (daily text files, 10 minutes)"
+    )
+    simulate.add_argument("--workers", type=int | None, default=None, help="processes; one a core when left out")
 
     command("info", "", "Show this installation.", brief="what runs here", quiet=False, config=False)
     return parser
@@ -206,8 +211,18 @@ def run_simulate(options: Namespace) -> None:
     from simmst.city_folder import simulate
 
     with progress_bars(quiet=options.quiet) as progress:
-        paths = simulate(options.cities, options.out, seed=options.seed, city=options.city, progress=progress)
-    tell(f"written: {len(paths)} {'city' if len(paths) == 1 else 'cities'} and manifest.json in {options.out}")
+        simulate(
+            options.cities,
+            options.out,
+            seed=options.seed,
+            city=options.city,
+            prior=options.prior,
+            format=options.format,
+            workers=options.workers,
+            progress=progress,
+        )
+    cities = "1 city" if options.cities == 1 else f"{options.cities} cities"
+    tell(f"written: {cities} and manifest.json in {options.out}")
 
 
 def run_info(options: Namespace) -> None:

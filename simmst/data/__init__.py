@@ -1,21 +1,25 @@
 """Traffic data: data sets, readers of file formats, calendar, scaling, splits and windows."""
 
 from simmst.data.calendar import CALENDAR_FEATURES, calendar_features
+from simmst.data.city_shards import CityShards, write_shard
 from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import Grid, load_grid
 from simmst.data.library import available, data_directory, load
 from simmst.data.npz import read_published_predictions, read_undated_frames
 from simmst.data.scaler import Scaler
 from simmst.data.split import Split, chronological_split
+from simmst.data.streamed_windows import StreamedWindows
 from simmst.data.windows import Batch, ConcatWindows, Windows, WindowSpec, batches
 
 __all__ = [
     "CALENDAR_FEATURES",
     "Batch",
+    "CityShards",
     "ConcatWindows",
     "Grid",
     "Scaler",
     "Split",
+    "StreamedWindows",
     "TrafficDataset",
     "WindowSpec",
     "Windows",
@@ -28,4 +32,5 @@ __all__ = [
     "load_grid",
     "read_published_predictions",
     "read_undated_frames",
+    "write_shard",
 ]

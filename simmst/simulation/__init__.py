@@ -6,6 +6,7 @@ from simmst.simulation.association import Association
 from simmst.simulation.city import simulate_cities, simulate_city, surrogate_city
 from simmst.simulation.config import CityConfig
 from simmst.simulation.distributions import Categorical, Dates, LogUniform, TruncatedNormal, Uniform
+from simmst.simulation.official_files import CountryRows, write_official_files
 from simmst.simulation.prior import DomainPrior
 from simmst.simulation.radio import Coverage, RadioModel, StatisticalRadio
 from simmst.simulation.reporting import OperatorReporting, ReportingModel
@@ -17,6 +18,7 @@ __all__ = [
     "Association",
     "Categorical",
     "CityConfig",
+    "CountryRows",
     "Coverage",
     "Dates",
     "DomainPrior",
@@ -33,4 +35,5 @@ __all__ = [
     "simulate_cities",
     "simulate_city",
     "surrogate_city",
+    "write_official_files",
 ]

@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 import torch
 
-from simmst.data import Batch, ConcatWindows, Windows, batches
+from simmst.data import Batch, ConcatWindows, StreamedWindows, Windows, batches
 from simmst.errors import DataError
 from simmst.training.seeds import derive_seed
 
-WindowSource: TypeAlias = Windows | ConcatWindows
+WindowSource: TypeAlias = Windows | ConcatWindows | StreamedWindows
 
 
 class MixedWindows:
@@ -67,7 +67,7 @@ def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> I
     """Shuffle the windows again and again, each time in another order."""
     rounds = 0
     while True:
-        yield from batches(windows, batch_size, seed=derive_seed(seed, epoch, rounds), epoch=epoch)
+        yield from _once(windows, batch_size, derive_seed(seed, epoch, rounds), epoch, None)
         rounds += 1
 
 
@@ -76,5 +76,11 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """Yield the training batches of one epoch from either kind of source; the order depends on (seed, epoch) alone."""
     if isinstance(windows, MixedWindows):
+        return windows.batches(batch_size, seed=seed, epoch=epoch, limit=limit)
+    return _once(windows, batch_size, seed, epoch, limit)
+
+
+def _once(windows: WindowSource, batch_size: int, seed: int, epoch: int, limit: int | None) -> Iterator[Batch]:
+    if isinstance(windows, StreamedWindows):  # shuffled in an order that reads each city once
         return windows.batches(batch_size, seed=seed, epoch=epoch, limit=limit)
     return batches(windows, batch_size, seed=seed, epoch=epoch, shuffle=True, limit=limit)

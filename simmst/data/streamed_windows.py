@@ -1,0 +1,132 @@
+"""Windows over more cities than fit into memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from simmst.data.dataset import TrafficDataset
+from simmst.data.scaler import Scaler
+from simmst.data.windows import Batch, ConcatWindows, Windows, WindowSpec
+from simmst.errors import ConfigError
+
+
+class StreamedWindows:
+    """A fixed number of samples of each of many cities, read when they are needed.
+
+    Sample j is number ``j % per_city`` of those drawn from city ``j // per_city``; the draw depends on (seed, city)
+    alone, so a weight can be kept for every sample, or tied for all of a city. Each city has a scaler of its own,
+    fitted to all its slots. No more than `keep` cities are in memory.
+
+    Args:
+        cities: anything indexable that gives data sets, such as `CityShards`.
+        spec: the window.
+        per_city: samples of each city.
+        seed: of the draw.
+        scaler_kind: as in `Scaler.fit`.
+        keep: cities kept in memory, and mixed in one batch by `batches`.
+
+    Raises:
+        ConfigError: a number is below 1, or a city has fewer windows than `per_city` (raised when it is read).
+
+    Example:
+        >>> hours = np.arange(48) * 3600
+        >>> cities = [TrafficDataset.from_arrays(np.ones((48, 3, 3)), hours, country=None) for _ in range(3)]
+        >>> spec = WindowSpec.recent(1, 6, steps_per_day=24, neighbourhood=3)
+        >>> windows = StreamedWindows(cities, spec, per_city=8, keep=2)
+        >>> len(windows), windows.city_of([0, 8, 23]).tolist()
+        (24, [0, 1, 2])
+        >>> sum(len(batch.index) for batch in windows.batches(5, seed=0, epoch=0))
+        24
+    """
+
+    def __init__(
+        self,
+        cities: Sequence[TrafficDataset],
+        spec: WindowSpec,
+        *,
+        per_city: int,
+        seed: int = 0,
+        scaler_kind: str | None = None,
+        keep: int = 8,
+    ) -> None:
+        for name, value in (("per_city", per_city), ("keep", keep), ("the number of cities", len(cities))):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        self.cities, self.spec, self.per_city, self.seed = cities, spec, per_city, seed
+        self.scaler_kind, self.keep = scaler_kind, keep
+        self._kept: OrderedDict[int, tuple[Windows, np.ndarray]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.cities) * self.per_city
+
+    def city_of(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+        """Which city each sample is from, int64 (B,)."""
+        return np.asarray(indices, dtype=np.int64).reshape(-1) // self.per_city
+
+    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+        """Gather samples by number; every city among them is read once.
+
+        Raises:
+            IndexError: a number is outside 0..len-1.
+        """
+        index = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if index.size and not 0 <= index.min() <= index.max() < len(self):
+            bad = int(index.min() if index.min() < 0 else index.max())
+            raise IndexError(f"sample {bad} is outside the {len(self)} samples, 0..{len(self) - 1}")
+        city = self.city_of(index)
+        parts, numbers, starts = [], np.empty_like(index), 0
+        for number in np.unique(city):
+            windows, drawn = self._windows(int(number))
+            rows = city == number
+            numbers[rows] = starts + drawn[index[rows] % self.per_city]
+            parts.append(windows)
+            starts += len(windows)
+        return ConcatWindows(parts).batch(numbers)._replace(index=torch.from_numpy(index))
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Go once through the samples, `keep` cities at a time; the order depends on (seed, epoch) alone.
+
+        Cities come in a shuffled order, and the samples of `keep` neighbours in it are shuffled together, so that every
+        city is read once an epoch.
+
+        Args:
+            batch_size: samples a batch; the last one may be smaller.
+            seed: of the order.
+            epoch: number of the pass.
+            limit: stop after so many samples.
+        """
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.cities))
+        left = len(self) if limit is None else min(limit, len(self))
+        waiting = np.empty(0, dtype=np.int64)
+        for start in range(0, len(order), self.keep):
+            group = order[start : start + self.keep, None] * self.per_city + np.arange(self.per_city)
+            waiting = np.concatenate([waiting, rng.permutation(group.reshape(-1))])
+            while left and (len(waiting) >= batch_size or (start + self.keep >= len(order) and len(waiting))):
+                size = min(batch_size, left, len(waiting))
+                yield self.batch(waiting[:size])
+                waiting, left = waiting[size:], left - size
+
+    def _windows(self, number: int) -> tuple[Windows, np.ndarray]:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        city = self.cities[number]
+        steps = range(city.num_steps)
+        windows = Windows(city, self.spec, Scaler.fit(city, steps, self.scaler_kind), steps=steps)
+        if len(windows) < self.per_city:
+            raise ConfigError(
+                f"{city.name} has {len(windows)} windows, fewer than per_city = {self.per_city}; "
+                "take fewer a city, or simulate larger or longer cities"
+            )
+        drawn = np.random.default_rng([self.seed, number]).choice(len(windows), size=self.per_city, replace=False)
+        self._kept[number] = windows, np.sort(drawn)
+        if len(self._kept) > self.keep + 1:  # a batch may touch the last city of the group before
+            self._kept.popitem(last=False)
+        return self._kept[number]
