@@ -1,0 +1,270 @@
+"""ProbSparse attention by Triton kernels: allocates results and launches. Not run on a GPU yet.
+
+Launches, and bytes of device memory touched, in units of one (B, L, D) tensor with L = L_Q = L_K and D = D_V (partial
+results, below a tenth of a unit a chunk of 640 keys, and what stays in cache apart):
+
+    select           1 launch where L_Q <= 1024 (128 with per-query samples), else 2    Q; sampled rows of K from cache
+    attend           1 launch where L <= 1024 or the batch fills the device, else 2     K, V, out; V again by a running fill
+    attend_backward  1 launch in the same case, else 3                                  dO, K, V, dQ, dK, dV; dO again by a
+                                                                                        running fill
+
+So a long forward is 4 launches and 4 units. The kernels and their reasons: `prob_sparse_attention_select.py`,
+`prob_sparse_attention_forward.py`, `prob_sparse_attention_backward.py`.
+
+float32 products are IEEE unless `torch.backends.cuda.matmul.allow_tf32` allows TF32. Nothing waits for the device, so that
+an index out of range is not refused: in `sample` or `top` it makes a measure or lse NaN, and no memory is read astray.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from simmst.kernels.configurations import Configuration, configuration
+from simmst.kernels.prob_sparse_attention_backward import _combine_query, _gradients, _sum_chunks
+from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
+from simmst.kernels.prob_sparse_attention_select import _measure, _measure_and_top, _top
+from simmst.reference.philox import keep_threshold
+from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
+
+_FAMILY = {torch.float32: "single", torch.float16: "half", torch.bfloat16: "half"}
+_SHORT = 1024  # up to so many rows one program does a batch entry
+_SHORT_PER_QUERY = 128
+_SMALLEST_CHUNK = 256
+_PROGRAMS_PER_PROCESSOR = 4
+_LARGEST_TILE = 64  # selected rows a program holds
+
+
+def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+    """Select the u queries with the largest measure; see the reference's ``select``.
+
+    Example:
+        >>> query, key = torch.randn(2, 96, 16, device="cuda"), torch.randn(2, 96, 16, device="cuda")
+        >>> top, measure = select(query, key, torch.arange(25, device="cuda"), u=25)
+        >>> top.shape, measure.shape
+        (torch.Size([2, 25]), torch.Size([2, 96]))
+    """
+    top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
+    measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    if measure.numel() == 0:
+        return top, measure
+    divisor = key.shape[-2] if normalizer == "keys" else sample.shape[-1]
+    q, k, sample = _four(query), _four(key), sample.contiguous()
+    batch, queries, width = q.shape[0] * q.shape[1], q.shape[2], q.shape[3]
+    per_query = sample.dim() == 2
+    sizes = (q.shape[1], queries, k.shape[2], sample.shape[-1], width)
+    strides = (*q.stride()[:3], *k.stride()[:3], float(divisor))
+    constants = {"PER_QUERY": per_query, "PRECISION": _precision(query), "BLOCK_D": _block(width)}
+    kind = "gather" if per_query else "measure"
+    tile = _configuration(f"{kind}_{_FAMILY[query.dtype]}", query, length=queries)
+    with _device(query):
+        if queries <= (_SHORT_PER_QUERY if per_query else _SHORT):
+            _measure_and_top[(batch,)](
+                q, k, sample, measure, top, *sizes, u, *strides, **constants, BLOCK=_block(queries), **tile.launch()
+            )
+            return top, measure
+        grid = (batch * triton.cdiv(queries, tile.constants["BLOCK_M"]),)
+        _measure[grid](q, k, sample, measure, *sizes, *strides, **constants, **tile.launch())
+        rows = configuration("prob_sparse_attention.top", f"L{triton.next_power_of_2(queries)}")
+        in_registers = queries <= rows.constants["BLOCK"]
+        _top[(batch,)](measure, top, queries, u, IN_REGISTERS=in_registers, **rows.launch())
+    return top, measure
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+
+    Example:
+        >>> x = torch.eye(3, device="cuda")
+        >>> out, lse = attend(x, x, x, torch.tensor([1], device="cuda"))
+        >>> out.shape, lse.shape
+        (torch.Size([3, 3]), torch.Size([1]))
+    """
+    same_width = value.shape[-1] == query.shape[-1]
+    out = torch.empty_like(query) if same_width else query.new_empty((*query.shape[:-1], value.shape[-1]))
+    lse = query.new_empty(top.shape, dtype=torch.float32)
+    if query.shape[:-1].numel() == 0:
+        return out, lse
+    q, k, v, o, top = _four(query), _four(key), _four(value), _four(out), top.contiguous()
+    plan = _plan(q, k, top.shape[-1] + 1)
+    queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
+    options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_U": plan.tile, "BLOCK_V": _block(value_width)}
+    keep, dropout_factor, seed = _dropout(dropout_p, seed)
+    parts = statistics = None
+    if not plan.whole:
+        parts = lse.new_empty(plan.batch * plan.splits * (u + 1) * value_width)
+        statistics = lse.new_empty(2 * plan.batch * plan.splits * (u + 1))
+    with _device(query):
+        tile = _configuration(f"attend_{_FAMILY[query.dtype]}", query, length=keys)
+        _attend[(plan.batch * plan.splits * triton.cdiv(u + 1, plan.tile),)](
+            q, k, v, top, seed, o, lse, parts, statistics,
+            q.shape[1], queries, keys, u, width, value_width,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3],
+            resolve_scale(scale, query), keep, dropout_factor, plan.chunk, plan.splits,
+            WHOLE=plan.whole, CAUSAL=is_causal, DROPOUT=seed is not None, PRECISION=_precision(query),
+            BLOCK_D=_block(width), **options, **tile.launch(),
+        )  # fmt: skip
+        if not plan.whole:
+            tile = _configuration("combine", query, length=queries)
+            _combine[(plan.batch * triton.cdiv(queries, plan.chunk),)](
+                v, top, o, lse, parts, statistics, q.shape[1], queries, keys, u, value_width,
+                *v.stride()[:3], *o.stride()[:3], dropout_factor, plan.chunk, plan.splits, **options, **tile.launch(),
+            )  # fmt: skip
+    return _returned(out, o), lse
+
+
+def attend_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value; see the reference's ``attend_backward``.
+
+    Example:
+        >>> x, top = torch.eye(3, device="cuda"), torch.tensor([1], device="cuda")
+        >>> out, lse = attend(x, x, x, top)
+        >>> [tuple(g.shape) for g in attend_backward(torch.ones_like(out), x, x, x, top, out, lse)]
+        [(3, 3), (3, 3), (3, 3)]
+    """
+    results = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    if query.shape[:-1].numel() == 0:
+        return results[0], results[1].zero_(), results[2].zero_()
+    grads = [_four(result) for result in results]
+    q, k, v, o, do = (_four(tensor) for tensor in (query, key, value, out, grad_out))
+    top, lse = top.contiguous(), lse.contiguous()
+    plan = _plan(q, k, top.shape[-1])
+    queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
+    options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_V": _block(value_width)}
+    keep, dropout_factor, seed = _dropout(dropout_p, seed)
+    sums = parts = None
+    chunks = triton.cdiv(queries, plan.chunk)
+    with _device(query):
+        if not plan.whole:
+            sums = lse.new_empty(plan.batch * chunks * value_width)
+            parts = lse.new_empty(plan.batch * plan.splits * u * width)
+            tile = _configuration("sum_chunks", query, length=queries)
+            _sum_chunks[(plan.batch * chunks,)](
+                do, top, sums, q.shape[1], queries, keys, u, value_width, *do.stride()[:3], plan.chunk,
+                **options, **tile.launch(),
+            )  # fmt: skip
+        tile = _configuration(f"gradients_{_FAMILY[query.dtype]}", query, length=keys)
+        _gradients[(plan.batch * plan.splits,)](
+            do, q, k, v, top, o, lse, seed, sums, *grads, parts,
+            q.shape[1], queries, keys, u, width, value_width,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3], *do.stride()[:3],
+            *grads[0].stride()[:3], *grads[1].stride()[:3], *grads[2].stride()[:3],
+            resolve_scale(scale, query), keep, dropout_factor, plan.chunk, plan.splits, chunks,
+            WHOLE=plan.whole, ONE_TILE=u <= plan.tile, CAUSAL=is_causal, DROPOUT=seed is not None,
+            PRECISION=_precision(query), BLOCK_U=plan.tile, BLOCK_D=_block(width), **options, **tile.launch(),
+        )  # fmt: skip
+        if not plan.whole:
+            tile = _configuration("combine_query", query, length=queries)
+            _combine_query[(plan.batch * triton.cdiv(queries, tile.constants["BLOCK_M"]),)](
+                top, parts, grads[0], q.shape[1], queries, u, width, *grads[0].stride()[:3], plan.splits,
+                BLOCK_D=_block(width), **tile.launch(),
+            )  # fmt: skip
+    grad_query, grad_key, grad_value = (_returned(a, b) for a, b in zip(results, grads, strict=True))
+    return grad_query, grad_key, grad_value
+
+
+class _Plan(NamedTuple):
+    """How a call is divided among programs."""
+
+    batch: int
+    tile: int  # selected rows a program holds
+    chunk: int  # keys, and rows, a program works through
+    splits: int  # chunks of keys
+    whole: bool  # one program does a batch entry
+
+
+def _plan(query: Tensor, key: Tensor, rows: int) -> _Plan:
+    """Divide `rows` rows against all keys: enough programs to fill the device, no more partial results than that needs."""
+    batch, keys = query.shape[0] * query.shape[1], key.shape[2]
+    length = max(query.shape[2], keys)
+    tile = min(_block(rows), _LARGEST_TILE)
+    wanted = _PROGRAMS_PER_PROCESSOR * _processors(query.device)
+    if rows <= tile and (length <= _SHORT or batch >= wanted):
+        return _Plan(batch, tile, length, 1, True)
+    chunk = max(_SMALLEST_CHUNK, triton.cdiv(length, triton.cdiv(wanted, batch)))
+    chunk = triton.cdiv(chunk, 128) * 128  # a multiple of every tile
+    return _Plan(batch, tile, chunk, triton.cdiv(keys, chunk), False)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    # On the CPU, in the interpreter, as many as an H200 has.
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def _configuration(kernel: str, query: Tensor, *, length: int) -> Configuration:
+    bucket = f"L{triton.next_power_of_2(length)}-D{_block(query.shape[-1])}-{str(query.dtype).removeprefix('torch.')}"
+    return configuration(f"prob_sparse_attention.{kernel}", bucket)
+
+
+def _block(size: int) -> int:
+    """The tile that covers a size; matrix products need at least 16."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def _precision(query: Tensor) -> str:
+    """Of matrix products; it makes no difference to half types."""
+    return "tf32" if query.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, float, Tensor | None]:
+    """The threshold of a word, less 2**31 to fit an int32, the factor of the kept weights, and the seed; None without."""
+    if dropout_p == 0.0:
+        return 0, 1.0, None
+    if seed is None:
+        raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
+    return keep_threshold(dropout_p) - 2**31, 1.0 / (1.0 - dropout_p), seed.contiguous()
+
+
+def _four(tensor: Tensor) -> Tensor:
+    """The tensor as (B, H, L, D) with columns next to each other; a copy only where strides leave no other way."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        tensor = tensor.contiguous()
+    if tensor.dim() == 4:
+        return tensor
+    if tensor.dim() == 3:
+        return tensor[:, None]
+    return tensor[None, None] if tensor.dim() == 2 else tensor.flatten(0, -4)
+
+
+def _returned(result: Tensor, written: Tensor) -> Tensor:
+    """The result, filled from its copy where the kernels could not write it in place."""
+    return result if result.data_ptr() == written.data_ptr() else result.copy_(written.view(result.shape))
+
+
+def _device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
+
+
+__all__ = ["attend", "attend_backward", "select"]

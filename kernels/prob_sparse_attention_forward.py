@@ -1,0 +1,275 @@
+"""Attention in the selected rows and the fill in all others.
+
+`_attend` is split over keys as in flash decoding: a program reads a chunk of K and V once, for all selected rows of a tile.
+The sum of V for the fill comes with it, since the row after the selected ones takes part as a query of zeros: each of its
+weights is 1, exactly, in the very matrix products that are there anyway. Where one program takes all keys it also writes
+the output (WHOLE); else it leaves partial results, and `_combine` adds them in a fixed order, chunk by chunk of output rows.
+Every row of the output has one writer, which knows by comparing with `top` whether the row is selected.
+
+A running fill reads V a second time for the sums inside a tile; the sums of earlier chunks are those `_attend` left.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from simmst.kernels.configurations import named
+from simmst.kernels.prob_sparse_attention_tiles import (
+    batch_offset,
+    kept_weights,
+    load_rows,
+    signature,
+    slots_of,
+    store_rows,
+    sum_of_parts,
+    visible_keys,
+)
+from simmst.kernels.specialisations import Specialisation
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _attend_keys(
+    query, key, value, seed, batch, rows, is_selected, begin, end, width, value_width,
+    key_row, value_row, scale, keep,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Softmax over the keys begin, ..., end - 1: maximum (of base 2) and sum [U], and weighted values [U, V]."""
+    # The fill under tf32 is still of float32, three products to one.
+    FILL_PRECISION: tl.constexpr = "tf32x3" if PRECISION == "tf32" else PRECISION
+    largest = tl.full([BLOCK_U], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_U], tl.float32)
+    weighted = tl.zeros([BLOCK_U, BLOCK_V], tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        present = columns < end
+        key_tile = load_rows(key, columns, present, key_row, width, BLOCK_D)  # [N, D]
+        value_tile = load_rows(value, columns, present, value_row, value_width, BLOCK_V)  # [N, V]
+        scores = tl.dot(query, tl.trans(key_tile), input_precision=PRECISION) * (scale * _LOG2_E)  # [U, N]
+        scores = tl.where(is_selected[:, None], scores, 0.0)  # whatever the keys hold
+        visible = present[None, :]
+        if CAUSAL:
+            visible = visible & ((columns[None, :] <= rows[:, None]) | ~is_selected[:, None])
+        scores = tl.where(visible, scores, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, 1))
+        base = tl.where(larger == float("-inf"), 0.0, larger)
+        weights = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(largest - base)
+        total = total * shrink + tl.sum(weights, 1)
+        if DROPOUT:
+            kept = kept_weights(seed, batch, rows, start, keep, BLOCK_U, BLOCK_N)
+            weights = tl.where(kept | ~is_selected[:, None], weights, 0.0)
+        weighted = tl.dot(
+            weights.to(value_tile.dtype), value_tile, weighted * shrink[:, None], input_precision=FILL_PRECISION
+        )
+        largest = larger
+    return largest, total, weighted
+
+
+@triton.jit
+def _fill_tile(
+    value, before, rows, keys, value_row, value_width,
+    FILL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """The fill of some rows [M, V], and what `before` becomes: the mean as it is, or the sum of the values so far [V]."""
+    if FILL == "mean":
+        tile = tl.zeros([BLOCK_M, BLOCK_V], tl.float32) + before[None, :]
+    else:
+        values = load_rows(value, rows, rows < keys, value_row, value_width, BLOCK_V).to(tl.float32)
+        tile = before[None, :] + tl.cumsum(values, 0)
+        before += tl.sum(values, 0)
+        if FILL == "cummean":
+            tile = tile / visible_keys(rows, keys)[:, None]
+    return tile, before
+
+
+_COUNTS = ["heads", "queries", "keys", "u", "keep", "chunk", "splits"]
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def _attend(
+    query, key, value, top, seed, out, lse, parts, statistics, heads, queries, keys, u, width, value_width,
+    query_batch, query_head, query_row, key_batch, key_head, key_row,
+    value_batch, value_head, value_row, out_batch, out_head, out_row,
+    scale, keep, dropout_factor, chunk, splits,
+    WHOLE: tl.constexpr, CAUSAL: tl.constexpr, FILL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One chunk of keys for one tile of selected rows of one batch entry; the whole attention where WHOLE.
+
+    parts: float32 (B, splits, u + 1, V); statistics: float32 (2, B, splits, u + 1), maximum and sum.
+    """
+    tiles = tl.cdiv(u + 1, BLOCK_U)
+    tile = tl.program_id(0) % tiles
+    split = (tl.program_id(0) // tiles) % splits
+    batch = tl.program_id(0) // (tiles * splits)
+    query += batch_offset(batch, heads, query_batch, query_head)
+    key += batch_offset(batch, heads, key_batch, key_head)
+    value += batch_offset(batch, heads, value_batch, value_head)
+    top += batch.to(tl.int64) * u
+
+    places = tile * BLOCK_U + tl.arange(0, BLOCK_U)
+    is_selected = places < u
+    rows = tl.load(top + places, mask=is_selected, other=0)
+    inside = is_selected & (rows >= 0) & (rows < queries)
+    rows = rows.to(tl.int32)
+    selected = load_rows(query, rows, inside, query_row, width, BLOCK_D)  # [U, D]
+    selected = tl.where((is_selected & ~inside)[:, None], float("nan"), selected).to(query.dtype.element_ty)
+    begin = split * chunk
+    largest, total, weighted = _attend_keys(
+        selected, key, value, seed, batch, rows, is_selected, begin, tl.minimum(begin + chunk, keys),
+        width, value_width, key_row, value_row, scale, keep,
+        CAUSAL, DROPOUT, PRECISION, BLOCK_U, BLOCK_D, BLOCK_V, BLOCK_N,
+    )  # fmt: skip
+
+    if WHOLE:
+        lse += batch.to(tl.int64) * u
+        tl.store(lse + places, (largest + tl.log2(total)) / _LOG2_E, mask=is_selected)
+        out += batch_offset(batch, heads, out_batch, out_head)
+        if FILL == "mean":
+            before = tl.sum(tl.where((places == u)[:, None], weighted, 0.0), 0) / keys
+        else:
+            before = tl.zeros([BLOCK_V], tl.float32)
+        for start in range(0, queries, BLOCK_N):
+            others = start + tl.arange(0, BLOCK_N)
+            fill, before = _fill_tile(
+                value, before, others, keys, value_row, value_width, FILL, BLOCK_N, BLOCK_V
+            )
+            unselected = (others < queries) & (slots_of(others, top, u) < 0)
+            store_rows(out, others, unselected, out_row, value_width, fill, BLOCK_V)
+        store_rows(out, rows, inside, out_row, value_width, weighted * (dropout_factor / total)[:, None], BLOCK_V)
+    else:
+        entry = (batch.to(tl.int64) * splits + split) * (u + 1)
+        store_rows(parts + entry * value_width, places, places <= u, value_width, value_width, weighted, BLOCK_V)
+        entries = (tl.num_programs(0) // tiles).to(tl.int64) * (u + 1)
+        tl.store(statistics + entry + places, largest, mask=places <= u)
+        tl.store(statistics + entries + entry + places, total, mask=places <= u)
+
+
+@triton.jit
+def _merge(
+    parts, maxima, sums, slots, present, splits, u, value_width,
+    BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """The softmax over all chunks for the places `slots` [M] in top: maximum and sum [M], weighted values [M, V]."""
+    largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    weighted = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    for split in range(0, splits):
+        places = split * (u + 1) + slots
+        part_largest = tl.load(maxima + places, mask=present, other=float("-inf"))
+        part_total = tl.load(sums + places, mask=present, other=0.0)
+        part = load_rows(parts, places, present, value_width, value_width, BLOCK_V)
+        larger = tl.maximum(largest, part_largest)
+        base = tl.where(larger == float("-inf"), 0.0, larger)
+        shrink, part_shrink = tl.exp2(largest - base), tl.exp2(part_largest - base)
+        total = total * shrink + part_total * part_shrink
+        weighted = weighted * shrink[:, None] + part * part_shrink[:, None]
+        largest = larger
+    return largest, total, weighted
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def _combine(
+    value, top, out, lse, parts, statistics, heads, queries, keys, u, value_width,
+    value_batch, value_head, value_row, out_batch, out_head, out_row, dropout_factor, chunk, splits,
+    FILL: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Write a chunk of output rows of one batch entry; the first chunk's program writes lse too."""
+    chunks = tl.cdiv(queries, chunk)
+    batch = (tl.program_id(0) // chunks).to(tl.int64)
+    number = tl.program_id(0) % chunks
+    value += batch_offset(batch, heads, value_batch, value_head)
+    out += batch_offset(batch, heads, out_batch, out_head)
+    top += batch * u
+    entries = (tl.num_programs(0) // chunks).to(tl.int64) * splits * (u + 1)
+    maxima = statistics + batch * splits * (u + 1)
+    sums = maxima + entries
+    parts += batch * splits * (u + 1) * value_width
+    if number == 0:
+        for first in range(0, u, BLOCK_U):
+            places = first + tl.arange(0, BLOCK_U)
+            largest = tl.full([BLOCK_U], float("-inf"), tl.float32)
+            total = tl.zeros([BLOCK_U], tl.float32)
+            for split in range(0, splits):
+                part_largest = tl.load(maxima + split * (u + 1) + places, mask=places < u, other=0.0)
+                part_total = tl.load(sums + split * (u + 1) + places, mask=places < u, other=1.0)
+                larger = tl.maximum(largest, part_largest)
+                base = tl.where(larger == float("-inf"), 0.0, larger)
+                total = total * tl.exp2(largest - base) + part_total * tl.exp2(part_largest - base)
+                largest = larger
+            tl.store(lse + batch * u + places, (largest + tl.log2(total)) / _LOG2_E, mask=places < u)
+
+    value_sums = parts + u * value_width  # the row after the selected ones, of every split
+    stride = (u + 1) * value_width
+    if FILL == "mean":
+        before = sum_of_parts(value_sums, 0, splits, stride, value_width, BLOCK_V, 16) / keys
+    else:
+        before = sum_of_parts(value_sums, 0, tl.minimum(number, splits), stride, value_width, BLOCK_V, 16)
+    end = tl.minimum((number + 1) * chunk, queries)
+    for start in range(number * chunk, end, BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        tile, before = _fill_tile(value, before, rows, keys, value_row, value_width, FILL, BLOCK_M, BLOCK_V)
+        slots = slots_of(rows, top, u)
+        if tl.max(slots) >= 0:
+            _, total, weighted = _merge(parts, maxima, sums, slots, slots >= 0, splits, u, value_width, BLOCK_M, BLOCK_V)
+            factor = dropout_factor / tl.where(slots >= 0, total, 1.0)
+            tile = tl.where((slots >= 0)[:, None], weighted * factor[:, None], tile)
+        store_rows(out, rows, rows < end, out_row, value_width, tile, BLOCK_V)
+
+
+_SIZES = (
+    ("*i64:16", "top"),
+    ("*fp32:16", "lse"),
+    ("i32", "heads queries keys u chunk splits"),
+    ("i32:16", "value_width value_batch value_head value_row out_batch out_head out_row"),
+    ("fp32", "dropout_factor"),
+)
+_PARTS = (("*fp32:16", "parts statistics"),)
+_KINDS = (("bf16", "half", "ieee"), ("fp32", "single", "ieee"), ("fp32", "single", "tf32"))
+
+
+def _specialisation(kind: tuple[str, str, str], width: int, whole: bool, mode: str) -> Specialisation:
+    """Of `_attend`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
+    dtype, family, precision = kind
+    causal = mode == "causal"
+    absent = {**({} if causal else {"seed": None}), **({"parts": None, "statistics": None} if whole else {})}
+    return Specialisation(
+        kernel=_attend,
+        signature=signature(
+            (f"*{dtype}:16", "query key value out"),
+            *_SIZES,
+            ("i32", "keep"),
+            ("i32:16", "width query_batch query_head query_row key_batch key_head key_row"),
+            ("fp32", "scale"),
+            *((("*i64:16", "seed"),) if causal else ()),
+            *(() if whole else _PARTS),
+        ),
+        constants={
+            **absent,
+            "WHOLE": whole, "CAUSAL": causal, "FILL": "cummean" if causal else "mean", "DROPOUT": causal,
+            "PRECISION": precision, "BLOCK_U": 64, "BLOCK_D": width, "BLOCK_V": width,
+        },
+        configurations=named(f"prob_sparse_attention.attend_{family}"),
+        label=f"prob_sparse_attention.attend {dtype} {precision} D{width} {mode}{' whole' if whole else ''}",
+    )  # fmt: skip
+
+
+def _combine_specialisation(dtype: str, width: int, fill: str) -> Specialisation:
+    return Specialisation(
+        kernel=_combine,
+        signature=signature((f"*{dtype}:16", "value out"), *_SIZES, *_PARTS),
+        constants={"FILL": fill, "BLOCK_U": 64, "BLOCK_V": width},
+        configurations=named("prob_sparse_attention.combine"),
+        label=f"prob_sparse_attention.combine {dtype} D{width} {fill}",
+    )
+
+
+SPECIALISATIONS = [
+    *(_specialisation(kind, 64, whole, mode) for kind in _KINDS for whole in (True, False) for mode in ("mean", "causal")),
+    *(_specialisation(kind, 128, False, "causal") for kind in _KINDS),
+    *(_combine_specialisation(*each) for each in (("bf16", 64, "mean"), ("bf16", 64, "cummean"), ("fp32", 128, "cummean"))),
+]
