@@ -1,5 +1,5 @@
-// simmst._cuda: build information, devices, and the CUDA kernels of the hot paths. Imports without a GPU.
-#include <cuda_runtime_api.h>
+// simmst._cuda, or simmst._cuda_emulated when compiled with SIMMST_EMULATED: build information, devices, and the CUDA
+// kernels of the hot paths. Imports without a GPU.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +7,11 @@
 #include <vector>
 
 #include "core/build_info.hpp"
+#include "cuda/launch.hpp"
+
+#if !defined(SIMMST_EMULATED)
+#include <cuda_runtime_api.h>
+#endif
 
 namespace py = pybind11;
 
@@ -16,20 +21,27 @@ py::dict build_info() {
   py::dict info;
   info["version"] = simmst::version();
   info["compiler"] = simmst::compiler();
+#if defined(SIMMST_EMULATED)
+  info["emulated"] = true;
+#else
   info["nvcc"] = SIMMST_CUDA_COMPILER;
   info["architectures"] = SIMMST_CUDA_ARCHITECTURES;
   info["runtime"] = static_cast<int>(CUDART_VERSION);
+#endif
   return info;
 }
 
 // {driver, devices, problem}: `problem` says in words why no device can be used, empty when one can.
 py::dict devices() {
   int driver = 0;
+  std::vector<std::string> names;
+  std::string problem;
+#if defined(SIMMST_EMULATED)
+  names.emplace_back("emulated");
+#else
   int count = 0;
   cudaDriverGetVersion(&driver);
   const cudaError_t status = cudaGetDeviceCount(&count);
-  std::vector<std::string> names;
-  std::string problem;
   if (driver == 0) {
     problem = "no NVIDIA driver is installed";
   } else if (status != cudaSuccess) {
@@ -42,6 +54,7 @@ py::dict devices() {
                       std::to_string(properties.minor) + ")");
     }
   }
+#endif
   py::dict found;
   found["driver"] = driver;
   found["devices"] = names;
@@ -50,13 +63,45 @@ py::dict devices() {
 }
 
 // The hot paths this build has kernels for, by the stem of their files.
-std::vector<std::string> operators() { return {}; }
+std::vector<std::string> operators() {
+  return {
+#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
+      "prob_sparse_attention",
+#endif
+#ifdef SIMMST_HAS_SPATIAL_ATTENTION
+      "spatial_attention",
+#endif
+#ifdef SIMMST_HAS_CUTTING_PLANE
+      "cutting_plane",
+#endif
+  };
+}
 
 }  // namespace
 
+// Each hot path binds its kernels in its own file, csrc/bindings/cuda_<stem>.cpp.
+void bind_prob_sparse_attention(py::module_& module);
+void bind_spatial_attention(py::module_& module);
+void bind_cutting_plane(py::module_& module);
+void bind_device_check(py::module_& module);
+
+#if defined(SIMMST_EMULATED)
+PYBIND11_MODULE(_cuda_emulated, module) {
+#else
 PYBIND11_MODULE(_cuda, module) {
+#endif
   module.doc() = "Compiled CUDA side of simmst; links no torch, and the CUDA runtime statically.";
   module.def("build_info", &build_info, "Version, compilers, architectures and CUDA runtime of this build.");
   module.def("devices", &devices, "Driver version, device names, and the problem in words when none can be used.");
   module.def("operators", &operators, "Hot paths this build has CUDA kernels for.");
+  bind_device_check(module);
+#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
+  bind_prob_sparse_attention(module);
+#endif
+#ifdef SIMMST_HAS_SPATIAL_ATTENTION
+  bind_spatial_attention(module);
+#endif
+#ifdef SIMMST_HAS_CUTTING_PLANE
+  bind_cutting_plane(module);
+#endif
 }

@@ -2,6 +2,7 @@
 // numbers of simmst/reference/philox.py.
 #pragma once
 
+#include "core/philox.hpp"
 #include "cpu/prob_sparse_attention_tiles.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
@@ -13,31 +14,16 @@ struct Dropout {
   double factor;       // of the survivors, 1 / (1 - p)
 
   explicit Dropout(const AttendCall& call)
-      : active(call.dropout_p > 0.0), seed{call.seed[0], call.seed[1]}, threshold(0xffffffffu),
-        factor(1.0 / (1.0 - call.dropout_p)) {
-    const double words = __builtin_ceil(call.dropout_p * 0x1p32);
-    if (words < 0x1p32) threshold = static_cast<uint32_t>(words);
-  }
+      : active(call.dropout_p > 0.0), seed{call.seed[0], call.seed[1]}, threshold(keep_threshold(call.dropout_p)),
+        factor(1.0 / (1.0 - call.dropout_p)) {}
 };
 
 // The four words of every row's counter; the compiler makes vectors of the loop over the rows.
 inline void philox_rows(uint32_t column_block, const uint32_t* row, int64_t count, uint32_t batch, const uint32_t* seed,
                         uint32_t* words, int64_t pitch) {
   for (int64_t i = 0; i < count; ++i) {
-    uint32_t a = column_block, b = row[i], c = batch, d = 0, key0 = seed[0], key1 = seed[1];
-    for (int round = 0; round < 10; ++round) {
-      const uint64_t first = uint64_t{0xD2511F53u} * a, second = uint64_t{0xCD9E8D57u} * c;
-      a = static_cast<uint32_t>(second >> 32) ^ b ^ key0;
-      b = static_cast<uint32_t>(second);
-      c = static_cast<uint32_t>(first >> 32) ^ d ^ key1;
-      d = static_cast<uint32_t>(first);
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
-    }
-    words[i] = a;
-    words[pitch + i] = b;
-    words[2 * pitch + i] = c;
-    words[3 * pitch + i] = d;
+    const PhiloxWords drawn = philox4x32(column_block, row[i], batch, 0, seed[0], seed[1]);
+    for (int j = 0; j < 4; ++j) words[j * pitch + i] = drawn.word[j];
   }
 }
 

@@ -35,11 +35,21 @@ if(SIMMST_DEFAULT_ARCHITECTURES)
   endif()
 endif()
 
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc 12 has C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
+endif()
+
 find_package(CUDAToolkit REQUIRED)
-pybind11_add_module(_cuda csrc/bindings/cuda.cpp)
+pybind11_add_module(_cuda ${SIMMST_CUDA_BINDINGS} csrc/cuda/launch.cpp csrc/cuda/runtime_nvcc.cpp ${SIMMST_CUDA_KERNELS})
 list(JOIN CMAKE_CUDA_ARCHITECTURES "," SIMMST_CUDA_ARCHITECTURES)
 target_compile_definitions(_cuda PRIVATE
+  ${SIMMST_CUDA_DEFINITIONS}
   SIMMST_CUDA_COMPILER="${CMAKE_CUDA_COMPILER_VERSION}"
   SIMMST_CUDA_ARCHITECTURES="${SIMMST_CUDA_ARCHITECTURES}")
+target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>)
+if(SIMMST_WERROR)
+  target_compile_options(_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
+endif()
 target_link_libraries(_cuda PRIVATE simmst_flags CUDA::cudart_static)
 install(TARGETS _cuda LIBRARY DESTINATION simmst)

@@ -15,6 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from simmst.errors import BackendUnavailableError
+from simmst.native.cuda.launch import emulated as emulated
 from simmst.ops import measured_choice
 from simmst.ops.limits import why_too_large
 
@@ -99,14 +100,6 @@ def interpreted() -> bool:
     The variable ``TRITON_INTERPRET=1`` must be set before triton is first imported.
     """
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def emulated() -> bool:
-    """Whether CUDA kernels run in the emulator ``simmst._cuda_emulated``, on CPU tensors: slow, for tests alone.
-
-    The variable ``SIMMST_CUDA_EMULATION=1`` must be set before the first call.
-    """
-    return os.environ.get("SIMMST_CUDA_EMULATION") == "1"
 
 
 def _why_not_cuda(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:

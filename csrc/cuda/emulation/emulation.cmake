@@ -1,0 +1,20 @@
+# simmst._cuda_emulated: the same kernels and bindings compiled by the C++ compiler, without a CUDA toolkit, and run on
+# the CPU thread by thread. For tests alone.
+set(SIMMST_EMULATED_SOURCES)
+foreach(source ${SIMMST_CUDA_KERNELS})
+  # A .cu is a source of the CUDA language wherever it is listed; here it is included by a source of C++.
+  get_filename_component(name ${source} NAME_WE)
+  set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
+  file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"cuda/${name}.cu\"\n")
+  list(APPEND SIMMST_EMULATED_SOURCES ${wrapper})
+endforeach()
+
+pybind11_add_module(_cuda_emulated ${SIMMST_CUDA_BINDINGS} ${SIMMST_EMULATED_SOURCES} csrc/cuda/launch.cpp
+  csrc/cuda/emulation/fiber.cpp csrc/cuda/emulation/machine.cpp)
+target_compile_definitions(_cuda_emulated PRIVATE SIMMST_EMULATED ${SIMMST_CUDA_DEFINITIONS})
+target_link_libraries(_cuda_emulated PRIVATE simmst_flags)
+if(SIMMST_SANITIZE)
+  target_compile_options(_cuda_emulated PRIVATE ${SIMMST_CPU_OPTIMISATION})
+  target_link_options(_cuda_emulated PRIVATE -fsanitize=address,undefined)
+endif()
+install(TARGETS _cuda_emulated LIBRARY DESTINATION simmst)

@@ -1,0 +1,68 @@
+// How the host side starts kernels: streams, devices, checked launches. The same under nvcc and in the emulator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+namespace simmst::cuda {
+
+// A device and a stream of it, as Python gives them: the number and the handle of torch's current stream.
+struct Queue {
+  int device = 0;
+  std::uintptr_t stream = 0;
+};
+
+struct Grid {
+  std::int64_t x = 1, y = 1, z = 1;  // up to 2^31 - 1, 65535, 65535 blocks
+};
+
+struct NamedSize {
+  const char* name;
+  std::int64_t value;
+};
+
+// One launch. `sizes` are what the error message says about the call.
+struct Launch {
+  const char* kernel;
+  Grid grid;
+  int threads;  // a multiple of 32; the constant given to SIMMST_KERNEL
+  std::size_t shared_bytes;
+  std::uintptr_t stream;
+  std::initializer_list<NamedSize> sizes;
+};
+
+class LaunchError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// "kernel (P=2, L=64) on a grid of 8 x 1 x 1 blocks of 256 threads with 1024 bytes of shared memory"
+std::string describe(const Launch& launch);
+
+// Throws LaunchError for a launch that no device of compute capability 8.0 to 10.0 accepts. A grid without blocks is
+// such a launch, too: the caller has nothing to do then.
+void check_limits(const Launch& launch);
+
+// What kernels are sized by.
+struct DeviceLimits {
+  int multiprocessors = 0;
+  std::size_t shared_bytes = 0;  // the most that one block can have
+};
+const DeviceLimits& device_limits(int device);
+
+// Makes a device current, and the one before it when it goes.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = -1;
+};
+
+}  // namespace simmst::cuda
