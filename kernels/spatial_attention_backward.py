@@ -1,0 +1,320 @@
+"""Fused spatial attention, backward: one program computes a whole map and goes on to another.
+
+A program works on its map in phases, with a barrier between: what one phase writes to the program's stage, all threads
+of the next may read. Sums over maps go to partial sums of the program's own, which `reduce_partials` adds in the order
+of the programs: no atomics, the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from simmst.kernels.spatial_attention_forward import project_into
+from simmst.kernels.spatial_attention_tiles import (
+    attend_again,
+    complete,
+    linear,
+    load_tile,
+    normalise_backward,
+    score_gradient,
+    store_tile,
+)
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _accumulate(place, value, mask, is_first):
+    """Add to a partial sum; the first map of a program finds nothing there yet."""
+    before = tl.load(place, mask=mask & (is_first == 0), other=0.0)
+    tl.store(place, before + value, mask=mask)
+
+
+@triton.jit
+def _accumulate_matrix(place, value, columns, column_mask, is_first, CHANNELS: tl.constexpr):
+    offsets = columns[:, None] * CHANNELS + columns[None, :]
+    _accumulate(place + offsets, value, column_mask[:, None] & column_mask[None, :], is_first)
+
+
+@triton.jit
+def _load_lse(lse, rows, row_mask):
+    """Row sums in units of log 2; +inf outside, where the weights come out as zero."""
+    return tl.load(lse + rows, mask=row_mask, other=float("inf")) * _LOG2_E
+
+
+@triton.jit
+def _branch_gradients(
+    grad_map, g_row, g_column, w_out, b_out, mask, is_empty, w_norm, lse, stage, delta, partials,
+    positions, is_first, factor, eps,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Stage O, dY (the gradient before the LayerNorm) and dO; delta = rowsum(dO * O) of each head.
+
+    Their part of the partial sums: out_proj_bias, norm_weight and norm_bias.
+    """
+    CHANNELS: tl.constexpr = HEADS * WIDTH
+    section = positions * CHANNELS
+    columns = tl.arange(0, BLOCK_C)
+    column_mask = columns < CHANNELS
+    channels = tl.arange(0, BLOCK_D)
+    channel_mask = channels < WIDTH
+    for start in tl.range(0, positions, BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        row_mask = rows < positions
+        branch = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for head in tl.range(0, HEADS):
+            inputs = head * WIDTH + channels
+            query = load_tile(stage + section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+            heads = attend_again(
+                query, stage + 2 * section + head * WIDTH, stage + 3 * section + head * WIDTH, CHANNELS, mask, positions,
+                channels, channel_mask, factor, _load_lse(lse + head * positions, rows, row_mask),
+                PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+            ).to(query.dtype)  # fmt: skip
+            store_tile(stage + 4 * section, heads, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+            if w_norm is not None:
+                branch += linear(
+                    heads, w_out, None, inputs, channel_mask, columns, column_mask, CHANNELS, PRECISION
+                )  # fmt: skip
+        grad = load_tile(grad_map, rows, columns, g_row, g_column, row_mask, column_mask).to(tl.float32)
+        if w_norm is not None:
+            x = load_tile(stage, rows, columns, CHANNELS, 1, row_mask, column_mask)
+            y = complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL)
+            grad, tile_weight, tile_bias = normalise_backward(
+                grad, y, w_norm, columns, row_mask, column_mask, CHANNELS, eps
+            )
+            if partials is not None:
+                place = partials + (4 * CHANNELS + 4) * CHANNELS + columns
+                _accumulate(place, tile_weight, column_mask, is_first & (start == 0))
+                _accumulate(place + CHANNELS, tile_bias, column_mask, is_first & (start == 0))
+        if partials is not None:
+            tile_bias = tl.where(is_empty, 0.0, tl.sum(grad, 0))
+            place = partials + (4 * CHANNELS + 3) * CHANNELS + columns
+            _accumulate(place, tile_bias, column_mask, is_first & (start == 0))
+        grad = grad.to(stage.dtype.element_ty)
+        store_tile(stage + 5 * section, grad, rows, columns, CHANNELS, 1, row_mask, column_mask)
+        weight = load_tile(w_out, columns, columns, CHANNELS, 1, column_mask, column_mask)
+        grad_heads = tl.dot(grad, weight, input_precision=PRECISION).to(stage.dtype.element_ty)
+        store_tile(stage + 6 * section, grad_heads, rows, columns, CHANNELS, 1, row_mask, column_mask)
+        tl.debug_barrier()  # heads and partial sums were written in another arrangement of the threads
+        heads = load_tile(stage + 4 * section, rows, columns, CHANNELS, 1, row_mask, column_mask)
+        product = grad_heads.to(tl.float32) * heads.to(tl.float32)
+        for head in tl.range(0, HEADS):
+            of_head = (columns // WIDTH == head) & column_mask
+            row_delta = tl.sum(tl.where(of_head[None, :], product, 0.0), 1)
+            tl.store(delta + head * positions + rows, row_delta, mask=row_mask)
+
+
+@triton.jit
+def _packed_gradients(
+    stage, grad_query, lse, delta, mask, positions, factor, scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """dQ (unscaled, float32) in memory of its own, dK and dV in the place of K and V: scores are computed once.
+
+    A tile of keys goes through all queries and adds its share to their dQ, which stays in cache.
+    """
+    CHANNELS: tl.constexpr = HEADS * WIDTH
+    section = positions * CHANNELS
+    channels = tl.arange(0, BLOCK_D)
+    channel_mask = channels < WIDTH
+    for head in tl.range(0, HEADS):
+        inputs = head * WIDTH + channels
+        for start_n in tl.range(0, positions, BLOCK_N):
+            keys = start_n + tl.arange(0, BLOCK_N)
+            key_mask = keys < positions
+            visible = key_mask
+            if mask is not None:
+                visible &= tl.load(mask + keys, mask=key_mask, other=1) == 0
+            key = load_tile(stage + 2 * section, keys, inputs, CHANNELS, 1, visible, channel_mask)
+            value = load_tile(stage + 3 * section, keys, inputs, CHANNELS, 1, visible, channel_mask)
+            grad_key = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+            grad_value = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+            for start_m in tl.range(0, positions, BLOCK_M):
+                rows = start_m + tl.arange(0, BLOCK_M)
+                row_mask = rows < positions
+                query = load_tile(stage + section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+                grad = load_tile(stage + 6 * section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+                weights, grad_scores = score_gradient(
+                    query, key, value, grad, _load_lse(lse + head * positions, rows, row_mask),
+                    tl.load(delta + head * positions + rows, mask=row_mask, other=0.0), visible, factor, PRECISION,
+                )  # fmt: skip
+                grad_value = tl.dot(weights.to(grad.dtype), grad, grad_value, input_precision=PRECISION)
+                grad_scores = grad_scores.to(query.dtype)
+                grad_key = tl.dot(grad_scores, query, grad_key, input_precision=PRECISION)
+                before = load_tile(grad_query, rows, inputs, CHANNELS, 1, row_mask & (start_n > 0), channel_mask)
+                share = tl.dot(tl.trans(grad_scores), key, input_precision=PRECISION)
+                store_tile(grad_query, before + share, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+            tl.debug_barrier()  # every thread has its keys and values; the next tile reads dQ
+            store_tile(stage + 2 * section, grad_key * scale, keys, inputs, CHANNELS, 1, key_mask, channel_mask)
+            store_tile(stage + 3 * section, grad_value, keys, inputs, CHANNELS, 1, key_mask, channel_mask)
+
+
+@triton.jit
+def _packed_tile(stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS: tl.constexpr):
+    """A tile of dQ, dK or dV (which = 0, 1, 2), in the element type of the stage."""
+    if which == 0:
+        tile = load_tile(grad_query, rows, columns, CHANNELS, 1, row_mask, column_mask) * scale
+    else:
+        tile = load_tile(stage + (1 + which) * section, rows, columns, CHANNELS, 1, row_mask, column_mask)
+    return tile.to(stage.dtype.element_ty)
+
+
+@triton.jit
+def _input_gradient(
+    stage, grad_query, w_in, target, t_row, t_column, positions, scale,
+    CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """dX = [dQ dK dV] W_in, plus dY with residual."""
+    section = positions * CHANNELS
+    columns = tl.arange(0, BLOCK_C)
+    column_mask = columns < CHANNELS
+    for start in tl.range(0, positions, BLOCK_M, num_stages=1):
+        rows = start + tl.arange(0, BLOCK_M)
+        row_mask = rows < positions
+        result = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        if RESIDUAL:
+            result += load_tile(stage + 5 * section, rows, columns, CHANNELS, 1, row_mask, column_mask).to(tl.float32)
+        for which in tl.static_range(3):
+            part = _packed_tile(
+                stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS
+            )  # fmt: skip
+            weight = load_tile(
+                w_in + which * CHANNELS * CHANNELS, columns, columns, CHANNELS, 1, column_mask, column_mask
+            )  # fmt: skip
+            result = tl.dot(part, weight, result, input_precision=PRECISION)
+        store_tile(target, result, rows, columns, t_row, t_column, row_mask, column_mask)
+
+
+@triton.jit
+def _weight_gradients(
+    stage, grad_query, partial, positions, is_first, scale,
+    CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of in_proj_weight (3C, C), out_proj_weight (C, C) and in_proj_bias (3C), one behind the other."""
+    section = positions * CHANNELS
+    columns = tl.arange(0, BLOCK_C)
+    column_mask = columns < CHANNELS
+    for which in tl.static_range(4):
+        matrix = tl.zeros((BLOCK_C, BLOCK_C), tl.float32)
+        bias = tl.zeros((BLOCK_C,), tl.float32)
+        for start in tl.range(0, positions, BLOCK_N, num_stages=1):
+            rows = start + tl.arange(0, BLOCK_N)
+            row_mask = rows < positions
+            if which < 3:
+                left = _packed_tile(
+                    stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS
+                )  # fmt: skip
+                right = load_tile(stage, rows, columns, CHANNELS, 1, row_mask, column_mask)
+                bias += tl.sum(left.to(tl.float32), 0)
+            else:
+                left = load_tile(stage + 5 * section, rows, columns, CHANNELS, 1, row_mask, column_mask)
+                right = load_tile(stage + 4 * section, rows, columns, CHANNELS, 1, row_mask, column_mask)
+            matrix = tl.dot(tl.trans(left), right, matrix, input_precision=PRECISION)
+        _accumulate_matrix(
+            partial + which * CHANNELS * CHANNELS, matrix, columns, column_mask, is_first, CHANNELS
+        )  # fmt: skip
+        if which < 3:
+            place = partial + (4 * CHANNELS + which) * CHANNELS + columns
+            _accumulate(place, bias, column_mask, is_first)
+
+
+@triton.jit
+def fused_backward(
+    grad, x, w_in, b_in, w_out, b_out, mask, empty, w_norm, lse, stage, grad_query, delta, partials, grad_x,
+    maps, positions, g_map, g_row, g_column, x_map, x_row, x_column, t_row, t_column, factor, scale, eps,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Maps program, program + programs, ...
+
+    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; grad_query (N, C) and delta (heads, N) in
+    float32; partials, the flat float32 sums that `reduce_partials` describes. grad_x or partials may be None.
+    """
+    CHANNELS: tl.constexpr = HEADS * WIDTH
+    program = tl.program_id(0).to(tl.int64)
+    section = positions * CHANNELS
+    stage += program * 7 * section
+    grad_query += program * section
+    delta += program * HEADS * positions
+    if partials is not None:
+        partials += program * (4 * CHANNELS + 6) * CHANNELS
+    for index in tl.range(program, maps, tl.num_programs(0)):
+        is_first = index == program
+        x_here = x + index * x_map
+        lse_here = lse + index * HEADS * positions
+        mask_here = mask + index * positions if mask is not None else mask
+        is_empty = tl.load(empty + index) != 0 if mask is not None else False
+        project_into(
+            x_here, x_row, x_column, w_in, b_in, stage, positions, CHANNELS, PRECISION, BLOCK_C, BLOCK_N, 0, 3
+        )  # fmt: skip
+        tl.debug_barrier()
+        _branch_gradients(
+            grad + index * g_map, g_row, g_column, w_out, b_out, mask_here, is_empty, w_norm, lse_here, stage,
+            delta, partials, positions, is_first, factor, eps,
+            HEADS, WIDTH, RESIDUAL, PRECISION, BLOCK_C, BLOCK_D, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        tl.debug_barrier()
+        _packed_gradients(
+            stage, grad_query, lse_here, delta, mask_here, positions, factor, scale,
+            HEADS, WIDTH, PRECISION, BLOCK_D, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+        tl.debug_barrier()
+        if grad_x is not None:
+            _input_gradient(
+                stage, grad_query, w_in, grad_x + index * section, t_row, t_column, positions, scale,
+                CHANNELS, RESIDUAL, PRECISION, BLOCK_C, BLOCK_M,
+            )  # fmt: skip
+        if partials is not None:
+            _weight_gradients(
+                stage, grad_query, partials, positions, is_first, scale, CHANNELS, PRECISION, BLOCK_C, BLOCK_N
+            )  # fmt: skip
+        tl.debug_barrier()  # the next map overwrites the stage
+
+
+@triton.jit
+def _reduce_section(partials, target, first, size, programs, stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    column_mask = columns < size
+    total = tl.zeros((BLOCK_N,), tl.float32)
+    for start in tl.range(0, programs, BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        places = rows[:, None].to(tl.int64) * stride + (first + columns)[None, :]
+        total += tl.sum(tl.load(partials + places, mask=(rows < programs)[:, None] & column_mask[None, :], other=0.0), 0)
+    tl.store(target + columns, total.to(target.dtype.element_ty), mask=column_mask)
+
+
+@triton.jit
+def reduce_partials(
+    partials, w_in, w_out, b_in, b_out, w_norm, b_norm, programs, channels,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Add partials (programs, (4C + 6) C) over the programs, in an order that depends on shapes alone.
+
+    A row holds the gradients of in_proj_weight (3C, C), out_proj_weight (C, C), in_proj_bias (3C), out_proj_bias (C),
+    norm_weight (C) and norm_bias (C); the grid is (blocks of 3C * C, 6). None for a gradient that nobody wants.
+    """
+    which = tl.program_id(1)
+    square = channels * channels
+    stride = 4 * square + 6 * channels
+    bias = 4 * square
+    if w_in is not None:
+        if which == 0:
+            _reduce_section(partials, w_in, 0, 3 * square, programs, stride, BLOCK_M, BLOCK_N)
+    if w_out is not None:
+        if which == 1:
+            _reduce_section(partials, w_out, 3 * square, square, programs, stride, BLOCK_M, BLOCK_N)
+    if b_in is not None:
+        if which == 2:
+            _reduce_section(partials, b_in, bias, 3 * channels, programs, stride, BLOCK_M, BLOCK_N)
+    if b_out is not None:
+        if which == 3:
+            _reduce_section(partials, b_out, bias + 3 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)
+    if w_norm is not None:
+        if which == 4:
+            _reduce_section(partials, w_norm, bias + 4 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)
+    if b_norm is not None:
+        if which == 5:
+            _reduce_section(partials, b_norm, bias + 5 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)

@@ -1,0 +1,112 @@
+"""What the launchers of spatial attention derive from their arguments."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+from simmst.kernels.configurations import Configuration, configuration
+from torch import Tensor
+
+# The fused kernels take maps up to these sizes: beyond them the work of one map is worth many programs, or its tiles
+# exceed the registers of one. A map of up to FEW_POSITIONS is fused however few maps there are.
+MOST_POSITIONS = 512
+MOST_CHANNELS = 128
+MOST_WIDTH = 64
+FEW_POSITIONS = 128
+_INT32 = 2**31
+
+
+class Matrices(NamedTuple):
+    """A batch of matrices (B, N, C) with any strides."""
+
+    tensor: Tensor  # (B, N, C)
+    batch: int
+    row: int
+    column: int
+
+    @property
+    def is_addressed_by_32_bits(self) -> bool:
+        """Whether every offset within one matrix fits a 32-bit integer."""
+        _, positions, channels = self.tensor.shape
+        return (positions - 1) * abs(self.row) + (channels - 1) * abs(self.column) < _INT32
+
+
+def matrices(x: Tensor) -> Matrices:
+    """(B, C, H, W) maps or (B, N, C) tokens as (B, N, C), without a copy unless H and W lie apart in memory."""
+    tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+    found = Matrices(tokens, *tokens.stride())
+    return found if found.is_addressed_by_32_bits else matrices(x.contiguous())
+
+
+class Sizes(NamedTuple):
+    """Sizes of a call."""
+
+    maps: int
+    positions: int
+    heads: int
+    width: int  # D
+    dtype: torch.dtype
+
+    @property
+    def channels(self) -> int:
+        return self.heads * self.width
+
+    @property
+    def block_c(self) -> int:
+        """Channels of a tile; a matrix product takes at least 16."""
+        return max(16, triton.next_power_of_2(self.channels))
+
+    @property
+    def block_d(self) -> int:
+        """Channels of one head in a tile."""
+        return max(16, triton.next_power_of_2(self.width))
+
+    @property
+    def precision(self) -> str:
+        """How products of float32 numbers round their operands."""
+        exact = torch.get_float32_matmul_precision() == "highest"
+        return "ieee" if exact or self.dtype != torch.float32 else "tf32"
+
+    def configuration(self, kernel: str) -> Configuration:
+        """The launch configuration of one of our kernels for these sizes."""
+        positions, channels = triton.next_power_of_2(max(16, self.positions)), max(32, self.block_c)
+        bits = 8 * self.dtype.itemsize
+        return configuration(f"spatial_attention.{kernel}", f"N{positions}-C{channels}-{bits}bit")
+
+
+def sizes(x: Tensor, heads: int) -> Sizes:
+    """Sizes of a call with x (B, C, H, W) or (B, N, C)."""
+    positions, channels = (x[0, 0].numel(), x.shape[1]) if x.dim() == 4 else (x.shape[1], x.shape[2])
+    return Sizes(x.shape[0], positions, heads, channels // heads, x.dtype)
+
+
+def is_fused(size: Sizes, device: torch.device) -> bool:
+    """Whether one program shall compute a whole map."""
+    if size.positions > MOST_POSITIONS or size.channels > MOST_CHANNELS or size.width > MOST_WIDTH:
+        return False
+    return size.positions <= FEW_POSITIONS or size.maps >= multiprocessors(device)
+
+
+def programs(maps: int, num_warps: int, device: torch.device) -> int:
+    """How many programs share the maps: as many as run at a time with 16 warps on each multiprocessor."""
+    return min(maps, multiprocessors(device) * max(1, 16 // num_warps))
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; one in Triton's interpreter, so that a program there gets several maps."""
+    return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def empty_maps(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The mask (B, N) and which maps have no position left (B,), both as bytes."""
+    if mask is None:
+        return None, None
+    return mask.contiguous().view(torch.uint8), mask.all(dim=-1).view(torch.uint8)
+
+
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()

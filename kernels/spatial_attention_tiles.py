@@ -1,0 +1,161 @@
+"""Tiles of spatial attention: what the fused kernels and those for many positions share.
+
+Names of sizes: a tile has BLOCK_M queries or BLOCK_N keys, BLOCK_D >= D channels of one head or BLOCK_C >= C of all.
+Everything outside of a tensor is loaded as zero. Offsets are 64 bits wide. `None` for a tensor is a constant that
+Triton compiles away. Matrix products accumulate in float32; PRECISION says how those of float32 operands round
+theirs ("ieee", or "tf32" where torch allows it).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = 1.4426950408889634
+_LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def load_tile(base, rows, columns, row_stride, column_stride, row_mask, column_mask):
+    """(rows, columns) of a matrix with any strides; offsets are as wide as the indices."""
+    offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
+    return tl.load(base + offsets, mask=row_mask[:, None] & column_mask[None, :], other=0.0)
+
+
+@triton.jit
+def store_tile(base, value, rows, columns, row_stride, column_stride, row_mask, column_mask):
+    """Round to the element type of the matrix and store."""
+    offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
+    tl.store(base + offsets, value.to(base.dtype.element_ty), mask=row_mask[:, None] & column_mask[None, :])
+
+
+@triton.jit
+def linear(x, weight, bias, inputs, input_mask, outputs, output_mask, weight_row, PRECISION: tl.constexpr):
+    """x (rows, inputs) times the transpose of weight[outputs, inputs], plus bias[outputs], in float32."""
+    transposed = load_tile(weight, inputs, outputs, 1, weight_row, input_mask, output_mask)
+    result = tl.dot(x, transposed, input_precision=PRECISION)
+    if bias is not None:
+        result += tl.load(bias + outputs, mask=output_mask, other=0.0).to(tl.float32)[None, :]
+    return result
+
+
+@triton.jit
+def visible_keys(mask, keys, positions):
+    """Whether a key lies in the map and is not ignored."""
+    visible = keys < positions
+    if mask is not None:
+        visible &= tl.load(mask + keys, mask=visible, other=1) == 0
+    return visible
+
+
+@triton.jit
+def attend_step(query, key, value, visible, factor, top, total, heads, PRECISION: tl.constexpr):
+    """Online softmax over one more tile of keys; `factor` is scale * log2(e), as exp2 is what the GPU computes.
+
+    top, total (BLOCK_M,): largest score and sum of exponentials so far; heads (BLOCK_M, BLOCK_D): their values.
+    """
+    scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
+    scores = tl.where(visible[None, :], scores, float("-inf"))
+    highest = tl.maximum(top, tl.max(scores, 1))
+    # -inf - -inf is NaN: rows that have seen ignored keys alone.
+    origin = tl.where(highest == float("-inf"), 0.0, highest)
+    weights = tl.exp2(scores - origin[:, None])
+    decay = tl.exp2(top - origin)
+    total = total * decay + tl.sum(weights, 1)
+    heads = tl.dot(weights.to(value.dtype), value, heads * decay[:, None], input_precision=PRECISION)
+    return highest, total, heads
+
+
+@triton.jit
+def attend(
+    query, keys, values, row_stride, mask, positions, channels, channel_mask, factor,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Attend from a tile of queries to all keys; keys and values are (N, row_stride) from their first channel on.
+
+    Returns heads (BLOCK_M, BLOCK_D) and lse (BLOCK_M,) in float32; lse is a natural logarithm.
+    """
+    top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    heads = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for start in tl.range(0, positions, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        visible = visible_keys(mask, columns, positions)
+        key = load_tile(keys, columns, channels, row_stride, 1, visible, channel_mask)
+        value = load_tile(values, columns, channels, row_stride, 1, visible, channel_mask)
+        top, total, heads = attend_step(query, key, value, visible, factor, top, total, heads, PRECISION)
+    return heads / total[:, None], (top + tl.log2(total)) * _LN_2
+
+
+@triton.jit
+def attend_again(
+    query, keys, values, row_stride, mask, positions, channels, channel_mask, factor, lse,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The heads of `attend` once lse is known: no maximum, no rescaling. lse is in units of log 2, +inf outside."""
+    heads = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for start in tl.range(0, positions, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        visible = visible_keys(mask, columns, positions)
+        key = load_tile(keys, columns, channels, row_stride, 1, visible, channel_mask)
+        value = load_tile(values, columns, channels, row_stride, 1, visible, channel_mask)
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
+        weights = tl.where(visible[None, :], tl.exp2(scores - lse[:, None]), 0.0)
+        heads = tl.dot(weights.to(value.dtype), value, heads, input_precision=PRECISION)
+    return heads
+
+
+@triton.jit
+def score_gradient(query, key, value, grad, lse, delta, visible, factor, PRECISION: tl.constexpr):
+    """P and dS = P (dO V^T - delta), both transposed: (BLOCK_N, BLOCK_M); without the factor `scale` of dS."""
+    scores = tl.dot(key, tl.trans(query), input_precision=PRECISION) * factor
+    weights = tl.where(visible[:, None], tl.exp2(scores - lse[None, :]), 0.0)
+    grad_weights = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
+    return weights, weights * (grad_weights - delta[None, :])
+
+
+@triton.jit
+def finish(
+    branch, x, b_out, w_norm, b_norm, is_empty, columns, column_mask, channels, eps, RESIDUAL: tl.constexpr
+):  # fmt: skip
+    """Bias, residual and LayerNorm of a tile (BLOCK_M, BLOCK_C) in float32; is_empty is a scalar or one per row."""
+    branch = complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL)
+    if w_norm is not None:
+        normal, _ = normalise(branch, column_mask, channels, eps)
+        branch = normal * tl.load(w_norm + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+        if b_norm is not None:
+            branch += tl.load(b_norm + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+    return branch
+
+
+@triton.jit
+def complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL: tl.constexpr):
+    """Everything before the LayerNorm; the branch of a map with no position left is zero."""
+    if b_out is not None:
+        branch += tl.load(b_out + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+    branch = tl.where(is_empty, 0.0, branch)
+    if RESIDUAL:
+        branch += x.to(tl.float32)
+    return branch
+
+
+@triton.jit
+def normalise(y, column_mask, channels, eps):
+    """Rows of mean 0 and variance 1, zero in the columns of the padding; and the reciprocal deviation (BLOCK_M, 1)."""
+    mean = tl.sum(y, 1)[:, None] / channels
+    centred = tl.where(column_mask[None, :], y - mean, 0.0)
+    reciprocal = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / channels + eps)
+    return centred * reciprocal, reciprocal
+
+
+@triton.jit
+def normalise_backward(grad, y, w_norm, columns, row_mask, column_mask, channels, eps):
+    """Gradients of y, and of the LayerNorm's weight and bias summed over the rows of the tile."""
+    normal, reciprocal = normalise(y, column_mask, channels, eps)
+    # eps may be 0 and a row of padding constant: keep its infinity out of the sums.
+    normal = tl.where(row_mask[:, None], normal, 0.0)
+    scaled = grad * tl.load(w_norm + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+    mean = tl.sum(scaled, 1)[:, None] / channels
+    along = tl.sum(scaled * normal, 1)[:, None] / channels
+    grad_y = tl.where(row_mask[:, None] & column_mask[None, :], reciprocal * (scaled - mean - normal * along), 0.0)
+    return grad_y, tl.sum(grad * normal, 0), tl.sum(grad, 0)
