@@ -1,8 +1,9 @@
 """One suite for the GPU kernels, in four worlds.
 
-On a GPU every backend runs on it. Without one, `TRITON_INTERPRET=1` runs the Triton kernels in Triton's interpreter and
-`SIMMST_CUDA_EMULATION=1` the CUDA kernels in our emulator, both on CPU tensors and each in a process of its own. In any
-other process nothing of this folder is collected but `test_processes.py`, which starts those processes.
+On a GPU every backend runs on it (`SIMMST_GPU_BACKENDS=triton` or `cuda` names one). Without one, `TRITON_INTERPRET=1`
+runs the Triton kernels in Triton's interpreter and `SIMMST_CUDA_EMULATION=1` the CUDA kernels in our emulator, both on
+CPU tensors and each in a process of its own. In any other process nothing of this folder is collected but
+`test_processes.py`, which starts those processes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _worlds() -> list[World]:
     if EMULATED:
         return [World("cuda", torch.device("cpu"), (*both, torch.bfloat16), True)]
     if ON_GPU:
-        return [World(name, torch.device("cuda"), (*both, torch.bfloat16), False) for name in ("triton", "cuda")]
+        names = os.environ.get("SIMMST_GPU_BACKENDS", "triton,cuda").split(",")
+        return [World(name, torch.device("cuda"), (*both, torch.bfloat16), False) for name in names]
     return []
 
 

@@ -1,0 +1,82 @@
+"""The result of a run: one table to read, one JSON file to keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_HEAD = (
+    f"{'case':54} {'against':24} {'backend':9} {'peer ms':>9} {'ours ms':>9} {'ratio':>7} {'floor':>6}"
+    f" {'in a row':>8} {'of copy':>8} {'of roofline':>14}"
+)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each case and backend; a shortfall and a problem are marked."""
+    return [_HEAD, *(_line(row) for row in rows)] if rows else ["no case was measured"]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    start = f"{row['case']:54} {row['peer'][:24]:24} {row['backend']:9}"
+    floor = "-" if row["floor"] is None else f"{row['floor']:.1f}"
+    if row["problem"]:
+        return f"{start} NOT TIMED (floor {floor}): {row['problem']}"
+    share = f"{row['of_copy_bandwidth']:.0%}"
+    if row["share_floor"] is not None:
+        share += f"/{row['share_floor']:.0%}"
+    return (
+        f"{start} {row['peer_ms']:9.3f} {row['ours_ms']:9.3f} {row['ratio']:7.2f} {floor:>6}"
+        f" {row['ratio_in_a_row']:8.2f} {share:>8} {row['of_roofline']:8.0%} {row['bound']:5}"
+        f"{' SHORT' if row['short'] else ''}"
+    )
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The table for docs/benchmarks.md."""
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    lines = [
+        f"Measured on {result['date']} at commit {result['commit']} on {result['device']}, driver {result['driver']}, "
+        f"{versions}.",
+        "",
+        "| case | against | backend | peer, ms | simmst, ms | ratio | to reach | of copy bandwidth | of roofline |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [row["case"], row["peer"], row["backend"]]
+        floor = "" if row["floor"] is None else f"{row['floor']:g}"
+        if row["problem"]:
+            cells += ["", "", f"not timed: {row['problem']}", floor, "", ""]
+        else:
+            cells += [f"{row['peer_ms']:.3f}", f"{row['ours_ms']:.3f}", f"{row['ratio']:.2f}", floor]
+            cells += [f"{row['of_copy_bandwidth']:.0%}", f"{row['of_roofline']:.0%} {row['bound']}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """What was run and how it ended, under the table."""
+    rows = result["rows"]
+    short = [row for row in rows if row["short"]]
+    untimed = [row for row in rows if row["problem"]]
+    stages = ", ".join(f"{stage['stage']} {stage['state']}" for stage in result["stages"])
+    machine = result.get("machine") or {}
+    products = ", ".join(f"{name} {rate / 1e12:.0f}" for name, rate in machine.get("products", {}).items())
+    lines = [] if not machine else [f"copy {machine['copy'] / 1e12:.2f} TB/s, products in TFLOP/s: {products}"]
+    if result["dry_run"]:
+        lines.append("DRY RUN on the CPU with tiny shapes: the figures mean nothing")
+    return [
+        *lines,
+        f"{result['device']}, driver {result['driver']}, commit {result['commit']}, {result['date']}",
+        f"stages: {stages}",
+        f"{len(rows)} rows: {len(short)} under what is to be reached (SHORT), {len(untimed)} not timed",
+    ]
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result whole or not at all: it is written after every stage."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(path)
