@@ -25,3 +25,7 @@ class BackendUnavailableError(SimmstError, RuntimeError):
 
 class MissingExtraError(SimmstError, ImportError):
     """A feature needs a package that comes with one of the extras."""
+
+
+class RayTracingError(SimmstError, RuntimeError):
+    """Ray tracing cannot run here; the message says why and what to install."""

@@ -25,6 +25,7 @@ LATTICE_REACH = 3  # a cell hears the 7 x 7 sites around it
 MAX_SERVING = 8  # sectors that share a cell, at most
 MIN_SHARE = 1e-3  # of the strongest sector's share
 SHADOW_FIELDS = 16
+UNHEARD_DBM = -300.0
 CHUNK_CELLS = 1024
 
 
@@ -51,12 +52,20 @@ class RadioModel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sites:
+class Sites:
     """A jittered hexagonal lattice; rows and columns reach ``LATTICE_REACH`` sites beyond the grid."""
 
     position_m: np.ndarray  # (rows, columns, 2), x east and y north of the grid's south-west corner
     azimuth_rad: np.ndarray  # (rows, columns), of the first sector
     origin_m: np.ndarray  # (2,), of the lattice point (LATTICE_REACH, LATTICE_REACH)
+
+
+class SiteTracing(Protocol):
+    """Anything that knows better than statistics how strongly a city's sectors are received."""
+
+    def __call__(self, config: CityConfig, sites: Sites) -> np.ndarray:
+        """Return the received power in dBm, ``(sites, 3, cells)``, NaN where it knows nothing."""
+        ...
 
 
 class StatisticalRadio:
@@ -77,12 +86,13 @@ class StatisticalRadio:
         ((20,), 20)
     """
 
-    def coverage(self, config: CityConfig, rng: np.random.Generator) -> Coverage:
+    def coverage(self, config: CityConfig, rng: np.random.Generator, *, tracing: SiteTracing | None = None) -> Coverage:
         """Draw the sites and links of a city and associate its cells with sectors.
 
         Args:
             config: the city.
             rng: source of randomness.
+            tracing: replaces the statistical power of the cells where it knows any.
 
         Returns:
             The coverage, cells in row-major order.
@@ -91,17 +101,20 @@ class StatisticalRadio:
         num_sites = sites.azimuth_rad.size
         cell_y, cell_x = np.divmod(np.arange(config.num_cells), config.width)
         shadow = _Shadowing(config, rng, num_sites)
+        traced_dbm = None if tracing is None else tracing(config, sites)
         sector = np.empty((config.num_cells, MAX_SERVING), np.int64)
         share = np.empty((config.num_cells, MAX_SERVING), np.float32)
         sinr_db = np.empty(config.num_cells, np.float32)
         for first in range(0, config.num_cells, CHUNK_CELLS):
             part = slice(first, min(first + CHUNK_CELLS, config.num_cells))
             site, power_dbm = _received_power(config, rng, sites, shadow, cell_y[part], cell_x[part])
+            if traced_dbm is not None:
+                power_dbm = _prefer_traced(power_dbm, traced_dbm[:, :, part], site)
             sector[part], share[part], sinr_db[part] = _associate(config, site, power_dbm)
         return Coverage(Association.from_shares(sector, share), sinr_db)
 
 
-def _draw_sites(config: CityConfig, rng: np.random.Generator) -> _Sites:
+def _draw_sites(config: CityConfig, rng: np.random.Generator) -> Sites:
     """Draw a lattice that covers the grid with ``LATTICE_REACH`` sites to spare on every side."""
     distance = config.inter_site_distance_m
     row_m = distance * np.sqrt(3) / 2
@@ -111,7 +124,7 @@ def _draw_sites(config: CityConfig, rng: np.random.Generator) -> _Sites:
     row, column = np.mgrid[:rows, :columns] - LATTICE_REACH
     position = np.stack([(column + 0.5 * (row % 2)) * distance, row * row_m], axis=-1) + origin
     position += config.site_jitter * distance * rng.standard_normal(position.shape)
-    return _Sites(position, rng.uniform(0, 2 * np.pi, (rows, columns)), origin)
+    return Sites(position, rng.uniform(0, 2 * np.pi, (rows, columns)), origin)
 
 
 class _Shadowing:
@@ -146,7 +159,7 @@ class _Shadowing:
 def _received_power(
     config: CityConfig,
     rng: np.random.Generator,
-    sites: _Sites,
+    sites: Sites,
     shadow: _Shadowing,
     cell_y: np.ndarray,
     cell_x: np.ndarray,
@@ -180,6 +193,16 @@ def _received_power(
         np.degrees(azimuth[..., None] - sector_azimuth), (depression - config.tilt_deg)[..., None]
     )
     return site, config.transmit_power_dbm + gain_db - loss_db[..., None]
+
+
+def _prefer_traced(power_dbm: np.ndarray, traced_dbm: np.ndarray, site: np.ndarray) -> np.ndarray:
+    """Take the traced power in cells that any traced ray reached; sectors whose rays did not are not received there."""
+    cells = np.arange(len(site))[:, None, None]
+    sector = np.arange(SECTORS_PER_SITE)
+    traced = traced_dbm[site[..., None], sector, cells]  # (cells, 49, 3)
+    reached = ~np.isnan(traced_dbm).all(axis=(0, 1))
+    traced = np.where(np.isnan(traced), UNHEARD_DBM, traced)
+    return np.where(reached[:, None, None], traced, power_dbm)
 
 
 def antenna_gain_db(azimuth_deg: np.ndarray, elevation_deg: np.ndarray) -> np.ndarray:
