@@ -1,0 +1,142 @@
+// How ProbSparse attention is cut into blocks of threads on a GPU: widths, spans of keys, chunks of queries, tiles of
+// keys with their samples. Plain arithmetic in 64 bits, tested without a device.
+#pragma once
+
+#include <cstdint>
+
+#include "core/integers.hpp"
+
+namespace simmst::prob_sparse {
+
+using std::int64_t;
+
+constexpr int64_t kTileRows = 64;      // queries or keys of one shared memory tile
+constexpr int64_t kLargestWidth = 128;  // of a head
+constexpr int64_t kGroupQueries = 8;   // measured together on gathered keys
+
+// 16, 32, 64 or 128: the kernels' width for heads of so many columns; 0 if they are too wide.
+SIMMST_HOST_DEVICE constexpr int64_t padded_width(int64_t columns) {
+  for (int64_t width = 16; width <= kLargestWidth; width *= 2)
+    if (columns <= width) return width;
+  return 0;
+}
+
+// ---- spans: runs of keys, and of the query rows beside them, that one block works through
+
+struct Spans {
+  int64_t size;   // rows of a span, a multiple of kTileRows
+  int64_t keys;   // spans that hold keys
+  int64_t rows;   // spans that hold queries
+};
+
+// Enough spans for `blocks` blocks in all when `entries` of them share every span, but none shorter than four tiles
+// without need: a span costs its partial results, written and read once.
+SIMMST_HOST_DEVICE constexpr Spans spans_of(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) {
+  const int64_t shortest = 4 * kTileRows;
+  const int64_t most = ceil_div(keys > queries ? keys : queries, shortest);
+  int64_t wanted = ceil_div(blocks, entries > 0 ? entries : 1);
+  if (wanted > most) wanted = most;
+  if (wanted < 1) wanted = 1;
+  const int64_t longest = keys > queries ? keys : queries;
+  const int64_t size = round_up_to(ceil_div(longest > 0 ? longest : 1, wanted), kTileRows);
+  return {size, ceil_div(keys, size), ceil_div(queries, size)};
+}
+
+// ---- chunks of queries for the measure
+
+// Queries of a block, a multiple of `multiple`, so that there are about `blocks` blocks.
+SIMMST_HOST_DEVICE constexpr int64_t chunk_queries(int64_t queries, int64_t batch, int64_t blocks, int64_t multiple,
+                                                   int64_t most) {
+  const int64_t parts = ceil_div(blocks, batch > 0 ? batch : 1);
+  const int64_t size = round_up_to(ceil_div(queries > 0 ? queries : 1, parts), multiple);
+  return size < most ? size : most;
+}
+
+// ---- tiles of keys for the measure on each query's own samples
+
+enum class Gather : int {
+  kWhole,     // all keys fit in shared memory
+  kTiles,     // a tile at a time, with the samples bucketed by tile
+  kStraight,  // rows are read from global memory: too few samples fall in a tile to pay for staging it
+};
+
+struct KeyTiles {
+  Gather gather;
+  int64_t size;   // keys of a tile
+  int64_t count;
+};
+
+// `block_bytes`: the most shared memory of a block. Tiles leave room for two blocks on a multiprocessor, and hold at most
+// 8192 keys, which is what a bucketed sample has bits for.
+SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
+  const int64_t half = block_bytes / 2 - 1024;
+  if (keys * row_bytes <= block_bytes) return {Gather::kWhole, keys, 1};
+  int64_t size = half / row_bytes / 8 * 8;
+  if (size > 8192) size = 8192;
+  size = round_up_to(ceil_div(keys, ceil_div(keys, size)), 8);  // all about equal
+  const int64_t count = ceil_div(keys, size);
+  // At least four samples of a group in a tile, and counters that fit beside each other in shared memory.
+  if (kGroupQueries * samples < 4 * count || count > 1024) return {Gather::kStraight, keys, 1};
+  return {Gather::kTiles, size, count};
+}
+
+// A sample in its bucket: the key's place in its tile and the query's in its group.
+SIMMST_HOST_DEVICE constexpr std::uint16_t bucket_entry(int64_t key_in_tile, int64_t query_in_group) {
+  return static_cast<std::uint16_t>(key_in_tile << 3 | query_in_group);
+}
+SIMMST_HOST_DEVICE constexpr int entry_key(std::uint16_t entry) { return entry >> 3; }
+SIMMST_HOST_DEVICE constexpr int entry_query(std::uint16_t entry) { return entry & 7; }
+
+// Entries before those of a group, and offsets before those of a group.
+SIMMST_HOST_DEVICE constexpr int64_t first_entry(int64_t group, int64_t samples) {
+  return group * kGroupQueries * samples;
+}
+SIMMST_HOST_DEVICE constexpr int64_t first_offset(int64_t group, int64_t tiles) { return group * (tiles + 1); }
+
+// ---- the radix selection: digits of the ordered measure, from the top
+
+constexpr int kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kPasses = 32 / kDigitBits;
+
+struct RadixState {
+  std::uint32_t prefix = 0;  // the digits known so far of the u-th largest
+  int64_t wanted = 0;        // how many are still to be found among those that share the prefix
+};
+
+// Whether a value takes part in a pass, and with which digit.
+SIMMST_HOST_DEVICE constexpr bool shares_prefix(std::uint32_t ordered, std::uint32_t prefix, int pass) {
+  return pass == 0 || (ordered ^ prefix) >> (32 - kDigitBits * pass) == 0;
+}
+SIMMST_HOST_DEVICE constexpr int digit(std::uint32_t ordered, int pass) {
+  return static_cast<int>(ordered >> (32 - kDigitBits * (pass + 1))) & (kDigits - 1);
+}
+// The next state once the u-th largest is known to have digit `found`, with `above` larger digits among the counted.
+SIMMST_HOST_DEVICE constexpr RadixState narrowed(RadixState state, int pass, int found, int64_t above) {
+  return {state.prefix | static_cast<std::uint32_t>(found) << (32 - kDigitBits * (pass + 1)), state.wanted - above};
+}
+
+// ---- workspaces, in bytes
+
+// Of attend: a row of sums per selected query (and one for the fill), its largest score and its total.
+SIMMST_HOST_DEVICE constexpr int64_t attend_rows(int64_t selected, int64_t queries) {
+  return selected + (selected < queries ? 1 : 0);
+}
+SIMMST_HOST_DEVICE constexpr int64_t attend_workspace(int64_t batch, int64_t spans, int64_t rows, int64_t width) {
+  return batch * spans * rows * (width + 2) * 4;
+}
+// Of the measure: bucketed samples, padded to whole words, and the offsets of the buckets.
+SIMMST_HOST_DEVICE constexpr int64_t bucket_bytes(int64_t queries, int64_t samples) {
+  return round_up_to(first_entry(ceil_div(queries, kGroupQueries), samples) * 2, 16);
+}
+SIMMST_HOST_DEVICE constexpr int64_t measure_workspace(int64_t queries, int64_t samples, const KeyTiles& tiles) {
+  if (tiles.gather != Gather::kTiles) return 0;
+  return bucket_bytes(queries, samples) + first_offset(ceil_div(queries, kGroupQueries), tiles.count) * 4;
+}
+// Of the backward pass: sums of dO per span of rows (float64), delta, and a span's part of dQ.
+SIMMST_HOST_DEVICE constexpr int64_t backward_workspace(int64_t batch, const Spans& spans, int64_t selected,
+                                                        int64_t width) {
+  return batch * (spans.rows * width * 8 + round_up_to(selected * 4, 8) + spans.keys * selected * width * 4);
+}
+
+}  // namespace simmst::prob_sparse

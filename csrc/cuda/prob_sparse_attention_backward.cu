@@ -1,0 +1,439 @@
+// The gradients of attend in closed form, without atomics: three launches.
+//
+//   1. Per span of rows: the sum of dO over the rows that hold the fill, and rowsum(dO O) of the selected rows.
+//   2. A block works through a span of keys, last tile first, and owns its rows of dK and dV: a warp has 16 keys of the
+//      tile against all selected queries, recomputes their weights from lse, and keeps dK and dV in registers. dS goes
+//      through shared memory, turned around, for the block's part of dQ. The fill's gradient joins dV on its way out: a
+//      constant row for the mean, else the sum of dO from the key's row on, carried from tile to tile.
+//   3. dQ: the spans' parts in their order in the selected rows, zero in the others.
+//
+// Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads dO (L rows), launch 2
+// reads K and V and writes dK and dV (4 L rows; 5 L with a running fill), launch 3 writes dQ (L rows): 6 L rows, 201 MB
+// and 47 us at L = 4096 and 4.3 TB/s; with the forward pass 0.3 GB, 80 us. Five products of 2 * 64 * 48 * 64 * L each:
+// 8 GFLOP, 20 us at 400 TFLOP/s, under the loads.
+#include "cuda/prob_sparse_attention_tiles.cuh"
+
+namespace simmst::cuda::prob_sparse {
+namespace {
+
+using namespace simmst::prob_sparse;
+
+constexpr int kThreads = 128;
+constexpr int kWindow = 128;        // rows marked at a time
+constexpr int kChunk = 32;          // queries whose weights a warp holds at a time
+static_assert(kThreads / kWarp * kWarpRows == kTile);
+
+struct BackwardParameters {
+  Batch batch;
+  Operand query, key, value, out, grad_out, grad_query, grad_key, grad_value;
+  const int64_t* top;
+  int64_t selected;
+  Spans spans;
+  float scale;
+  bool is_causal, has_fill;
+  Fill fill;
+  Dropout dropout;
+  const float* lse;      // (batch, u)
+  double* rest;          // (batch, spans of rows, W): sums of dO over the rows with the fill
+  float* grad_parts;     // (batch, spans of keys, u, W): of dQ
+  float* delta;          // (batch, u): rowsum(dO O)
+};
+
+// What the fill in a row passes to each key that it sees.
+SIMMST_DEVICE double fill_share(const BackwardParameters& p, int64_t row) {
+  const int64_t keys = p.key.matrices.rows;
+  return p.fill == Fill::kCummean ? 1.0 / static_cast<double>(row < keys ? row + 1 : keys) : 1.0;
+}
+
+// ---- 1
+
+// A thread adds up four columns of every kRuns-th row; the runs are added up in their order.
+template <typename T, int W>
+SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& grad, int64_t entry, int64_t first,
+                            int64_t end, double* rest) {
+  constexpr int kAcross = W / 4, kRuns = kThreads / kAcross;
+  auto* run_sums = reinterpret_cast<double*>(shared_memory());  // (kRuns, W)
+  bool* flags = reinterpret_cast<bool*>(run_sums + kRuns * W);
+  const int column = thread_index() % kAcross * 4, run = thread_index() / kAcross;
+  double sums[4] = {};
+  for (int64_t window = first; window < end; window += kWindow) {
+    const int count = static_cast<int>(end - window < kWindow ? end - window : kWindow);
+    mark_selected(flags, p.top + entry * p.selected, p.selected, window, count);
+    SIMMST_UNROLL
+    for (int i = 0; i < kWindow / kRuns; ++i) {
+      const int row = i * kRuns + run;
+      if (row >= count) continue;
+      const auto part = read_part<4>(grad, grad.row(window + row), column);
+      const double share = flags[row] ? 0.0 : fill_share(p, window + row);
+      SIMMST_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (!flags[row]) sums[j] += share * static_cast<double>(to_float(part.at[j]));
+    }
+  }
+  SIMMST_UNROLL
+  for (int j = 0; j < 4; ++j) run_sums[run * W + column + j] = sums[j];
+  sync_block();
+  for (int c = thread_index(); c < W; c += kThreads) {
+    double sum = 0.0;
+    for (int i = 0; i < kRuns; ++i) sum += run_sums[i * W + c];
+    rest[c] = sum;
+  }
+}
+
+constexpr std::size_t kSumBytes = kThreads * 4 * sizeof(double) + kWindow * sizeof(bool);
+
+template <typename T, int W>
+SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
+  const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
+  const Rows<const T> out = rows_of<const T>(p.out, p.batch, entry), grad = rows_of<const T>(p.grad_out, p.batch, entry);
+  const int64_t first = chunk * p.spans.size, past = first + p.spans.size, end = past < out.count ? past : out.count;
+  for (int64_t i = warp_index(); i < p.selected; i += kThreads / kWarp) {
+    const int64_t row = clamp_index(p.top[entry * p.selected + i], out.count);
+    if (row < first || row >= end) continue;
+    float sum = 0.0f;
+    for (int c = lane_index(); c < out.columns; c += kWarp) sum += to_float(out.row(row)[c]) * to_float(grad.row(row)[c]);
+    sum = reduce_warp(sum, Sum{});
+    if (lane_index() == 0) p.delta[entry * p.selected + i] = sum;
+  }
+  if (p.has_fill) sum_rest<T, W>(p, grad, entry, first, end, p.rest + (entry * p.spans.rows + chunk) * W);
+}
+
+// ---- 2
+
+// The shared memory of a block.
+template <typename T, int W>
+struct Shared {
+  static constexpr int kPitch = Products<T, W>::kPitch;
+  static constexpr int kTurnedPitch = Products<T, kTile>::kPitch;
+  T* keys;         // (kTile, W): in the end dK
+  T* values;       // (kTile, W): in the end dV
+  T* queries;      // (kTile, W), selected ones
+  T* grads;        // (kTile, W), their dO
+  T* turned;       // (kTile keys, kTile queries): dS
+  double* runs;    // (kThreads)
+  float* rest;     // (kTile, W) for a running fill, else (W): the fill's gradient
+  float* lse;      // (kTile), in base 2
+  float* delta;    // (kTile)
+  int* position;   // (kTile): index of the query
+  float* scratch;  // of the warp
+  bool* flags;     // (kTile)
+
+  static constexpr std::size_t bytes(bool running) {
+    return (4 * kTile * kPitch + kTile * kTurnedPitch) * sizeof(T) + kThreads * sizeof(double) +
+           ((running ? kTile : 1) * W + 3 * kTile + kThreads / kWarp * Products<T, W>::kScratch) * sizeof(float) +
+           kTile * sizeof(bool);
+  }
+  SIMMST_DEVICE_MEMBER explicit Shared(bool running) {
+    keys = reinterpret_cast<T*>(shared_memory());
+    values = keys + kTile * kPitch;
+    queries = values + kTile * kPitch;
+    grads = queries + kTile * kPitch;
+    turned = grads + kTile * kPitch;
+    runs = reinterpret_cast<double*>(turned + kTile * kTurnedPitch);
+    rest = reinterpret_cast<float*>(runs + kThreads);
+    lse = rest + (running ? kTile : 1) * W;
+    delta = lse + kTile;
+    position = reinterpret_cast<int*>(delta + kTile);
+    float* all_scratch = reinterpret_cast<float*>(position + kTile);
+    scratch = all_scratch + warp_index() * Products<T, W>::kScratch;
+    flags = reinterpret_cast<bool*>(all_scratch + kThreads / kWarp * Products<T, W>::kScratch);
+  }
+};
+
+// The sum of dO from a row on, for the rows of a tile, last first; a thread has one column and a run of rows.
+template <typename T, int W>
+class RunningRest {
+ public:
+  SIMMST_DEVICE_MEMBER RunningRest(const BackwardParameters& p, int64_t entry, int64_t span)
+      : p_(p), grad_(rows_of<const T>(p.grad_out, p.batch, entry)), top_(p.top + entry * p.selected) {
+    const double* rest = p.rest + entry * p.spans.rows * W + thread_index() % W;
+    for (int64_t chunk = p.spans.rows - 1; chunk > span; --chunk) carry_ += rest[chunk * W];
+  }
+
+  // Begins with a barrier.
+  SIMMST_DEVICE_MEMBER void add_tile(const Shared<T, W>& shared, int64_t first) {
+    constexpr int kRuns = kThreads / W, kRun = kTile / kRuns;
+    const int column = thread_index() % W, run = thread_index() / W;
+    mark_selected(shared.flags, top_, p_.selected, first, kTile);
+    const auto share_of = [&](int i) {
+      const int64_t row = first + i;
+      if (row >= grad_.count || column >= grad_.columns || shared.flags[i]) return 0.0;
+      return fill_share(p_, row) * static_cast<double>(to_float(grad_.row(row)[column]));
+    };
+    double mine = 0.0;
+    for (int i = (run + 1) * kRun - 1; i >= run * kRun; --i) mine += share_of(i);
+    shared.runs[run * W + column] = mine;
+    sync_block();
+    double running = carry_;
+    for (int after = kRuns - 1; after >= 0; --after) {
+      const double one = shared.runs[after * W + column];
+      if (after > run) running += one;
+      carry_ += one;
+    }
+    for (int i = (run + 1) * kRun - 1; i >= run * kRun; --i) {
+      running += share_of(i);
+      shared.rest[i * W + column] = static_cast<float>(running);
+    }
+  }
+
+ private:
+  const BackwardParameters& p_;
+  const Rows<const T> grad_;
+  const int64_t* top_;
+  double carry_ = 0.0;
+};
+
+// The same for every key: the mean's gradient, or zero where all rows are selected.
+template <int W>
+SIMMST_DEVICE void constant_rest(const BackwardParameters& p, int64_t entry, float* rest) {
+  for (int c = thread_index(); c < W; c += kThreads) {
+    double sum = 0.0;
+    if (p.has_fill)
+      for (int64_t chunk = 0; chunk < p.spans.rows; ++chunk) sum += p.rest[(entry * p.spans.rows + chunk) * W + c];
+    rest[c] = static_cast<float>(sum / static_cast<double>(p.key.matrices.rows));
+  }
+}
+
+// Selected queries [first, first + kTile) with their dO; the copies are started, not finished.
+template <typename T, int W>
+SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>& shared, int64_t entry, int64_t first) {
+  const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), grad = rows_of<const T>(p.grad_out, p.batch, entry);
+  const int64_t* top = p.top + entry * p.selected;
+  const auto index = [&](int i) {
+    return first + i < p.selected ? clamp_index(top[first + i], query.count) : int64_t{-1};
+  };
+  start_rows<W>(shared.queries, Shared<T, W>::kPitch, query, kTile, index);
+  start_rows<W>(shared.grads, Shared<T, W>::kPitch, grad, kTile, index);
+  for (int i = thread_index(); i < kTile; i += kThreads) {
+    const bool inside = first + i < p.selected;
+    shared.position[i] = static_cast<int>(index(i));
+    shared.lse[i] = inside ? p.lse[entry * p.selected + first + i] * kLog2E : 0.0f;
+    shared.delta[i] = inside ? p.delta[entry * p.selected + first + i] : 0.0f;
+  }
+}
+
+// Weights and dS of a warp's keys and kChunk queries, from the scores and dO V^T; zero for a masked pair.
+template <typename T, int W>
+SIMMST_DEVICE void weigh(const BackwardParameters& p, const Shared<T, W>& shared, TileC (&weights)[kChunk / 8],
+                         TileC (&grads)[kChunk / 8], int64_t entry, int64_t first_key, int first_query) {
+  const int64_t keys = p.key.matrices.rows;
+  SIMMST_UNROLL
+  for (int n = 0; n < kChunk / 8; ++n) {
+    SIMMST_UNROLL
+    for (int part = 0; part < 4; ++part) {
+      const int i = first_query + 8 * n + tile_column() + part % 2, position = shared.position[i];
+      const int64_t key = first_key + tile_row() + 8 * (part / 2);
+      float& weight = weights[n].part[part];
+      float& grad = grads[n].part[part];
+      const bool visible = position >= 0 && key < keys && (!p.is_causal || key <= position);
+      const float probability = visible ? exp2_approx(weight * (p.scale * kLog2E) - shared.lse[i]) : 0.0f;
+      float kept = 1.0f;
+      if (p.dropout.seed != nullptr && visible) {
+        const PhiloxWords words = dropout_words(p.dropout, entry, position, key);
+        const int word = static_cast<int>(key % 4);
+        const std::uint32_t drawn = word < 2 ? (word == 0 ? words.word[0] : words.word[1])
+                                             : (word == 2 ? words.word[2] : words.word[3]);
+        kept = drawn >= p.dropout.threshold ? p.dropout.factor : 0.0f;
+      }
+      weight = probability * kept;
+      grad = visible ? probability * (grad * kept - shared.delta[i]) : 0.0f;
+    }
+  }
+}
+
+template <typename T, int W>
+SIMMST_DEVICE void store_turned(const Shared<T, W>& shared, const TileC (&grads)[kChunk / 8], int first_query) {
+  T* to = shared.turned + (warp_index() * kWarpRows + tile_row()) * Shared<T, W>::kTurnedPitch + first_query + tile_column();
+  SIMMST_UNROLL
+  for (int n = 0; n < kChunk / 8; ++n) {
+    SIMMST_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      const Pack<T, 2> pair{{from_float<T>(grads[n].part[2 * r]), from_float<T>(grads[n].part[2 * r + 1])}};
+      store_pack(to + 8 * r * Shared<T, W>::kTurnedPitch + 8 * n, pair);
+    }
+  }
+}
+
+// A warp's 16 rows of dK or dV leave through their tile, so that they are written as whole rows.
+template <typename T, int W>
+SIMMST_DEVICE void store_rows(const TileC (&sum)[W / 8], float factor, const float* rest, int rest_pitch, T* tile,
+                              const Rows<T>& to, int64_t first_key) {
+  constexpr int kPitch = Products<T, W>::kPitch, kPart = 16 / static_cast<int>(sizeof(T));
+  const int first = warp_index() * kWarpRows;
+  SIMMST_UNROLL
+  for (int c = 0; c < W / 8; ++c) {
+    SIMMST_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      const int row = first + tile_row() + 8 * r, column = 8 * c + tile_column();
+      float x = sum[c].part[2 * r] * factor, y = sum[c].part[2 * r + 1] * factor;
+      if (rest != nullptr) {
+        x += rest[row * rest_pitch + column];
+        y += rest[row * rest_pitch + column + 1];
+      }
+      store_pack(tile + row * kPitch + column, Pack<T, 2>{{from_float<T>(x), from_float<T>(y)}});
+    }
+  }
+  sync_warp();
+  for (int i = lane_index(); i < kWarpRows * (W / kPart); i += kWarp) {
+    const int row = first + i / (W / kPart), column = i % (W / kPart) * kPart;
+    if (first_key + row < to.count && column < to.columns)
+      write_part(to, to.row(first_key + row), column, load_pack<Pack<T, kPart>>(tile + row * kPitch + column));
+  }
+}
+
+// The block's part of dQ for a warp's 16 selected queries, between registers and workspace.
+template <int W, typename Move>
+SIMMST_DEVICE void for_grad_query(const BackwardParameters& p, TileC (&sum)[W / 8], int64_t part, int64_t first,
+                                  const Move& move) {
+  SIMMST_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    const int64_t i = first + warp_index() * kWarpRows + tile_row() + 8 * r;
+    if (i >= p.selected) continue;
+    float* at = p.grad_parts + (part * p.selected + i) * W + tile_column();
+    SIMMST_UNROLL
+    for (int c = 0; c < W / 8; ++c) move(at + 8 * c, sum[c].part[2 * r], sum[c].part[2 * r + 1]);
+  }
+}
+
+template <typename T, int W>
+SIMMST_KERNEL(kThreads) backward_span(const BackwardParameters p) {
+  using Product = Products<T, W>;
+  constexpr int kPitch = Product::kPitch;
+  const int64_t part = block_index().x, entry = part / p.spans.keys, span = part % p.spans.keys;
+  const bool running = p.has_fill && p.fill != Fill::kMean;
+  const Shared<T, W> shared(running);
+  const Rows<const T> key = rows_of<const T>(p.key, p.batch, entry), value = rows_of<const T>(p.value, p.batch, entry);
+  const int64_t begin = span * p.spans.size;
+  int64_t end = running && p.query.matrices.rows > key.count ? p.query.matrices.rows : key.count;
+  end = end < begin + p.spans.size ? end : begin + p.spans.size;
+  const bool one_query_tile = p.selected <= kTile;
+  const bool keeps_grad_query = W <= 64 && one_query_tile;  // in registers, from tile to tile
+  const int first_row = warp_index() * kWarpRows;
+  RunningRest<T, W> rest(p, entry, span);
+  if (!running) constant_rest<W>(p, entry, shared.rest);
+  if (one_query_tile) start_queries(p, shared, entry, 0);
+
+  TileC grad_query[W / 8];
+  bool is_first = true;
+  for (int64_t first = begin + (end - begin - 1) / kTile * kTile; first >= begin; first -= kTile) {
+    if (running) rest.add_tile(shared, first);
+    if (first >= key.count) continue;
+    sync_block();
+    start_tile<W>(shared.keys, kPitch, key, first, key.count);
+    start_tile<W>(shared.values, kPitch, value, first, key.count);
+    TileC grad_key[W / 8], grad_value[W / 8];
+    for (int64_t first_query = 0; first_query < p.selected; first_query += kTile) {
+      if (!one_query_tile) start_queries(p, shared, entry, first_query);
+      finish_copies();
+      const int count = static_cast<int>(p.selected - first_query < kTile ? p.selected - first_query : kTile);
+      for (int i = 0; i < count; i += kChunk) {
+        TileC weights[kChunk / 8], grads[kChunk / 8];
+        Product::scores(weights, Product::left(shared.keys + first_row * kPitch), shared.queries + i * kPitch);
+        Product::scores(grads, Product::left(shared.values + first_row * kPitch), shared.grads + i * kPitch);
+        weigh(p, shared, weights, grads, entry, first + first_row, i);
+        store_turned(shared, grads, i);
+        Product::update(grad_value, weights, shared.grads + i * kPitch, shared.scratch);
+        Product::update(grad_key, grads, shared.queries + i * kPitch, shared.scratch);
+      }
+      sync_block();
+      if (first_row < count) {
+        if (!keeps_grad_query) {
+          SIMMST_UNROLL
+          for (int c = 0; c < W / 8; ++c) grad_query[c] = TileC();
+          if (!is_first)
+            for_grad_query<W>(p, grad_query, part, first_query, [](const float* at, float& x, float& y) {
+              const auto pair = load_pack<Pack<float, 2>>(at);
+              x = pair.at[0];
+              y = pair.at[1];
+            });
+        }
+        Product::update_transposed(grad_query, shared.turned + first_row, Shared<T, W>::kTurnedPitch, shared.keys);
+        if (!keeps_grad_query || first == begin)
+          for_grad_query<W>(p, grad_query, part, first_query, [](float* at, float& x, float& y) {
+            store_pack(at, Pack<float, 2>{{x, y}});
+          });
+      }
+      sync_block();
+    }
+    if (p.selected == 0) finish_copies();
+    is_first = false;
+    store_rows<T, W>(grad_key, p.scale, nullptr, 0, shared.keys, rows_of<T>(p.grad_key, p.batch, entry), first);
+    store_rows<T, W>(grad_value, 1.0f, shared.rest, running ? W : 0, shared.values,
+                     rows_of<T>(p.grad_value, p.batch, entry), first);
+  }
+}
+
+// ---- 3
+
+template <typename T, int W>
+SIMMST_KERNEL(kThreads) finish_grad_query(const BackwardParameters p) {
+  constexpr int kPart = 16 / static_cast<int>(sizeof(T));
+  const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
+  const Rows<T> grad = rows_of<T>(p.grad_query, p.batch, entry);
+  const int64_t first = chunk * p.spans.size, past = first + p.spans.size, end = past < grad.count ? past : grad.count;
+  bool* flags = reinterpret_cast<bool*>(shared_memory());
+  const int64_t* top = p.top + entry * p.selected;
+  for (int64_t i = warp_index(); i < p.selected; i += kThreads / kWarp) {
+    const int64_t row = clamp_index(top[i], grad.count);
+    if (row < first || row >= end) continue;
+    for (int c = lane_index(); c < grad.columns; c += kWarp) {
+      float sum = 0.0f;
+      for (int64_t s = 0; s < p.spans.keys; ++s)
+        sum += p.grad_parts[((entry * p.spans.keys + s) * p.selected + i) * W + c];
+      grad.row(row)[c] = from_float<T>(sum * p.scale);
+    }
+  }
+  for (int64_t window = first; window < end; window += kWindow) {
+    const int count = static_cast<int>(end - window < kWindow ? end - window : kWindow);
+    mark_selected(flags, top, p.selected, window, count);
+    for (int i = thread_index(); i < count * (W / kPart); i += kThreads) {
+      const int row = i / (W / kPart), column = i % (W / kPart) * kPart;
+      if (!flags[row] && column < grad.columns) write_part(grad, grad.row(window + row), column, Pack<T, kPart>{});
+    }
+  }
+}
+
+Spans spans_of_call(const BackwardCall& call, const Queue& queue) {
+  const Problem& problem = call.forward.problem;
+  return spans_of(problem.key.matrices.rows, problem.query.matrices.rows, problem.batch.count,
+                  4 * static_cast<int64_t>(device_limits(queue.device).multiprocessors));
+}
+
+}  // namespace
+
+int64_t backward_workspace(const BackwardCall& call, const Queue& queue) {
+  const Problem& problem = call.forward.problem;
+  return simmst::prob_sparse::backward_workspace(problem.batch.count, spans_of_call(call, queue), call.forward.selected,
+                                                 problem.width);
+}
+
+void backward(const BackwardCall& call, const Queue& queue) {
+  const AttendCall& forward = call.forward;
+  const Problem& problem = forward.problem;
+  const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows, batch = problem.batch.count;
+  if (batch == 0) return;
+  const Spans spans = spans_of_call(call, queue);
+  auto* rest = static_cast<double*>(forward.workspace);
+  auto* grad_parts = reinterpret_cast<float*>(rest + batch * spans.rows * problem.width);
+  float* delta = grad_parts + batch * spans.keys * forward.selected * problem.width;
+  const BackwardParameters p{problem.batch, problem.query, problem.key, forward.value, forward.out, call.grad_out,
+                             call.grad_query, call.grad_key, call.grad_value, forward.top, forward.selected, spans,
+                             forward.scale, forward.is_causal, forward.selected < queries, forward.fill, forward.dropout,
+                             forward.lse, rest, grad_parts, delta};
+  for_type_and_width(problem.type, problem.width, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int kWidth = decltype(width)::value;
+    const auto start = [&](const char* name, auto kernel, int64_t blocks, std::size_t bytes) {
+      if (blocks == 0) return;  // no rows
+      launch({name, {blocks}, kThreads, bytes, queue.stream,
+              {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", forward.selected}, {"width", kWidth}}},
+             kernel, p);
+    };
+    const bool running = p.has_fill && p.fill != Fill::kMean;
+    start("prob_sparse sum_rows", sum_rows<T, kWidth>, batch * spans.rows, kSumBytes);
+    start("prob_sparse backward_span", backward_span<T, kWidth>, batch * spans.keys, Shared<T, kWidth>::bytes(running));
+    start("prob_sparse finish_grad_query", finish_grad_query<T, kWidth>, batch * spans.rows, kWindow * sizeof(bool));
+  });
+}
+
+}  // namespace simmst::cuda::prob_sparse

@@ -1,0 +1,480 @@
+// The sparsity measure: max_s(q . k_s) - sum_s(q . k_s) / n for every query.
+//
+// Samples shared by all queries: a product of Q with the sampled keys, which lie in shared memory while Q streams by.
+//
+// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples bucketed by
+// tile, or straight from global memory where tiles would be nearly empty. For the 16-bit types a tensor core takes 16
+// gathered rows against a group of 8 queries and the lanes keep the products of a row with its own query. A row is read
+// once, as 16-byte parts: the order of the columns is that of the parts, on both sides of the product alike.
+//
+// Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads. Shared: Q is read once (L rows of 128 bytes): 34 MB and
+// 8 us at L = 4096, 134 MB and 31 us at 16384, at 4.3 TB/s. Per query: 64 L S rows of 128 bytes from shared memory at
+// 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us, L = 16384 (S = 50)
+// 235 us; some 55 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide under that.
+#include "cuda/prob_sparse_attention_tiles.cuh"
+
+namespace simmst::cuda::prob_sparse {
+
+using namespace simmst::prob_sparse;
+
+namespace {
+
+constexpr int kSharedThreads = 128, kGatherThreads = 512, kBucketThreads = 128;
+constexpr int kGroup = static_cast<int>(kGroupQueries);
+constexpr int64_t kMostChunkQueries = 2048;  // their running results lie in shared memory
+
+// Largest and sum of some scores. The largest loses NaN, which the sum keeps.
+struct Extremes {
+  float largest = -kInfinity, sum = 0.0f;
+
+  SIMMST_DEVICE_MEMBER void add(float score, bool valid) {
+    largest = valid && score > largest ? score : largest;
+    sum += valid ? score : 0.0f;
+  }
+  SIMMST_DEVICE_MEMBER void add(const Extremes& other) {
+    largest = other.largest > largest ? other.largest : largest;
+    sum += other.sum;
+  }
+  template <int Distance>
+  SIMMST_DEVICE_MEMBER void add_lane() {
+    add({shuffle_xor(largest, Distance), shuffle_xor(sum, Distance)});
+  }
+  SIMMST_DEVICE_MEMBER float measure(float divisor) const { return largest - sum / divisor; }
+};
+
+struct MeasureParameters {
+  Batch batch;
+  Operand query, key;
+  const int64_t* sample;
+  int64_t samples;
+  float divisor;
+  float* measure;    // (batch, L_Q)
+  int64_t chunk;     // queries of a block
+  KeyTiles tiles;
+  std::uint16_t* entries;  // of each group, by tile
+  std::int32_t* offsets;   // (groups, tiles + 1), within the entries of a group
+};
+
+// ---- samples shared by all queries
+
+template <typename T, int W>
+constexpr std::size_t shared_bytes(int64_t chunk) {
+  return 3 * kTile * Products<T, W>::kPitch * sizeof(T) + static_cast<std::size_t>(chunk) * sizeof(Extremes);
+}
+
+// Scores of a warp's 16 queries on a tile of sampled keys, added to what the queries have so far.
+template <typename T, int W>
+SIMMST_DEVICE void measure_tile(const T* queries, const T* keys, int samples, Extremes* found) {
+  using Product = Products<T, W>;
+  TileC c[kTile / 8];
+  Product::scores(c, Product::left(queries), keys);
+  SIMMST_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    Extremes mine;
+    SIMMST_UNROLL
+    for (int n = 0; n < kTile / 8; ++n) {
+      SIMMST_UNROLL
+      for (int j = 0; j < 2; ++j) mine.add(c[n].part[2 * r + j], 8 * n + tile_column() + j < samples);
+    }
+    mine.add_lane<1>();
+    mine.add_lane<2>();
+    if (tile_column() == 0) found[tile_row() + 8 * r].add(mine);
+  }
+}
+
+template <typename T, int W>
+SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
+  using Product = Products<T, W>;
+  constexpr int kTileEntries = kTile * Product::kPitch;
+  const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
+  const int64_t entry = block_index().x / chunks, begin = block_index().x % chunks * p.chunk;
+  const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry);
+  const int64_t end = begin + p.chunk < query.count ? begin + p.chunk : query.count;
+  T* keys = reinterpret_cast<T*>(shared_memory());
+  T* buffers = keys + kTileEntries;  // two tiles of queries
+  auto* found = reinterpret_cast<Extremes*>(buffers + 2 * kTileEntries);
+  for (int i = thread_index(); i < p.chunk; i += block_threads()) found[i] = Extremes();
+  const auto buffer_of = [&](int64_t first) { return buffers + (first - begin) / kTile % 2 * kTileEntries; };
+
+  for (int64_t sample = 0; sample < p.samples; sample += kTile) {
+    const int count = static_cast<int>(p.samples - sample < kTile ? p.samples - sample : kTile);
+    start_rows<W>(keys, Product::kPitch, key, kTile, [&](int r) {
+      return r < count ? clamp_index(p.sample[sample + r], key.count) : int64_t{-1};
+    });
+    start_tile<W>(buffer_of(begin), Product::kPitch, query, begin, end);
+    commit_copies();
+    for (int64_t first = begin; first < end; first += kTile) {
+      if (first + kTile < end) {
+        start_tile<W>(buffer_of(first + kTile), Product::kPitch, query, first + kTile, end);
+        commit_copies();
+        wait_for_copies<1>();
+      } else {
+        wait_for_copies<0>();
+      }
+      sync_block();
+      const int row = warp_index() * kWarpRows;
+      measure_tile<T, W>(buffer_of(first) + row * Product::kPitch, keys, count, found + (first - begin) + row);
+      sync_block();
+    }
+  }
+  for (int64_t i = begin + thread_index(); i < end; i += block_threads())
+    p.measure[entry * query.count + i] = found[i - begin].measure(p.divisor);
+}
+
+// ---- a sample per query
+
+// Products of gathered rows with the queries of a group: with g = lane / 4 and t = lane % 4, a lane reads parts t,
+// t + 4, ... of the rows g and g + 8, and holds their products with the queries 2 t and 2 t + 1, as in a TileC.
+template <typename T, int W>
+struct Parts {
+  static constexpr int kFull = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kSize = kFull < W / 4 ? kFull : W / 4;
+  static constexpr int kCount = W / 4 / kSize;
+  static SIMMST_DEVICE_MEMBER int column(int part) { return (lane_index() % 4 + 4 * part) * kSize; }
+};
+
+// A row of keys to gather from: in shared memory W entries apart, or in global memory.
+template <bool kStaged, typename T, int W>
+SIMMST_DEVICE Pack<T, Parts<T, W>::kSize> key_part(const Rows<const T>& key, const T* row, int column) {
+  if constexpr (kStaged) return load_pack<Pack<T, Parts<T, W>::kSize>>(row + column);
+  return read_part<Parts<T, W>::kSize>(key, row, column);
+}
+
+template <typename T, int W>
+struct GroupProducts {
+  using P = Parts<T, W>;
+  static constexpr int kSteps = W / 16, kStepsPerPart = P::kSize / 4;
+  TileB query[kSteps];
+
+  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const T>& rows, int64_t first) {
+    const int64_t row = clamp_index(first + lane_index() / 4, rows.count);
+    SIMMST_UNROLL
+    for (int part = 0; part < P::kCount; ++part) {
+      const auto x = read_part<P::kSize>(rows, rows.row(row), P::column(part));
+      memcpy(&query[part * kStepsPerPart], &x, sizeof(x));
+    }
+  }
+
+  template <bool kStaged>
+  SIMMST_DEVICE_MEMBER void scores(TileC& c, const Rows<const T>& key, const T* upper, const T* lower, int, int) const {
+    std::uint32_t words[2][W / 8];
+    read_row<kStaged>(words[0], key, upper);
+    read_row<kStaged>(words[1], key, lower);
+    SIMMST_UNROLL
+    for (int k = 0; k < kSteps; ++k) {
+      const TileA a{{words[0][2 * k], words[1][2 * k], words[0][2 * k + 1], words[1][2 * k + 1]}};
+      multiply_add<T>(c, a, query[k]);
+    }
+  }
+
+ private:
+  // Lanes of even and odd g read their parts in different orders: two rows of 128 bytes then use all the banks.
+  template <bool kStaged>
+  static SIMMST_DEVICE_MEMBER void read_row(std::uint32_t (&words)[W / 8], const Rows<const T>& key, const T* row) {
+    if constexpr (P::kCount == 1) {
+      const auto x = key_part<kStaged, T, W>(key, row, P::column(0));
+      memcpy(words, &x, sizeof(x));
+    } else {
+      const int odd = lane_index() / 4 % 2;
+      SIMMST_UNROLL
+      for (int part = 0; part < P::kCount; part += 2) {
+        const auto x = key_part<kStaged, T, W>(key, row, P::column(part + odd));
+        const auto y = key_part<kStaged, T, W>(key, row, P::column(part + 1 - odd));
+        std::uint32_t first[4], second[4];
+        memcpy(first, &x, 16);
+        memcpy(second, &y, 16);
+        SIMMST_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          words[4 * part + i] = odd != 0 ? second[i] : first[i];
+          words[4 * part + 4 + i] = odd != 0 ? first[i] : second[i];
+        }
+      }
+    }
+  }
+};
+
+template <int W>
+struct GroupProducts<float, W> {
+  using P = Parts<float, W>;
+  const Rows<const float>& rows;
+  int64_t first;
+
+  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int64_t first_) : rows(rows_), first(first_) {}
+
+  template <bool kStaged>
+  SIMMST_DEVICE_MEMBER void scores(TileC& c, const Rows<const float>& key, const float* upper, const float* lower,
+                                   int upper_query, int lower_query) const {
+    const float x = product<kStaged>(key, upper, upper_query), y = product<kStaged>(key, lower, lower_query);
+    c.part[0] = c.part[1] = x;
+    c.part[2] = c.part[3] = y;
+  }
+
+ private:
+  template <bool kStaged>
+  SIMMST_DEVICE_MEMBER float product(const Rows<const float>& key, const float* row, int query) const {
+    const float* other = rows.row(clamp_index(first + query, rows.count));
+    float sum = 0.0f;
+    SIMMST_UNROLL
+    for (int part = 0; part < P::kCount; ++part) {
+      const auto x = key_part<kStaged, float, W>(key, row, P::column(part));
+      const auto y = read_part<P::kSize>(rows, other, P::column(part));
+      SIMMST_UNROLL
+      for (int i = 0; i < P::kSize; ++i) sum += x.at[i] * y.at[i];
+    }
+    return reduce_warp<4>(sum, Sum{});
+  }
+};
+
+// A gathered row: which key, negative for none, and for which query of the group.
+struct Gathered {
+  int64_t key;
+  int query;
+};
+
+// A lane's two queries of a group, over the rows it gathers.
+template <bool kStaged, typename T, int W>
+struct GroupMeasure {
+  const GroupProducts<T, W>& products;
+  const Rows<const T>& key;
+  const T* keys;  // staged: the tile
+  Extremes found[2];
+
+  SIMMST_DEVICE_MEMBER const T* row(const Gathered& from) const {
+    const int64_t index = from.key < 0 ? 0 : from.key;
+    if constexpr (kStaged) return keys + index * W;
+    return key.row(index);
+  }
+
+  SIMMST_DEVICE_MEMBER void add(const Gathered& upper, const Gathered& lower) {
+    TileC c;
+    products.template scores<kStaged>(c, key, row(upper), row(lower), upper.query, lower.query);
+    SIMMST_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      found[j].add(c.part[j], upper.key >= 0 && upper.query == tile_column() + j);
+      found[j].add(c.part[2 + j], lower.key >= 0 && lower.query == tile_column() + j);
+    }
+  }
+
+  // Over the rows of all lanes.
+  SIMMST_DEVICE_MEMBER void reduce() {
+    SIMMST_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      found[j].template add_lane<4>();
+      found[j].template add_lane<8>();
+      found[j].template add_lane<16>();
+    }
+  }
+};
+
+// The samples of a group as they come. Eight rows always belong to one query and sample s always goes to row s % 8, so
+// that a query's measure does not depend on its place.
+template <typename Measure>
+SIMMST_DEVICE void add_in_order(Measure& measure, const MeasureParameters& p, int64_t first, int64_t keys) {
+  const int64_t queries = p.query.matrices.rows - first < kGroup ? p.query.matrices.rows - first : kGroup;
+  int query = 0;
+  int64_t sample = lane_index() / 4;
+  const auto next = [&]() {
+    Gathered result{-1, query};
+    if (query < queries && sample < p.samples)
+      result.key = clamp_index(p.sample[(first + query) * p.samples + sample], keys);
+    sample += 8;
+    if (sample - lane_index() / 4 >= p.samples) {
+      sample = lane_index() / 4;
+      ++query;
+    }
+    return result;
+  };
+  while (query < queries) {
+    const Gathered upper = next(), lower = next();
+    measure.add(upper, lower);
+  }
+}
+
+// The samples of a group in one tile.
+template <typename Measure>
+SIMMST_DEVICE void add_bucket(Measure& measure, const MeasureParameters& p, int64_t group, int64_t tile) {
+  const std::uint16_t* entries = p.entries + first_entry(group, p.samples);
+  const std::int32_t* offsets = p.offsets + first_offset(group, p.tiles.count) + tile;
+  const int end = offsets[1];
+  const auto at = [&](int i) {
+    if (i >= end) return Gathered{-1, 0};
+    const std::uint16_t packed = entries[i];
+    return Gathered{entry_key(packed), entry_query(packed)};
+  };
+  for (int i = offsets[0] + lane_index() / 4; i - lane_index() / 4 < end; i += 16) measure.add(at(i), at(i + 8));
+}
+
+template <bool kStaged, typename T, int W>
+SIMMST_KERNEL(kGatherThreads) measure_gathered(const MeasureParameters p) {
+  const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
+  const int64_t entry = block_index().x / chunks, begin = block_index().x % chunks * p.chunk;
+  const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry);
+  const int64_t end = begin + p.chunk < query.count ? begin + p.chunk : query.count;
+  T* keys = reinterpret_cast<T*>(shared_memory());
+  auto* running = reinterpret_cast<Extremes*>(keys + p.tiles.size * W);  // (chunk), when there are tiles
+  const bool tiled = p.tiles.gather == Gather::kTiles;
+
+  for (int64_t tile = 0; tile < p.tiles.count; ++tile) {
+    if constexpr (kStaged) {
+      const int64_t first = tile * p.tiles.size;
+      sync_block();
+      start_rows<W>(keys, W, key, static_cast<int>(p.tiles.size),
+                    [&](int r) { return first + r < key.count ? first + r : int64_t{-1}; });
+      finish_copies();
+    }
+    for (int64_t first = begin + warp_index() * kGroup; first < end; first += block_threads() / kWarp * kGroup) {
+      const GroupProducts<T, W> products(query, first);
+      GroupMeasure<kStaged, T, W> measure{products, key, keys, {}};
+      if (tiled) {
+        add_bucket(measure, p, first / kGroup, tile);
+      } else {
+        add_in_order(measure, p, first, key.count);
+      }
+      measure.reduce();
+      if (lane_index() >= 4) continue;
+      SIMMST_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const int64_t i = first + tile_column() + j;
+        if (i >= end) continue;
+        Extremes total = measure.found[j];
+        if (tiled && tile > 0) total.add(running[i - begin]);
+        if (tile + 1 < p.tiles.count) {
+          running[i - begin] = total;
+        } else {
+          p.measure[entry * query.count + i] = total.measure(p.divisor);
+        }
+      }
+    }
+  }
+}
+
+// ---- bucketing
+
+// A warp sorts the samples of a group of queries by tile, stably: the order within a bucket is that of the samples.
+SIMMST_DEVICE void bucket_group(const MeasureParameters& p, int64_t group, int* counters) {
+  const int64_t queries = p.query.matrices.rows, keys = p.key.matrices.rows;
+  const int tiles = static_cast<int>(p.tiles.count), lane = lane_index();
+  const int64_t first = group * kGroupQueries;
+  const int64_t count = (queries - first < kGroup ? queries - first : kGroup) * p.samples;
+  const int64_t* sample = p.sample + first * p.samples;
+  for (int t = lane; t < tiles; t += kWarp) counters[t] = 0;
+  sync_warp();
+  for (int64_t e = lane; e < count; e += kWarp)
+    atomic_add(counters + clamp_index(sample[e], keys) / p.tiles.size, 1);
+  sync_warp();
+  std::int32_t* offsets = p.offsets + first_offset(group, tiles);
+  int before = 0;
+  for (int t0 = 0; t0 < tiles; t0 += kWarp) {
+    const int mine = t0 + lane < tiles ? counters[t0 + lane] : 0;
+    int through = mine;  // this tile's and the lanes' before
+    for (int distance = 1; distance < kWarp; distance *= 2) {
+      const int other = shuffle_up(through, distance);
+      if (lane >= distance) through += other;
+    }
+    if (t0 + lane < tiles) {
+      counters[t0 + lane] = before + through - mine;
+      offsets[t0 + lane] = before + through - mine;
+    }
+    before += shuffle(through, kWarp - 1);
+  }
+  if (lane == 0) offsets[tiles] = before;
+  sync_warp();
+  std::uint16_t* entries = p.entries + first_entry(group, p.samples);
+  for (int64_t e0 = 0; e0 < count; e0 += kWarp) {
+    const int64_t e = e0 + lane;
+    const bool inside = e < count;
+    const int64_t index = inside ? clamp_index(sample[e], keys) : 0;
+    const int tile = inside ? static_cast<int>(index / p.tiles.size) : tiles;
+    std::uint32_t peers = 0xffffffffu;  // the lanes with the same tile
+    for (int bit = 0; tiles >> bit != 0; ++bit) {
+      const std::uint32_t set = ballot(tile >> bit & 1);
+      peers &= tile >> bit & 1 ? set : ~set;
+    }
+    const int rank = count_bits(peers & ((1u << lane) - 1));
+    const int at = inside ? counters[tile] + rank : 0;
+    sync_warp();
+    if (inside) {
+      entries[at] = bucket_entry(index - tile * p.tiles.size, e / p.samples);
+      if (rank == count_bits(peers) - 1) counters[tile] = at + 1;
+    }
+    sync_warp();
+  }
+}
+
+SIMMST_KERNEL(kBucketThreads) bucket_samples(const MeasureParameters p) {
+  const int64_t group = int64_t{block_index().x} * (kBucketThreads / kWarp) + warp_index();
+  int* counters = reinterpret_cast<int*>(shared_memory()) + warp_index() * p.tiles.count;
+  if (group < ceil_div(p.query.matrices.rows, kGroupQueries)) bucket_group(p, group, counters);
+}
+
+struct Plan {
+  KeyTiles tiles;
+  int64_t chunk;
+  std::size_t bytes;  // of shared memory
+};
+
+Plan plan_of(const SelectCall& call, const Queue& queue) {
+  const Problem& problem = call.problem;
+  const DeviceLimits& limits = device_limits(queue.device);
+  const int64_t queries = problem.query.matrices.rows, batch = problem.batch.count;
+  const int64_t row_bytes = problem.width * item_size(problem.type);
+  if (call.shared) {
+    const int64_t chunk = chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries);
+    return {{Gather::kWhole, 0, 1}, chunk, 0};
+  }
+  const KeyTiles tiles = key_tiles(problem.key.matrices.rows, call.samples, row_bytes,
+                                   static_cast<int64_t>(limits.shared_bytes));
+  const int64_t staged = tiles.gather == Gather::kStraight ? 0 : tiles.size * row_bytes;
+  const int64_t left = static_cast<int64_t>(limits.shared_bytes) - staged;
+  const int64_t group_rows = kGatherThreads / kWarp * kGroupQueries;
+  int64_t most = kMostChunkQueries;
+  if (tiles.gather == Gather::kTiles && left / 2 / static_cast<int64_t>(sizeof(Extremes)) < most)
+    most = left / 2 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
+  const int64_t chunk = chunk_queries(queries, batch, 2 * int64_t{limits.multiprocessors}, group_rows, most);
+  const int64_t running = tiles.gather == Gather::kTiles ? chunk * static_cast<int64_t>(sizeof(Extremes)) : 0;
+  return {tiles, chunk, static_cast<std::size_t>(staged + running)};
+}
+
+}  // namespace
+
+int64_t measure_workspace(const SelectCall& call, const Queue& queue) {
+  if (call.shared) return 0;
+  return simmst::prob_sparse::measure_workspace(call.problem.query.matrices.rows, call.samples,
+                                                plan_of(call, queue).tiles);
+}
+
+void measure_queries(const SelectCall& call, const Queue& queue) {
+  const Problem& problem = call.problem;
+  const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows, batch = problem.batch.count;
+  const Plan plan = plan_of(call, queue);
+  MeasureParameters p{problem.batch, problem.query, problem.key, call.sample, call.samples, call.divisor, call.measure,
+                      plan.chunk, plan.tiles, nullptr, nullptr};
+  if (plan.tiles.gather == Gather::kTiles) {
+    p.entries = static_cast<std::uint16_t*>(call.workspace);
+    p.offsets = reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) + bucket_bytes(queries, call.samples));
+    const int64_t groups = ceil_div(queries, kGroupQueries), warps = kBucketThreads / kWarp;
+    launch({"prob_sparse bucket_samples", {ceil_div(groups, warps)}, kBucketThreads,
+            static_cast<std::size_t>(warps * plan.tiles.count) * sizeof(int), queue.stream,
+            {{"L_Q", queries}, {"L_K", keys}, {"samples", call.samples}, {"tiles", plan.tiles.count}}},
+           bucket_samples, p);
+  }
+  const int64_t blocks = batch * ceil_div(queries, plan.chunk);
+  for_type_and_width(problem.type, problem.width, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int kWidth = decltype(width)::value;
+    const auto start = [&](const char* name, auto kernel, int threads, std::size_t bytes) {
+      launch({name, {blocks}, threads, bytes, queue.stream,
+              {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"samples", call.samples}, {"width", kWidth}}},
+             kernel, p);
+    };
+    if (call.shared) {
+      start("prob_sparse measure_shared", measure_shared<T, kWidth>, kSharedThreads, shared_bytes<T, kWidth>(plan.chunk));
+    } else if (plan.tiles.gather == Gather::kStraight) {
+      start("prob_sparse measure_gathered", measure_gathered<false, T, kWidth>, kGatherThreads, plan.bytes);
+    } else {
+      start("prob_sparse measure_gathered", measure_gathered<true, T, kWidth>, kGatherThreads, plan.bytes);
+    }
+  });
+}
+
+}  // namespace simmst::cuda::prob_sparse

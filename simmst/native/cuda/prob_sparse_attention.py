@@ -1,0 +1,176 @@
+"""ProbSparse attention by the CUDA kernels of ``simmst._cuda``: allocates results and workspaces, hands over addresses.
+
+Not run on a GPU yet; the tests run the same kernels in the emulator.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simmst.ops.backends import emulated
+from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
+
+_cuda: Any = importlib.import_module("simmst._cuda_emulated" if emulated() else "simmst._cuda")
+_DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4, torch.int64: 5}
+_FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
+_MOST_BATCH_DIMS = 4  # of the compiled module
+
+_Array = tuple[int, int, torch.Size, tuple[int, ...], int]
+
+
+def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+    """Select the u queries with the largest measure; see the reference's ``select``.
+
+    Indices in sample that are out of range are clamped: reading them here would wait for the device.
+
+    Example:
+        >>> query = torch.randn(2, 100, 64, device="cuda")  # doctest: +SKIP
+        >>> top, measure = select(query, query, torch.arange(20, device="cuda"), u=25)  # doctest: +SKIP
+    """
+    top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
+    measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    divisor = _divisor(key, sample, normalizer)
+    _cuda.prob_sparse_select(
+        *[_array(_matrices(x)) for x in (query, key)],
+        _array(sample.contiguous()),
+        divisor,
+        _array(top),
+        _array(measure),
+        *_machine(query),
+    )
+    return top, measure
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+
+    Indices in top that are out of range are clamped.
+
+    Example:
+        >>> x, top = torch.randn(2, 100, 64, device="cuda"), torch.zeros(2, 1, device="cuda")  # doctest: +SKIP
+        >>> out, lse = attend(x, x, x, top.long())  # doctest: +SKIP
+    """
+    if value.shape[-1] == query.shape[-1]:
+        out = torch.empty_like(query)
+    else:
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    lse = query.new_empty(top.shape, dtype=torch.float32)
+    rows = _matrices(out)
+    _cuda.prob_sparse_attend(
+        *[_array(_matrices(x)) for x in (query, key, value)],
+        _array(top.contiguous()),
+        *_options(query, is_causal, scale, fill, dropout_p, seed),
+        _array(rows),
+        _array(lse),
+        *_machine(query),
+    )
+    return _returned(out, rows), lse
+
+
+def attend_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    top: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value; see the reference's ``attend_backward``.
+
+    Example:
+        >>> x, top = torch.randn(2, 100, 64, device="cuda"), torch.zeros(2, 1, device="cuda").long()  # doctest: +SKIP
+        >>> out, lse = attend(x, x, x, top)  # doctest: +SKIP
+        >>> gradients = attend_backward(torch.ones_like(out), x, x, x, top, out, lse)  # doctest: +SKIP
+    """
+    gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    rows = [_matrices(gradient) for gradient in gradients]
+    _cuda.prob_sparse_attend_backward(
+        *[_array(_matrices(x)) for x in (grad_out, query, key, value)],
+        _array(top.contiguous()),
+        _array(_matrices(out)),
+        _array(lse.contiguous()),
+        *_options(query, is_causal, scale, fill, dropout_p, seed),
+        *[_array(row) for row in rows],
+        *_machine(query),
+    )
+    results = [_returned(gradient, row) for gradient, row in zip(gradients, rows, strict=True)]
+    return results[0], results[1], results[2]
+
+
+def _options(
+    query: Tensor, is_causal: bool, scale: float | None, fill: str | None, dropout_p: float, seed: Tensor | None
+) -> tuple[_Array | None, bool, float, int, float]:
+    if dropout_p > 0.0 and seed is None:
+        raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
+    array = None if seed is None else _array(seed.contiguous())
+    return array, is_causal, resolve_scale(scale, query), _FILLS[resolve_fill(fill, is_causal)], dropout_p
+
+
+def _machine(query: Tensor) -> tuple[Any, int, int]:
+    """How to allocate workspace, the device and its stream."""
+    device = query.get_device()
+    stream = 0 if device < 0 else torch.cuda.current_stream(device).cuda_stream
+    return _Workspace(query.device), device, stream
+
+
+class _Workspace:
+    """Device memory of the size that a call asks for, held until the kernels have been launched: whoever gets it next
+    from torch's allocator runs after them, on the same stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, size: int) -> _Array:
+        self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
+        return _array(self._memory)
+
+
+def _array(tensor: Tensor) -> _Array:
+    return tensor.data_ptr(), _DTYPES[tensor.dtype], tensor.shape, tensor.stride(), tensor.get_device()
+
+
+def _matrices(tensor: Tensor) -> Tensor:
+    """The tensor with a contiguous last dimension and few leading ones: a view where that is possible, else a copy."""
+    if tensor.dim() > _MOST_BATCH_DIMS + 2:
+        tensor = tensor.flatten(0, tensor.dim() - _MOST_BATCH_DIMS - 2)
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _returned(result: Tensor, rows: Tensor) -> Tensor:
+    """The result, once what the kernel wrote lies in it."""
+    if rows.data_ptr() == result.data_ptr():
+        return result
+    return result.copy_(rows.view(result.shape))
+
+
+def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
+    if normalizer == "keys":
+        return key.shape[-2]
+    if normalizer == "samples":
+        return sample.shape[-1]
+    raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
+
+
+__all__ = ["attend", "attend_backward", "select"]
