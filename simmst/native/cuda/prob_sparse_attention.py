@@ -5,21 +5,15 @@ Not run on a GPU yet; the tests run the same kernels in the emulator.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from simmst.ops.backends import emulated
+from simmst.native.cuda.launch import Array, array, array_or_none, module, on
 from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 
-_cuda: Any = importlib.import_module("simmst._cuda_emulated" if emulated() else "simmst._cuda")
-_DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4, torch.int64: 5}
+_cuda = module()
 _FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
 _MOST_BATCH_DIMS = 4  # of the compiled module
-
-_Array = tuple[int, int, torch.Size, tuple[int, ...], int]
 
 
 def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
@@ -34,12 +28,14 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
     divisor = _divisor(key, sample, normalizer)
+    query, key, sample = _matrices(query), _matrices(key), sample.contiguous()
     _cuda.prob_sparse_select(
-        *[_array(_matrices(x)) for x in (query, key)],
-        _array(sample.contiguous()),
+        array(query),
+        array(key),
+        array(sample),
         divisor,
-        _array(top),
-        _array(measure),
+        array(top),
+        array(measure),
         *_machine(query),
     )
     return top, measure
@@ -71,12 +67,17 @@ def attend(
         out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     lse = query.new_empty(top.shape, dtype=torch.float32)
     rows = _matrices(out)
+    query, key, value, top = _matrices(query), _matrices(key), _matrices(value), top.contiguous()
+    seed = _checked(seed, dropout_p)
     _cuda.prob_sparse_attend(
-        *[_array(_matrices(x)) for x in (query, key, value)],
-        _array(top.contiguous()),
-        *_options(query, is_causal, scale, fill, dropout_p, seed),
-        _array(rows),
-        _array(lse),
+        array(query),
+        array(key),
+        array(value),
+        array(top),
+        array_or_none(seed),
+        *_options(query, is_causal, scale, fill, dropout_p),
+        array(rows),
+        array(lse),
         *_machine(query),
     )
     return _returned(out, rows), lse
@@ -106,33 +107,40 @@ def attend_backward(
     """
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     rows = [_matrices(gradient) for gradient in gradients]
+    grad_out, query, key, value, out = (_matrices(x) for x in (grad_out, query, key, value, out))
+    top, lse, seed = top.contiguous(), lse.contiguous(), _checked(seed, dropout_p)
     _cuda.prob_sparse_attend_backward(
-        *[_array(_matrices(x)) for x in (grad_out, query, key, value)],
-        _array(top.contiguous()),
-        _array(_matrices(out)),
-        _array(lse.contiguous()),
-        *_options(query, is_causal, scale, fill, dropout_p, seed),
-        *[_array(row) for row in rows],
+        array(grad_out),
+        array(query),
+        array(key),
+        array(value),
+        array(top),
+        array(out),
+        array(lse),
+        array_or_none(seed),
+        *_options(query, is_causal, scale, fill, dropout_p),
+        *[array(row) for row in rows],
         *_machine(query),
     )
     results = [_returned(gradient, row) for gradient, row in zip(gradients, rows, strict=True)]
     return results[0], results[1], results[2]
 
 
-def _options(
-    query: Tensor, is_causal: bool, scale: float | None, fill: str | None, dropout_p: float, seed: Tensor | None
-) -> tuple[_Array | None, bool, float, int, float]:
+def _checked(seed: Tensor | None, dropout_p: float) -> Tensor | None:
     if dropout_p > 0.0 and seed is None:
         raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
-    array = None if seed is None else _array(seed.contiguous())
-    return array, is_causal, resolve_scale(scale, query), _FILLS[resolve_fill(fill, is_causal)], dropout_p
+    return None if seed is None else seed.contiguous()
 
 
-def _machine(query: Tensor) -> tuple[Any, int, int]:
+def _options(
+    query: Tensor, is_causal: bool, scale: float | None, fill: str | None, dropout_p: float
+) -> tuple[bool, float, int, float]:
+    return is_causal, resolve_scale(scale, query), _FILLS[resolve_fill(fill, is_causal)], dropout_p
+
+
+def _machine(query: Tensor) -> tuple[_Workspace, int, int]:
     """How to allocate workspace, the device and its stream."""
-    device = query.get_device()
-    stream = 0 if device < 0 else torch.cuda.current_stream(device).cuda_stream
-    return _Workspace(query.device), device, stream
+    return _Workspace(query.device), *on(query)
 
 
 class _Workspace:
@@ -142,13 +150,9 @@ class _Workspace:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def __call__(self, size: int) -> _Array:
+    def __call__(self, size: int) -> Array:
         self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        return _array(self._memory)
-
-
-def _array(tensor: Tensor) -> _Array:
-    return tensor.data_ptr(), _DTYPES[tensor.dtype], tensor.shape, tensor.stride(), tensor.get_device()
+        return array(self._memory)
 
 
 def _matrices(tensor: Tensor) -> Tensor:
