@@ -43,7 +43,7 @@ class BuiltEnvironment:
     Example:
         >>> buildings = BuiltEnvironment().build(500.0, np.random.default_rng(0))
         >>> vertices, triangles = buildings.mesh()
-        >>> len(vertices) == 8 * len(buildings.height_m), triangles.max() < len(vertices)
+        >>> len(vertices) == 8 * len(buildings.height_m), bool(triangles.max() < len(vertices))
         (True, True)
     """
 
