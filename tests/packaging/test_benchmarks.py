@@ -110,3 +110,15 @@ def test_every_case_says_what_its_figures_depend_on(run: Any, tmp_path: Path) ->
     info = json.loads((tmp_path / "out.json").read_text())["benchmarks"][0]["extra_info"]
     assert set(info) >= {"ratio", "floor", "ours_peak_bytes", "peer_peak_bytes", "threads", "isa", "commit"}
     assert set(info) >= {"bytes", "flops", "percent_of_roofline", "cpu", "torch"}
+
+
+@pytest.mark.slow
+def test_the_simulators_benchmark_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "simulator.py"), "--quick", "--out", str(tmp_path / "figures.json")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["cities"]["samples"] == 40 * 24
+    assert figures["large"]["shape"] == [144, 3, 100, 100]
+    assert 0 < figures["large"]["peak_gb"] < 2
+    assert [line.split()[0] for line in finished.stdout.splitlines()] == ["cities", "large", "rays"]
