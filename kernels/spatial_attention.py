@@ -1,5 +1,4 @@
-"""Spatial attention in Triton: the functions of ``simmst.reference.spatial_attention``. Not run on a GPU yet.
-"""
+"""Spatial attention in Triton: the functions of ``simmst.reference.spatial_attention``. Not run on a GPU yet."""
 
 from __future__ import annotations
 
@@ -76,10 +75,10 @@ def _launch_forward(
     chosen = size.configuration("forward")
     is_resident = size.positions <= min(chosen.constants["BLOCK_M"], chosen.constants["BLOCK_N"])
     if is_resident:
-        count, stage = min(size.maps, 8 * programs(size.maps, chosen.num_warps, x.device)), None
+        count, stage = size.maps, None
     else:
         count = programs(size.maps, chosen.num_warps, x.device)
-        stage = torch.empty((count, 3, size.positions, size.channels), dtype=x.dtype, device=x.device)
+        stage = torch.empty((count, 4, size.positions, size.channels), dtype=x.dtype, device=x.device)
     tokens, results = matrices(x), matrices(out)
     fused_forward[(count,)](
         tokens.tensor,
@@ -103,6 +102,7 @@ def _launch_forward(
         PRECISION=size.precision,
         BLOCK_C=size.block_c,
         BLOCK_D=size.block_d,
+        CHUNK=size.chunk,
         **chosen.launch(),
     )
 
@@ -153,9 +153,7 @@ def backward(
     return found[0], found[1], found[2], found[3], found[4], found[5], found[6]
 
 
-def _launch_backward(
-    size: Sizes, grad: Tensor, given: long.Given, lse: Tensor, found: list[Tensor | None]
-) -> None:
+def _launch_backward(size: Sizes, grad: Tensor, given: long.Given, lse: Tensor, found: list[Tensor | None]) -> None:
     chosen = size.configuration("backward")
     x = given.x
     count = programs(size.maps, chosen.num_warps, x.device)
@@ -181,7 +179,7 @@ def _launch_backward(
         lse,
         stage,
         torch.empty((count, area), **f32),
-        torch.empty((count, size.heads, size.positions), **f32),
+        torch.empty((count, 2, size.heads, size.positions), **f32),
         partials,
         found[0],
         size.maps,
@@ -203,6 +201,7 @@ def _launch_backward(
         PRECISION=size.precision,
         BLOCK_C=size.block_c,
         BLOCK_D=size.block_d,
+        CHUNK=size.chunk,
         **chosen.launch(),
     )
     if partials is not None:

@@ -14,6 +14,7 @@ from simmst.kernels.spatial_attention_tiles import (
     attend_again,
     complete,
     linear,
+    linear_rows,
     load_tile,
     normalise_backward,
     score_gradient,
@@ -37,19 +38,13 @@ def _accumulate_matrix(place, value, columns, column_mask, is_first, CHANNELS: t
 
 
 @triton.jit
-def _load_lse(lse, rows, row_mask):
-    """Row sums in units of log 2; +inf outside, where the weights come out as zero."""
-    return tl.load(lse + rows, mask=row_mask, other=float("inf")) * _LOG2_E
-
-
-@triton.jit
 def _branch_gradients(
-    grad_map, g_row, g_column, w_out, b_out, mask, is_empty, w_norm, lse, stage, delta, partials,
+    grad_map, g_row, g_column, w_out, b_out, mask, is_empty, w_norm, lse, stage, sums, partials,
     positions, is_first, factor, eps,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Stage O, dY (the gradient before the LayerNorm) and dO; delta = rowsum(dO * O) of each head.
+    """Stage O, dY (the gradient before the LayerNorm) and dO; sums: lse in units of log 2 and delta = rowsum(dO * O).
 
     Their part of the partial sums: out_proj_bias, norm_weight and norm_bias.
     """
@@ -66,11 +61,14 @@ def _branch_gradients(
         for head in tl.range(0, HEADS):
             inputs = head * WIDTH + channels
             query = load_tile(stage + section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
-            heads = attend_again(
+            place = head * positions + rows
+            heads, row_lse = attend_again(
                 query, stage + 2 * section + head * WIDTH, stage + 3 * section + head * WIDTH, CHANNELS, mask, positions,
-                channels, channel_mask, factor, _load_lse(lse + head * positions, rows, row_mask),
+                channels, channel_mask, factor, tl.load(lse + place, mask=row_mask, other=float("inf")) * _LOG2_E,
                 PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
-            ).to(query.dtype)  # fmt: skip
+            )  # fmt: skip
+            tl.store(sums + place, row_lse, mask=row_mask)
+            heads = heads.to(query.dtype)
             store_tile(stage + 4 * section, heads, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
             if w_norm is not None:
                 branch += linear(
@@ -93,21 +91,23 @@ def _branch_gradients(
             _accumulate(place, tile_bias, column_mask, is_first & (start == 0))
         grad = grad.to(stage.dtype.element_ty)
         store_tile(stage + 5 * section, grad, rows, columns, CHANNELS, 1, row_mask, column_mask)
-        weight = load_tile(w_out, columns, columns, CHANNELS, 1, column_mask, column_mask)
-        grad_heads = tl.dot(grad, weight, input_precision=PRECISION).to(stage.dtype.element_ty)
+        tl.debug_barrier()  # all of this was written in other arrangements of the threads
+        grad_heads = linear_rows(
+            stage + 5 * section, rows, CHANNELS, 1, row_mask, w_out, None, columns, column_mask, CHANNELS, 1,
+            CHANNELS, PRECISION, BLOCK_C, CHUNK, BLOCK_M, BLOCK_C,
+        ).to(stage.dtype.element_ty)  # fmt: skip
         store_tile(stage + 6 * section, grad_heads, rows, columns, CHANNELS, 1, row_mask, column_mask)
-        tl.debug_barrier()  # heads and partial sums were written in another arrangement of the threads
         heads = load_tile(stage + 4 * section, rows, columns, CHANNELS, 1, row_mask, column_mask)
         product = grad_heads.to(tl.float32) * heads.to(tl.float32)
         for head in tl.range(0, HEADS):
             of_head = (columns // WIDTH == head) & column_mask
             row_delta = tl.sum(tl.where(of_head[None, :], product, 0.0), 1)
-            tl.store(delta + head * positions + rows, row_delta, mask=row_mask)
+            tl.store(sums + (HEADS + head) * positions + rows, row_delta, mask=row_mask)
 
 
 @triton.jit
 def _packed_gradients(
-    stage, grad_query, lse, delta, mask, positions, factor, scale,
+    stage, grad_query, sums, mask, positions, factor, scale,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -136,9 +136,10 @@ def _packed_gradients(
                 row_mask = rows < positions
                 query = load_tile(stage + section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
                 grad = load_tile(stage + 6 * section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
+                place = head * positions + rows
                 weights, grad_scores = score_gradient(
-                    query, key, value, grad, _load_lse(lse + head * positions, rows, row_mask),
-                    tl.load(delta + head * positions + rows, mask=row_mask, other=0.0), visible, factor, PRECISION,
+                    query, key, value, grad, tl.load(sums + place, mask=row_mask, other=float("inf")),
+                    tl.load(sums + HEADS * positions + place, mask=row_mask, other=0.0), visible, factor, PRECISION,
                 )  # fmt: skip
                 grad_value = tl.dot(weights.to(grad.dtype), grad, grad_value, input_precision=PRECISION)
                 grad_scores = grad_scores.to(query.dtype)
@@ -152,7 +153,9 @@ def _packed_gradients(
 
 
 @triton.jit
-def _packed_tile(stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS: tl.constexpr):
+def _packed_tile(
+    stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS: tl.constexpr
+):
     """A tile of dQ, dK or dV (which = 0, 1, 2), in the element type of the stage."""
     if which == 0:
         tile = load_tile(grad_query, rows, columns, CHANNELS, 1, row_mask, column_mask) * scale
@@ -165,7 +168,7 @@ def _packed_tile(stage, grad_query, which, rows, columns, row_mask, column_mask,
 def _input_gradient(
     stage, grad_query, w_in, target, t_row, t_column, positions, scale,
     CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_M: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """dX = [dQ dK dV] W_in, plus dY with residual."""
     section = positions * CHANNELS
@@ -178,13 +181,16 @@ def _input_gradient(
         if RESIDUAL:
             result += load_tile(stage + 5 * section, rows, columns, CHANNELS, 1, row_mask, column_mask).to(tl.float32)
         for which in tl.static_range(3):
-            part = _packed_tile(
-                stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS
-            )  # fmt: skip
-            weight = load_tile(
-                w_in + which * CHANNELS * CHANNELS, columns, columns, CHANNELS, 1, column_mask, column_mask
-            )  # fmt: skip
-            result = tl.dot(part, weight, result, input_precision=PRECISION)
+            for first in tl.range(0, BLOCK_C, CHUNK, num_stages=1):
+                inputs = first + tl.arange(0, CHUNK)
+                input_mask = inputs < CHANNELS
+                part = _packed_tile(
+                    stage, grad_query, which, rows, inputs, row_mask, input_mask, section, scale, CHANNELS
+                )  # fmt: skip
+                weight = load_tile(
+                    w_in + which * CHANNELS * CHANNELS, inputs, columns, CHANNELS, 1, input_mask, column_mask
+                )  # fmt: skip
+                result = tl.dot(part, weight, result, input_precision=PRECISION)
         store_tile(target, result, rows, columns, t_row, t_column, row_mask, column_mask)
 
 
@@ -223,22 +229,22 @@ def _weight_gradients(
 
 @triton.jit
 def fused_backward(
-    grad, x, w_in, b_in, w_out, b_out, mask, empty, w_norm, lse, stage, grad_query, delta, partials, grad_x,
+    grad, x, w_in, b_in, w_out, b_out, mask, empty, w_norm, lse, stage, grad_query, sums, partials, grad_x,
     maps, positions, g_map, g_row, g_column, x_map, x_row, x_column, t_row, t_column, factor, scale, eps,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Maps program, program + programs, ...
 
-    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; grad_query (N, C) and delta (heads, N) in
-    float32; partials, the flat float32 sums that `reduce_partials` describes. grad_x or partials may be None.
+    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; grad_query (N, C) and sums
+    (2, heads, N) in float32; partials, the flat float32 sums that `reduce_partials` describes. grad_x or partials may be None.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     program = tl.program_id(0).to(tl.int64)
     section = positions * CHANNELS
     stage += program * 7 * section
     grad_query += program * section
-    delta += program * HEADS * positions
+    sums += program * 2 * HEADS * positions
     if partials is not None:
         partials += program * (4 * CHANNELS + 6) * CHANNELS
     for index in tl.range(program, maps, tl.num_programs(0)):
@@ -248,24 +254,24 @@ def fused_backward(
         mask_here = mask + index * positions if mask is not None else mask
         is_empty = tl.load(empty + index) != 0 if mask is not None else False
         project_into(
-            x_here, x_row, x_column, w_in, b_in, stage, positions, CHANNELS, PRECISION, BLOCK_C, BLOCK_N, 0, 3
+            x_here, x_row, x_column, w_in, b_in, stage, positions, CHANNELS, PRECISION, BLOCK_C, CHUNK, BLOCK_N
         )  # fmt: skip
         tl.debug_barrier()
         _branch_gradients(
             grad + index * g_map, g_row, g_column, w_out, b_out, mask_here, is_empty, w_norm, lse_here, stage,
-            delta, partials, positions, is_first, factor, eps,
-            HEADS, WIDTH, RESIDUAL, PRECISION, BLOCK_C, BLOCK_D, BLOCK_M, BLOCK_N,
+            sums, partials, positions, is_first, factor, eps,
+            HEADS, WIDTH, RESIDUAL, PRECISION, BLOCK_C, BLOCK_D, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
         tl.debug_barrier()
         _packed_gradients(
-            stage, grad_query, lse_here, delta, mask_here, positions, factor, scale,
+            stage, grad_query, sums, mask_here, positions, factor, scale,
             HEADS, WIDTH, PRECISION, BLOCK_D, BLOCK_M, BLOCK_N,
         )  # fmt: skip
         tl.debug_barrier()
         if grad_x is not None:
             _input_gradient(
                 stage, grad_query, w_in, grad_x + index * section, t_row, t_column, positions, scale,
-                CHANNELS, RESIDUAL, PRECISION, BLOCK_C, BLOCK_M,
+                CHANNELS, RESIDUAL, PRECISION, BLOCK_C, CHUNK, BLOCK_M,
             )  # fmt: skip
         if partials is not None:
             _weight_gradients(
@@ -282,7 +288,9 @@ def _reduce_section(partials, target, first, size, programs, stride, BLOCK_M: tl
     for start in tl.range(0, programs, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
         places = rows[:, None].to(tl.int64) * stride + (first + columns)[None, :]
-        total += tl.sum(tl.load(partials + places, mask=(rows < programs)[:, None] & column_mask[None, :], other=0.0), 0)
+        total += tl.sum(
+            tl.load(partials + places, mask=(rows < programs)[:, None] & column_mask[None, :], other=0.0), 0
+        )
     tl.store(target + columns, total.to(target.dtype.element_ty), mask=column_mask)
 
 

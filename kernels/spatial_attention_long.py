@@ -10,6 +10,7 @@ Memory beyond inputs and results, in elements of B N C: 4 forward and, at most a
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from simmst.kernels.spatial_attention_tiles import (
 )
 from torch import Tensor
 
-_LOG2_E = tl.constexpr(LOG2_E)
+ROW_TILE = 4096  # elements of a tile of the kernels that go by rows
 
 
 class Given(NamedTuple):
@@ -52,11 +53,11 @@ class Given(NamedTuple):
 
 @triton.jit
 def attend_rows(
-    packed, heads_out, lse, mask, empty, positions, factor,
+    packed, heads_out, lse, mask, empty, positions, factor, unit,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head; packed (B, N, 3C), heads_out (B, N, C), lse (B, heads, N) or None."""
+    """A tile of queries of one head; packed (B, N, 3C), heads_out (B, N, C), lse (B, heads, N) in logarithms of `unit` log 2."""
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_M)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -78,8 +79,7 @@ def attend_rows(
         row_lse = tl.where(is_empty, float("inf"), row_lse)
     target = heads_out + index * positions * CHANNELS + head * WIDTH
     store_tile(target, heads, rows, channels, CHANNELS, 1, row_mask, channel_mask)
-    if lse is not None:
-        tl.store(lse + sequence * positions + rows, row_lse, mask=row_mask)
+    tl.store(lse + sequence * positions + rows, row_lse * unit, mask=row_mask)
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def query_gradients(
     query = load_tile(queries, rows, channels, 3 * CHANNELS, 1, row_mask, channel_mask)
     heads = load_tile(heads_out + place, rows, channels, CHANNELS, 1, row_mask, channel_mask)
     grad = load_tile(grad_heads + place, rows, channels, CHANNELS, 1, row_mask, channel_mask)
-    row_lse = tl.load(lse + sequence * positions + rows, mask=row_mask, other=float("inf")) * _LOG2_E
+    row_lse = tl.load(lse + sequence * positions + rows, mask=row_mask, other=float("inf"))
     row_delta = tl.sum(heads.to(tl.float32) * grad.to(tl.float32), 1)
     tl.store(delta + sequence * positions + rows, row_delta, mask=row_mask)
     mask_here = mask + index * positions if mask is not None else mask
@@ -148,7 +148,7 @@ def key_gradients(
         row_mask = rows < positions
         query = load_tile(queries, rows, channels, 3 * CHANNELS, 1, row_mask, channel_mask)
         grad = load_tile(grads, rows, channels, CHANNELS, 1, row_mask, channel_mask)
-        row_lse = tl.load(lse + sequence * positions + rows, mask=row_mask, other=float("inf")) * _LOG2_E
+        row_lse = tl.load(lse + sequence * positions + rows, mask=row_mask, other=float("inf"))
         row_delta = tl.load(delta + sequence * positions + rows, mask=row_mask, other=0.0)
         weights, grad_scores = score_gradient(query, key, value, grad, row_lse, row_delta, visible, factor, PRECISION)
         grad_value = tl.dot(weights.to(grad.dtype), grad, grad_value, input_precision=PRECISION)
@@ -227,7 +227,7 @@ def norm_gradients(
 def forward(size: Sizes, given: Given, out: Tensor, lse: Tensor) -> None:
     """Fill out, contiguous in the shape of x, and lse (B, heads, N)."""
     packed = F.linear(matrices(given.x).tensor, given.w_in, given.b_in)
-    branch = F.linear(_attend(size, given, packed, lse), given.w_out)
+    branch = F.linear(_attend(size, given, packed, lse, math.log(2.0)), given.w_out)
     tokens, results = matrices(given.x), matrices(out)
     block = _rows_of_a_tile(size)
     finish_rows[(triton.cdiv(size.maps * size.positions, block),)](
@@ -248,14 +248,14 @@ def forward(size: Sizes, given: Given, out: Tensor, lse: Tensor) -> None:
     )
 
 
-def _attend(size: Sizes, given: Given, packed: Tensor, lse: Tensor | None) -> Tensor:
-    """The heads side by side, (B, N, C)."""
+def _attend(size: Sizes, given: Given, packed: Tensor, lse: Tensor, unit: float) -> Tensor:
+    """The heads side by side, (B, N, C); fills lse, in logarithms of `unit` log 2."""
     chosen = size.configuration("attend")
     heads = torch.empty((size.maps, size.positions, size.channels), dtype=packed.dtype, device=packed.device)
     grid = _grid(size, chosen.constants["BLOCK_M"])
     factor = given.scale * LOG2_E
     attend_rows[grid](
-        packed, heads, lse, given.mask, given.empty, size.positions, factor, **_heads(size), **chosen.launch()
+        packed, heads, lse, given.mask, given.empty, size.positions, factor, unit, **_heads(size), **chosen.launch()
     )
     return heads
 
@@ -269,18 +269,25 @@ def _heads(size: Sizes) -> dict[str, Any]:
 
 
 def _rows_of_a_tile(size: Sizes) -> int:
-    return max(1, 4096 // size.block_c)
+    return max(1, ROW_TILE // size.block_c)
 
 
 def _rows(size: Sizes) -> dict[str, Any]:
-    return {"CHANNELS": size.channels, "BLOCK_C": size.block_c, "BLOCK_M": _rows_of_a_tile(size), "num_warps": 4}
+    return {
+        "CHANNELS": size.channels,
+        "BLOCK_C": size.block_c,
+        "BLOCK_M": _rows_of_a_tile(size),
+        "num_warps": 4,
+        "num_stages": 1,
+    }
 
 
 def backward(size: Sizes, grad: Tensor, given: Given, lse: Tensor, found: list[Tensor | None]) -> None:
     """Fill the gradients that are not None, in the order of the operator's seven."""
     tokens = matrices(given.x).tensor
     packed = F.linear(tokens, given.w_in, given.b_in)
-    heads = _attend(size, given, packed, None)
+    # Once more, in the units of the kernels: weights from a rounded lse do not quite sum to one.
+    heads = _attend(size, given, packed, lse := torch.empty_like(lse), 1.0)
     grad_branch = matrices(grad).tensor.contiguous()
     if given.w_norm is not None:
         grad_branch = _norm_backward(size, grad, given, F.linear(heads, given.w_out), found)

@@ -65,6 +65,11 @@ class Sizes(NamedTuple):
         return max(16, triton.next_power_of_2(self.width))
 
     @property
+    def chunk(self) -> int:
+        """Channels that a projection reads at a time: products of float32 numbers hold their operands in registers."""
+        return 16 if self.dtype == torch.float32 else min(32, self.block_c)
+
+    @property
     def precision(self) -> str:
         """How products of float32 numbers round their operands."""
         exact = torch.get_float32_matmul_precision() == "highest"
@@ -79,7 +84,8 @@ class Sizes(NamedTuple):
 
 def sizes(x: Tensor, heads: int) -> Sizes:
     """Sizes of a call with x (B, C, H, W) or (B, N, C)."""
-    positions, channels = (x[0, 0].numel(), x.shape[1]) if x.dim() == 4 else (x.shape[1], x.shape[2])
+    channels = x.shape[1] if x.dim() == 4 else x.shape[2]
+    positions = x.shape[2] * x.shape[3] if x.dim() == 4 else x.shape[1]
     return Sizes(x.shape[0], positions, heads, channels // heads, x.dtype)
 
 
@@ -91,8 +97,8 @@ def is_fused(size: Sizes, device: torch.device) -> bool:
 
 
 def programs(maps: int, num_warps: int, device: torch.device) -> int:
-    """How many programs share the maps: as many as run at a time with 16 warps on each multiprocessor."""
-    return min(maps, multiprocessors(device) * max(1, 16 // num_warps))
+    """How many programs share the maps: 8 warps on each multiprocessor, which then can have 255 registers a thread."""
+    return min(maps, multiprocessors(device) * max(1, 8 // num_warps))
 
 
 @functools.cache

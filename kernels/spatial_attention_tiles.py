@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = 1.4426950408889634
-_LN_2 = tl.constexpr(0.6931471805599453)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -34,6 +34,28 @@ def linear(x, weight, bias, inputs, input_mask, outputs, output_mask, weight_row
     """x (rows, inputs) times the transpose of weight[outputs, inputs], plus bias[outputs], in float32."""
     transposed = load_tile(weight, inputs, outputs, 1, weight_row, input_mask, output_mask)
     result = tl.dot(x, transposed, input_precision=PRECISION)
+    if bias is not None:
+        result += tl.load(bias + outputs, mask=output_mask, other=0.0).to(tl.float32)[None, :]
+    return result
+
+
+@triton.jit
+def linear_rows(
+    base, rows, row_stride, column_stride, row_mask, weight, bias, outputs, output_mask, input_stride, output_stride,
+    CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
+):  # fmt: skip
+    """`linear` for rows (BLOCK_M, C) in memory: CHUNK input channels at a time, so that few are in registers.
+
+    The weight has any strides; exact products of float32 numbers hold all of a thread's operands in registers.
+    """
+    result = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
+    for first in tl.range(0, BLOCK_C, CHUNK, num_stages=1):
+        inputs = first + tl.arange(0, CHUNK)
+        input_mask = inputs < CHANNELS
+        x = load_tile(base, rows, inputs, row_stride, column_stride, row_mask, input_mask)
+        matrix = load_tile(weight, inputs, outputs, input_stride, output_stride, input_mask, output_mask)
+        result = tl.dot(x, matrix, result, input_precision=PRECISION)
     if bias is not None:
         result += tl.load(bias + outputs, mask=output_mask, other=0.0).to(tl.float32)[None, :]
     return result
@@ -73,7 +95,7 @@ def attend(
 ):  # fmt: skip
     """Attend from a tile of queries to all keys; keys and values are (N, row_stride) from their first channel on.
 
-    Returns heads (BLOCK_M, BLOCK_D) and lse (BLOCK_M,) in float32; lse is a natural logarithm.
+    Returns heads (BLOCK_M, BLOCK_D) and lse (BLOCK_M,) in float32, the latter in units of log 2.
     """
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -84,7 +106,7 @@ def attend(
         key = load_tile(keys, columns, channels, row_stride, 1, visible, channel_mask)
         value = load_tile(values, columns, channels, row_stride, 1, visible, channel_mask)
         top, total, heads = attend_step(query, key, value, visible, factor, top, total, heads, PRECISION)
-    return heads / total[:, None], (top + tl.log2(total)) * _LN_2
+    return heads / total[:, None], top + tl.log2(total)
 
 
 @triton.jit
@@ -92,8 +114,13 @@ def attend_again(
     query, keys, values, row_stride, mask, positions, channels, channel_mask, factor, lse,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The heads of `attend` once lse is known: no maximum, no rescaling. lse is in units of log 2, +inf outside."""
+    """The heads of `attend` once lse is known, so that no maximum is sought and nothing rescaled.
+
+    lse is in units of log 2, +inf for rows outside and maps with no position left, whose heads are zero. Returned with
+    the heads is lse such that the weights sum to one more closely than the rounding of lse allows.
+    """
     heads = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
     for start in tl.range(0, positions, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         visible = visible_keys(mask, columns, positions)
@@ -101,8 +128,10 @@ def attend_again(
         value = load_tile(values, columns, channels, row_stride, 1, visible, channel_mask)
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
         weights = tl.where(visible[None, :], tl.exp2(scores - lse[:, None]), 0.0)
+        total += tl.sum(weights, 1)
         heads = tl.dot(weights.to(value.dtype), value, heads, input_precision=PRECISION)
-    return heads
+    total = tl.where(total == 0.0, 1.0, total)
+    return heads / total[:, None], lse + tl.log2(total)
 
 
 @triton.jit
