@@ -13,7 +13,7 @@ A tile of 64 x 128 float32 is 32 KB; two blocks of 8 warps fit, and each copies 
 it works on one: 128 KB, in bfloat16 64 KB. Eight rows lie in a thread, so A^T s costs one exchange over 8 warps a tile,
 and A x none before the end. Signs take a shift, a logic instruction and two multiply-adds an entry, half of what is
 issued: about 530 instructions for the 256 columns of a tile in each of 8 warps, hence at four a clock 4.1 clocks a
-column where memory would allow 1.4: at least 0.18 ms, 7 times less than torch. More needs tensor cores.
+column where memory would allow 1.4: about 0.18 ms at best, a sixth of torch. More needs tensor cores.
 
 More than 64 rows do not fit into registers. Values alone then take blocks of rows as programs of their own; the sum
 A^T s goes through the blocks in turn; and a step reads a tile again for its second product, from the second-level

@@ -19,7 +19,8 @@ from simmst.reference.cutting_plane import PackedSigns, Planes
 
 def can_fuse(backend: str, point: Tensor) -> bool:
     """Whether a call wants the gradient for the point, eagerly, from a backend that makes it with the value."""
-    return backend == "cpp" and point.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    wanted = point.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return wanted and hasattr(implementation("cutting_plane", backend), "lagrangian_and_gradient")
 
 
 def fused(name: str, planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor, backend: str) -> Tensor:
