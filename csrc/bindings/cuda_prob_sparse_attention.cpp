@@ -146,13 +146,10 @@ ps::AttendCall attend_call(const Operands& read, const py::handle& key, const py
   return call;
 }
 
-void select_queries(const py::tuple& query, const py::tuple& key, const py::tuple& sample, double divisor,
-                    const py::tuple& top, const py::tuple& measure, const py::object& allocate, int device,
-                    std::uintptr_t stream) {
-  const Queue queue{device, stream};
-  const Operands read(queue, query);
+// All but the problem, which depends on whether values come as well.
+ps::SelectCall select_call(const Operands& read, const py::handle& sample, double divisor, const py::handle& top,
+                           const py::handle& measure) {
   ps::SelectCall call;
-  call.problem = read.problem(keys_of(read, key), read.query().matrices.columns);
   const int64_t queries = read.query().matrices.rows;
   const Array samples = read.arrays()("sample", sample, {DataType::kInt64});
   if (samples.rank < 1 || samples.rank > 2 || samples.size(-1) < 1 || (samples.rank == 2 && samples.size(0) != queries))
@@ -167,10 +164,19 @@ void select_queries(const py::tuple& query, const py::tuple& key, const py::tupl
   if (call.selected > queries) throw py::value_error("top must have at most " + std::to_string(queries) + " columns");
   call.top = read.vectors<int64_t>("top", top, DataType::kInt64, call.selected);
   call.measure = read.vectors<float>("measure", measure, DataType::kFloat32, queries);
+  return call;
+}
+
+void select_queries(const py::tuple& query, const py::tuple& key, const py::tuple& sample, double divisor,
+                    const py::tuple& top, const py::tuple& measure, const py::object& allocate, int device,
+                    std::uintptr_t stream) {
+  const Queue queue{device, stream};
+  const Operands read(queue, query);
+  ps::SelectCall call = select_call(read, sample, divisor, top, measure);
+  call.problem = read.problem(keys_of(read, key), read.query().matrices.columns);
   const DeviceGuard guard(device);
   const int64_t bytes = ps::select_workspace(call, queue);
-  const py::object workspace = allocate(bytes);
-  call.workspace = read.workspace(workspace, bytes);
+  call.workspace = read.workspace(allocate(bytes), bytes);
   ps::select_queries(call, queue);
 }
 
@@ -182,9 +188,31 @@ void attend(const py::tuple& query, const py::tuple& key, const py::tuple& value
   ps::AttendCall call = attend_call(read, key, value, top, seed, {is_causal, scale, fill, dropout_p}, out, lse);
   const DeviceGuard guard(device);
   const int64_t bytes = ps::attend_workspace(call, queue);
-  const py::object workspace = allocate(bytes);
-  call.workspace = read.workspace(workspace, bytes);
+  call.workspace = read.workspace(allocate(bytes), bytes);
   ps::attend(call, queue);
+}
+
+// Selects and attends: in one launch where a block has room for a whole entry, else one after the other. Returns whether it
+// was one launch.
+bool forward(const py::tuple& query, const py::tuple& key, const py::tuple& value, const py::tuple& sample, double divisor,
+             const py::object& seed, bool is_causal, double scale, int fill, double dropout_p, const py::tuple& out,
+             const py::tuple& lse, const py::tuple& top, const py::tuple& measure, const py::object& allocate, int device,
+             std::uintptr_t stream) {
+  const Queue queue{device, stream};
+  const Operands read(queue, query);
+  ps::AttendCall attend = attend_call(read, key, value, top, seed, {is_causal, scale, fill, dropout_p}, out, lse);
+  ps::SelectCall select = select_call(read, sample, divisor, top, measure);
+  select.problem = attend.problem;
+  const DeviceGuard guard(device);
+  if (ps::fits_one_launch(select, queue)) {
+    ps::forward_in_one_launch(select, attend, queue);
+    return true;
+  }
+  const int64_t bytes = std::max(ps::select_workspace(select, queue), ps::attend_workspace(attend, queue));
+  select.workspace = attend.workspace = read.workspace(allocate(bytes), bytes);
+  ps::select_queries(select, queue);
+  ps::attend(attend, queue);
+  return false;
 }
 
 void attend_backward(const py::tuple& grad_out, const py::tuple& query, const py::tuple& key, const py::tuple& value,
@@ -205,8 +233,7 @@ void attend_backward(const py::tuple& grad_out, const py::tuple& query, const py
   call.grad_value = like("grad_value", grad_value, call.forward.value);
   const DeviceGuard guard(device);
   const int64_t bytes = ps::backward_workspace(call, queue);
-  const py::object workspace = allocate(bytes);
-  call.forward.workspace = read.workspace(workspace, bytes);
+  call.forward.workspace = read.workspace(allocate(bytes), bytes);
   ps::backward(call, queue);
 }
 
@@ -215,5 +242,6 @@ void attend_backward(const py::tuple& grad_out, const py::tuple& query, const py
 void bind_prob_sparse_attention(py::module_& module) {
   module.def("prob_sparse_select", &select_queries, "Measure the queries and select those with the largest.");
   module.def("prob_sparse_attend", &attend, "Attention in the selected rows, the fill in all others.");
+  module.def("prob_sparse_forward", &forward, "prob_sparse_select and prob_sparse_attend; whether it took one launch.");
   module.def("prob_sparse_attend_backward", &attend_backward, "Gradients of prob_sparse_attend.");
 }

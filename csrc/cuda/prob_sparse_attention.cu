@@ -1,19 +1,16 @@
-// Selection: the u largest measures of every batch entry, a block for each. A radix search finds the u-th largest, 8 bits
-// a pass from the top; a last pass over the measures writes the indices in their order. Integer counts alone decide, so
-// the result does not depend on the order in which threads count.
+// Selection: the measure, then the u largest of every batch entry, a block for each.
 //
-// Not run on a GPU yet. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes: for L = 16384
-// sixteen loads a thread and pass.
+// Not run on a GPU yet. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search:
+// for L = 16384 sixteen loads a thread and pass.
 #include "cuda/prob_sparse_attention_measure.cuh"
-#include "cuda/prob_sparse_attention_tiles.cuh"
+#include "cuda/prob_sparse_attention_top.cuh"
 
 namespace simmst::cuda::prob_sparse {
 namespace {
 
 using namespace simmst::prob_sparse;
 
-constexpr int kThreads = 1024;
-constexpr std::size_t kBytes = (kDigits + 2 + 2 * kThreads / kWarp) * sizeof(int);
+constexpr int kThreads = kMostWarps * kWarp;
 
 struct TopParameters {
   const float* measure;  // (batch, count)
@@ -21,92 +18,10 @@ struct TopParameters {
   int64_t* top;  // (batch, selected)
 };
 
-// The digit of the u-th largest, and how many counted values have a larger one: two words at `found`. One warp, lane l
-// has the digits from 8 l on.
-SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
-  constexpr int kMine = kDigits / kWarp;
-  const int lane = lane_index();
-  int mine = 0;
-  for (int i = 0; i < kMine; ++i) mine += bins[lane * kMine + i];
-  int through = mine;  // this lane's and those of higher digits
-  for (int distance = 1; distance < kWarp; distance *= 2) {
-    const int other = shuffle_down(through, distance);
-    if (lane + distance < kWarp) through += other;
-  }
-  int above = through - mine;
-  if (above < wanted && wanted <= through) {
-    for (int i = kMine - 1; i >= 0; --i) {
-      const int count = bins[lane * kMine + i];
-      if (above + count >= wanted) {
-        found[0] = lane * kMine + i;
-        found[1] = above;
-        break;
-      }
-      above += count;
-    }
-  }
-}
-
-// Writes the indices of a run of values, given how many before it are larger than the limit and how many equal it.
-SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, std::uint32_t limit, int64_t ties,
-                             int64_t larger, int64_t equal, int64_t* top) {
-  const std::uint32_t below = (1u << lane_index()) - 1;
-  for (int64_t i0 = begin; i0 < end; i0 += kWarp) {
-    const int64_t i = i0 + lane_index();
-    const std::uint32_t ordered = i < end ? ordered_bits(measure[i]) : 0;
-    const bool is_larger = i < end && ordered > limit, is_equal = i < end && ordered == limit;
-    const std::uint32_t larger_lanes = ballot(is_larger), equal_lanes = ballot(is_equal);
-    const int64_t larger_before = larger + count_bits(larger_lanes & below);
-    const int64_t equal_before = equal + count_bits(equal_lanes & below);
-    if (is_larger || (is_equal && equal_before < ties))
-      top[larger_before + (equal_before < ties ? equal_before : ties)] = i;
-    larger += count_bits(larger_lanes);
-    equal += count_bits(equal_lanes);
-  }
-}
-
-SIMMST_KERNEL(kThreads) select_top(const TopParameters p) {
-  const float* measure = p.measure + int64_t{block_index().x} * p.count;
-  int64_t* top = p.top + int64_t{block_index().x} * p.selected;
-  int* bins = reinterpret_cast<int*>(shared_memory());
-  int* found = bins + kDigits;
-  int* counts = found + 2;  // of larger and of equal values, per warp
-  RadixState state{0, p.selected};
-  for (int pass = 0; pass < kPasses; ++pass) {
-    for (int i = thread_index(); i < kDigits; i += block_threads()) bins[i] = 0;
-    sync_block();
-    for (int64_t i = thread_index(); i < p.count; i += block_threads()) {
-      const std::uint32_t ordered = ordered_bits(measure[i]);
-      if (shares_prefix(ordered, state.prefix, pass)) atomic_add(bins + digit(ordered, pass), 1);
-    }
-    sync_block();
-    if (warp_index() == 0) find_digit(bins, state.wanted, found);
-    sync_block();
-    state = narrowed(state, pass, found[0], found[1]);
-  }
-
-  const int warps = block_threads() / kWarp;
-  const int64_t run = round_up_to(ceil_div(p.count, warps), kWarp);
-  const int64_t begin = warp_index() * run, end = begin + run < p.count ? begin + run : p.count;
-  int larger = 0, equal = 0;
-  for (int64_t i = begin + lane_index(); i < end; i += kWarp) {
-    const std::uint32_t ordered = ordered_bits(measure[i]);
-    larger += ordered > state.prefix;
-    equal += ordered == state.prefix;
-  }
-  larger = reduce_warp(larger, Sum{});
-  equal = reduce_warp(equal, Sum{});
-  if (lane_index() == 0) {
-    counts[warp_index()] = larger;
-    counts[kThreads / kWarp + warp_index()] = equal;
-  }
-  sync_block();
-  int64_t larger_before = 0, equal_before = 0;
-  for (int warp = 0; warp < warp_index(); ++warp) {
-    larger_before += counts[warp];
-    equal_before += counts[kThreads / kWarp + warp];
-  }
-  write_run(measure, begin, end, state.prefix, state.wanted, larger_before, equal_before, top);
+SIMMST_KERNEL(kThreads) select_largest(const TopParameters p) {
+  const int64_t entry = block_index().x;
+  select_top(p.measure + entry * p.count, p.count, p.selected, p.top + entry * p.selected,
+             reinterpret_cast<int*>(shared_memory()));
 }
 
 }  // namespace
@@ -119,9 +34,9 @@ void select_queries(const SelectCall& call, const Queue& queue) {
   measure_queries(call, queue);
   if (call.selected == 0) return;
   const int64_t threads = round_up_to(queries < kThreads ? queries : kThreads, kWarp);
-  launch({"prob_sparse select_top", {batch}, static_cast<int>(threads), kBytes, queue.stream,
+  launch({"prob_sparse select_largest", {batch}, static_cast<int>(threads), kTopCounters * sizeof(int), queue.stream,
           {{"batch", batch}, {"L_Q", queries}, {"u", call.selected}}},
-         select_top, TopParameters{call.measure, queries, call.selected, call.top});
+         select_largest, TopParameters{call.measure, queries, call.selected, call.top});
 }
 
 }  // namespace simmst::cuda::prob_sparse

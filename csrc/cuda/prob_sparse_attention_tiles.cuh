@@ -58,14 +58,21 @@ SIMMST_DEVICE void write_part(const Rows<T>& rows, std::type_identity_t<T>* row,
   }
 }
 
+// Which of the threads that share some work one is.
+struct Worker {
+  int index, count;
+};
+SIMMST_DEVICE Worker of_block() { return {thread_index(), block_threads()}; }
+SIMMST_DEVICE Worker of_warp() { return {lane_index(), kWarp}; }
+
 // Starts copying `count` rows into shared memory, `pitch` entries apart: row r is source.row(index(r)), W columns of it,
 // zero beyond its columns and where index(r) is negative. commit_copies() and a wait follow.
 template <int W, typename T, typename Index>
 SIMMST_DEVICE void start_rows(std::remove_const_t<T>* shared, int pitch, const Rows<T>& source, int count,
-                              const Index& index) {
+                              const Index& index, Worker worker = of_block()) {
   using Entry = std::remove_const_t<T>;
   constexpr int kPack = 16 / static_cast<int>(sizeof(T)), kPacks = W / kPack;
-  for (int i = thread_index(); i < count * kPacks; i += block_threads()) {
+  for (int i = worker.index; i < count * kPacks; i += worker.count) {
     const int r = i / kPacks, column = i % kPacks * kPack;
     const int64_t row = index(r);
     Entry* to = shared + r * pitch + column;
@@ -85,8 +92,8 @@ SIMMST_DEVICE void start_rows(std::remove_const_t<T>* shared, int pitch, const R
 // Rows [first, first + count) of a tile, zeros from row `end` on.
 template <int W, typename T>
 SIMMST_DEVICE void start_tile(std::remove_const_t<T>* shared, int pitch, const Rows<T>& source, int64_t first,
-                              int64_t end) {
-  start_rows<W>(shared, pitch, source, kTile, [&](int r) { return first + r < end ? first + r : int64_t{-1}; });
+                              int64_t end, int count = kTile) {
+  start_rows<W>(shared, pitch, source, count, [&](int r) { return first + r < end ? first + r : int64_t{-1}; });
 }
 
 SIMMST_DEVICE void finish_copies() {

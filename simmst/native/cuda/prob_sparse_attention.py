@@ -61,11 +61,7 @@ def attend(
         >>> x, top = torch.randn(2, 100, 64, device="cuda"), torch.zeros(2, 1, device="cuda")  # doctest: +SKIP
         >>> out, lse = attend(x, x, x, top.long())  # doctest: +SKIP
     """
-    if value.shape[-1] == query.shape[-1]:
-        out = torch.empty_like(query)
-    else:
-        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    lse = query.new_empty(top.shape, dtype=torch.float32)
+    out, lse = _empty_out(query, value), query.new_empty(top.shape, dtype=torch.float32)
     rows = _matrices(out)
     query, key, value, top = _matrices(query), _matrices(key), _matrices(value), top.contiguous()
     seed = _checked(seed, dropout_p)
@@ -81,6 +77,52 @@ def attend(
         *_machine(query),
     )
     return _returned(out, rows), lse
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample: Tensor,
+    *,
+    u: int,
+    normalizer: str = "keys",
+    is_causal: bool = False,
+    scale: float | None = None,
+    fill: str | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``select`` and ``attend``, in one launch where a sequence is short enough.
+
+    Returns:
+        out and lse as of ``attend``, top and measure as of ``select``.
+
+    Example:
+        >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
+        >>> out, lse, top, measure = forward(x, x, x, sample, u=25)  # doctest: +SKIP
+    """
+    out, top = _empty_out(query, value), query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
+    lse, measure = (query.new_empty(shape, dtype=torch.float32) for shape in (top.shape, query.shape[:-1]))
+    divisor = _divisor(key, sample, normalizer)
+    rows = _matrices(out)
+    query, key, value, sample = _matrices(query), _matrices(key), _matrices(value), sample.contiguous()
+    seed = _checked(seed, dropout_p)
+    _cuda.prob_sparse_forward(
+        array(query),
+        array(key),
+        array(value),
+        array(sample),
+        divisor,
+        array_or_none(seed),
+        *_options(query, is_causal, scale, fill, dropout_p),
+        array(rows),
+        array(lse),
+        array(top),
+        array(measure),
+        *_machine(query),
+    )
+    return _returned(out, rows), lse, top, measure
 
 
 def attend_backward(
@@ -126,6 +168,12 @@ def attend_backward(
     return results[0], results[1], results[2]
 
 
+def _empty_out(query: Tensor, value: Tensor) -> Tensor:
+    if value.shape[-1] == query.shape[-1]:
+        return torch.empty_like(query)
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
 def _checked(seed: Tensor | None, dropout_p: float) -> Tensor | None:
     if dropout_p > 0.0 and seed is None:
         raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
@@ -144,8 +192,10 @@ def _machine(query: Tensor) -> tuple[_Workspace, int, int]:
 
 
 class _Workspace:
-    """Device memory of the size that a call asks for, held until the kernels have been launched: whoever gets it next
-    from torch's allocator runs after them, on the same stream."""
+    """Device memory of the size that a call asks for, held until its kernels have been launched.
+
+    Whoever gets it next from torch's allocator runs after them, on the same stream.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -177,4 +227,4 @@ def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
     raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
 
 
-__all__ = ["attend", "attend_backward", "select"]
+__all__ = ["attend", "attend_backward", "forward", "select"]
