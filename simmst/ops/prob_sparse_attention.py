@@ -28,6 +28,8 @@ from simmst.ops.checks import (
 from simmst.ops.measured_choice import bucket
 from simmst.ops.prob_sparse_counts import informer_count
 from simmst.ops.prob_sparse_direct import forward_in_one_call
+from simmst.ops.prob_sparse_forward import BACKENDS as FORWARD_BACKENDS
+from simmst.ops.prob_sparse_forward import forward_operator
 from simmst.ops.prob_sparse_library import attend_operator, select_operator
 from simmst.reference import prob_sparse_attention as reference
 
@@ -174,6 +176,12 @@ def prob_sparse_attention(
     if u == queries and not return_aux:  # nothing to select
         measure = None
         top = torch.arange(queries, device=query.device).expand(*query.shape[:-2], queries)
+    elif chosen in FORWARD_BACKENDS:
+        scale, fill = reference.resolve_scale(scale, query), reference.resolve_fill(fill, is_causal)
+        out, lse, top, measure = forward_operator(
+            query, key, value, sample, seed, u, normalizer, is_causal, scale, fill, float(dropout_p), chosen
+        )
+        return (out, ProbSparseAux(top, lse, measure)) if return_aux else out
     else:
         top, measure = select_operator(query, key, sample, u, normalizer, chosen)
     out, lse = _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)

@@ -27,16 +27,16 @@ from simmst.ops.backends import implementation
 from simmst.reference import prob_sparse_attention as reference
 
 _OPERATOR = "prob_sparse_attention"
-_library = torch.library.Library("simmst", "FRAGMENT")
+library = torch.library.Library("simmst", "FRAGMENT")
 _OPTIONS = "Tensor? seed, bool is_causal, float scale, str fill, float dropout_p, str backend"
-_library.define(
+library.define(
     "prob_sparse_select(Tensor query, Tensor key, Tensor sample, SymInt u, str normalizer, str backend)"
     " -> (Tensor top, Tensor measure)"
 )
-_library.define(
+library.define(
     f"prob_sparse_attend(Tensor query, Tensor key, Tensor value, Tensor top, {_OPTIONS}) -> (Tensor out, Tensor lse)"
 )
-_library.define(
+library.define(
     "prob_sparse_attend_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor top, Tensor out,"
     f" Tensor lse, {_OPTIONS}) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)"
 )
@@ -48,7 +48,7 @@ def select_operator(
     """Select on a backend: in place for the reference, as one operator for the others."""
     if backend == "reference":
         return reference.select(query, key, sample, u=u, normalizer=normalizer)
-    run: Any = _select if _is_plain(query) else torch.ops.simmst.prob_sparse_select.default
+    run: Any = _select if is_plain(query) else torch.ops.simmst.prob_sparse_select.default
     result: tuple[Tensor, Tensor] = run(query, key, sample, u, normalizer, backend)
     return result
 
@@ -70,7 +70,7 @@ def attend_operator(
         return reference.attend(
             query, key, value, top, is_causal=is_causal, scale=scale, fill=fill, dropout_p=dropout_p, seed=seed
         )
-    if not _is_plain(query):
+    if not is_plain(query):
         run: Any = torch.ops.simmst.prob_sparse_attend.default
     elif torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         run = _Attend.apply
@@ -80,7 +80,7 @@ def attend_operator(
     return result
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether nothing but autograd wants to see the operator: no compiler, tensor subclass or dispatch mode."""
     return (
         not torch.compiler.is_compiling()
@@ -160,14 +160,16 @@ def _empty_out(query: Tensor, value: Tensor) -> Tensor:
     return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
 
-def _select_fake(
+def select_fake(
     query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str, backend: str
 ) -> tuple[Tensor, Tensor]:
+    """Empty results of select."""
     top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     return top, query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
 
 
-def _attend_fake(query: Tensor, key: Tensor, value: Tensor, top: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def attend_fake(query: Tensor, key: Tensor, value: Tensor, top: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    """Empty results of attend."""
     lse = query.new_empty(top.shape, dtype=torch.promote_types(query.dtype, torch.float32))
     return _empty_out(query, value), lse
 
@@ -193,9 +195,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.options = options
 
 
-def _attend_vjp(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
+def attend_vjp(ctx: Any, grad_out: Tensor, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of attend, from what ``_setup_context`` kept."""
     # With gradients on, the operator's own autograd refuses a second differentiation.
-    direct = _is_plain(grad_out) and not torch.is_grad_enabled()
+    direct = is_plain(grad_out) and not torch.is_grad_enabled()
     run: Any = _attend_backward if direct else torch.ops.simmst.prob_sparse_attend_backward.default
     return (*run(grad_out, *ctx.saved_tensors, *ctx.options), *[None] * 7)
 
@@ -211,7 +214,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        return _attend_vjp(ctx, *gradients)
+        return attend_vjp(ctx, *gradients)
 
 
 def _no_second_order(ctx: Any, *gradients: Tensor) -> None:
@@ -221,14 +224,14 @@ def _no_second_order(ctx: Any, *gradients: Tensor) -> None:
     )
 
 
-_library.impl("prob_sparse_select", _select, "CompositeExplicitAutograd")
-_library.impl("prob_sparse_attend", _attend, "CompositeExplicitAutograd")
-_library.impl("prob_sparse_attend_backward", _attend_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("simmst::prob_sparse_select", _select_fake, lib=_library)
-torch.library.register_fake("simmst::prob_sparse_attend", _attend_fake, lib=_library)
-torch.library.register_fake("simmst::prob_sparse_attend_backward", _attend_backward_fake, lib=_library)
-torch.library.register_autograd("simmst::prob_sparse_select", _select_vjp, setup_context=_select_context, lib=_library)
-torch.library.register_autograd("simmst::prob_sparse_attend", _attend_vjp, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd("simmst::prob_sparse_attend_backward", _no_second_order, lib=_library)
+library.impl("prob_sparse_select", _select, "CompositeExplicitAutograd")
+library.impl("prob_sparse_attend", _attend, "CompositeExplicitAutograd")
+library.impl("prob_sparse_attend_backward", _attend_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("simmst::prob_sparse_select", select_fake, lib=library)
+torch.library.register_fake("simmst::prob_sparse_attend", attend_fake, lib=library)
+torch.library.register_fake("simmst::prob_sparse_attend_backward", _attend_backward_fake, lib=library)
+torch.library.register_autograd("simmst::prob_sparse_select", _select_vjp, setup_context=_select_context, lib=library)
+torch.library.register_autograd("simmst::prob_sparse_attend", attend_vjp, setup_context=_setup_context, lib=library)
+torch.library.register_autograd("simmst::prob_sparse_attend_backward", _no_second_order, lib=library)
 
-__all__ = ["attend_operator", "select_operator"]
+__all__ = ["attend_fake", "attend_operator", "attend_vjp", "is_plain", "library", "select_fake", "select_operator"]
