@@ -1,17 +1,21 @@
 """ProbSparse attention by Triton kernels: allocates results and launches. Not run on a GPU yet.
 
-Launches, and bytes of device memory touched, in units of one (B, L, D) tensor with L = L_Q = L_K and D = D_V (partial
-results, below a tenth of a unit a chunk of 640 keys, and what stays in cache apart):
+Launches, and what each must move to or from device memory, in tensors of (B, L, D) with L = L_Q = L_K and D = D_V:
 
-    select           1 launch where L_Q <= 1024 (128 with per-query samples), else 2    Q; sampled rows of K from cache
-    attend           1 launch where L <= 1024 or the batch fills the device, else 2     K, V, out; V again by a running fill
-    attend_backward  1 launch in the same case, else 3                                  dO, K, V, dQ, dK, dV; dO again by a
-                                                                                        running fill
+                       launches   where                                                   moves
+    select             1          L_Q <= 1024, with per-query samples 128; otherwise 2    Q (sampled rows of K: cache)
+    attend             1          L <= 1024, or a batch that fills the device             K, V, out
+                       2          otherwise                                               K, V, out, partial results
+    attend_backward    1          as attend                                               dO, K, V, dQ, dK, dV
+                       3          otherwise                                               the same, partial results
 
-So a long forward is 4 launches and 4 units. The kernels and their reasons: `prob_sparse_attention_select.py`,
-`prob_sparse_attention_forward.py`, `prob_sparse_attention_backward.py`.
+A running fill reads V, or dO, once more. Partial results are (u + 1) rows of float32 for each chunk of keys, written
+once and read once: at L = 4096, 64 heads, bfloat16 on 132 processors, 8 chunks of 512 and 6 MB each way, against
+33.6 MB a tensor. There the forward is 4 launches, 134 MB and 12 MB; forward and backward 7 launches and 360 MB.
 
-float32 products are IEEE unless `torch.backends.cuda.matmul.allow_tf32` allows TF32. Nothing waits for the device, so that
+More than 63 selected rows (float32 wider than 64: 31) take several tiles: K and V are then read once for each tile.
+
+float32 products are IEEE unless `torch.backends.cuda.matmul.allow_tf32` allows TF32. Nothing waits for the device, so
 an index out of range is not refused: in `sample` or `top` it makes a measure or lse NaN, and no memory is read astray.
 """
 
@@ -23,12 +27,12 @@ from typing import NamedTuple
 
 import torch
 import triton
-from torch import Tensor
-
 from simmst.kernels.configurations import Configuration, configuration
 from simmst.kernels.prob_sparse_attention_backward import _combine_query, _gradients, _sum_chunks
 from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
 from simmst.kernels.prob_sparse_attention_select import _measure, _measure_and_top, _top
+from torch import Tensor
+
 from simmst.reference.philox import keep_threshold
 from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 
@@ -37,7 +41,6 @@ _SHORT = 1024  # up to so many rows one program does a batch entry
 _SHORT_PER_QUERY = 128
 _SMALLEST_CHUNK = 256
 _PROGRAMS_PER_PROCESSOR = 4
-_LARGEST_TILE = 64  # selected rows a program holds
 
 
 def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
@@ -102,7 +105,7 @@ def attend(
     if query.shape[:-1].numel() == 0:
         return out, lse
     q, k, v, o, top = _four(query), _four(key), _four(value), _four(out), top.contiguous()
-    plan = _plan(q, k, top.shape[-1] + 1)
+    plan = _plan(q, k, v, top.shape[-1] + 1)
     queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
     options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_U": plan.tile, "BLOCK_V": _block(value_width)}
     keep, dropout_factor, seed = _dropout(dropout_p, seed)
@@ -111,7 +114,7 @@ def attend(
         parts = lse.new_empty(plan.batch * plan.splits * (u + 1) * value_width)
         statistics = lse.new_empty(2 * plan.batch * plan.splits * (u + 1))
     with _device(query):
-        tile = _configuration(f"attend_{_FAMILY[query.dtype]}", query, length=keys)
+        tile = _configuration(f"attend_{_family(query, value)}", query, length=keys)
         _attend[(plan.batch * plan.splits * triton.cdiv(u + 1, plan.tile),)](
             q, k, v, top, seed, o, lse, parts, statistics,
             q.shape[1], queries, keys, u, width, value_width,
@@ -158,7 +161,7 @@ def attend_backward(
     grads = [_four(result) for result in results]
     q, k, v, o, do = (_four(tensor) for tensor in (query, key, value, out, grad_out))
     top, lse = top.contiguous(), lse.contiguous()
-    plan = _plan(q, k, top.shape[-1])
+    plan = _plan(q, k, v, top.shape[-1])
     queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
     options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_V": _block(value_width)}
     keep, dropout_factor, seed = _dropout(dropout_p, seed)
@@ -173,7 +176,7 @@ def attend_backward(
                 do, top, sums, q.shape[1], queries, keys, u, value_width, *do.stride()[:3], plan.chunk,
                 **options, **tile.launch(),
             )  # fmt: skip
-        tile = _configuration(f"gradients_{_FAMILY[query.dtype]}", query, length=keys)
+        tile = _configuration(f"gradients_{_family(query, value)}", query, length=keys)
         _gradients[(plan.batch * plan.splits,)](
             do, q, k, v, top, o, lse, seed, sums, *grads, parts,
             q.shape[1], queries, keys, u, width, value_width,
@@ -203,11 +206,13 @@ class _Plan(NamedTuple):
     whole: bool  # one program does a batch entry
 
 
-def _plan(query: Tensor, key: Tensor, rows: int) -> _Plan:
-    """Divide `rows` rows against all keys: enough programs to fill the device, no more partial results than that needs."""
+def _plan(query: Tensor, key: Tensor, value: Tensor, rows: int) -> _Plan:
+    """Divide `rows` rows against all keys: enough programs to fill the device, and no more partial results."""
     batch, keys = query.shape[0] * query.shape[1], key.shape[2]
     length = max(query.shape[2], keys)
-    tile = min(_block(rows), _LARGEST_TILE)
+    # Selected rows a program holds: IEEE products of float32 take many registers.
+    few = query.dtype == torch.float32 and (rows > 64 or max(query.shape[-1], value.shape[-1]) > 64)
+    tile = min(_block(rows), 32 if few else 64)
     wanted = _PROGRAMS_PER_PROCESSOR * _processors(query.device)
     if rows <= tile and (length <= _SHORT or batch >= wanted):
         return _Plan(batch, tile, length, 1, True)
@@ -227,6 +232,11 @@ def _configuration(kernel: str, query: Tensor, *, length: int) -> Configuration:
     return configuration(f"prob_sparse_attention.{kernel}", bucket)
 
 
+def _family(query: Tensor, value: Tensor) -> str:
+    """Which configurations fit: by size of the numbers and width of the rows."""
+    return _FAMILY[query.dtype] + ("_wide" if max(query.shape[-1], value.shape[-1]) > 64 else "")
+
+
 def _block(size: int) -> int:
     """The tile that covers a size; matrix products need at least 16."""
     return max(16, triton.next_power_of_2(size))
@@ -238,7 +248,7 @@ def _precision(query: Tensor) -> str:
 
 
 def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, float, Tensor | None]:
-    """The threshold of a word, less 2**31 to fit an int32, the factor of the kept weights, and the seed; None without."""
+    """The threshold of a word, less 2**31 to fit an int32; the factor of the kept weights; the seed, or None."""
     if dropout_p == 0.0:
         return 0, 1.0, None
     if seed is None:

@@ -1,20 +1,19 @@
 """Gradients of the attention in the selected rows and of the fill in all others, without atomics.
 
 A program of `_gradients` owns a chunk of keys: it reads each tile of K and V once, recomputes the weights from lse and
-writes that tile's dK and dV. Its share of dQ, which only the selected rows have, stays on chip while one tile holds all of
-them (u <= BLOCK_U); else it is kept in the program's own workspace. Where one program takes all keys it writes dQ itself
-(WHOLE); else `_combine_query` adds the shares in a fixed order and writes the zeros of the other rows.
+writes that tile's dK and dV. Its share of dQ, which only the selected rows have, stays on chip while one tile holds all
+of them (u <= BLOCK_U); else it is kept in the program's own workspace. Where one program takes all keys it writes dQ
+itself (WHOLE); else `_combine_query` adds the shares in a fixed order and writes the zeros of the other rows.
 
-The fill hands every value the gradient of the unselected rows: their sum for the mean, the sum of the rows at and after it
-for a running fill. `_sum_chunks` sums them chunk by chunk of rows; a running fill goes through the tiles of a chunk from
-last to first and reads the gradient of the output a second time.
+The fill hands every value the gradient of the unselected rows: their sum for the mean, the sum of the rows at and after
+it for a running fill. `_sum_chunks` sums them chunk by chunk of rows; a running fill goes through the tiles of a chunk
+from last to first and reads the gradient of the output a second time.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import (
     batch_offset,
@@ -54,9 +53,7 @@ def _sum_rows(
     for start in range(begin, end, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
         rows = tl.where(rows < end, rows, queries)
-        total += _fill_gradient_rows(
-            grad_out, top, rows, queries, keys, u, out_row, value_width, FILL, BLOCK_V
-        )
+        total += _fill_gradient_rows(grad_out, top, rows, queries, keys, u, out_row, value_width, FILL, BLOCK_V)
     return tl.sum(total, 0)
 
 
@@ -138,7 +135,7 @@ def _gradients(
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of one chunk of keys of one batch entry, and its share of dQ; all of dQ where WHOLE.
+    """DK and dV of one chunk of keys of one batch entry, and its share of dQ; all of dQ where WHOLE.
 
     sums: float32 (B, chunks, V) from `_sum_chunks`; parts: float32 (B, splits, u, D). Neither is there where WHOLE.
     """
@@ -263,11 +260,17 @@ _STRIDES = " ".join(
 )
 
 
+def _tile(dtype: str, width: int, division: str) -> int:
+    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
+    return 16 if width == 16 else 32 if dtype == "fp32" and (width > 64 or division == "several") else 64
+
+
 def _specialisation(kind: tuple[str, str, str], width: int, division: str, mode: str) -> Specialisation:
     """Of `_gradients`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
     dtype, family, precision = kind
     causal = mode == "causal"
     whole = division == "whole"
+    wide = "_wide" if width > 64 else ""
     return Specialisation(
         kernel=_gradients,
         signature=signature(
@@ -280,10 +283,11 @@ def _specialisation(kind: tuple[str, str, str], width: int, division: str, mode:
         ),
         constants={
             **({} if causal else {"seed": None}), **({"sums": None, "parts": None} if whole else {}),
-            "WHOLE": whole, "ONE_TILE": division != "several", "CAUSAL": causal, "FILL": "cummean" if causal else "mean",
-            "DROPOUT": causal, "PRECISION": precision, "BLOCK_U": 64, "BLOCK_D": width, "BLOCK_V": width,
+            "WHOLE": whole, "ONE_TILE": division != "several", "CAUSAL": causal, "DROPOUT": causal,
+            "FILL": "cummean" if causal else "mean", "PRECISION": precision,
+            "BLOCK_U": _tile(dtype, width, division), "BLOCK_D": width, "BLOCK_V": width,
         },
-        configurations=named(f"prob_sparse_attention.gradients_{family}"),
+        configurations=named(f"prob_sparse_attention.gradients_{family}{wide}"),
         label=f"prob_sparse_attention.gradients {dtype} {precision} D{width} {mode} {division}",
     )  # fmt: skip
 
@@ -315,9 +319,10 @@ def _row_specialisation(dtype: str, width: int) -> list[Specialisation]:
 
 
 SPECIALISATIONS = [
-    *(_specialisation(kind, 64, division, "mean") for kind in _KINDS for division in ("whole", "split")),
     *(_specialisation(kind, 64, division, "causal") for kind in _KINDS for division in ("whole", "split", "several")),
+    *(_specialisation(kind, 64, division, "mean") for kind in _KINDS[:2] for division in ("whole", "split")),
     *(_specialisation(kind, 128, "split", "causal") for kind in _KINDS),
+    *(_specialisation(kind, 16, "whole", "causal") for kind in _KINDS),
     *_row_specialisation("bf16", 64),
     *_row_specialisation("fp32", 128),
 ]

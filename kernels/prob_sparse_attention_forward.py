@@ -1,10 +1,10 @@
 """Attention in the selected rows and the fill in all others.
 
-`_attend` is split over keys as in flash decoding: a program reads a chunk of K and V once, for all selected rows of a tile.
-The sum of V for the fill comes with it, since the row after the selected ones takes part as a query of zeros: each of its
-weights is 1, exactly, in the very matrix products that are there anyway. Where one program takes all keys it also writes
-the output (WHOLE); else it leaves partial results, and `_combine` adds them in a fixed order, chunk by chunk of output rows.
-Every row of the output has one writer, which knows by comparing with `top` whether the row is selected.
+`_attend` is split over keys as in flash decoding: a program reads a chunk of K and V once, for all selected rows of a
+tile. The sum of V for the fill comes with it, since the row after the selected ones takes part as a query of zeros:
+each of its weights is 1, exactly, in the very matrix products that are there anyway. Where one program takes all keys
+it also writes the output (WHOLE); else it leaves partial results, and `_combine` adds them in a fixed order, chunk by
+chunk of output rows. Every row of the output has one writer, which knows by comparing with `top` what belongs there.
 
 A running fill reads V a second time for the sums inside a tile; the sums of earlier chunks are those `_attend` left.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import (
     batch_offset,
@@ -74,7 +73,7 @@ def _fill_tile(
     value, before, rows, keys, value_row, value_width,
     FILL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The fill of some rows [M, V], and what `before` becomes: the mean as it is, or the sum of the values so far [V]."""
+    """The fill of some rows [M, V], and `before` after them: still the mean, or the sum of the values so far [V]."""
     if FILL == "mean":
         tile = tl.zeros([BLOCK_M, BLOCK_V], tl.float32) + before[None, :]
     else:
@@ -135,9 +134,7 @@ def _attend(
             before = tl.zeros([BLOCK_V], tl.float32)
         for start in range(0, queries, BLOCK_N):
             others = start + tl.arange(0, BLOCK_N)
-            fill, before = _fill_tile(
-                value, before, others, keys, value_row, value_width, FILL, BLOCK_N, BLOCK_V
-            )
+            fill, before = _fill_tile(value, before, others, keys, value_row, value_width, FILL, BLOCK_N, BLOCK_V)
             unselected = (others < queries) & (slots_of(others, top, u) < 0)
             store_rows(out, others, unselected, out_row, value_width, fill, BLOCK_V)
         store_rows(out, rows, inside, out_row, value_width, weighted * (dropout_factor / total)[:, None], BLOCK_V)
@@ -215,7 +212,9 @@ def _combine(
         tile, before = _fill_tile(value, before, rows, keys, value_row, value_width, FILL, BLOCK_M, BLOCK_V)
         slots = slots_of(rows, top, u)
         if tl.max(slots) >= 0:
-            _, total, weighted = _merge(parts, maxima, sums, slots, slots >= 0, splits, u, value_width, BLOCK_M, BLOCK_V)
+            _, total, weighted = _merge(
+                parts, maxima, sums, slots, slots >= 0, splits, u, value_width, BLOCK_M, BLOCK_V
+            )
             factor = dropout_factor / tl.where(slots >= 0, total, 1.0)
             tile = tl.where((slots >= 0)[:, None], weighted * factor[:, None], tile)
         store_rows(out, rows, rows < end, out_row, value_width, tile, BLOCK_V)
@@ -232,10 +231,16 @@ _PARTS = (("*fp32:16", "parts statistics"),)
 _KINDS = (("bf16", "half", "ieee"), ("fp32", "single", "ieee"), ("fp32", "single", "tf32"))
 
 
+def _tile(dtype: str, width: int) -> int:
+    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
+    return 16 if width == 16 else 32 if dtype == "fp32" and width > 64 else 64
+
+
 def _specialisation(kind: tuple[str, str, str], width: int, whole: bool, mode: str) -> Specialisation:
     """Of `_attend`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
     dtype, family, precision = kind
     causal = mode == "causal"
+    wide = "_wide" if width > 64 else ""
     absent = {**({} if causal else {"seed": None}), **({"parts": None, "statistics": None} if whole else {})}
     return Specialisation(
         kernel=_attend,
@@ -251,9 +256,10 @@ def _specialisation(kind: tuple[str, str, str], width: int, whole: bool, mode: s
         constants={
             **absent,
             "WHOLE": whole, "CAUSAL": causal, "FILL": "cummean" if causal else "mean", "DROPOUT": causal,
-            "PRECISION": precision, "BLOCK_U": 64, "BLOCK_D": width, "BLOCK_V": width,
+            "PRECISION": precision, "BLOCK_U": _tile(dtype, width),
+            "BLOCK_D": width, "BLOCK_V": width,
         },
-        configurations=named(f"prob_sparse_attention.attend_{family}"),
+        configurations=named(f"prob_sparse_attention.attend_{family}{wide}"),
         label=f"prob_sparse_attention.attend {dtype} {precision} D{width} {mode}{' whole' if whole else ''}",
     )  # fmt: skip
 
@@ -269,7 +275,12 @@ def _combine_specialisation(dtype: str, width: int, fill: str) -> Specialisation
 
 
 SPECIALISATIONS = [
-    *(_specialisation(kind, 64, whole, mode) for kind in _KINDS for whole in (True, False) for mode in ("mean", "causal")),
+    *(_specialisation(kind, 64, whole, "causal") for kind in _KINDS for whole in (True, False)),
+    *(_specialisation(kind, 64, whole, "mean") for kind in _KINDS[:2] for whole in (True, False)),
     *(_specialisation(kind, 128, False, "causal") for kind in _KINDS),
-    *(_combine_specialisation(*each) for each in (("bf16", 64, "mean"), ("bf16", 64, "cummean"), ("fp32", 128, "cummean"))),
+    *(_specialisation(kind, 16, True, "causal") for kind in _KINDS),
+    *(
+        _combine_specialisation(*each)
+        for each in (("bf16", 64, "mean"), ("bf16", 64, "cummean"), ("fp32", 128, "cummean"))
+    ),
 ]

@@ -1,8 +1,8 @@
 """Selection: the sparsity measure of every query, and the rows with the largest.
 
-Measure, shared samples: the sampled keys are gathered once a program, then a skinny matrix product under one read of the
-queries; maximum and sum stay in registers. Per-query samples: rows of K are gathered, from cache, as [rows, samples, D]
-tiles; nothing of that size is ever written.
+Measure, shared samples: the sampled keys are gathered once a program, then a skinny matrix product under one read of
+the queries; maximum and sum stay in registers. Per-query samples: rows of K are gathered, from cache, as
+[rows, samples, D] tiles; nothing of that size is ever written.
 
 Top: the u-th largest measure is found by bisection over its bits, mapped to integers of the same order; ties at the
 threshold are counted by a prefix sum, lower indices first, which also gives each selected row its place. Exact,

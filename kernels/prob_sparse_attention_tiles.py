@@ -1,4 +1,4 @@
-"""What the kernels of ProbSparse attention share: rows of a tensor as a tile, which rows are selected, dropout, the fill.
+"""What the kernels of ProbSparse attention share: rows of a tensor as a tile, which are selected, dropout, sums.
 
 Tensors come as (B, H, L, D) with columns next to each other and any other strides; a program finds its batch entry by
 `batch_offset`. Offsets are 64 bits wide. Rows and columns that are absent read as zero.
