@@ -9,8 +9,9 @@ The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane
     interpreter      name of the configuration that Triton's interpreter runs, whatever the bucket; one that is called
                      "interpreter" is for that alone: it is neither compiled ahead of time nor tried on a GPU
 
-and once, under `measured`, the device, date, commit and versions that the buckets were measured with; null until then.
-`benchmarks/gpu.py --tune` measures and writes the buckets. This file imports neither torch nor triton.
+and once, under `measured`, the device, date, commit and versions that buckets were measured with. While it is null, the
+buckets are reasoned from the sizes of tiles, registers and shared memory alone. `benchmarks/gpu.py --tune` measures and
+writes them. This file imports neither torch nor triton.
 """
 
 from __future__ import annotations

@@ -38,8 +38,6 @@ def test_the_file_is_sound_and_says_whether_it_was_measured() -> None:
         assert configurations.named(kernel)
     measured = configurations.measured()
     assert measured is None or set(measured) == {"device", "date", "commit", "versions"}
-    if measured is None:
-        assert not any(choices.buckets for choices in parsed.values()), "an unmeasured bucket is a default in disguise"
 
 
 def test_a_bucket_gets_its_entry_and_others_the_default(one_kernel: None) -> None:
