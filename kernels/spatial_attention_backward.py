@@ -63,9 +63,9 @@ def _branch_gradients(
             query = load_tile(stage + section, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
             place = head * positions + rows
             heads, row_lse = attend_again(
-                query, stage + 2 * section + head * WIDTH, stage + 3 * section + head * WIDTH, CHANNELS, mask, positions,
-                channels, channel_mask, factor, tl.load(lse + place, mask=row_mask, other=float("inf")) * _LOG2_E,
-                PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
+                query, stage + 2 * section + head * WIDTH, stage + 3 * section + head * WIDTH, CHANNELS, mask,
+                positions, channels, channel_mask, factor,
+                tl.load(lse + place, mask=row_mask, other=float("inf")) * _LOG2_E, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D,
             )  # fmt: skip
             tl.store(sums + place, row_lse, mask=row_mask)
             heads = heads.to(query.dtype)
@@ -111,7 +111,7 @@ def _packed_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dQ (unscaled, float32) in memory of its own, dK and dV in the place of K and V: scores are computed once.
+    """Write dQ (unscaled, float32) apart, dK and dV in the place of K and V; scores are computed once.
 
     A tile of keys goes through all queries and adds its share to their dQ, which stays in cache.
     """
@@ -170,7 +170,7 @@ def _input_gradient(
     CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """dX = [dQ dK dV] W_in, plus dY with residual."""
+    """Store dX = [dQ dK dV] W_in, plus dY with residual."""
     section = positions * CHANNELS
     columns = tl.arange(0, BLOCK_C)
     column_mask = columns < CHANNELS
@@ -236,8 +236,8 @@ def fused_backward(
 ):  # fmt: skip
     """Maps program, program + programs, ...
 
-    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; grad_query (N, C) and sums
-    (2, heads, N) in float32; partials, the flat float32 sums that `reduce_partials` describes. grad_x or partials may be None.
+    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; in float32 grad_query (N, C),
+    sums (2, heads, N) and partials, a row of those that `reduce_partials` describes. grad_x or partials may be None.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     program = tl.program_id(0).to(tl.int64)
@@ -308,21 +308,21 @@ def reduce_partials(
     square = channels * channels
     stride = 4 * square + 6 * channels
     bias = 4 * square
-    if w_in is not None:
+    if w_in is not None:  # noqa: SIM102 one is known when compiling
         if which == 0:
             _reduce_section(partials, w_in, 0, 3 * square, programs, stride, BLOCK_M, BLOCK_N)
-    if w_out is not None:
+    if w_out is not None:  # noqa: SIM102 one is known when compiling
         if which == 1:
             _reduce_section(partials, w_out, 3 * square, square, programs, stride, BLOCK_M, BLOCK_N)
-    if b_in is not None:
+    if b_in is not None:  # noqa: SIM102 one is known when compiling
         if which == 2:
             _reduce_section(partials, b_in, bias, 3 * channels, programs, stride, BLOCK_M, BLOCK_N)
-    if b_out is not None:
+    if b_out is not None:  # noqa: SIM102 one is known when compiling
         if which == 3:
             _reduce_section(partials, b_out, bias + 3 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)
-    if w_norm is not None:
+    if w_norm is not None:  # noqa: SIM102 one is known when compiling
         if which == 4:
             _reduce_section(partials, w_norm, bias + 4 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)
-    if b_norm is not None:
+    if b_norm is not None:  # noqa: SIM102 one is known when compiling
         if which == 5:
             _reduce_section(partials, b_norm, bias + 5 * channels, channels, programs, stride, BLOCK_M, BLOCK_N)

@@ -57,7 +57,10 @@ def attend_rows(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head; packed (B, N, 3C), heads_out (B, N, C), lse (B, heads, N) in logarithms of `unit` log 2."""
+    """A tile of queries of one head, from packed (B, N, 3C).
+
+    Fills heads_out (B, N, C) and lse (B, heads, N), which is a logarithm of base 2 times `unit`.
+    """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_M)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -88,7 +91,7 @@ def query_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dQ of a tile of queries of one head, and its delta = rowsum(dO * O), (B, heads, N), for `key_gradients`."""
+    """Fill dQ of a tile of queries of one head, and its delta = rowsum(dO * O), (B, heads, N), for `key_gradients`."""
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_M)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -127,7 +130,7 @@ def key_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of a tile of keys of one head."""
+    """Fill dK and dV of a tile of keys of one head."""
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_N)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -249,7 +252,7 @@ def forward(size: Sizes, given: Given, out: Tensor, lse: Tensor) -> None:
 
 
 def _attend(size: Sizes, given: Given, packed: Tensor, lse: Tensor, unit: float) -> Tensor:
-    """The heads side by side, (B, N, C); fills lse, in logarithms of `unit` log 2."""
+    """The heads side by side, (B, N, C); fills lse, a logarithm of base 2 times `unit`."""
     chosen = size.configuration("attend")
     heads = torch.empty((size.maps, size.positions, size.channels), dtype=packed.dtype, device=packed.device)
     grid = _grid(size, chosen.constants["BLOCK_M"])

@@ -52,17 +52,18 @@ class Sizes(NamedTuple):
 
     @property
     def channels(self) -> int:
+        """C, of all heads."""
         return self.heads * self.width
 
     @property
     def block_c(self) -> int:
         """Channels of a tile; a matrix product takes at least 16."""
-        return max(16, triton.next_power_of_2(self.channels))
+        return max(16, int(triton.next_power_of_2(self.channels)))
 
     @property
     def block_d(self) -> int:
         """Channels of one head in a tile."""
-        return max(16, triton.next_power_of_2(self.width))
+        return max(16, int(triton.next_power_of_2(self.width)))
 
     @property
     def chunk(self) -> int:
@@ -115,4 +116,5 @@ def empty_maps(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """A weight as the kernels address it, row after row."""
     return None if tensor is None else tensor.contiguous()

@@ -31,7 +31,7 @@ def store_tile(base, value, rows, columns, row_stride, column_stride, row_mask, 
 
 @triton.jit
 def linear(x, weight, bias, inputs, input_mask, outputs, output_mask, weight_row, PRECISION: tl.constexpr):
-    """x (rows, inputs) times the transpose of weight[outputs, inputs], plus bias[outputs], in float32."""
+    """Multiply x (rows, inputs) by the transpose of weight[outputs, inputs] and add bias[outputs], in float32."""
     transposed = load_tile(weight, inputs, outputs, 1, weight_row, input_mask, output_mask)
     result = tl.dot(x, transposed, input_precision=PRECISION)
     if bias is not None:

@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from drawn import Draw, drawn
+from torch import Tensor
+
 from simmst.nn import SpatialAttention
 from simmst.ops import spatial_attention
 from simmst.ops.backends import implementation
 from simmst.reference.spatial_attention import backward as reference_backward
 from simmst.reference.spatial_attention import forward as reference_forward
-from torch import Tensor
 
 ALL = [True] * 7
-NAMES = ("out", "lse", "x", "in_proj_weight", "in_proj_bias", "out_proj_weight", "out_proj_bias", "norm", "norm_bias")
+NAMES = ("out", "lse", "x", "w_in", "b_in", "w_out", "b_out", "w_norm", "b_norm")
 
 
 class Case(NamedTuple):
@@ -90,14 +91,11 @@ def exact(given: Case) -> list[Tensor | None]:
 def plain(given: Case) -> list[Tensor | None]:
     """The chain that anyone would write, at the precision given, with autograd; lse from float32 scores of that."""
     x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm = given.arguments
-    leaves = [t.detach().requires_grad_() for t in (x, w_in, b_in, w_out, b_out, w_norm, b_norm) if t is not None]
-    names = [
-        n for n, t in zip("x wi bi wo bo wn bn".split(), (x, w_in, b_in, w_out, b_out, w_norm, b_norm)) if t is not None
-    ]
-    at = dict(zip(names, leaves, strict=True))
+    tensors = dict(zip(NAMES[2:], (x, w_in, b_in, w_out, b_out, w_norm, b_norm), strict=True))
+    at = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items() if tensor is not None}
     heads, width = given.options["num_heads"], w_out.shape[0] // given.options["num_heads"]
     tokens = at["x"].flatten(2).mT if x.dim() == 4 else at["x"]
-    packed = F.linear(tokens, at["wi"], at.get("bi")).unflatten(2, (3, heads, width)).permute(2, 0, 3, 1, 4)
+    packed = F.linear(tokens, at["w_in"], at.get("b_in")).unflatten(2, (3, heads, width)).permute(2, 0, 3, 1, 4)
     query, key, value = packed.unbind(0)
     scores = torch.matmul(query, key.mT) * given.options["scale"]
     empty = None
@@ -105,17 +103,18 @@ def plain(given: Case) -> list[Tensor | None]:
         empty = mask.all(1)[:, None, None]
         scores = scores.masked_fill((mask & ~empty[..., 0])[:, None, None], float("-inf"))
     lse = scores.float().logsumexp(-1)
-    branch = F.linear(torch.matmul(scores.softmax(-1), value).transpose(1, 2).flatten(2), at["wo"], at.get("bo"))
+    branch = F.linear(torch.matmul(scores.softmax(-1), value).transpose(1, 2).flatten(2), at["w_out"], at.get("b_out"))
     if empty is not None:
         branch = branch.masked_fill(empty, 0.0)
         lse = lse.masked_fill(empty, float("inf"))
     if given.options["residual"]:
         branch = branch + tokens
     if w_norm is not None:
-        branch = F.layer_norm(branch, branch.shape[-1:], at["wn"], at.get("bn"), given.options["eps"])
+        branch = F.layer_norm(branch, branch.shape[-1:], at["w_norm"], at.get("b_norm"), given.options["eps"])
     out = branch.mT.reshape(x.shape) if x.dim() == 4 else branch
-    found = dict(zip(names, torch.autograd.grad(out, leaves, given.grad, allow_unused=True), strict=True))
-    return [out.detach(), lse.detach(), *(found.get(name) for name in "x wi bi wo bo wn bn".split())]
+    gradients = torch.autograd.grad(out, list(at.values()), given.grad, allow_unused=True)
+    found = dict(zip(at, gradients, strict=True))
+    return [out.detach(), lse.detach(), *(found.get(name) for name in NAMES[2:])]
 
 
 def compare(world, given: Case) -> None:
@@ -243,7 +242,7 @@ def test_only_the_gradients_wanted(world, shape, wanted):
     assert torch.equal(found[wanted], everything[wanted])
 
 
-# --- masks and numbers out of the ordinary ------------------------------------------------------------------------------
+# --- masks and numbers out of the ordinary --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 2, 3), (2, 4, 1, 40), (2, 130, 1, 3)], ids=str)
