@@ -1,0 +1,439 @@
+// The backward pass of spatial attention: a fixed number of blocks, each with every so-manieth map in turn. Projections
+// and heads are recomputed from x and lse; matrices of a map (N rows of C) live in the block's part of a workspace that
+// the second-level cache holds, what the warps multiply in shared memory.
+//
+//   P = exp2(q k - lse), O = P V, delta = rowsum(dO O), dS = P (dO V^T - delta)
+//   dV = P^T dO, dK = dS^T q, dQ = dS K: a warp owns 16 keys for the first two and 16 queries for the last, so that
+//   nothing is added by two of them and P and dS stay in registers (computed twice: 8 products of N x N x D a head).
+//
+// Gradients of the weights are sums over the block's maps, in their order; a second kernel adds those of the blocks, in
+// theirs. The workspace has 11 N C entries and 4 C^2 + 6 C float32 sums a block. Not run on a GPU yet.
+#pragma once
+
+#include "cuda/spatial_attention_backward_head.cuh"
+#include "cuda/spatial_attention_weights.cuh"
+
+namespace simmst::cuda::spatial {
+
+template <typename T>
+struct BackwardArguments {
+  Maps<const T> grad, x;
+  Maps<T> grad_x;  // of null data where not wanted
+  const T *in, *in_bias, *out, *out_bias, *norm;
+  const std::uint8_t* mask;
+  const float* lse;
+  T* matrices;   // (blocks, 11, rows, pitch)
+  float* sums;   // (blocks, count)
+  std::int64_t batch;
+  int positions, channels, heads;
+  bool residual, aligned;
+  bool wants_attention;  // a gradient that goes through the scores
+  bool wants_weights;    // gradients of projections
+  float eps, scale;
+};
+
+// Where the sums of a block lie, for the gradients in the order of struct Gradients from `in` on.
+struct SumPlaces {
+  std::int64_t channels;
+  SIMMST_DEVICE_MEMBER std::int64_t in() const { return 0; }
+  SIMMST_DEVICE_MEMBER std::int64_t out() const { return 3 * channels * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t in_bias() const { return 4 * channels * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t out_bias() const { return in_bias() + 3 * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t norm() const { return out_bias() + channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t norm_bias() const { return norm() + channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t count() const { return norm_bias() + channels; }
+};
+
+template <typename T, int kHeadTiles>
+struct BackwardBlock {
+  using A = typename Operand<T>::A;
+  using B = typename Operand<T>::B;
+  static constexpr int kWarps = simmst::spatial::kBackwardWarps;
+  static constexpr int kUnits = 2;  // tiles of a gradient of weights that a warp sums at once
+  enum Matrix { kX, kQuery, kKey, kValue, kHeads, kGrad, kBranch, kGradHeads, kGradQuery, kGradKey, kGradValue };
+
+  const BackwardArguments<T>& given;
+  HeadBuffers<T> shared;
+  int rows, pitch, padded;  // padded: C in whole tiles
+  T* matrices;
+  float* sums;
+  SumPlaces places;
+
+  SIMMST_DEVICE_MEMBER BackwardBlock(const BackwardArguments<T>& arguments, unsigned char* memory)
+      : given(arguments),
+        rows(static_cast<int>(round_up_to(arguments.positions, kTile))),
+        pitch(static_cast<int>(simmst::spatial::pitch_of(arguments.channels))),
+        padded(pitch - 8),
+        places{arguments.channels} {
+    const auto block = static_cast<std::int64_t>(block_index().x);
+    matrices = given.matrices + block * simmst::spatial::kBackwardMatrices * rows * pitch;
+    sums = given.sums + block * places.count();
+    shared.lse = reinterpret_cast<float*>(memory);
+    shared.delta = shared.lse + rows;
+    shared.place = reinterpret_cast<int*>(shared.delta + rows);
+    shared.first = reinterpret_cast<T*>(shared.place + rows);
+    shared.second = shared.first + rows * HeadBuffers<T>::template pitch_for<kHeadTiles>();
+    shared.positions = given.positions;
+    shared.rows = rows;
+    shared.pitch = pitch;
+    shared.width = given.channels / given.heads;
+  }
+
+  SIMMST_DEVICE_MEMBER T* matrix(Matrix m) const { return matrices + static_cast<std::int64_t>(m) * rows * pitch; }
+
+  // Zero once: no later step writes to the rows and columns of the padding anything but zero or what none reads.
+  SIMMST_DEVICE_MEMBER void begin() const {
+    for (int i = thread_index(); i < simmst::spatial::kBackwardMatrices * rows * pitch; i += block_threads())
+      matrices[i] = T{};
+    for (std::int64_t i = thread_index(); i < places.count(); i += block_threads()) sums[i] = 0.0f;
+    sync_block();
+  }
+
+  // place[i] = position of the i-th key; returns how many there are.
+  SIMMST_DEVICE_MEMBER int find_keys(std::int64_t map) const {
+    const std::uint8_t* mask = given.mask == nullptr ? nullptr : given.mask + map * given.positions;
+    int count = 0;
+    for (int n = 0; n < given.positions; n += kWarp) {
+      const int position = n + lane_index();
+      const bool is_key = position < given.positions && (mask == nullptr || mask[position] == 0);
+      const std::uint32_t bits = ballot(is_key);
+      if (is_key && warp_index() == 0) shared.place[count + count_bits(bits & ((1u << lane_index()) - 1))] = position;
+      count += count_bits(bits);
+    }
+    return count;
+  }
+
+  // ---- products with a matrix of weights (C, C), all of it in shared memory
+
+  SIMMST_DEVICE_MEMBER void stage_weights(const T* weights) const {
+    sync_block();
+    for (int r = 0; r < given.channels; r += kWeightRows)
+      copy_weights(weights, r, given.channels, given.channels, given.aligned, shared.first + r * pitch, pitch);
+    wait_for_copies<0>();
+    sync_block();
+  }
+  SIMMST_DEVICE_MEMBER const T* in_weights(int part) const {
+    return given.in + static_cast<std::int64_t>(part) * given.channels * given.channels;
+  }
+  SIMMST_DEVICE_MEMBER void fetch_rows(A (&a)[kColumnTiles][1], const T* tile) const {
+    SIMMST_UNROLL
+    for (int k = 0; k < kColumnTiles; ++k) {
+      clear(a[k][0]);
+      if (kTile * k < padded) fetch_a(a[k][0], tile + kTile * k, pitch);
+    }
+  }
+  // c = 16 columns, from column n on, of a times the weights; not transposed.
+  SIMMST_DEVICE_MEMBER void multiply_plain(TileC (&c)[1][2], const A (&a)[kColumnTiles][1], int n) const {
+    SIMMST_UNROLL
+    for (int k = 0; k < kColumnTiles; ++k) {
+      if (kTile * k < padded) {
+        B b[2];
+        read_rows(b, shared.first + kTile * k * pitch + n, pitch);
+        multiply<T>(c, a[k], b);
+      }
+    }
+  }
+  SIMMST_DEVICE_MEMBER void store_tile(T* tile, int n, const TileC (&c)[2]) const {
+    SIMMST_UNROLL
+    for (int i = 0; i < 4; ++i)
+      store_pair(tile + (8 * (i % 2) + tile_row()) * pitch + n + 8 * (i / 2) + tile_column(), c[i / 2].part[2 * (i % 2)],
+                 c[i / 2].part[2 * (i % 2) + 1]);
+  }
+
+  // Queries (times scale * log2(e)), keys and values.
+  SIMMST_DEVICE_MEMBER void project_in() const {
+    for (int part = 0; part < 3; ++part) {
+      stage_weights(in_weights(part));
+      const T* bias = given.in_bias == nullptr ? nullptr : given.in_bias + part * given.channels;
+      const float factor = part == 0 ? given.scale * kLog2E : 1.0f;
+      for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
+        A x[kColumnTiles][1];
+        fetch_rows(x, matrix(kX) + r * pitch);
+        for (int n = 0; n < padded; n += kTile) {
+          TileC c[1][2];
+          multiply_weights<T>(c, x, shared.first + n * pitch, pitch);
+          SIMMST_UNROLL
+          for (int i = 0; i < 8; ++i) {
+            const int at = n + 8 * (i / 4) + tile_column() + i % 2;
+            const float shift = bias == nullptr || at >= given.channels ? 0.0f : to_float(bias[at]);
+            c[0][i / 4].part[i % 4] = (c[0][i / 4].part[i % 4] + shift) * factor;
+          }
+          store_tile(matrix(static_cast<Matrix>(kQuery + part)) + r * pitch, n, c[0]);
+        }
+      }
+    }
+  }
+
+  // Gradient of the heads: that of the branch times the weights.
+  SIMMST_DEVICE_MEMBER void project_gradient(const T* branch) const {
+    stage_weights(given.out);
+    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
+      A a[kColumnTiles][1];
+      fetch_rows(a, branch + r * pitch);
+      for (int n = 0; n < padded; n += kTile) {
+        TileC c[1][2];
+        multiply_plain(c, a, n);
+        store_tile(matrix(kGradHeads) + r * pitch, n, c[0]);
+      }
+    }
+  }
+
+  // Gradient of x; `branch` is added for the residual, `has_keys` says whether there is anything else.
+  SIMMST_DEVICE_MEMBER void finish_x(std::int64_t map, const T* branch, bool has_keys) const {
+    for (int start = 0; start < rows; start += kWarps * kTile) {
+      const int r = start + warp_index() * kTile;
+      TileC c[kColumnTiles][1][2];
+      for (int part = 0; has_keys && part < 3; ++part) {
+        stage_weights(in_weights(part));
+        if (r >= rows) continue;
+        A a[kColumnTiles][1];
+        fetch_rows(a, matrix(static_cast<Matrix>(kGradQuery + part)) + r * pitch);
+        SIMMST_UNROLL
+        for (int n = 0; n < kColumnTiles; ++n)
+          if (kTile * n < padded) multiply_plain(c[n], a, kTile * n);
+      }
+      if (r >= rows) continue;
+      T* tile = matrix(kGradHeads) + r * pitch;  // done with
+      SIMMST_UNROLL
+      for (int n = 0; n < kColumnTiles; ++n) {
+        if (kTile * n >= padded) continue;
+        SIMMST_UNROLL
+        for (int i = 0; given.residual && i < 8; ++i)
+          c[n][0][i / 4].part[i % 4] += to_float(
+              branch[(r + 8 * (i / 2 % 2) + tile_row()) * pitch + kTile * n + 8 * (i / 4) + tile_column() + i % 2]);
+        store_tile(tile, kTile * n, c[n][0]);
+      }
+      sync_warp();
+      store_rows(given.grad_x, map, r, given.positions, given.channels, tile, pitch);
+    }
+  }
+
+  // ---- LayerNorm
+
+  // For 16 rows with y before the LayerNorm: its gradient to kBranch, the normalised rows to kGradQuery.
+  SIMMST_DEVICE_MEMBER void norm_rows(TileC (&y)[kColumnTiles][1][2], int r) const {
+    const float count = static_cast<float>(given.channels);
+    float mean[2] = {}, deviation[2] = {}, along[2] = {}, onto[2] = {};
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kColumnTiles; ++i) mean[i / 2 % 2] += y[i / 8][0][i / 4 % 2].part[i % 4];
+    SIMMST_UNROLL
+    for (int h = 0; h < 2; ++h) mean[h] = reduce_warp<4>(mean[h], Sum{}) / count;
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kColumnTiles; ++i) {
+      float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
+      entry -= mean[i / 2 % 2];
+      if (8 * (i / 4) + tile_column() + i % 2 < given.channels)
+        deviation[i / 2 % 2] = fmaf(entry, entry, deviation[i / 2 % 2]);
+    }
+    SIMMST_UNROLL
+    for (int h = 0; h < 2; ++h)
+      deviation[h] = 1.0f / sqrtf(reduce_warp<4>(deviation[h], Sum{}) / count + given.eps);
+    const auto scaled = [&](int i) {  // upstream gradient times the LayerNorm's weight
+      const int column = 8 * (i / 4) + tile_column() + i % 2;
+      const T* at = matrix(kGrad) + (r + 8 * (i / 2 % 2) + tile_row()) * pitch + column;
+      return column < given.channels ? to_float(*at) * to_float(given.norm[column]) : 0.0f;
+    };
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kColumnTiles; ++i) {
+      float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
+      entry *= deviation[i / 2 % 2];
+      const float upstream = scaled(i);
+      along[i / 2 % 2] += upstream;
+      onto[i / 2 % 2] = fmaf(upstream, entry, onto[i / 2 % 2]);
+    }
+    SIMMST_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      along[h] = reduce_warp<4>(along[h], Sum{}) / count;
+      onto[h] = reduce_warp<4>(onto[h], Sum{}) / count;
+    }
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kColumnTiles; ++i) {
+      const int h = i / 2 % 2, row = r + 8 * h + tile_row(), column = 8 * (i / 4) + tile_column() + i % 2;
+      const float normal = y[i / 8][0][i / 4 % 2].part[i % 4];
+      if (row >= given.positions || column >= given.channels) continue;
+      matrix(kGradQuery)[row * pitch + column] = from_float<T>(normal);
+      matrix(kBranch)[row * pitch + column] = from_float<T>(deviation[h] * (scaled(i) - along[h] - normal * onto[h]));
+    }
+  }
+
+  // The LayerNorm's input again, and the gradient through it.
+  SIMMST_DEVICE_MEMBER void norm_backward(bool has_keys) const {
+    if (has_keys) stage_weights(given.out);
+    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
+      TileC y[kColumnTiles][1][2];
+      if (has_keys) {
+        A a[kColumnTiles][1];
+        fetch_rows(a, matrix(kHeads) + r * pitch);
+        SIMMST_UNROLL
+        for (int n = 0; n < kColumnTiles; ++n)
+          if (kTile * n < padded) multiply_weights<T>(y[n], a, shared.first + kTile * n * pitch, pitch);
+      }
+      SIMMST_UNROLL
+      for (int i = 0; i < 8 * kColumnTiles; ++i) {
+        const int column = 8 * (i / 4) + tile_column() + i % 2;
+        if (column >= given.channels) continue;
+        float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
+        if (has_keys && given.out_bias != nullptr) entry += to_float(given.out_bias[column]);
+        if (given.residual) entry += to_float(matrix(kX)[(r + 8 * (i / 2 % 2) + tile_row()) * pitch + column]);
+      }
+      norm_rows(y, r);
+    }
+    add_column_sums(matrix(kGrad), matrix(kGradQuery), sums + places.norm());
+    add_column_sums(matrix(kGrad), nullptr, sums + places.norm_bias());
+  }
+
+  // ---- sums over positions
+
+  // to[c] += sum over n of a[n][c] (times b[n][c])
+  SIMMST_DEVICE_MEMBER void add_column_sums(const T* a, const T* b, float* to) const {
+    float* scratch = reinterpret_cast<float*>(shared.first);
+    const int groups = block_threads() / padded, column = thread_index() % padded, group = thread_index() / padded;
+    sync_block();
+    if (group < groups) {
+      float sum = 0.0f;
+      for (int n = group; n < given.positions; n += groups) {
+        const float entry = to_float(a[n * pitch + column]);
+        sum = b == nullptr ? sum + entry : fmaf(entry, to_float(b[n * pitch + column]), sum);
+      }
+      scratch[thread_index()] = sum;
+    }
+    sync_block();
+    if (thread_index() < given.channels) {
+      float sum = 0.0f;
+      for (int g = 0; g < groups; ++g) sum += scratch[g * padded + column];
+      to[column] += sum;
+    }
+    sync_block();
+  }
+
+  // 32 rows of a matrix, from row r on, to shared memory.
+  SIMMST_DEVICE_MEMBER void stage_piece(const T* from, int r, T* to) const {
+    const int groups = padded / kPackSize<T>;
+    for (int i = thread_index(); i < kWeightRows * groups; i += block_threads()) {
+      const int row = i / groups, c = i % groups * kPackSize<T>;
+      const auto group = r + row < rows ? load_pack<Pack<T>>(from + (r + row) * pitch + c) : Pack<T>{};
+      store_pack(to + row * pitch + c, group);
+    }
+  }
+
+  // to (C, C) += a^T b
+  SIMMST_DEVICE_MEMBER void add_outer(const T* a, const T* b, float* to) const {
+    T *left = shared.first, *right = left + kWeightRows * pitch;
+    const int side = padded / kTile;
+    for (int start = 0; start < side * side; start += kUnits * kWarps) {
+      TileC c[kUnits][1][2];
+      for (int r = 0; r < rows; r += kWeightRows) {
+        sync_block();
+        stage_piece(a, r, left);
+        stage_piece(b, r, right);
+        sync_block();
+        for (int k = 0; k < kWeightRows; k += kTile) {
+          SIMMST_UNROLL
+          for (int u = 0; u < kUnits; ++u) {
+            const int unit = start + u * kWarps + warp_index();
+            if (unit >= side * side) continue;
+            A x[1];
+            B y[2];
+            read_a_transposed(x[0], left + k * pitch + unit / side * kTile, pitch);
+            read_rows(y, right + k * pitch + unit % side * kTile, pitch);
+            multiply<T>(c[u], x, y);
+          }
+        }
+      }
+      SIMMST_UNROLL
+      for (int i = 0; i < 8 * kUnits; ++i) {
+        const int unit = start + i / 8 * kWarps + warp_index();
+        const int row = unit / side * kTile + 8 * (i / 2 % 2) + tile_row();
+        const int column = unit % side * kTile + 8 * (i / 4 % 2) + tile_column() + i % 2;
+        if (unit < side * side && row < given.channels && column < given.channels)
+          to[row * given.channels + column] += c[i / 8][0][i / 4 % 2].part[i % 4];
+      }
+    }
+  }
+
+  // ---- a map
+
+  SIMMST_DEVICE_MEMBER void attention_gradients(int head, int keys) const {
+    const int column = head * shared.width;
+    shared.template stage<kHeadTiles>(shared.first, matrix(kQuery), column, nullptr, given.positions);
+    shared.template stage<kHeadTiles>(shared.second, matrix(kGradHeads), column, nullptr, given.positions);
+    sync_block();
+    for (int n = warp_index() * kTile; n < keys; n += kWarps * kTile)
+      shared.template key_gradients<kHeadTiles>(matrix(kKey), matrix(kValue), column, n, keys, matrix(kGradKey),
+                                                matrix(kGradValue));
+    sync_block();
+    shared.template stage<kHeadTiles>(shared.first, matrix(kKey), column, shared.place, keys);
+    shared.template stage<kHeadTiles>(shared.second, matrix(kValue), column, shared.place, keys);
+    sync_block();
+    for (int n = warp_index() * kTile; n < given.positions; n += kWarps * kTile)
+      shared.template query_gradients<kHeadTiles>(matrix(kQuery), matrix(kGradHeads), column, n, keys, given.scale,
+                                                  matrix(kGradQuery));
+  }
+
+  SIMMST_DEVICE_MEMBER void recompute_heads(std::int64_t map, int keys) const {
+    project_in();
+    for (int head = 0; head < given.heads; ++head) {
+      sync_block();
+      shared.read_lse(given.lse + (map * given.heads + head) * given.positions);
+      shared.template stage<kHeadTiles>(shared.first, matrix(kKey), head * shared.width, shared.place, keys);
+      shared.template stage<kHeadTiles>(shared.second, matrix(kValue), head * shared.width, shared.place, keys);
+      sync_block();
+      for (int n = warp_index() * kTile; n < given.positions; n += kWarps * kTile)
+        shared.template attend<kHeadTiles>(matrix(kQuery), head * shared.width, n, keys, matrix(kHeads));
+    }
+    sync_block();
+  }
+
+  SIMMST_DEVICE_MEMBER void attention_backward(std::int64_t map, const T* branch, int keys) const {
+    project_gradient(branch);
+    sync_block();
+    for (int i = thread_index(); keys < given.positions && i < 2 * rows * pitch; i += block_threads())
+      matrix(kGradKey)[i] = T{};  // and kGradValue: ignored positions have none
+    for (int head = 0; head < given.heads; ++head) {
+      sync_block();
+      shared.read_lse(given.lse + (map * given.heads + head) * given.positions);
+      shared.read_delta(matrix(kGradHeads), matrix(kHeads), head * shared.width);
+      attention_gradients(head, keys);
+    }
+    sync_block();
+  }
+
+  SIMMST_DEVICE_MEMBER void weight_gradients(const T* branch) const {
+    const std::int64_t square = static_cast<std::int64_t>(given.channels) * given.channels;
+    add_outer(branch, matrix(kHeads), sums + places.out());
+    add_column_sums(branch, nullptr, sums + places.out_bias());
+    for (int part = 0; given.wants_attention && part < 3; ++part) {
+      const T* gradient = matrix(static_cast<Matrix>(kGradQuery + part));
+      add_outer(gradient, matrix(kX), sums + places.in() + part * square);
+      add_column_sums(gradient, nullptr, sums + places.in_bias() + part * given.channels);
+    }
+  }
+
+  SIMMST_DEVICE_MEMBER void run(std::int64_t map) const {
+    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
+      load_rows(given.x, map, r, given.positions, given.channels, matrix(kX) + r * pitch, pitch);
+      load_rows(given.grad, map, r, given.positions, given.channels, matrix(kGrad) + r * pitch, pitch);
+    }
+    const int keys = find_keys(map);
+    sync_block();
+    const bool has_keys = keys > 0;
+    if (has_keys) recompute_heads(map, keys);
+    if (given.norm != nullptr) norm_backward(has_keys);
+    const T* branch = matrix(given.norm != nullptr ? kBranch : kGrad);
+    if (has_keys && given.wants_attention) attention_backward(map, branch, keys);
+    if (has_keys && given.wants_weights) weight_gradients(branch);
+    if (given.grad_x.data != nullptr) finish_x(map, branch, has_keys);
+    sync_block();
+  }
+};
+
+constexpr int kBackwardThreads = kWarp * simmst::spatial::kBackwardWarps;
+
+template <typename T, int kHeadTiles>
+SIMMST_KERNEL(kBackwardThreads, sizeof(T) == 2 ? 2 : 1) spatial_attention_backward(BackwardArguments<T> given) {
+  const BackwardBlock<T, kHeadTiles> block(given, shared_memory());
+  block.begin();
+  for (std::int64_t map = block_index().x; map < given.batch; map += grid_size().x) block.run(map);
+}
+
+}  // namespace simmst::cuda::spatial
