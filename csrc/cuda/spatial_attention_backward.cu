@@ -1,0 +1,123 @@
+// Launches the backward pass of spatial attention.
+#include "cuda/spatial_attention_backward.cuh"
+
+#include <algorithm>
+
+#include "cuda/spatial_attention_arguments.hpp"
+
+namespace simmst::cuda::spatial {
+namespace {
+
+// Blocks that take the maps in turn: two for every multiprocessor.
+std::int64_t block_count(const Problem& problem) {
+  return std::min<std::int64_t>(problem.batch, 2 * device_limits(problem.queue.device).multiprocessors);
+}
+
+// Gradients of weights, in the order of SumPlaces.
+constexpr int kSums = 6;
+template <typename T>
+struct SumArguments {
+  const float* sums;  // (blocks, count)
+  std::int64_t blocks, count;
+  T* to[kSums];  // null where not wanted
+  std::int64_t ends[kSums];
+};
+
+constexpr int kSumThreads = 256;
+
+// Adds the blocks' sums in their order; a thread per entry.
+template <typename T>
+SIMMST_KERNEL(kSumThreads) spatial_attention_sums(SumArguments<T> given) {
+  const std::int64_t i = static_cast<std::int64_t>(block_index().x) * kSumThreads + thread_index();
+  std::int64_t begin = 0;
+  SIMMST_UNROLL
+  for (int part = 0; part < kSums; ++part) {
+    if (i >= begin && i < given.ends[part] && given.to[part] != nullptr) {
+      float sum = 0.0f;
+      for (std::int64_t block = 0; block < given.blocks; ++block) sum += given.sums[block * given.count + i];
+      given.to[part][i - begin] = from_float<T>(sum);
+    }
+    begin = given.ends[part];
+  }
+}
+
+template <typename T>
+void add_sums(const Problem& problem, const float* sums, std::int64_t count, const Gradients& wanted) {
+  const std::int64_t c = problem.channels;
+  SumArguments<T> arguments{sums, block_count(problem), count, {}, {}};
+  void* const to[kSums] = {wanted.in, wanted.out, wanted.in_bias, wanted.out_bias, wanted.norm, wanted.norm_bias};
+  const std::int64_t sizes[kSums] = {3 * c * c, c * c, 3 * c, c, c, c};
+  std::int64_t end = 0;
+  for (int part = 0; part < kSums; ++part) {
+    end += sizes[part];
+    arguments.to[part] = static_cast<T*>(to[part]);
+    arguments.ends[part] = end;
+  }
+  const Launch how{"spatial_attention_sums", {ceil_div(count, kSumThreads)}, kSumThreads, 0, problem.queue.stream,
+                   {{"C", c}, {"blocks", arguments.blocks}}};
+  launch(how, spatial_attention_sums<T>, arguments);
+}
+
+template <typename T>
+void backward_of(const Problem& problem, const BackwardArguments<T>& arguments) {
+  const auto sizes = problem.sizes();
+  const auto plan = simmst::spatial::plan_backward(sizes);
+  const Launch how{"spatial_attention_backward",
+                   {block_count(problem)},
+                   kBackwardThreads,
+                   static_cast<std::size_t>(plan.shared_bytes),
+                   problem.queue.stream,
+                   {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
+  const auto width = simmst::spatial::padded_width(sizes);
+  if (width == 16) launch(how, spatial_attention_backward<T, 1>, arguments);
+  else if (width == 32) launch(how, spatial_attention_backward<T, 2>, arguments);
+  else launch(how, spatial_attention_backward<T, 4>, arguments);
+}
+
+template <typename T>
+void run(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
+         const float* lse, const Gradients& wanted, void* workspace) {
+  const auto plan = simmst::spatial::plan_backward(problem.sizes());
+  char* const memory = static_cast<char*>(workspace);
+  float* const sums = reinterpret_cast<float*>(memory + block_count(problem) * plan.matrix_bytes);
+  const bool through_scores = wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr;
+  backward_of<T>(problem, {as_maps<T>(problem, grad),
+                           as_maps<T>(problem, x),
+                           result_maps<T>(problem, wanted.x),
+                           as<T>(weights.in),
+                           as<T>(weights.in_bias),
+                           as<T>(weights.out),
+                           as<T>(weights.out_bias),
+                           as<T>(weights.norm),
+                           mask,
+                           lse,
+                           reinterpret_cast<T*>(memory),
+                           sums,
+                           problem.batch,
+                           static_cast<int>(problem.rows * problem.columns),
+                           static_cast<int>(problem.channels),
+                           static_cast<int>(problem.heads),
+                           problem.residual,
+                           rows_align<T>(problem) && is_multiple_of_16(weights.in) && is_multiple_of_16(weights.out),
+                           through_scores,
+                           wanted.in != nullptr || wanted.in_bias != nullptr || wanted.out != nullptr ||
+                               wanted.out_bias != nullptr,
+                           static_cast<float>(problem.eps),
+                           static_cast<float>(problem.scale)});
+  add_sums<T>(problem, sums, plan.sums, wanted);
+}
+
+}  // namespace
+
+std::int64_t backward_bytes(const Problem& problem) {
+  const auto plan = simmst::spatial::plan_backward(problem.sizes());
+  return block_count(problem) * (plan.matrix_bytes + plan.sums * static_cast<std::int64_t>(sizeof(float)));
+}
+
+void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
+              const float* lse, const Gradients& wanted, void* workspace) {
+  const DeviceGuard guard(problem.queue.device);
+  with_type(problem.type, [&]<typename T>() { run<T>(problem, grad, x, weights, mask, lse, wanted, workspace); });
+}
+
+}  // namespace simmst::cuda::spatial

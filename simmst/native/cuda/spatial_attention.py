@@ -1,0 +1,165 @@
+"""Spatial attention on the CUDA kernels: the functions of the reference, called by the operators.
+
+Maps that fit into the shared memory of a block go to the fused kernels; larger ones to
+:mod:`simmst.native.cuda.spatial_attention_long`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from simmst.native.cuda import spatial_attention_long as long
+from simmst.native.cuda.launch import DTYPES, array, array_or_none, module, on
+
+Gradients = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+]
+
+
+def forward(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    *,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
+
+    Raises:
+        TypeError: dtypes differ.
+        ValueError: sizes or devices do not fit each other.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
+        >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> out, lse = forward(x, *weights, num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out[0, 0].tolist(), lse.shape
+        ([2.0, 2.0], torch.Size([1, 1, 3]))
+    """
+    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+    batch, positions, channels = _sizes(x)
+    if why_not_fused(x.dtype, positions, channels, num_heads, x.get_device()):
+        return long.forward(x, *weights, key_padding_mask, num_heads, residual, eps, scale)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    lse = torch.empty((batch, num_heads, positions), dtype=torch.float32, device=x.device)
+    # Contiguous copies must live until the kernel is in the stream.
+    held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask)]
+    module().spatial_attention_forward(
+        array(x),
+        [array_or_none(tensor) for tensor in held[:6]],
+        array_or_none(held[6]),
+        array(out),
+        array(lse),
+        (num_heads, residual, eps, scale),
+        *on(x),
+    )
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    lse: Tensor,
+    *,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+    output_mask: list[bool],
+) -> Gradients:
+    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``.
+
+    Raises:
+        TypeError: dtypes differ.
+        ValueError: sizes or devices do not fit each other.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
+        >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> options = {"num_heads": 1, "residual": True, "eps": 1e-5, "scale": 1.0}
+        >>> out, lse = forward(x, *weights, **options)
+        >>> wanted = [True, False, False, False, False, False, False]
+        >>> backward(out, x, *weights, lse, **options, output_mask=wanted)[0].shape
+        torch.Size([1, 3, 2])
+    """
+    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+    wanted = [
+        tensor if want and tensor is not None else None for tensor, want in zip((x, *weights), output_mask, strict=True)
+    ]
+    gradients = [None if tensor is None else _empty_like(tensor) for tensor in wanted]
+    if x.numel() == 0:
+        return _seven([None if gradient is None else gradient.zero_() for gradient in gradients])
+    batch, positions, channels = _sizes(x)
+    device, stream = on(x)
+    if why_not_fused(x.dtype, positions, channels, num_heads, device):
+        return _seven(
+            long.backward(grad, x, *weights, key_padding_mask, num_heads, residual, eps, scale, output_mask)
+        )
+    held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
+    size = module().spatial_attention_backward_bytes(DTYPES[x.dtype], batch, positions, channels, num_heads, device)
+    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+    module().spatial_attention_backward(
+        array(grad),
+        array(x),
+        [array_or_none(tensor) for tensor in held[:6]],
+        array_or_none(held[6]),
+        array_or_none(held[7]),
+        [array_or_none(gradient) for gradient in gradients],
+        array(workspace),
+        (num_heads, residual, eps, scale),
+        device,
+        stream,
+    )
+    return _seven(gradients)
+
+
+@functools.lru_cache(maxsize=1024)
+def why_not_fused(dtype: torch.dtype, positions: int, channels: int, num_heads: int, device: int) -> str:
+    """Say why the fused kernels do not take maps of these sizes on a device; an empty string when they do.
+
+    Example:
+        >>> why_not_fused(torch.bfloat16, 1000, 64, 4, 0)
+        'more than 512 positions'
+    """
+    reason: str = module().spatial_attention_why_not(DTYPES[dtype], positions, channels, num_heads, device)
+    return reason
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """B, N and C."""
+    if x.dim() == 4:
+        return x.shape[0], x.shape[2] * x.shape[3], x.shape[1]
+    return x.shape[0], x.shape[1], x.shape[2]
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _seven(found: list[Tensor | None]) -> Gradients:
+    return found[0], found[1], found[2], found[3], found[4], found[5], found[6]
+
+
+__all__ = ["backward", "forward", "why_not_fused"]

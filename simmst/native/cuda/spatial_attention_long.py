@@ -1,0 +1,242 @@
+"""Spatial attention over more positions than the fused kernels hold: PyTorch's own products and fused attention.
+
+The forward pass asks PyTorch's memory-efficient attention for lse as well. Its backward pass adds in an order that may
+change from run to run; the one here goes over blocks of queries with plain products instead, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+# PyTorch's attention takes no more than this many maps times heads in one call.
+_MOST_SEQUENCES = 65_535
+# Scores of a block of queries in the backward pass, in float32: 256 MiB.
+_MOST_SCORES = 1 << 26
+
+
+class _Packed(NamedTuple):
+    tokens: Tensor  # (B, N, C)
+    query: Tensor  # (B, heads, N, D)
+    key: Tensor  # zero where ignored
+    value: Tensor  # zero where ignored
+    ignored: Tensor | None  # (B, N)
+    empty: Tensor | None  # (B, 1, 1), True for a map with no position left
+
+
+def forward(
+    x: Tensor,
+    w_in: Tensor,
+    b_in: Tensor | None,
+    w_out: Tensor,
+    b_out: Tensor | None,
+    w_norm: Tensor | None,
+    b_norm: Tensor | None,
+    mask: Tensor | None,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and lse; arguments as of the fused kernels, the mask last."""
+    packed = _project(x, w_in, b_in, mask, num_heads)
+    step = max(1, _MOST_SEQUENCES // num_heads)
+    parts = [_attend(packed, slice(start, start + step), scale) for start in range(0, x.shape[0], step)]
+    heads, lse = (torch.cat(group) for group in zip(*parts, strict=True))
+    if packed.empty is not None:
+        lse = lse.masked_fill(packed.empty, float("inf"))
+    result = _branch(heads, packed, w_out, b_out)
+    if residual:
+        result = result + packed.tokens
+    if w_norm is not None:
+        result = F.layer_norm(result, result.shape[-1:], w_norm, b_norm, eps)
+    return _from_tokens(result, x), lse.contiguous()
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    w_in: Tensor,
+    b_in: Tensor | None,
+    w_out: Tensor,
+    b_out: Tensor | None,
+    w_norm: Tensor | None,
+    b_norm: Tensor | None,
+    mask: Tensor | None,
+    lse: Tensor,
+    num_heads: int,
+    residual: bool,
+    eps: float,
+    scale: float,
+    output_mask: list[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of x, the four projections and the LayerNorm's two, those wanted."""
+    packed = _project(x, w_in, b_in, mask, num_heads)
+    dtype = x.dtype
+    heads = _heads_again(packed, lse, scale)
+    grad_out = _to_tokens(grad)
+    grad_norm: tuple[Tensor | None, Tensor | None] = (None, None)
+    if w_norm is not None:
+        before = _branch(heads, packed, w_out, b_out)
+        if residual:
+            before = before + packed.tokens
+        grad_out, *rest = _norm_backward(grad_out, before, w_norm, eps)
+        grad_norm = rest[0], rest[1]
+    branch = grad_out if packed.empty is None else grad_out.masked_fill(packed.empty, 0.0)
+    grad_w_out = _outer(branch, _merge(heads))
+    grad_heads = _split(branch @ w_out, num_heads)
+    grads = _attention_backward(packed, heads, grad_heads, lse, scale)
+    grad_packed = torch.cat([_merge(part) for part in grads], dim=-1)  # (B, N, 3C)
+    grad_tokens = grad_packed @ w_in
+    if residual:
+        grad_tokens = grad_tokens + grad_out
+    found = (
+        _from_tokens(grad_tokens, x),
+        _outer(grad_packed, packed.tokens),
+        grad_packed.sum((0, 1), dtype=torch.float32),
+        grad_w_out,
+        branch.sum((0, 1), dtype=torch.float32),
+        *grad_norm,
+    )
+    given = x, w_in, b_in, w_out, b_out, w_norm, b_norm
+    return [
+        gradient.to(dtype) if want and tensor is not None and gradient is not None else None
+        for gradient, tensor, want in zip(found, given, output_mask, strict=True)
+    ]
+
+
+def _project(x: Tensor, w_in: Tensor, b_in: Tensor | None, mask: Tensor | None, num_heads: int) -> _Packed:
+    tokens = _to_tokens(x)
+    query, key, value = (_split(part, num_heads) for part in F.linear(tokens, w_in, b_in).chunk(3, dim=-1))
+    if mask is None:
+        return _Packed(tokens, query, key, value, None, None)
+    empty = mask.all(dim=-1, keepdim=True)
+    ignored = mask & ~empty
+    rows = ignored[:, None, :, None]  # what an ignored position holds, NaN too, must reach no other
+    key, value = key.masked_fill(rows, 0.0), value.masked_fill(rows, 0.0)
+    return _Packed(tokens, query, key, value, ignored, empty.unsqueeze(-1))
+
+
+def _attend(packed: _Packed, maps: slice, scale: float) -> tuple[Tensor, Tensor]:
+    """Heads (maps, heads, N, D) and lse (maps, heads, N)."""
+    query, key, value = packed.query[maps], packed.key[maps], packed.value[maps]
+    positions, width = query.shape[2:]
+    bias = None if packed.ignored is None else _bias(packed.ignored[maps], query)
+    if query.is_cuda:
+        spare = -width % 8  # rows of the kernel's operands start at multiples of 16 bytes
+        query, key, value = (F.pad(part, (0, spare)).contiguous() for part in (query, key, value))
+        heads, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, True, scale=scale
+        )
+    else:
+        heads, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias, scale=scale
+        )
+    return heads[..., :width], lse[..., :positions]
+
+
+def _bias(ignored: Tensor, query: Tensor) -> Tensor:
+    """-inf for ignored positions, (maps, heads, N, N) without copies; rows start at multiples of 16 entries."""
+    maps, heads, positions, _ = query.shape
+    bias = query.new_zeros((maps, 1, 1, -(-positions // 16) * 16))
+    bias[..., :positions].masked_fill_(ignored[:, None, None, :], float("-inf"))
+    return bias[..., :positions].expand(maps, heads, positions, positions)
+
+
+def _blocks(packed: _Packed) -> list[tuple[slice, slice]]:
+    """(maps, queries) of blocks with at most _MOST_SCORES scores."""
+    batch, heads, positions, _ = packed.query.shape
+    queries = min(positions, max(1, _MOST_SCORES // (heads * positions)))
+    maps = max(1, _MOST_SCORES // (heads * positions * queries))
+    return [
+        (slice(first, first + maps), slice(start, start + queries))
+        for first in range(0, batch, maps)
+        for start in range(0, positions, queries)
+    ]
+
+
+def _weights(packed: _Packed, lse: Tensor, scale: float, maps: slice, queries: slice) -> Tensor:
+    """Softmax weights of a block of queries, in float32."""
+    scores = torch.matmul(packed.query[maps, :, queries], packed.key[maps].mT).float() * scale
+    weights = torch.exp(scores - lse[maps, :, queries, None])
+    if packed.ignored is not None:
+        weights = weights.masked_fill(packed.ignored[maps, None, None, :], 0.0)
+    return weights
+
+
+def _heads_again(packed: _Packed, lse: Tensor, scale: float) -> Tensor:
+    heads = torch.empty_like(packed.query)
+    for maps, queries in _blocks(packed):
+        weights = _weights(packed, lse, scale, maps, queries).to(heads.dtype)
+        heads[maps, :, queries] = torch.matmul(weights, packed.value[maps])
+    return heads
+
+
+def _attention_backward(
+    packed: _Packed, heads: Tensor, grad_heads: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value."""
+    dtype = heads.dtype
+    grad_query = torch.empty_like(packed.query)
+    grad_key = torch.zeros(packed.key.shape, dtype=torch.float32, device=heads.device)
+    grad_value = torch.zeros_like(grad_key)
+    for maps, queries in _blocks(packed):
+        weights = _weights(packed, lse, scale, maps, queries)
+        grad = grad_heads[maps, :, queries]
+        delta = (grad.float() * heads[maps, :, queries].float()).sum(-1, keepdim=True)
+        slopes = weights * (torch.matmul(grad, packed.value[maps].mT).float() - delta)
+        slopes = (slopes * scale).to(dtype)
+        grad_value[maps] += torch.matmul(weights.to(dtype).mT, grad)
+        grad_query[maps, :, queries] = torch.matmul(slopes, packed.key[maps])
+        grad_key[maps] += torch.matmul(slopes.mT, packed.query[maps, :, queries])
+    if packed.ignored is not None:
+        rows = packed.ignored[:, None, :, None]
+        grad_key, grad_value = grad_key.masked_fill(rows, 0.0), grad_value.masked_fill(rows, 0.0)
+    return grad_query, grad_key.to(dtype), grad_value.to(dtype)
+
+
+def _norm_backward(grad: Tensor, before: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of LayerNorm's input, weight and bias."""
+    wide = before.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    reciprocal = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    normal, upstream = centred * reciprocal, grad.float()
+    scaled = upstream * weight.float()
+    slope = scaled - scaled.mean(-1, keepdim=True) - normal * (scaled * normal).mean(-1, keepdim=True)
+    return (reciprocal * slope).to(grad.dtype), (upstream * normal).sum((0, 1)), upstream.sum((0, 1))
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over maps and positions of left (B, N, O) times right (B, N, I): (O, I)."""
+    return left.flatten(0, 1).mT @ right.flatten(0, 1)
+
+
+def _branch(heads: Tensor, packed: _Packed, w_out: Tensor, b_out: Tensor | None) -> Tensor:
+    branch = F.linear(_merge(heads), w_out, b_out)
+    return branch if packed.empty is None else branch.masked_fill(packed.empty, 0.0)
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) or (B, N, C) -> (B, N, C)."""
+    return x.flatten(2).mT if x.dim() == 4 else x
+
+
+def _from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, N, C) -> the shape of ``like``, contiguous."""
+    return tokens.mT.reshape(like.shape).contiguous() if like.dim() == 4 else tokens.contiguous()
+
+
+def _split(tokens: Tensor, num_heads: int) -> Tensor:
+    """(B, N, C) -> (B, heads, N, D)."""
+    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _merge(heads: Tensor) -> Tensor:
+    """(B, heads, N, D) -> (B, N, C)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+__all__ = ["backward", "forward"]
