@@ -11,6 +11,7 @@
 #define SIMMST_DEVICE __device__ __forceinline__
 #define SIMMST_DEVICE_MEMBER __device__ __forceinline__
 #define SIMMST_UNROLL _Pragma("unroll")
+#define SIMMST_ROLLED _Pragma("unroll 1")
 
 namespace simmst::cuda {
 

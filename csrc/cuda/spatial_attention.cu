@@ -44,7 +44,7 @@ void forward_of(const Problem& problem, const ForwardArguments<T>& arguments) {
                    problem.queue.stream,
                    {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
   const auto tiles = simmst::spatial::tiles_per_head(sizes);
-  if (tiles <= 1) launch(how, spatial_attention_forward<T, 1>, arguments);
+  if (tiles <= 1 && sizeof(T) == 2) launch(how, spatial_attention_forward<T, sizeof(T) == 2 ? 1 : 2>, arguments);
   else if (tiles <= 2) launch(how, spatial_attention_forward<T, 2>, arguments);
   else launch(how, spatial_attention_forward<T, 4>, arguments);
 }

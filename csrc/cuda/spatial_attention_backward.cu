@@ -69,8 +69,8 @@ void backward_of(const Problem& problem, const BackwardArguments<T>& arguments) 
                    problem.queue.stream,
                    {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
   const auto width = simmst::spatial::padded_width(sizes);
-  if (width == 16) launch(how, spatial_attention_backward<T, 1>, arguments);
-  else if (width == 32) launch(how, spatial_attention_backward<T, 2>, arguments);
+  if (width == 16) launch(how, spatial_attention_backward<T, sizeof(T) == 2 ? 1 : 2>, arguments);
+  else if (width <= 32) launch(how, spatial_attention_backward<T, 2>, arguments);
   else launch(how, spatial_attention_backward<T, 4>, arguments);
 }
 

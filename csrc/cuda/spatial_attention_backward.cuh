@@ -115,23 +115,9 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER const T* in_weights(int part) const {
     return given.in + static_cast<std::int64_t>(part) * given.channels * given.channels;
   }
-  SIMMST_DEVICE_MEMBER void fetch_rows(A (&a)[kColumnTiles][1], const T* tile) const {
-    SIMMST_UNROLL
-    for (int k = 0; k < kColumnTiles; ++k) {
-      clear(a[k][0]);
-      if (kTile * k < padded) fetch_a(a[k][0], tile + kTile * k, pitch);
-    }
-  }
-  // c = 16 columns, from column n on, of a times the weights; not transposed.
-  SIMMST_DEVICE_MEMBER void multiply_plain(TileC (&c)[1][2], const A (&a)[kColumnTiles][1], int n) const {
-    SIMMST_UNROLL
-    for (int k = 0; k < kColumnTiles; ++k) {
-      if (kTile * k < padded) {
-        B b[2];
-        read_rows(b, shared.first + kTile * k * pitch + n, pitch);
-        multiply<T>(c, a[k], b);
-      }
-    }
+  // For multiply_rows(): 16 rows in global memory.
+  SIMMST_DEVICE_MEMBER auto reader(const T* tile) const {
+    return [tile, pitch = pitch](A& a, int k) { fetch_a(a, tile + k, pitch); };
   }
   SIMMST_DEVICE_MEMBER void store_tile(T* tile, int n, const TileC (&c)[2]) const {
     SIMMST_UNROLL
@@ -142,23 +128,23 @@ struct BackwardBlock {
 
   // Queries (times scale * log2(e)), keys and values.
   SIMMST_DEVICE_MEMBER void project_in() const {
+    SIMMST_ROLLED
     for (int part = 0; part < 3; ++part) {
       stage_weights(in_weights(part));
       const T* bias = given.in_bias == nullptr ? nullptr : given.in_bias + part * given.channels;
       const float factor = part == 0 ? given.scale * kLog2E : 1.0f;
       for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-        A x[kColumnTiles][1];
-        fetch_rows(x, matrix(kX) + r * pitch);
         for (int n = 0; n < padded; n += kTile) {
-          TileC c[1][2];
-          multiply_weights<T>(c, x, shared.first + n * pitch, pitch);
+          TileC c[1][1][2];
+          multiply_rows<T, true>(c, reader(matrix(kX) + r * pitch), shared.first + n * pitch, pitch, kTile);
           SIMMST_UNROLL
           for (int i = 0; i < 8; ++i) {
             const int at = n + 8 * (i / 4) + tile_column() + i % 2;
             const float shift = bias == nullptr || at >= given.channels ? 0.0f : to_float(bias[at]);
-            c[0][i / 4].part[i % 4] = (c[0][i / 4].part[i % 4] + shift) * factor;
+            float& entry = c[0][0][i / 4].part[i % 4];
+            entry = (entry + shift) * factor;
           }
-          store_tile(matrix(static_cast<Matrix>(kQuery + part)) + r * pitch, n, c[0]);
+          store_tile(matrix(static_cast<Matrix>(kQuery + part)) + r * pitch, n, c[0][0]);
         }
       }
     }
@@ -168,12 +154,10 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER void project_gradient(const T* branch) const {
     stage_weights(given.out);
     for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-      A a[kColumnTiles][1];
-      fetch_rows(a, branch + r * pitch);
       for (int n = 0; n < padded; n += kTile) {
-        TileC c[1][2];
-        multiply_plain(c, a, n);
-        store_tile(matrix(kGradHeads) + r * pitch, n, c[0]);
+        TileC c[1][1][2];
+        multiply_rows<T, false>(c, reader(branch + r * pitch), shared.first + n, pitch, kTile);
+        store_tile(matrix(kGradHeads) + r * pitch, n, c[0][0]);
       }
     }
   }
@@ -183,14 +167,12 @@ struct BackwardBlock {
     for (int start = 0; start < rows; start += kWarps * kTile) {
       const int r = start + warp_index() * kTile;
       TileC c[kColumnTiles][1][2];
+      SIMMST_ROLLED
       for (int part = 0; has_keys && part < 3; ++part) {
         stage_weights(in_weights(part));
         if (r >= rows) continue;
-        A a[kColumnTiles][1];
-        fetch_rows(a, matrix(static_cast<Matrix>(kGradQuery + part)) + r * pitch);
-        SIMMST_UNROLL
-        for (int n = 0; n < kColumnTiles; ++n)
-          if (kTile * n < padded) multiply_plain(c[n], a, kTile * n);
+        const T* gradient = matrix(static_cast<Matrix>(kGradQuery + part)) + r * pitch;
+        multiply_rows<T, false>(c, reader(gradient), shared.first, pitch, padded);
       }
       if (r >= rows) continue;
       T* tile = matrix(kGradHeads) + r * pitch;  // done with
@@ -261,13 +243,7 @@ struct BackwardBlock {
     if (has_keys) stage_weights(given.out);
     for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
       TileC y[kColumnTiles][1][2];
-      if (has_keys) {
-        A a[kColumnTiles][1];
-        fetch_rows(a, matrix(kHeads) + r * pitch);
-        SIMMST_UNROLL
-        for (int n = 0; n < kColumnTiles; ++n)
-          if (kTile * n < padded) multiply_weights<T>(y[n], a, shared.first + kTile * n * pitch, pitch);
-      }
+      if (has_keys) multiply_rows<T, true>(y, reader(matrix(kHeads) + r * pitch), shared.first, pitch, padded);
       SIMMST_UNROLL
       for (int i = 0; i < 8 * kColumnTiles; ++i) {
         const int column = 8 * (i / 4) + tile_column() + i % 2;
@@ -430,7 +406,7 @@ struct BackwardBlock {
 constexpr int kBackwardThreads = kWarp * simmst::spatial::kBackwardWarps;
 
 template <typename T, int kHeadTiles>
-SIMMST_KERNEL(kBackwardThreads, sizeof(T) == 2 ? 2 : 1) spatial_attention_backward(BackwardArguments<T> given) {
+SIMMST_KERNEL(kBackwardThreads, sizeof(T) == 2 && kHeadTiles <= 2 ? 2 : 1) spatial_attention_backward(BackwardArguments<T> given) {
   const BackwardBlock<T, kHeadTiles> block(given, shared_memory());
   block.begin();
   for (std::int64_t map = block_index().x; map < given.batch; map += grid_size().x) block.run(map);

@@ -417,27 +417,27 @@ struct ForwardBlock {
   // The weights stay in the ring for both tiles if they have no more than two chunks.
   SIMMST_DEVICE_MEMBER void project_out(std::int64_t map) const {
     const bool stay = chunks <= 2;
+    SIMMST_ROLLED
     for (int t = 0; t < kWarpTiles; ++t) {
-      A heads[kColumnTiles][1];
-      SIMMST_UNROLL
-      for (int k = 0; k < kColumnTiles; ++k) {
-        clear(heads[k][0]);
-        if (has_tile(t) && kTile * k < pitch - 8) read_a(heads[k][0], tile_of(stage, t) + kTile * k, pitch);
-      }
+      const auto fetch = [&](A& a, int k) {
+        clear(a);
+        if (has_tile(t)) read_a(a, tile_of(stage, t) + k, pitch);
+      };
+      constexpr int kChunks = kColumnTiles * kTile / kWeightRows, kTiles = kWeightRows / kTile;
       TileC y[kColumnTiles][1][2];
       SIMMST_UNROLL
-      for (int c = 0; c < kColumnTiles * kTile / kWeightRows; ++c) {
+      for (int c = 0; c < kChunks; ++c) {
         if (c >= chunks) continue;
         const int i = t * chunks + c;
         if (i == 0 || !stay) {
           ring.arrive();
           if (i > 0 && i + 1 < kWarpTiles * chunks) start_out(i + 1);
         }
-        const T* slot = ring.slot(3 * chunks + (stay ? c : i));
+        TileC part[kTiles][1][2];
+        multiply_rows<T, true>(part, fetch, ring.slot(3 * chunks + (stay ? c : i)), pitch,
+                               pitch - 8 - c * kWeightRows);
         SIMMST_UNROLL
-        for (int n = 0; n < kWeightRows; n += kTile)
-          if (c * kWeightRows + n < pitch - 8)
-            multiply_weights<T>(y[(c * kWeightRows + n) / kTile], heads, slot + n * pitch, pitch);
+        for (int n = 0; n < 2 * kTiles; ++n) y[c * kTiles + n / 2][0][n % 2] = part[n / 2][0][n % 2];
       }
       finish(map, t, y, true);
     }

@@ -44,7 +44,7 @@ struct WeightRing {
   }
 };
 
-// sums[m][j] += a[k][m] (rows, channels) times 16 rows of weights at `tile`, transposed; all channels.
+// sums[m] += a[k][m] (rows, channels) times 16 rows of weights at `tile`, transposed; all channels.
 template <typename T, int M>
 SIMMST_DEVICE void multiply_weights(TileC (&sums)[M][2], const typename Operand<T>::A (&a)[kColumnTiles][M],
                                     const T* tile, int pitch) {
@@ -54,6 +54,26 @@ SIMMST_DEVICE void multiply_weights(TileC (&sums)[M][2], const typename Operand<
       typename Operand<T>::B b[2];
       read_columns(b, tile + kTile * k, pitch);
       multiply<T>(sums, a[k], b);
+    }
+  }
+}
+
+// sums[n] += 16 rows, whose columns from k on `fetch(a, k)` reads, times column n of tiles of the weights in shared
+// memory, of which there are `columns` columns; the transpose of the weights if kTransposed.
+template <typename T, bool kTransposed, int N, typename Fetch>
+SIMMST_DEVICE void multiply_rows(TileC (&sums)[N][1][2], const Fetch& fetch, const T* weights, int pitch, int columns) {
+  SIMMST_ROLLED
+  for (int k = 0; k < pitch - 8; k += kTile) {
+    typename Operand<T>::A a[1];
+    fetch(a[0], k);
+    SIMMST_UNROLL
+    for (int n = 0; n < N; ++n) {
+      if (kTile * n < columns) {
+        typename Operand<T>::B b[2];
+        if constexpr (kTransposed) read_columns(b, weights + kTile * n * pitch + k, pitch);
+        else read_rows(b, weights + k * pitch + kTile * n, pitch);
+        multiply<T>(sums[n], a, b);
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 #define SIMMST_DEVICE inline
 #define SIMMST_DEVICE_MEMBER
 #define SIMMST_UNROLL
+#define SIMMST_ROLLED
 
 namespace simmst::cuda {
 
