@@ -111,7 +111,7 @@ def backward(
     device, stream = on(x)
     if why_not_fused(x.dtype, positions, channels, num_heads, device):
         return _seven(
-            long.backward(grad, x, *weights, key_padding_mask, num_heads, residual, eps, scale, output_mask)
+            long.backward(grad, x, *weights, key_padding_mask, lse, num_heads, residual, eps, scale, output_mask)
         )
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
     size = module().spatial_attention_backward_bytes(DTYPES[x.dtype], batch, positions, channels, num_heads, device)
