@@ -123,7 +123,7 @@ SPECIALISATIONS = [
     _fused("forward", "fp32", 4, 16, ("small", "exact32"), resident=True),
     _fused("forward", "fp32", 4, 16, ("exact32",)),
     _fused("forward", "fp32", 4, 16, ("exact32",), precision="tf32", layout="tokens"),
-    _fused("backward", "bf16", 4, 16, ("tile32", "tile64")),
+    _fused("backward", "bf16", 4, 16, ("tile32", "tile32x64", "tile64")),
     _fused("backward", "fp16", 4, 32, ("wide64",), layout="tokens", masked=True),
     _fused("backward", "fp32", 4, 16, ("small", "exact32")),
     _specialisation(reduce_partials, "reduce bf16", "bf16", {}, named("spatial_attention.reduce")),
