@@ -1,0 +1,254 @@
+r"""The polyhedron: cutting planes :math:`v_l = a_l \cdot w + b_l \cdot \phi + c_l \le 0` around phi = psi(w).
+
+A plane is stored as two rows, one for the sample weights w (float32) and one for the model phi, whose storage may be
+float32, bfloat16, or one bit an entry. Its offset is computed from what is stored, in float64. The values at the
+present point are kept from step to step by the fused step, from an anchor in float64 that every change of the planes
+renews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simmst.errors import ConfigError
+from simmst.ops import PackedSigns, cutting_plane_step_, cutting_plane_values, pack_signs
+
+AdamState = tuple[Tensor, Tensor, Tensor]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Rows:
+    """A stack of at most `capacity` rows of `size` entries in one storage; the first `count` are in use.
+
+    Raises:
+        ConfigError: there is no memory for it; the message says how much it takes and what to lower.
+
+    Example:
+        >>> rows = Rows(4, 3, "sign", torch.device("cpu"))
+        >>> rows.push(torch.tensor([2.0, -2.0, 2.0]))
+        >>> rows.dense()
+        tensor([[ 2., -2.,  2.]])
+    """
+
+    def __init__(self, capacity: int, size: int, storage: str, device: torch.device) -> None:
+        self.capacity, self.size, self.storage, self.count = capacity, size, storage, 0
+        shape = (capacity, (size + 7) // 8 if storage == "sign" else size)
+        dtype = torch.uint8 if storage == "sign" else _DTYPES[storage]
+        try:
+            self.entries = torch.zeros(shape, dtype=dtype, device=device)
+        except (RuntimeError, MemoryError) as error:
+            gigabytes = shape[0] * shape[1] * dtype.itemsize / 1e9
+            raise ConfigError(
+                f"{capacity} planes of {size} entries in {storage} take {gigabytes:.3g} GB, which {device} does not "
+                f"have; lower max_planes, or set storage to 'bfloat16' or 'sign' ({str(error).splitlines()[0]})"
+            ) from error
+        self.scale = torch.ones(capacity, dtype=torch.float32, device=device)
+
+    def planes(self, count: int | None = None) -> Tensor | PackedSigns:
+        """The rows in use as the operators take them."""
+        count = self.count if count is None else count
+        if self.storage == "sign":
+            return PackedSigns(self.entries[:count], self.scale[:count], self.size)
+        return self.entries[:count]
+
+    def dense(self) -> Tensor:
+        """The rows in use, written out."""
+        planes = self.planes()
+        return planes.unpack() if isinstance(planes, PackedSigns) else planes
+
+    def push(self, row: Tensor) -> None:
+        """Store a row behind the others; signs keep the signs and one magnitude."""
+        if self.storage == "sign":
+            packed = pack_signs(row[None])
+            self.entries[self.count] = packed.bits[0]
+            self.scale[self.count] = row.abs().amax()
+        else:
+            self.entries[self.count] = row
+        self.count += 1
+
+    def keep(self, kept: Tensor) -> None:
+        """Keep the rows whose numbers are given, in that order."""
+        self.count = len(kept)
+        self.entries[: self.count] = self.entries[kept]
+        self.scale[: self.count] = self.scale[kept]
+
+
+class Polyhedron:
+    """At most `max_planes` planes, their offsets, multipliers and ages, and their values at the present point.
+
+    Args:
+        num_weights: n, length of w.
+        num_parameters: N, length of phi.
+        max_planes: capacity; adding to a full polyhedron evicts the oldest.
+        storage: of the rows for phi.
+        device: of everything.
+
+    Example:
+        >>> polyhedron = Polyhedron(2, 3, max_planes=2, storage="float32", device=torch.device("cpu"))
+        >>> w, phi = torch.zeros(2), torch.ones(3)
+        >>> polyhedron.add(torch.zeros(2), torch.tensor([1.0, 0.0, 0.0]), value=0.5, weights=w, phi=phi)
+        >>> polyhedron.anchor(w, phi)
+        >>> polyhedron.values
+        tensor([0.5000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self, num_weights: int, num_parameters: int, *, max_planes: int, storage: str, device: torch.device
+    ) -> None:
+        self.max_planes = max_planes
+        self.weight_rows = Rows(max_planes, num_weights, "float32", device)
+        self.model_rows = Rows(max_planes, num_parameters, storage, device)
+        self.offsets = torch.zeros(0, dtype=torch.float64, device=device)
+        self.multipliers = torch.zeros(0, dtype=torch.float32, device=device)
+        self.age = torch.zeros(0, dtype=torch.int64, device=device)
+        self.values = torch.zeros(0, dtype=torch.float64, device=device)
+        self._anchors: tuple[Tensor, Tensor] | None = None
+        self._anchor_values: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.weight_rows.count
+
+    def evaluate(self, weights: Tensor, phi: Tensor) -> Tensor:
+        """Return v = A w + B phi + c in float64, from scratch."""
+        part = cutting_plane_values(self.weight_rows.planes(), self.offsets, weights.double())
+        return cutting_plane_values(self.model_rows.planes(), part, phi.double())
+
+    def lift(self, weights: Tensor, psi: Tensor) -> None:
+        """Lower offsets until (w, psi), feasible by construction, satisfies every plane."""
+        if len(self):
+            self.offsets = self.offsets - self.evaluate(weights, psi).clamp(min=0)
+
+    def drop(self, *, tolerance: float, max_age: int) -> None:
+        """Let planes grow older, and drop those without a multiplier and those too old."""
+        self.age = self.age + 1
+        self.keep(((self.multipliers > tolerance) & (self.age <= max_age)).nonzero().squeeze(1))
+
+    def keep(self, kept: Tensor) -> None:
+        """Keep the planes whose numbers are given."""
+        if len(kept) == len(self):
+            return
+        self.weight_rows.keep(kept)
+        self.model_rows.keep(kept)
+        self.offsets, self.multipliers, self.age = self.offsets[kept], self.multipliers[kept], self.age[kept]
+
+    def add(self, a: Tensor, b: Tensor, *, value: float, weights: Tensor, phi: Tensor) -> None:
+        """Add the plane with gradient (a, b) that has `value` at (w, phi), with multiplier 0; evicts when full."""
+        if len(self) == self.max_planes:
+            self.keep(torch.arange(1, len(self), device=self.offsets.device))
+        self.weight_rows.push(a)
+        self.model_rows.push(b)
+        new = self.offsets.new_zeros(1)
+        self.offsets = torch.cat([self.offsets, new])
+        self.multipliers = torch.cat([self.multipliers, new.to(self.multipliers.dtype)])
+        self.age = torch.cat([self.age, new.to(self.age.dtype)])
+        # From the stored row, so that rounding it moves the plane nowhere.
+        self.offsets[-1] = value - self._last_product(weights, phi)
+
+    def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
+        zero = self.offsets.new_zeros(1)
+        part = cutting_plane_values(_last(self.weight_rows), zero, weights.double())
+        return cutting_plane_values(_last(self.model_rows), part, phi.double())[0]
+
+    def anchor(self, weights: Tensor, phi: Tensor) -> None:
+        """Take (w, phi) as the point from which values are kept by differences; values are renewed in float64."""
+        self._anchors = weights.clone(), phi.clone()
+        if not len(self):
+            self._anchor_values, self.values = None, self.offsets
+            return
+        part = cutting_plane_values(self.weight_rows.planes(), self.offsets, weights.double())
+        whole = cutting_plane_values(self.model_rows.planes(), part, phi.double())
+        self._anchor_values = part, whole - part
+        self.values = whole
+
+    def step_(
+        self,
+        coefficients: Tensor,
+        weights: Tensor,
+        weight_gradient: Tensor,
+        phi: Tensor,
+        model_gradient: Tensor,
+        *,
+        lr_weights: float,
+        lr_model: float,
+        adam_state: AdamState | None,
+    ) -> None:
+        """Move w and phi in place along their gradients plus A^T s and B^T s, and renew the values: one pass a row.
+
+        Args:
+            coefficients: s, (L,).
+            weights: w, (n,), updated.
+            weight_gradient: (n,), the rest of w's gradient.
+            phi: (N,), updated by gradient descent.
+            model_gradient: (N,), grad G(phi).
+            lr_weights: step of w.
+            lr_model: step of phi.
+            adam_state: (exp_avg, exp_avg_sq, step) of w, updated; None takes a plain step.
+        """
+        assert self._anchors is not None  # noqa: S101 anchor() comes first
+        assert self._anchor_values is not None  # noqa: S101
+        parts = (
+            (self.weight_rows, weight_gradient, weights, lr_weights, adam_state),
+            (self.model_rows, model_gradient, phi, lr_model, None),
+        )
+        total = torch.zeros_like(self.values)
+        for (rows, gradient, point, lr, state), anchor, known in zip(
+            parts, self._anchors, self._anchor_values, strict=True
+        ):
+            total += cutting_plane_step_(
+                rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state
+            )
+        self.values = total
+
+    def gram(self) -> Tensor:
+        """B B^T of the rows for phi, float64 (L, L)."""
+        zero = self.offsets.new_zeros(len(self))
+        columns = [
+            cutting_plane_values(self.model_rows.planes(), zero, row.double()) for row in self.model_rows.dense()
+        ]
+        return torch.stack(columns) if columns else zero.view(0, 0)
+
+    def along(self, direction: Tensor) -> Tensor:
+        """B u for a direction u of phi, float64 (L,)."""
+        return cutting_plane_values(self.model_rows.planes(), torch.zeros_like(self.offsets), direction.double())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything, as tensors; `load_state_dict` restores it bit for bit."""
+        state = {
+            "weight_rows": self.weight_rows.entries[: len(self)],
+            "model_rows": self.model_rows.entries[: len(self)],
+            "scale": self.model_rows.scale[: len(self)],
+            "offsets": self.offsets,
+            "multipliers": self.multipliers,
+            "age": self.age,
+            "values": self.values,
+        }
+        if self._anchors is not None:
+            state |= {"anchor_weights": self._anchors[0], "anchor_phi": self._anchors[1]}
+        if self._anchor_values is not None:
+            state |= {"anchor_value_weights": self._anchor_values[0], "anchor_value_phi": self._anchor_values[1]}
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        count = len(state["offsets"])
+        for rows, name in ((self.weight_rows, "weight_rows"), (self.model_rows, "model_rows")):
+            rows.entries[:count] = state[name]
+            rows.count = count
+        self.model_rows.scale[:count] = state["scale"]
+        for name in ("offsets", "multipliers", "age", "values"):
+            setattr(self, name, state[name].clone().to(self.offsets.device))
+        self._anchors = (state["anchor_weights"], state["anchor_phi"]) if "anchor_phi" in state else None
+        self._anchor_values = (
+            (state["anchor_value_weights"], state["anchor_value_phi"]) if "anchor_value_phi" in state else None
+        )
+
+
+def _last(rows: Rows) -> Tensor | PackedSigns:
+    last = slice(rows.count - 1, rows.count)
+    if rows.storage == "sign":
+        return PackedSigns(rows.entries[last], rows.scale[last], rows.size)
+    return rows.entries[last]

@@ -1,0 +1,164 @@
+"""What every solver is given, and what every solver is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value
+
+from simmst.errors import ConfigError, DataError
+from simmst.sim2real.config import ReweightingConfig
+from simmst.sim2real.flat_model import FlatModel, PerSampleLoss
+from simmst.sim2real.inner import Inner, move
+from simmst.sim2real.samples import Draws, Samples, as_samples
+
+Record = dict[str, float]
+
+
+class Mean:
+    """G, the mean loss over samples, and its gradient.
+
+    Example:
+        >>> from simmst.sim2real.samples import TensorSamples
+        >>> flat = FlatModel(nn.Linear(1, 1, bias=False), lambda m, batch: m(batch[0]).squeeze(1) ** 2)
+        >>> mean = Mean(flat, TensorSamples(torch.ones(4, 1)), size=None, chunk=3, seed=0, stream="real")
+        >>> mean.gradient(torch.tensor([2.0]), step=0)
+        (tensor([4.]), 4.0)
+    """
+
+    def __init__(
+        self, model: FlatModel, samples: Samples, *, size: int | None, chunk: int, seed: int, stream: str
+    ) -> None:
+        self.model, self.samples, self.chunk = model, samples, chunk
+        self.draws = Draws(len(samples), size, seed=seed, stream=stream)
+
+    def gradient(self, phi: Tensor, step: int) -> tuple[Tensor, float]:
+        """Return the gradient and value of G over the samples drawn for a step."""
+        index = self.draws(step)
+        gradient, value = torch.zeros_like(phi), 0.0
+        for part in index.split(self.chunk):
+            batch = move(self.samples.batch(part), self.model.device)
+            piece, loss = grad_and_value(lambda p, b=batch: self.model.losses(p, b).sum())(phi)
+            gradient, value = gradient + piece / len(index), value + float(loss) / len(index)
+        return gradient, value
+
+    def value(self, phi: Tensor) -> float:
+        """Return G over all samples."""
+        return float(self.losses(phi).mean())
+
+    @torch.no_grad()
+    def losses(self, phi: Tensor) -> Tensor:
+        """Return the losses of all samples, (n,)."""
+        parts = torch.arange(len(self.samples)).split(self.chunk)
+        return torch.cat([self.model.losses(phi, move(self.samples.batch(p), self.model.device)) for p in parts])
+
+
+@dataclass
+class Problem:
+    """A model, a per-sample loss, simulated and real samples, and the settings.
+
+    Args:
+        module: the model; trained in place at the end.
+        per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
+        simulated: samples to be weighted.
+        real: samples that decide the weights; they are trained on.
+        config: the settings.
+        groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
+
+    Raises:
+        ConfigError: the module cannot be weighed so, or the groups do not fit.
+        DataError: there is no sample of a kind.
+    """
+
+    module: nn.Module
+    per_sample_loss: PerSampleLoss
+    simulated: Any
+    real: Any
+    config: ReweightingConfig
+    groups: Tensor | None = None
+    model: FlatModel = field(init=False)
+    inner: Inner = field(init=False)
+    outer: Mean = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.simulated = as_samples(self.simulated, "simulated")
+        self.real = as_samples(self.real, "real")
+        self.model = FlatModel(self.module, self.per_sample_loss)
+        self.inner = Inner(self.model, self.simulated, self.config)
+        self.outer = self.mean(self.real, self.config.real_batch, "real")
+        if self.groups is not None:
+            self.groups = torch.as_tensor(self.groups, dtype=torch.int64)
+            if self.groups.shape != (len(self.simulated),) or int(self.groups.min()) < 0:
+                raise ConfigError(
+                    f"groups must give each of the {len(self.simulated)} simulated samples a number from 0 on, "
+                    f"got shape {tuple(self.groups.shape)}"
+                )
+            self.groups = self.groups.to(self.model.device)
+
+    def mean(self, samples: Samples, size: int | None, stream: str) -> Mean:
+        """Return the mean loss over samples."""
+        return Mean(self.model, samples, size=size, chunk=self.config.chunk, seed=self.config.seed, stream=stream)
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights: of samples, or of groups."""
+        return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Give each sample its group's weight, (n,)."""
+        return weights if self.groups is None else weights[self.groups]
+
+    def gather(self, per_sample: Tensor) -> Tensor:
+        """Add up over the samples of each group."""
+        if self.groups is None:
+            return per_sample
+        return per_sample.new_zeros(self.num_weights).index_add_(0, self.groups, per_sample)
+
+    def refuse_bad_samples(self, phi: Tensor) -> None:
+        """Raise when a sample's loss is not finite at a finite phi.
+
+        Raises:
+            DataError: names the first such sample.
+        """
+        for name, samples in (("simulated", self.simulated), ("real", self.real)):
+            bad = (~torch.isfinite(self.mean(samples, None, name).losses(phi))).nonzero().squeeze(1)
+            if len(bad):
+                raise DataError(
+                    f"the loss of {name} sample {int(bad[0])} is not finite ({len(bad)} of {len(samples)} are not); "
+                    "leave the sample out, or mask its missing values in the loss"
+                )
+
+
+class Solver(Protocol):
+    """A way to find weights and a model; made for a problem, then stepped."""
+
+    def step(self, number: int) -> Record:
+        """Take outer step `number` and return what is to be logged of it."""
+        ...
+
+    def weights(self) -> Tensor:
+        """Return w, one a sample or group; zeros where the solver weighs nothing."""
+        ...
+
+    def candidates(self) -> dict[str, Tensor]:
+        """Return the models that may ship, as vectors, by name."""
+        ...
+
+    def slow_down(self) -> None:
+        """Halve the steps, after a number was not finite."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up `state_dict`."""
+        ...
+
+
+MakeSolver = Callable[[Problem], Solver]

@@ -1,0 +1,272 @@
+"""The one door: weigh simulated samples so that a model learned from them serves a little real data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simmst.errors import ConfigError, SimmstError
+from simmst.sim2real.config import ReweightingConfig
+from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
+from simmst.sim2real.flat_model import PerSampleLoss
+from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record, Solver
+from simmst.sim2real.references import Adam, Exact, Online, joint, pretrain_finetune, real_only, unweighted
+from simmst.sim2real.samples import as_samples
+
+SOLVERS: dict[str, MakeSolver] = {
+    "cutting-plane": cutting_plane,
+    "paper": paper,
+    "qp": qp,
+    "online": Online,
+    "exact": Exact,
+    "unweighted": unweighted,
+    "real-only": real_only,
+    "joint": joint,
+    "pretrain-finetune": pretrain_finetune,
+}
+_SNAPSHOT_EVERY = 10
+_MOST_RESTORES = 8
+
+Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
+
+
+class DivergedError(SimmstError, ArithmeticError):
+    """Numbers became NaN or infinite again and again, however small the steps."""
+
+
+@dataclass
+class Reweighted:
+    """What `reweight` found; the chosen model is in the module.
+
+    Attributes:
+        weights: sigma(w), float32 (n,), of every simulated sample.
+        raw_weights: w, one a sample or group.
+        chosen: "phi", "theta" or "refit", and the step it was taken at as ``chosen_step``.
+        scores: loss on the validation samples by candidate, the best over the steps; empty without such samples.
+        history: what was logged, a record a step.
+    """
+
+    weights: Tensor
+    raw_weights: Tensor
+    chosen: str
+    chosen_step: int
+    scores: dict[str, float]
+    history: list[Record] = field(repr=False)
+
+    @property
+    def effective_sample_size(self) -> float:
+        """(sum sigma)^2 / sum sigma^2: n for uniform weights, 1 when one sample has all."""
+        return float(self.weights.sum().square() / self.weights.square().sum())
+
+
+def reweight(
+    module: nn.Module,
+    per_sample_loss: PerSampleLoss,
+    simulated: Any,
+    real: Any,
+    *,
+    validation: Any = None,
+    solver: str = "cutting-plane",
+    config: ReweightingConfig | None = None,
+    groups: Tensor | None = None,
+    resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
+    save: Save | None = None,
+    progress: Callable[[int, int, Record], None] | None = None,
+) -> Reweighted:
+    r"""Weigh simulated samples by what they teach about real ones, and train a model on both.
+
+    .. math:: \min_w G(\phi^*(w)), \qquad \phi^*(w) = \arg\min_\phi \frac1n \sum_j \sigma(w_j) L_j(\phi)
+
+    The algorithm knows nothing of the model: any module, any loss with one number a sample, any two data sets; so it
+    cleans noisy labels or adapts domains as well.
+
+    Args:
+        module: the model, starting from its present parameters, best untrained (a model trained on all samples alike
+            has memorised those that should count less). Holds the chosen parameters afterwards.
+        per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
+        simulated: samples to be weighted: tensors, a torch data set of the map style, or an object with ``__len__`` and
+            ``batch(indices)``.
+        real: samples that decide the weights and are trained on, likewise.
+        validation: other real samples, which choose among the models; never trained on. Without them phi as it is at
+            the end is taken.
+        solver: a key of `SOLVERS`.
+        config: the settings.
+        groups: int64 (n,): simulated samples of the same group (such as a city) share a weight.
+        resume: what `save` was given last.
+        save: called with tensors and numbers every `checkpoint_every` steps and at the end.
+        progress: called as progress(steps done, steps, record) after each step.
+
+    Returns:
+        The weights, the choice and the log.
+
+    Raises:
+        ConfigError: unknown solver, or settings, module, loss or groups that do not fit.
+        DataError: a kind of samples is empty, or a sample's loss is not finite; names it.
+        DivergedError: nothing finite came of ever smaller steps.
+
+    Source:
+        Sim-MSTNet, section 2.1-2.2, Algorithm 1.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <...>
+        >>> x, noise = torch.randn(200, 1), torch.randn(200)
+        >>> wrong = torch.arange(200) < 80
+        >>> y = torch.where(wrong, -x.squeeze(1), x.squeeze(1)) + 0.1 * noise
+        >>> real = torch.randn(20, 1)
+        >>> found = reweight(
+        ...     nn.Linear(1, 1),
+        ...     lambda module, batch: (module(batch[0]).squeeze(1) - batch[1]).square() / 2,
+        ...     (x, y),
+        ...     (real, real.squeeze(1)),
+        ...     config=ReweightingConfig(steps=400),
+        ... )
+        >>> bool(found.weights[~wrong].mean() > 1.5 * found.weights[wrong].mean())
+        True
+    """
+    if solver not in SOLVERS:
+        raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
+    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups)
+    held_out = None if validation is None else problem.mean(as_samples(validation, "validation"), None, "validation")
+    start = problem.model.flatten()
+    run = _Run(problem, SOLVERS[solver](problem), held_out, save)
+    if resume is None:
+        problem.refuse_bad_samples(start)
+    else:
+        run.load(*resume)
+    run.steps(progress)
+    run.refit(start)
+    return run.finish()
+
+
+class _Run:
+    """The steps of a solver, with its guards, its log and the choice among its models."""
+
+    def __init__(self, problem: Problem, solver: Solver, held_out: Mean | None, save: Save | None) -> None:
+        self.problem, self.solver, self.held_out, self.save = problem, solver, held_out, save
+        self.config = problem.config
+        self.done = 0
+        self.restores = 0
+        self.history: list[Record] = []
+        self.best: dict[str, tuple[float, int, Tensor]] = {}
+        self.snapshot = (0, solver.state_dict())
+
+    def steps(self, progress: Callable[[int, int, Record], None] | None) -> None:
+        """Take the steps that are left."""
+        while self.done < self.config.steps:
+            record = self.solver.step(self.done)
+            if not self._is_finite(record):
+                self._restore(record)
+                continue
+            self.done += 1
+            self.history.append({"step": float(self.done), **record})
+            if self.done % self.config.validate_every == 0 or self.done == self.config.steps:
+                self._score(self.solver.candidates())
+            if self.done % _SNAPSHOT_EVERY == 0:
+                self.snapshot = (self.done, self.solver.state_dict())
+            if self.save and (self.done % self.config.checkpoint_every == 0 or self.done == self.config.steps):
+                self.save(*self.state())
+            if progress:
+                progress(self.done, self.config.steps, self.history[-1])
+
+    def refit(self, start: Tensor) -> None:
+        """Train a model from the start with the weights as they are now, where its score can be compared."""
+        if self.held_out is None or not self.config.refit_steps or "theta" not in self.solver.candidates():
+            return
+        inner, adam, phi = self.problem.inner, Adam(start), start
+        weights = self.problem.spread(self.solver.weights())
+        for number in range(self.config.refit_steps):
+            gradient, _ = inner.gradient(phi, weights, inner.draws(number))
+            phi = phi - adam.step(gradient, self.config.lr_plain)
+        self._score({"refit": phi})
+
+    def finish(self) -> Reweighted:
+        """Put the chosen model into the module."""
+        name, step, phi = "phi", self.done, self.solver.candidates()["phi"]
+        scores = {candidate: score for candidate, (score, _, _) in self.best.items()}
+        if scores:
+            name = min(scores, key=scores.__getitem__)
+            _, step, phi = self.best[name]
+        self.problem.model.store(phi)
+        raw = self.solver.weights()
+        share = torch.sigmoid(self.problem.spread(raw)).float()
+        return Reweighted(share, raw, name, step, scores, self.history)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the rest of the run depends on."""
+        tensors = {f"solver.{name}": tensor for name, tensor in self.solver.state_dict().items()}
+        tensors |= {f"best.{name}": phi for name, (_, _, phi) in self.best.items()}
+        tensors |= {f"snapshot.{name}": tensor for name, tensor in self.snapshot[1].items()}
+        best = {name: [score, step] for name, (score, step, _) in self.best.items()}
+        numbers = {
+            "config": self.config.to_dict(),
+            "done": self.done,
+            "restores": self.restores,
+            "snapshot_step": self.snapshot[0],
+            "best": best,
+            "history": self.history,
+        }
+        return tensors, numbers
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Take up `state`.
+
+        Raises:
+            ConfigError: it was saved with other settings; names them.
+        """
+        wanted = self.config.to_dict()
+        different = [f"{key} is {numbers['config'].get(key)!r}, wanted {wanted[key]!r}" for key in wanted]
+        different = [
+            text for key, text in zip(wanted, different, strict=True) if numbers["config"].get(key) != wanted[key]
+        ]
+        if different:
+            raise ConfigError(f"the run to go on with has other settings: {'; '.join(different)}")
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+        self.solver.load_state_dict(part("solver"))
+        self.done, self.restores = numbers["done"], numbers["restores"]
+        self.snapshot = (numbers["snapshot_step"], part("snapshot"))
+        self.history = list(numbers["history"])
+        models = part("best")
+        self.best = {name: (score, step, models[name]) for name, (score, step) in numbers["best"].items()}
+
+    def _score(self, candidates: Mapping[str, Tensor]) -> None:
+        if self.held_out is None:
+            return
+        for name, phi in candidates.items():
+            score = self.held_out.value(phi)
+            if name not in self.best or score < self.best[name][0]:
+                self.best[name] = (score, self.done, phi.clone())
+
+    def _is_finite(self, record: Record) -> bool:
+        vectors = [self.solver.weights(), *self.solver.candidates().values()]
+        return all(abs(value) < float("inf") for value in record.values()) and all(
+            bool(torch.isfinite(vector).all()) for vector in vectors
+        )
+
+    def _restore(self, record: Record) -> None:
+        """Go back to the last snapshot with steps of half the size."""
+        self.restores += 1
+        step, state = self.snapshot
+        failed = self.done + 1
+        if self.restores > _MOST_RESTORES:
+            raise DivergedError(
+                f"step {failed} is not finite after {_MOST_RESTORES} restarts with ever smaller steps ({record}); "
+                "lower inner_lr and lr_model, or look for extreme values in the data. The last checkpoint is as it was"
+            )
+        self.solver.load_state_dict(state)
+        for _ in range(self.restores):
+            self.solver.slow_down()
+        self.done = step
+        del self.history[step:]
+        warnings.warn(
+            f"step {failed} gave a number that is not finite; going on from step {step} with half the steps",
+            stacklevel=4,
+        )

@@ -1,0 +1,125 @@
+"""Data sets as the algorithm sees them: so many samples, gathered by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simmst.errors import DataError
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples gathered by number; `simmst.data.Windows` and its relatives are such."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def batch(self, indices: Any) -> Any:
+        """Gather samples by number, as whatever the loss takes."""
+        ...
+
+
+class TensorSamples:
+    """Tensors with one entry a sample along their first dimension; a batch is the tuple of their rows.
+
+    Raises:
+        DataError: there is no tensor, or they have different lengths.
+
+    Example:
+        >>> samples = TensorSamples(torch.arange(6.0).view(3, 2), torch.tensor([1, 2, 3]))
+        >>> len(samples), samples.batch(torch.tensor([2]))
+        (3, (tensor([[4., 5.]]), tensor([3])))
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        lengths = sorted({len(tensor) for tensor in tensors})
+        if len(lengths) != 1:
+            raise DataError(f"tensors must be given, with one entry a sample each; their lengths are {lengths}")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def batch(self, indices: Any) -> tuple[Tensor, ...]:
+        """Return the rows of these numbers."""
+        index = torch.as_tensor(indices)
+        return tuple(tensor[index.to(tensor.device)] for tensor in self.tensors)
+
+
+class _MapSamples:
+    """A torch data set of the map style, collated as by its `DataLoader`."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Any) -> Any:
+        return torch.utils.data.default_collate([self.dataset[int(i)] for i in indices])
+
+
+def as_samples(data: Any, name: str) -> Samples:
+    """Take tensors, a torch data set of the map style, or anything that gathers batches by number.
+
+    Args:
+        data: a tensor, a sequence of tensors, a data set with ``__getitem__`` and ``__len__``, or `Samples`.
+        name: what it is, for messages.
+
+    Raises:
+        DataError: there is no sample, or the kind is none of these.
+
+    Example:
+        >>> len(as_samples((torch.zeros(4, 2), torch.zeros(4)), "real"))
+        4
+    """
+    if isinstance(data, Tensor):
+        samples: Samples = TensorSamples(data)
+    elif isinstance(data, Sequence) and data and all(isinstance(part, Tensor) for part in data):
+        samples = TensorSamples(*data)
+    elif isinstance(data, Samples):
+        samples = data
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        samples = _MapSamples(data)
+    else:
+        raise DataError(
+            f"the {name} data are a {type(data).__name__}; give tensors, a torch data set, or an object with __len__ "
+            "and batch(indices)"
+        )
+    if len(samples) == 0:
+        raise DataError(f"the {name} data hold no sample; give at least one")
+    return samples
+
+
+class Draws:
+    """Which samples a step sees: a function of (seed, stream, step) alone, so that a resumed run draws the same.
+
+    Args:
+        total: number of samples.
+        size: samples a step; None takes all of them, in order.
+        seed: of the run.
+        stream: name of the draw.
+
+    Example:
+        >>> Draws(5, None, seed=0, stream="real")(3).tolist()
+        [0, 1, 2, 3, 4]
+        >>> len(set(Draws(100, 10, seed=0, stream="real")(3).tolist()))
+        10
+    """
+
+    def __init__(self, total: int, size: int | None, *, seed: int, stream: str) -> None:
+        self.total, self.size = total, None if size is None or size >= total else size
+        self.key = [seed, *stream.encode()]
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the samples of a step, int64, ascending."""
+        if self.size is None:
+            return torch.arange(self.total)
+        chosen = np.random.default_rng([*self.key, step]).choice(self.total, self.size, replace=False)
+        return torch.from_numpy(np.sort(chosen).astype(np.int64))
