@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def excess(name: str, ours: Tensor, plain: Tensor, exact: Tensor) -> str:
-    """What is wrong with a result, in words; empty where its error is at most twice the plain one's and a rounding."""
+    """What is wrong with a result, in words; empty where its error is at most twice the plain one's and one rounding."""
     if ours.shape != exact.shape:
         return f"{name} has shape {tuple(ours.shape)}, expected {tuple(exact.shape)}"
     if not bool(ours.isfinite().all()):
         return f"{name} holds values that are not finite"
     error, allowed = ((side.double() - exact).abs().max().item() for side in (ours, plain))
-    rounding = 1e-6 * exact.abs().max().item()
+    rounding = max(1e-6, torch.finfo(ours.dtype).eps) * exact.abs().max().item()
     if error <= 2 * allowed + rounding:
         return ""
     return f"{name} is off by {error:.3g}, plain PyTorch by {allowed:.3g}"

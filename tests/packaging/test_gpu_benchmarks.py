@@ -1,0 +1,236 @@
+"""benchmarks/gpu.py where there is no GPU: its arguments, stages and cases, what it times, and a dry run of it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gpu_budget
+import gpu_cases
+import gpu_checks
+import pytest
+import torch
+from gpu_budget import Stage
+
+from simmst.ops.backends import OPERATORS
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+CPU = torch.device("cpu")
+RESULT_PARTS = {"date", "commit", "device", "driver", "versions", "dry_run"}
+RESULT_PARTS |= {"machine", "stages", "rows", "suite", "tuned"}
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    worlds = ("TRITON_INTERPRET", "SIMMST_CUDA_EMULATION", "SIMMST_BACKEND", "OUT")
+    clean = {name: value for name, value in os.environ.items() if name not in worlds}
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**clean, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+# The program
+
+
+def test_without_a_gpu_it_says_so_and_what_to_do() -> None:
+    found = run()
+    assert found.returncode == 3
+    assert "no GPU here: torch" in found.stderr
+    assert "--dry-run" in found.stderr
+    assert found.stdout == ""
+
+
+def test_help_says_how_to_run_it() -> None:
+    found = run("--help")
+    assert found.returncode == 0
+    for word in ("--tune", "--budget", "--dry-run", "--apply", "inside eight minutes"):
+        assert word in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "0"], "--budget must be positive, got 0"),
+        (["--tune", "--dry-run"], "use one of them"),
+        (["--apply", "nowhere.json"], "there is no file nowhere.json"),
+        (["--skip", "sleep"], "invalid choice: 'sleep'"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], message: str) -> None:
+    found = run(*arguments)
+    assert found.returncode == 2
+    assert message in found.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Path) -> None:
+    found = run("--dry-run", "--commit", "abc", OUT=str(tmp_path))
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "DRY RUN on the CPU" in found.stdout
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert set(result) == RESULT_PARTS
+    assert (result["commit"], result["dry_run"]) == ("abc", True)
+    assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [
+        ("machine", "passed"),
+        ("benchmarks", "passed"),
+    ]
+    assert {row["case"] for row in result["rows"]} == {case.name for case in gpu_cases.CASES}
+    assert {"reference", "cpp"} <= {row["backend"] for row in result["rows"]}
+    assert not any(row["problem"] for row in result["rows"])
+    refused = run("--apply", str(tmp_path / "gpu.json"))
+    assert refused.returncode == 1
+    assert "holds no measured tables: it was a dry run" in refused.stderr
+
+
+def test_a_stage_that_fails_is_reported_and_fails_the_run(tmp_path: Path) -> None:
+    found = run("--dry-run", "--only", "no such case", "--out", str(tmp_path / "out.json"))
+    assert found.returncode == 1
+    assert "no case has 'no such case' in its name; the cases are: ProbSparse forward" in found.stdout
+    assert "benchmarks: failed" in found.stdout
+    stages = json.loads((tmp_path / "out.json").read_text())["stages"]
+    assert [stage["state"] for stage in stages] == ["passed", "failed"]
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The stages of a run on a pretended GPU."""
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+    def stages(*arguments: str) -> dict[str, Stage]:
+        return {stage.name: stage for stage in gpu.Run(gpu._arguments([*arguments]), tmp_path).stages()}
+
+    return stages
+
+
+def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suite(
+    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
+    stages = on_a_gpu("--tune")
+    assert list(stages) == ["install", "machine", "suite", "sanitizers", "tune", "benchmarks"]
+    assert stages["benchmarks"].needs == ("install", "machine")
+    (install,) = stages["install"].commands()
+    assert {"--no-index", "--no-deps", "--no-build-isolation", "--target"} <= set(install.argv)
+    assert (install.environment["CUDAARCHS"], install.environment["SIMMST_CUDA"]) == ("90-real", "ON")
+    site = install.argv[install.argv.index("--target") + 1]
+    suite = stages["suite"].commands()
+    assert {command.name for command in suite} == {
+        f"suite-{operator}-{backend}" for operator in OPERATORS for backend in ("triton", "cuda")
+    }
+    for command in suite:
+        assert command.name.endswith(command.environment["SIMMST_GPU_BACKENDS"])
+        assert command.environment["PYTHONPATH"].startswith(site)
+    tools = [(command.argv[2], command.argv[-1]) for command in stages["sanitizers"].commands()]
+    assert tools == [("memcheck", "triton"), ("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda")]
+    assert list(on_a_gpu("--installed", "--skip", "suite")) == ["machine", "sanitizers", "benchmarks"]
+
+
+def test_a_tool_that_is_missing_leaves_its_stage_out_and_says_so(
+    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    stages = on_a_gpu()
+    assert stages["install"].commands()[0].environment["SIMMST_CUDA"] == "OFF"
+    (outcome,) = gpu_budget.run_all([stages["sanitizers"]._replace(needs=())], 10.0, tell=lambda line: None)
+    assert (outcome.state, outcome.good) == ("left out", True)
+    assert outcome.reason == "there is no compute-sanitizer on PATH"
+
+
+# The cases
+
+# (case, backend) -> what is to be reached: what this project set out to do, written down once more.
+TO_REACH = {
+    ("ProbSparse forward, shared samples, L={}", "triton"): {720: 1.2, 4096: 10, 16384: 50},
+    ("ProbSparse forward, shared samples, L={}", "cuda"): {96: 0.8, 336: 1.0, 720: 1.4, 4096: 14, 16384: 70},
+    ("ProbSparse forward, per-query samples, L={}", "triton"): {4096: 2, 16384: 6},
+    ("ProbSparse forward, per-query samples, L={}", "cuda"): {96: 0.8, 336: 1.0, 720: 1.0, 4096: 5, 16384: 8},
+    ("ProbSparse forward + backward, shared samples, L={}", "triton"): {720: 1.8, 4096: 15},
+    ("ProbSparse forward + backward, shared samples, L={}", "cuda"): {336: 1.0, 720: 2.2, 4096: 20},
+    ("spatial forward, 1024 maps, N={}", "triton"): {121: 3, 225: 2.5, 400: 2},
+    ("spatial forward, 1024 maps, N={}", "cuda"): {121: 3.5, 225: 3, 400: 2.3},
+    ("spatial forward + backward, 1024 maps, N={}", "triton"): {121: 2, 225: 1.8, 400: 1.5},
+    ("plane step, L=64, N=1e7, {}", "triton"): {"float32": 1.8, "bfloat16": 3.3, "signs": 8},
+    ("plane step, L=64, N=1e7, {}", "cuda"): {"float32": 1.9, "bfloat16": 3.5, "signs": 12},
+}
+
+
+def test_every_ratio_to_reach_is_among_the_cases() -> None:
+    found = {
+        (case.name, backend): floor
+        for case in gpu_cases.CASES
+        for backend, floor in case.floors.items()
+        if case.peer != gpu_cases.PLAIN
+    }
+    wanted = {
+        (name.format(size), backend): floor
+        for (name, backend), sizes in TO_REACH.items()
+        for size, floor in sizes.items()
+    }
+    assert found == wanted
+    plain = [case for case in gpu_cases.CASES if case.peer == gpu_cases.PLAIN]
+    assert {case.floors["triton"] for case in plain} == {10.0}
+    assert len({(case.name, case.peer) for case in gpu_cases.CASES}) == len(gpu_cases.CASES)
+    shares = {case.name: case.shares for case in gpu_cases.CASES if case.shares}
+    dense = ("float32", "bfloat16")
+    assert shares == {f"plane step, L=64, N=1e7, {kind}": {"triton": 0.8, "cuda": 0.85} for kind in dense}
+
+
+def test_the_bytes_and_operations_of_a_case_are_counted() -> None:
+    """By hand: one read of every plane and of three vectors, one write of the point; two products of L x N."""
+    work = gpu_cases.chosen("plane step, L=64, N=1e7, float32")[0].build(CPU, "tiny")
+    assert work.bytes == 4 * (64 * 1000 + 4 * 1000)
+    assert work.flops == 4 * 64 * 1000
+    sparse = gpu_cases.chosen("ProbSparse forward, shared samples, L=96")[0].build(CPU, "tiny")
+    assert sparse.bytes == 4 * (4 * 40 * 64) * 2
+    assert sparse.flops == 4 * 40 * 64 * (2 * 20 + 4 * 20 + 1)
+
+
+@pytest.mark.parametrize("case", gpu_cases.CASES[::3], ids=lambda case: f"{case.name}, {case.peer}")
+def test_a_wrong_result_is_not_timed(case: gpu_cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_measure
+
+    work = case.build(CPU, "tiny")
+    assert gpu_measure.problem_with(work, "reference", CPU) == ""
+    right = gpu_checks.excess
+    for wrong in (lambda x: x + 0.5, lambda x: torch.full_like(x, float("nan")), lambda x: x[..., :-1]):
+        monkeypatch.setattr(gpu_checks, "excess", right)
+        for module in ("gpu_prob_sparse", "gpu_spatial", "gpu_cutting_plane"):
+            spoilt = lambda name, ours, plain, exact, wrong=wrong: right(name, wrong(ours), plain, exact)  # noqa: E731
+            monkeypatch.setattr(sys.modules[module], "excess", spoilt)
+        assert gpu_measure.problem_with(work, "reference", CPU)
+
+
+def test_a_result_that_changes_is_not_timed() -> None:
+    results = iter([[torch.zeros(2)], [torch.zeros(2) + 1e-7]])
+    assert gpu_checks.differences(lambda: next(results)) == "two runs differ in result [0]"
+
+
+def test_a_backend_that_cannot_run_gets_a_row_that_says_why() -> None:
+    import gpu_measure
+
+    ceilings = gpu_measure.Ceilings(1e9, dict.fromkeys(("float32", "bfloat16", "float16"), 1e9))
+    rows: list[dict[str, Any]] = []
+    case = gpu_cases.chosen("N=121")[0]
+    gpu_measure.rows([case], ["reference", "cuda"], CPU, "tiny", ceilings, seconds=0.01, keep=rows.append)
+    assert [row["backend"] for row in rows] == ["reference", "cuda"]
+    assert rows[0]["ratio"] > 0
+    assert "cannot run spatial_attention" in rows[1]["problem"]
+    assert "ratio" not in rows[1]
+
+    def broken(device: torch.device, scale: str) -> Any:
+        raise RuntimeError("out of memory")
+
+    gpu_measure.rows([case._replace(build=broken)], ["cuda"], CPU, "tiny", ceilings, keep=rows.append)
+    assert rows[-1]["problem"] == "RuntimeError: out of memory"

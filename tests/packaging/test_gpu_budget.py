@@ -1,0 +1,78 @@
+"""The stages of benchmarks/gpu.py share one budget of time, and none can hide or take the others' part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import gpu_budget
+import pytest
+from gpu_budget import Command, Ended, Stage
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def staged(*takes: tuple[str, float, float, int | None], budget: float = 100.0) -> list[tuple[str, str, float]]:
+    """(stage, weight, seconds it would take, exit code) -> (stage, state, seconds allotted)."""
+    clock = Clock()
+    stages = [Stage(name, weight, lambda name=name: [Command(name, [])]) for name, weight, _, _ in takes]
+    plans = {name: (seconds, code) for name, _, seconds, code in takes}
+
+    def pretend(commands: list[Command], limit: float) -> tuple[Ended, ...]:
+        seconds, code = plans[commands[0].name]
+        clock.now += min(seconds, limit)
+        return (Ended(commands[0].name, None if seconds > limit else code, min(seconds, limit), ""),)
+
+    outcomes = gpu_budget.run_all(stages, budget, clock=clock, run=pretend, tell=lambda line: None)
+    assert clock.now - 100.0 <= budget
+    return [(outcome.stage, outcome.state, outcome.allotted) for outcome in outcomes]
+
+
+def test_time_that_a_stage_leaves_goes_to_those_after_it() -> None:
+    found = staged(("a", 1, 5, 0), ("b", 1, 10, 0), ("c", 2, 1000, 0))
+    assert found == [("a", "passed", 25.0), ("b", "passed", pytest.approx(95 / 3)), ("c", "out of time", 85.0)]
+
+
+def test_a_stage_that_runs_out_of_time_leaves_the_others_theirs() -> None:
+    assert staged(("a", 1, 1000, 0), ("b", 1, 50, 0)) == [("a", "out of time", 50.0), ("b", "passed", 50.0)]
+    assert staged(("a", 1, 1, 0), ("b", 1, 1, 0), budget=1.0)[0][1] == "not run"
+
+
+def test_what_needs_a_stage_that_failed_is_not_run() -> None:
+    failing = Stage("install", 1, lambda: [Command("false", [sys.executable, "-c", "print('no nvcc'); exit(7)"])])
+    needing = Stage("suite", 1, lambda: [], needs=("install",))
+    other = Stage("other", 1, lambda: [Command("true", [sys.executable, "-c", ""])])
+    told, kept = [], []
+    stages = [failing, needing, other]
+    outcomes = gpu_budget.run_all(stages, 60, tell=told.append, after=lambda so_far: kept.append(len(so_far)))
+    assert [(outcome.state, outcome.good) for outcome in outcomes] == [
+        ("failed", False),
+        ("not run", False),
+        ("passed", True),
+    ]
+    assert outcomes[0].commands[0].code == 7
+    assert outcomes[1].reason == "it needs install"
+    assert any("no nvcc" in line for line in told)
+    assert kept == [1, 2, 3]
+    assert json.dumps([outcome.as_dict() for outcome in outcomes])
+
+
+def test_a_command_out_of_time_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    grandchild = "import sys, time; time.sleep(4); open(sys.argv[1], 'w')"
+    child = "import subprocess, sys; print('begun', flush=True); "
+    child += f"subprocess.run([sys.executable, '-c', {grandchild!r}, {str(tmp_path / 'late')!r}])"
+    quick = Command("quick", [sys.executable, "-c", "print('done')"])
+    ended = gpu_budget.run_beside([Command("slow", [sys.executable, "-c", child]), quick], 2.0)
+    assert [(one.name, one.code) for one in ended] == [("slow", None), ("quick", 0)]
+    assert "begun" in ended[0].tail
+    assert ended[1].tail == "done\n"
+    assert ended[0].seconds < 4
+    gpu_budget.run_beside([Command("wait", [sys.executable, "-c", "import time; time.sleep(3)"])], 10)
+    assert not (tmp_path / "late").exists()
