@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from simmst import __version__
-from simmst.errors import SimmstError
+from simmst.errors import ConfigError, SimmstError
 from simmst.extras import import_extra
 
 if TYPE_CHECKING:
@@ -113,11 +113,20 @@ def build_parser() -> ArgumentParser:
 
     simulate = command(
         "simulate",
-        "--cities NUMBER --out FOLDER [options]",
-        "Simulate cities into a folder; finished ones are kept.",
-        brief="write simulated cities",
+        "--cities NUMBER --out FOLDER [options] | --compare FILE... --out FOLDER [options]",
+        "Simulate cities into a folder; finished ones are kept. With --compare, measure how real they are.",
+        brief="write simulated cities, or compare them with real files",
     )
-    simulate.add_argument("--cities", type=int, required=True, help="how many")
+    simulate.add_argument("--cities", type=int | None, default=None, help="how many; 100 with --compare")
+    simulate.add_argument(
+        "--compare",
+        type=str,
+        nargs="+",
+        help="real files: does every statistic of theirs lie in the 5-95 %% band of cities simulated in their shape?",
+    )
+    simulate.add_argument(
+        "--place_cells", type=int | None, default=None, help="cells a side of a place, for files of places (--compare)"
+    )
     simulate.add_argument("--out", type=str, required=True, help="folder")
     simulate.add_argument("--seed", type=int, default=0, help="of the family of cities")
     simulate.add_argument("--city", type=dict[str, Any], default={}, help="settings to hold fixed, as --city.days 7")
@@ -210,6 +219,11 @@ def run_simulate(options: Namespace) -> None:
     """Run ``simmst simulate``."""
     from simmst.city_folder import simulate
 
+    if options.compare:
+        run_compare(options)
+        return
+    if options.cities is None:
+        raise ConfigError("simulate needs --cities NUMBER, or --compare FILE; see simmst simulate --help")
     with progress_bars(quiet=options.quiet) as progress:
         simulate(
             options.cities,
@@ -223,6 +237,28 @@ def run_simulate(options: Namespace) -> None:
         )
     cities = "1 city" if options.cities == 1 else f"{options.cities} cities"
     tell(f"written: {cities} and manifest.json in {options.out}")
+
+
+def run_compare(options: Namespace) -> None:
+    """Run ``simmst simulate --compare``."""
+    from simmst.simulation import DomainPrior, compare_files
+
+    for name, unused in (("city", bool(options.city)), ("format", options.format != "shards")):
+        if unused:
+            raise ConfigError(f"--{name} has no place beside --compare, whose files settle what is simulated")
+    with progress_bars(quiet=options.quiet) as progress:
+        report = compare_files(
+            options.compare,
+            cities=100 if options.cities is None else options.cities,
+            seed=options.seed,
+            prior=DomainPrior.from_yaml(options.prior) if options.prior else None,
+            place_cells=options.place_cells,
+            workers=options.workers or os.cpu_count() or 1,
+            progress=lambda done, total: progress("simulate", done, total),
+        )
+    report.print(console())
+    for path in report.save(options.out):
+        tell(f"written: {path}")
 
 
 def run_info(options: Namespace) -> None:

@@ -9,6 +9,7 @@ from simmst.simulation.distributions import Categorical, Dates, LogUniform, Trun
 from simmst.simulation.official_files import CountryRows, write_official_files
 from simmst.simulation.prior import DomainPrior
 from simmst.simulation.radio import Coverage, RadioModel, StatisticalRadio
+from simmst.simulation.realism import RealismReport, compare, compare_files
 from simmst.simulation.reporting import OperatorReporting, ReportingModel
 from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig
 from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
@@ -25,6 +26,7 @@ __all__ = [
     "LogUniform",
     "OperatorReporting",
     "RadioModel",
+    "RealismReport",
     "ReportingModel",
     "ServiceConfig",
     "SharedPresenceTraffic",
@@ -32,6 +34,8 @@ __all__ = [
     "TrafficModel",
     "TruncatedNormal",
     "Uniform",
+    "compare",
+    "compare_files",
     "simulate_cities",
     "simulate_city",
     "surrogate_city",

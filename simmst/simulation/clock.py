@@ -15,6 +15,8 @@ from simmst.simulation.config import CityConfig
 
 WEEKDAY, SATURDAY, SUNDAY = 0, 1, 2
 NIGHT_ENDS_H = 4  # the small hours belong to the day before
+SATURDAY_REST = 0.55  # how much of a Sunday a Saturday is
+SEASON = ((12, 24), (1, 5))  # first and last day of the weeks between Christmas and Epiphany
 
 _ITALY_FIXED = ((1, 1), (1, 6), (4, 25), (5, 1), (6, 2), (8, 15), (11, 1), (12, 8), (12, 25), (12, 26))
 _SAINT_FRANCIS_SINCE = 2026  # 4 October became a holiday again
@@ -30,6 +32,7 @@ class Clock:
             slot.
         day_type: int64 ``(T * parts,)``, 0 on weekdays, 1 on Saturdays, 2 on Sundays and public holidays. Days
             change at four in the morning: Friday's night is not yet Saturday.
+        rest: float64 ``(T * parts,)``, how much of a Sunday each part is: 0 on weekdays, 1 on Sundays.
         parts: ten-minute parts of a slot, 1 or 6. What is computed on parts and averaged by `slot_mean` does not depend
             on the step.
     """
@@ -37,6 +40,7 @@ class Clock:
     start_utc: np.ndarray
     hour: np.ndarray
     day_type: np.ndarray
+    rest: np.ndarray
     parts: int
 
     @classmethod
@@ -59,10 +63,14 @@ class Clock:
         days = (local - 3600 * NIGHT_ENDS_H) // 86_400
         weekday = (days + 3) % 7  # 1970-01-01 was a Thursday
         resting = public_holidays(first_day - datetime.timedelta(days=1), config.days + 2, config.country)
+        resting += [datetime.date.fromisoformat(day) for day in config.free_days]
         epoch = datetime.date(1970, 1, 1)
         holiday = np.isin(days, [(day - epoch).days for day in resting])
         day_type = np.where((weekday == 6) | holiday, SUNDAY, np.where(weekday == 5, SATURDAY, WEEKDAY))
-        return cls(starts.astype("datetime64[s]"), (local % 86_400) / 3600, day_type, parts)
+        rest = np.array([0.0, SATURDAY_REST, 1.0])[day_type]
+        rest[holiday & (weekday != 6)] = config.holiday_rest
+        rest[_in_season(days) & (day_type == WEEKDAY)] = config.season_rest * SATURDAY_REST
+        return cls(starts.astype("datetime64[s]"), (local % 86_400) / 3600, day_type, rest, parts)
 
     def slot_mean(self, values: np.ndarray) -> np.ndarray:
         """Average ``(..., T * parts)`` over the parts of each slot, giving ``(..., T)``."""
@@ -70,6 +78,16 @@ class Clock:
             return values
         mean: np.ndarray = values.reshape(*values.shape[:-1], -1, self.parts).mean(axis=-1)
         return mean
+
+
+def _in_season(days: np.ndarray) -> np.ndarray:
+    """Return which days (numbers since 1970-01-01) lie between Christmas and Epiphany."""
+    date = days.astype("datetime64[D]")
+    month = date.astype("datetime64[M]")
+    number = 100 * (month.astype(np.int64) % 12 + 1) + (date - month).astype(np.int64) + 1
+    (first_month, first_day), (last_month, last_day) = SEASON
+    within: np.ndarray = (number >= 100 * first_month + first_day) | (number <= 100 * last_month + last_day)
+    return within
 
 
 def public_holidays(start: datetime.date, days: int, country: str | None) -> list[datetime.date]:

@@ -37,23 +37,29 @@ PARAMETER_RANGES: dict[str, tuple[float, float, str]] = {
     "density_correlation_m": (50.0, 50_000.0, "m"),
     "density_fine_share": (0.0, 1.0, "fraction of the log variance"),
     "density_fine_correlation_m": (1.0, 5_000.0, "m"),
-    "density_skew": (0.0, 0.8, "strength of the saturation of dense places"),
-    "centre_log_gain": (0.0, 4.0, "natural log"),
+    "density_skew": (-0.8, 0.8, "strength of the saturation of dense places"),
+    "centre_slope_per_km": (0.0, 2.0, "natural log per km"),
     "void_share": (0.0, 0.5, "fraction of the cells"),
     "land_use_contrast": (0.0, 5.0, "natural log"),
+    "land_use_correlation_m": (50.0, 50_000.0, "m"),
     "service_log_std": (0.0, 2.0, "natural log"),
     # traffic in time
-    "diurnal_amplitude": (0.0, 3.0, "exponent on the daily profiles"),
+    "diurnal_amplitude": (0.0, 3.0, "exponent on the daily profiles of the services"),
+    "presence_amplitude": (0.0, 3.0, "exponent on the daily presence of the land uses"),
     "phase_h": (-12.0, 12.0, "hours later"),
     "land_use_phase_std_h": (0.0, 3.0, "hours"),
     "profile_log_std": (0.0, 1.0, "natural log"),
+    "land_use_profile_log_std": (0.0, 1.0, "natural log"),
     "weekend_factor": (0.05, 3.0, "Sunday presence over weekday presence"),
     "weekend_delay_h": (0.0, 3.0, "hours"),
+    "holiday_rest": (0.0, 1.5, "fraction of a Sunday"),
+    "season_rest": (0.0, 1.5, "fraction of a Saturday"),
     # noise, bursts, events
     "noise_log_std": (0.0, 2.0, "natural log"),
     "noise_correlation_h": (0.05, 500.0, "hours"),
     "noise_shared_share": (0.0, 1.0, "fraction of the log variance"),
     "noise_city_share": (0.0, 1.0, "fraction of the log variance"),
+    "load_flicker_log_std": (0.0, 0.5, "natural log, of an hourly sum"),
     "flicker_log_std": (0.0, 0.5, "natural log, of an hourly sum"),
     "burst_rate_per_sector_hour": (0.0, 1.0, "bursts per sector and hour"),
     "burst_gain": (0.0, 20.0, "extra load over ordinary load"),
@@ -94,7 +100,7 @@ class CityConfig:
         step_minutes: length of a slot, 10 or 60.
         start: local date (ISO) at whose midnight the series begins.
         timezone: IANA name of the local time zone.
-        country: ISO code whose public holidays are lived as Sundays, or None for none.
+        country: ISO code whose public holidays are lived much as Sundays, or None for none.
         services: names of default services (call, sms, internet) or `ServiceConfig` values, in the order of the data.
         scenario: path loss of 3GPP TR 38.901: "UMa", "UMi" or "RMa".
         carrier_ghz: carrier frequency.
@@ -113,21 +119,30 @@ class CityConfig:
         density_correlation_m: correlation length of the city's quarters.
         density_fine_share: share of the log variance that varies from block to block.
         density_fine_correlation_m: correlation length of the blocks.
-        density_skew: saturation of dense places, which skews the log density to the left; 0 is log-normal.
-        centre_log_gain: fall of the log density from the centre to the far corner.
+        density_skew: saturation of dense places, which skews the log density to the left; 0 is log-normal, below 0 it
+            is skewed to the right.
+        centre_slope_per_km: fall of the log density with the distance from the city's centre. The grid is a piece of
+            a city at least 15 km wide, whose centre lies in the middle half of it, inside the grid or not.
         void_share: fraction of the cells that are parks, water or fields.
         land_use_contrast: log contrast of the land-use mixture; 0 mixes all uses everywhere.
+        land_use_correlation_m: correlation length of the land uses.
         service_log_std: log spread over cells of each service's own popularity.
-        diurnal_amplitude: exponent on all daily profiles; 0 is flat.
+        diurnal_amplitude: exponent on the daily profiles of the services; 0 is flat.
+        presence_amplitude: exponent on the daily presence of users by land use; 0 keeps them where they are.
         phase_h: shift of the whole day, positive is later.
         land_use_phase_std_h: spread of the further shift of each land use.
         profile_log_std: log spread of smooth random changes to each service's daily profile.
-        weekend_factor: Sunday presence relative to a weekday; holidays are Sundays, Saturdays lie between.
-        weekend_delay_h: how much later the mornings of weekends start.
+        land_use_profile_log_std: log spread of such changes to each service's daily profile in each land use.
+        weekend_factor: Sunday presence relative to a weekday; Saturdays lie between.
+        weekend_delay_h: how much later the mornings of weekends and holidays start.
+        holiday_rest: how much of a Sunday a public holiday is, in presence and services; 1 is a Sunday.
+        season_rest: how much of a Saturday the working days between Christmas and Epiphany are; 0 is a working day.
+        free_days: further dates (ISO) lived as public holidays, such as a patron saint's day.
         noise_log_std: standard deviation of the log noise of a sector's load.
         noise_correlation_h: its correlation time, whatever the step.
         noise_shared_share: share of its variance that all services have in common.
         noise_city_share: share of its variance that the whole city has in common.
+        load_flicker_log_std: log standard deviation of white noise of a sector's hourly load.
         flicker_log_std: log standard deviation of white noise of a cell's hourly sum.
         burst_rate_per_sector_hour: bursts per sector and hour.
         burst_gain: scale of a burst's extra load, relative to ordinary load.
@@ -177,25 +192,32 @@ class CityConfig:
     density_fine_share: float = 0.2
     density_fine_correlation_m: float = 200.0
     density_skew: float = 0.2
-    centre_log_gain: float = 0.5
+    centre_slope_per_km: float = 0.1
     void_share: float = 0.05
     land_use_contrast: float = 1.2
+    land_use_correlation_m: float = 800.0
     service_log_std: float = 0.3
     diurnal_amplitude: float = 1.0
+    presence_amplitude: float = 0.8
     phase_h: float = 0.0
     land_use_phase_std_h: float = 0.7
-    profile_log_std: float = 0.15
-    weekend_factor: float = 0.8
+    profile_log_std: float = 0.1
+    land_use_profile_log_std: float = 0.15
+    weekend_factor: float = 0.9
     weekend_delay_h: float = 1.5
+    holiday_rest: float = 1.0
+    season_rest: float = 0.5
+    free_days: tuple[str, ...] = ()
     noise_log_std: float = 0.2
-    noise_correlation_h: float = 4.0
+    noise_correlation_h: float = 7.0
     noise_shared_share: float = 0.5
-    noise_city_share: float = 0.2
-    flicker_log_std: float = 0.03
-    burst_rate_per_sector_hour: float = 0.004
+    noise_city_share: float = 0.05
+    load_flicker_log_std: float = 0.03
+    flicker_log_std: float = 0.015
+    burst_rate_per_sector_hour: float = 0.007
     burst_gain: float = 0.8
     burst_pareto_alpha: float = 1.8
-    burst_duration_h: float = 0.7
+    burst_duration_h: float = 0.4
     events_per_week: float = 2.0
     event_gain: float = 4.0
     coverage_spread: float = 0.9
@@ -224,6 +246,13 @@ class CityConfig:
                 "use an IANA name such as 'Europe/Rome' (the package tzdata brings them all)"
             ) from error
         object.__setattr__(self, "services", resolve_services(self.services))
+        if isinstance(self.free_days, str) or not isinstance(self.free_days, (tuple, list)):
+            raise ConfigError(
+                f"CityConfig.free_days is {self.free_days!r}; give a list of dates, such as ['2013-12-07']"
+            )
+        for day in self.free_days:
+            check_date("CityConfig.free_days", day)
+        object.__setattr__(self, "free_days", tuple(self.free_days))
 
     @property
     def steps_per_day(self) -> int:
@@ -259,6 +288,7 @@ class CityConfig:
         """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["services"] = [service.to_dict() for service in self.services]
+        values["free_days"] = list(self.free_days)
         return values
 
     @classmethod

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simmst.errors import ConfigError
 from simmst.extras import import_extra
@@ -24,6 +24,9 @@ from simmst.simulation.distributions import (
 from simmst.simulation.services import DEFAULT_SERVICES, SERVICE_RANGES, check_range
 from simmst.simulation.streams import stream
 
+if TYPE_CHECKING:
+    from simmst.data.dataset import TrafficDataset
+
 
 @dataclasses.dataclass(frozen=True)
 class DomainPrior:
@@ -36,6 +39,7 @@ class DomainPrior:
 
     Attributes:
         parameters: laws by parameter.
+        note: where the laws come from, such as the period they were calibrated on; no part of the comparison.
 
     Raises:
         ConfigError: a parameter is unknown, or its law allows an impossible value; the message names it.
@@ -47,6 +51,7 @@ class DomainPrior:
     """
 
     parameters: Mapping[str, Distribution]
+    note: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Check every name and that bounds are possible."""
@@ -168,7 +173,59 @@ class DomainPrior:
                     continue
                 raise ConfigError(f"parameter {name!r} has no interval to narrow to {law}; give it a distribution")
             narrowed[name] = Categorical((law,)) if isinstance(law, (int, float, str)) else law
-        return DomainPrior(narrowed)
+        return DomainPrior(narrowed, self.note)
+
+    def fit(
+        self,
+        real: TrafficDataset | Sequence[TrafficDataset],
+        *,
+        period: tuple[str, str] | None = None,
+        cities: int = 300,
+        keep: float = 0.1,
+        seed: int = 0,
+        place_cells: int | None = None,
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> DomainPrior:
+        """Return the prior narrowed to the training period of real data, by rejection sampling.
+
+        The scheme is described in `simmst.simulation.calibration.calibrate`, which also says what was narrowed. The
+        returned prior's `note` says on what and which period it was calibrated.
+
+        Args:
+            real: one data set or several of the same city.
+            period: first and last local date (ISO) of the training period; None takes all. Keep test days out of it.
+            cities: how many cities to simulate.
+            keep: fraction of them to keep, the most like the real data.
+            seed: of the family of cities.
+            place_cells: of data sets of places, cells a side of a place.
+            workers: processes.
+            progress: called with (cities done, cities).
+
+        Raises:
+            ConfigError: `keep` keeps fewer than 10 cities, or a date is wrong.
+            DataError: the period holds too little, or cannot be compared with simulated cities.
+
+        Example:
+            >>> from simmst.simulation import surrogate_city
+            >>> held_out = surrogate_city(0, height=4, width=4, days=2, services=["internet"])
+            >>> prior = DomainPrior.default().fit(held_out, cities=20, keep=0.5)
+            >>> prior.note.split(": ")[1]  # doctest: +ELLIPSIS
+            '10 nearest of 20 cities of seed 0, ... parameters narrowed'
+        """
+        from simmst.simulation.calibration import calibrate  # which needs this module
+
+        return calibrate(
+            self,
+            real,
+            period=period,
+            cities=cities,
+            keep=keep,
+            seed=seed,
+            place_cells=place_cells,
+            workers=workers,
+            progress=progress,
+        ).prior
 
     def to_yaml(self, path: str | Path) -> Path:
         """Write all laws to a YAML file.
@@ -181,7 +238,8 @@ class DomainPrior:
         """
         yaml = import_extra("yaml", extra="forecast")
         plain = {name: to_plain(distribution) for name, distribution in self.parameters.items()}
-        text = yaml.safe_dump({"base": "none", "parameters": plain}, sort_keys=False, default_flow_style=None)
+        content = {"base": "none", **({"note": self.note} if self.note else {}), "parameters": plain}
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
@@ -190,7 +248,7 @@ class DomainPrior:
 
         The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
         high: ..}`` (or log-uniform, truncated-normal, categorical, dates), and optionally ``base``: ``default`` (also
-        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep.
+        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep, and ``note``, a text.
 
         Raises:
             ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
@@ -203,16 +261,20 @@ class DomainPrior:
             raise ConfigError(f"{path} cannot be read as a prior: {error}") from error
         if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
             raise ConfigError(f"{path} is no prior: it needs a mapping 'parameters' from names to distributions")
-        unknown = sorted(set(content) - {"base", "parameters"}, key=str)
+        unknown = sorted(set(content) - {"base", "note", "parameters"}, key=str)
         if unknown:
-            raise ConfigError(f"{path}: unknown key {unknown[0]!r}; a prior holds 'base' and 'parameters'")
+            raise ConfigError(f"{path}: unknown key {unknown[0]!r}; a prior holds 'base', 'note' and 'parameters'")
         bases = {"default": _default_parameters(), "surrogate": {**_default_parameters(), **_SURROGATE}, "none": {}}
         base = content.get("base", "default")
         if base not in bases:
             raise ConfigError(f"{path}: base is {base!r}; choose one of {', '.join(bases)}")
+        note = content.get("note", "")
+        if not isinstance(note, str):
+            raise ConfigError(f"{path}: note is {note!r}; it must be a text")
         try:
             return cls(
-                {**bases[base], **{name: from_plain(name, plain) for name, plain in content["parameters"].items()}}
+                {**bases[base], **{name: from_plain(name, plain) for name, plain in content["parameters"].items()}},
+                note,
             )
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
@@ -251,54 +313,62 @@ def _default_parameters() -> dict[str, Distribution]:
         "nlos_slope": Uniform(0.85, 1.15),
         "shadowing_db": Uniform(4.0, 9.0),
         "shadowing_correlation_m": LogUniform(13.0, 120.0),
-        "handover_softness_db": Uniform(2.0, 8.0),
-        "users_per_cell": LogUniform(30.0, 300.0),
-        "density_log_std": Uniform(1.0, 2.6),
+        "handover_softness_db": Uniform(2.0, 10.0),
+        "users_per_cell": LogUniform(80.0, 1200.0),
+        "density_log_std": Uniform(0.9, 2.3),
         "density_correlation_m": LogUniform(800.0, 6000.0),
-        "density_fine_share": Uniform(0.0, 0.4),
+        "density_fine_share": Uniform(0.0, 0.3),
         "density_fine_correlation_m": Uniform(100.0, 400.0),
-        "density_skew": Uniform(0.0, 0.6),
-        "centre_log_gain": Uniform(0.0, 1.5),
+        "density_skew": Uniform(-0.15, 0.45),
+        "centre_slope_per_km": Uniform(0.0, 0.25),
         "void_share": Uniform(0.0, 0.15),
-        "land_use_contrast": Uniform(0.6, 1.8),
+        "land_use_contrast": Uniform(0.4, 2.5),
+        "land_use_correlation_m": LogUniform(200.0, 2000.0),
         "service_log_std": Uniform(0.15, 0.45),
-        "diurnal_amplitude": Uniform(0.7, 1.4),
+        "diurnal_amplitude": Uniform(0.65, 1.25),
+        "presence_amplitude": Uniform(0.3, 1.4),
         "phase_h": Uniform(-1.5, 1.5),
         "land_use_phase_std_h": Uniform(0.0, 1.5),
-        "profile_log_std": Uniform(0.0, 0.25),
-        "weekend_factor": Uniform(0.55, 1.05),
+        "profile_log_std": LogUniform(0.01, 0.35),
+        "land_use_profile_log_std": LogUniform(0.01, 0.35),
+        "weekend_factor": Uniform(0.65, 1.25),
         "weekend_delay_h": Uniform(0.5, 2.0),
-        "noise_log_std": Uniform(0.1, 0.5),
-        # Hourly autocorrelation of the noise from 0.5 to 0.92.
-        "noise_correlation_h": LogUniform(1.45, 12.0),
-        "noise_shared_share": Uniform(0.3, 0.7),
-        "noise_city_share": Uniform(0.0, 0.4),
-        "flicker_log_std": Uniform(0.01, 0.06),
-        "burst_rate_per_sector_hour": LogUniform(0.001, 0.02),
-        "burst_gain": LogUniform(0.2, 1.5),
+        "holiday_rest": Uniform(0.6, 1.2),
+        "season_rest": Uniform(0.0, 1.3),
+        "noise_log_std": Uniform(0.04, 0.5),
+        # Hourly autocorrelation of the noise from 0.3 to 0.94.
+        "noise_correlation_h": LogUniform(0.7, 16.0),
+        "noise_shared_share": Uniform(0.0, 0.6),
+        "noise_city_share": LogUniform(0.0003, 0.05),
+        "load_flicker_log_std": LogUniform(0.006, 0.15),
+        "flicker_log_std": Uniform(0.0, 0.03),
+        "burst_rate_per_sector_hour": LogUniform(0.002, 0.03),
+        "burst_gain": LogUniform(0.3, 3.0),
         "burst_pareto_alpha": Uniform(1.4, 2.5),
-        "burst_duration_h": LogUniform(0.3, 1.5),
+        "burst_duration_h": LogUniform(0.15, 1.2),
         "events_per_week": Uniform(0.0, 4.0),
-        "event_gain": LogUniform(2.0, 12.0),
-        "coverage_spread": Uniform(0.6, 1.0),
+        "event_gain": LogUniform(1.0, 10.0),
+        "coverage_spread": Uniform(0.7, 1.0),
         "reporting_scale": LogUniform(0.3, 2.0),
         "missing_share": LogUniform(1e-4, 0.02),
         "missing_duration_h": LogUniform(0.3, 4.0),
-        "call.rate_per_user_hour": LogUniform(0.15, 0.6),
-        "sms.rate_per_user_hour": LogUniform(0.15, 0.8),
-        "internet.rate_per_user_hour": LogUniform(1.5, 6.0),
-        "internet.dispersion": Uniform(1.0, 4.0),
+        "call.rate_per_user_hour": LogUniform(0.3, 2.0),
+        "sms.rate_per_user_hour": LogUniform(0.3, 2.0),
+        "internet.rate_per_user_hour": LogUniform(5.0, 40.0),
+        "sms.hour_peak": Uniform(0.0, 0.15),
+        "sms.hour_step": Uniform(0.0, 0.6),
+        "internet.dispersion": Uniform(0.5, 3.0),
     }
 
 
 _SURROGATE: dict[str, Distribution] = {
     "inter_site_distance_m": Uniform(1250.0, 1700.0),
-    "density_log_std": TruncatedNormal(2.75, 0.1, 2.62, 3.0),
-    "diurnal_amplitude": Uniform(1.42, 1.55),
+    "density_log_std": TruncatedNormal(2.45, 0.1, 2.32, 2.7),
+    "diurnal_amplitude": Uniform(1.32, 1.45),
     "phase_h": Uniform(1.6, 2.4),
-    "weekend_factor": Uniform(0.4, 0.53),
+    "weekend_factor": Uniform(0.5, 0.63),
     "weekend_delay_h": Uniform(2.05, 2.6),
-    "call.rate_per_user_hour": Uniform(0.62, 0.9),
-    "sms.rate_per_user_hour": Uniform(0.82, 1.2),
-    "internet.rate_per_user_hour": Uniform(6.2, 9.0),
+    "call.rate_per_user_hour": Uniform(2.1, 3.0),
+    "sms.rate_per_user_hour": Uniform(2.1, 3.0),
+    "internet.rate_per_user_hour": Uniform(42.0, 60.0),
 }

@@ -16,6 +16,8 @@ SERVICE_RANGES: dict[str, tuple[float, float, str]] = {
     "rate_per_user_hour": (0.0, 1e4, "events per user and hour"),
     "units_per_event": (1e-9, 1e9, "published units per event"),
     "weekend_factor": (0.01, 10.0, "Sunday level over weekday level"),
+    "hour_peak": (0.0, 2.0, "natural log"),
+    "hour_step": (0.0, 1.0, "fraction of the change between hours"),
     "dispersion": (0.0, 100.0, "squared coefficient of variation of one event's volume"),
 }
 
@@ -33,6 +35,9 @@ class ServiceConfig:
         units_per_event: published (CDR-like) units per event, or per unit of volume.
         weekend_factor: Sunday level of the service relative to a weekday, on top of the city's own weekend factor.
         dispersion: squared coefficient of variation of the volume of one event; ignored for counts.
+        hour_peak: log excess of the first ten minutes of each clock hour, when appointments and automata are due.
+        hour_step: share of the profile's change from hour to hour that comes as a step at the full hour, as where shops
+            and automata start; the rest is gradual.
 
     Raises:
         ConfigError: a value is out of range.
@@ -50,6 +55,8 @@ class ServiceConfig:
     units_per_event: float = 1.0
     weekend_factor: float = 1.0
     dispersion: float = 2.0
+    hour_peak: float = 0.0
+    hour_step: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every value and freeze the profile."""
@@ -125,11 +132,13 @@ _CALL = (0.10, 0.05, 0.028, 0.02, 0.022, 0.04, 0.12, 0.47, 1.25, 1.90, 2.15, 2.2
          2.10, 1.85, 1.95, 2.05, 2.20, 2.35, 2.20, 1.75, 1.20, 0.75, 0.42, 0.24)  # fmt: skip
 _SMS = (0.32, 0.16, 0.10, 0.08, 0.08, 0.10, 0.21, 0.65, 1.50, 1.75, 1.83, 1.85,
         1.90, 1.80, 1.80, 1.78, 1.80, 1.80, 1.60, 1.53, 1.30, 1.15, 0.92, 0.62)  # fmt: skip
-_INTERNET = (0.78, 0.65, 0.56, 0.51, 0.48, 0.48, 0.57, 0.86, 1.16, 1.26, 1.31, 1.34,
-             1.37, 1.42, 1.41, 1.37, 1.37, 1.38, 1.36, 1.27, 1.18, 1.13, 1.07, 0.96)  # fmt: skip
+_INTERNET = (0.82, 0.71, 0.62, 0.57, 0.55, 0.55, 0.62, 0.83, 1.09, 1.18, 1.22, 1.24,
+             1.26, 1.31, 1.29, 1.27, 1.27, 1.28, 1.27, 1.19, 1.12, 1.09, 1.04, 0.96)  # fmt: skip
 
 DEFAULT_SERVICES: dict[str, ServiceConfig] = {
-    "call": ServiceConfig("call", "count", 0.35, _CALL, units_per_event=1.0, weekend_factor=0.6),
-    "sms": ServiceConfig("sms", "count", 0.4, _SMS, units_per_event=1.0, weekend_factor=0.75),
-    "internet": ServiceConfig("internet", "volume", 3.0, _INTERNET, units_per_event=1.0, weekend_factor=0.95),
+    "call": ServiceConfig("call", "count", 0.8, _CALL, units_per_event=1.0, weekend_factor=0.6, hour_peak=0.03),
+    "sms": ServiceConfig(
+        "sms", "count", 0.8, _SMS, units_per_event=1.0, weekend_factor=0.75, hour_peak=0.07, hour_step=0.3
+    ),
+    "internet": ServiceConfig("internet", "volume", 12.0, _INTERNET, units_per_event=1.0, weekend_factor=0.95),
 }

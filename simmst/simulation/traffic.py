@@ -30,13 +30,13 @@ class SharedPresenceTraffic:
 
     The expected events of service k in cell i and slot t are
 
-    .. math:: \lambda_{kit} = n_{it} \, r_k \, p_k(t) \, \phi_{ki} \, \eta_{kit} \, \Delta
+    .. math:: \lambda_{kit} = r_k \, \phi_{ki} \, \eta_{kit} \, \Delta \sum_a n_{ait} \, p_{ka}(t)
 
-    with the users :math:`n_{it}` present (density, land uses, weekends, holidays, events: shared by all services), the
-    rate :math:`r_k` and profile :math:`p_k` of the service, its popularity :math:`\phi_{ki}` in the cell, the noise
-    :math:`\eta_{kit}` of the sectors that serve it (log-normal, correlated in time, part of it common to the services
-    and part to the city; bursts), and the slot's length :math:`\Delta`. Counts are Poisson. Volumes are compound
-    Poisson: Gamma volumes of mean one, larger where the signal is better.
+    with the users :math:`n_{ait}` present of each land use a (density, weekends, holidays, gatherings: shared by all
+    services), the rate :math:`r_k` of the service and its profile :math:`p_{ka}`, its popularity :math:`\phi_{ki}` in
+    the cell, the noise :math:`\eta_{kit}` of the sectors that serve it (log-normal, part of it correlated in time, part
+    of it common to the services and part to the city; bursts), and the slot's length :math:`\Delta`. Counts are
+    Poisson. Volumes are compound Poisson: Gamma volumes of mean one, larger where the signal is better.
 
     Example:
         >>> from simmst.simulation import StatisticalRadio
@@ -58,13 +58,13 @@ class SharedPresenceTraffic:
         """
         clock = Clock.of(config)
         land_use = draw_land_use(config, rng)
-        users = _blend(presence_levels(config, clock, rng), land_use.mixture)
-        users *= land_use.density[:, None].astype(np.float32)
+        presence = presence_levels(config, clock, rng)
+        density = land_use.density[:, None].astype(np.float32)
         # What is fixed in a city is drawn before anything whose amount depends on the slots: it is the same at every
         # step.
         popularity = [self._popularity(config, land_use.mixture, rng) for _ in config.services]
         level = [service_level(config, clock, service, rng) for service in config.services]
-        _add_events(users, config, clock, rng)
+        gatherings = _gatherings(config, clock, rng)
         association = coverage.association
         shared, city = self._common_noise(config, association.num_sectors, rng)
         surges = bursts(config, rng, association.num_sectors)
@@ -74,15 +74,19 @@ class SharedPresenceTraffic:
             own = slot_averages(
                 rng, config.num_steps, association.num_sectors, config.step_h / config.noise_correlation_h
             )
-            log_noise = np.sqrt(1 - config.noise_city_share) * (
-                np.sqrt(config.noise_shared_share) * shared + np.sqrt(1 - config.noise_shared_share) * own
-            )
-            log_noise += np.sqrt(config.noise_city_share) * city
-            load = np.exp(np.float32(config.noise_log_std) * log_noise.T.astype(np.float32)) * surges[number]
+            own *= np.float32(np.sqrt((1 - config.noise_city_share) * (1 - config.noise_shared_share)))
+            log_noise = own + np.float32(np.sqrt((1 - config.noise_city_share) * config.noise_shared_share)) * shared
+            log_noise += np.float32(np.sqrt(config.noise_city_share)) * city
+            log_noise *= np.float32(config.noise_log_std)
+            log_noise += self._flicker(config, association.num_sectors, rng)
+            load = np.exp(log_noise.T) * surges[number]
             expected = association.average(load)
-            expected *= users
-            expected *= level[number] * np.float32(service.rate_per_user_hour * config.step_h)
-            expected *= popularity[number][:, None]
+            demand = _blend(presence * level[number], land_use.mixture)
+            demand *= density
+            if gatherings is not None:
+                demand += gatherings * level[number].mean(axis=0)
+            expected *= demand
+            expected *= popularity[number][:, None] * np.float32(service.rate_per_user_hour * config.step_h)
             events = rng.poisson(expected)
             if service.kind == "volume":
                 activity[:, number] = (compound(events, service.dispersion, rng) * throughput[:, None]).T
@@ -98,6 +102,17 @@ class SharedPresenceTraffic:
         city = slot_averages(rng, config.num_steps, 1, step)
         return slot_averages(rng, config.num_steps, num_sectors, step), city
 
+    def _flicker(self, config: CityConfig, num_sectors: int, rng: np.random.Generator) -> np.ndarray:
+        """Return white log noise of the sectors' loads in one service, float32 ``(T, S)``, part of it the city's."""
+        # White: a sum over n slots has 1/n of the relative variance, whatever the slot.
+        std = config.load_flicker_log_std / np.sqrt(config.step_h)
+        own = rng.standard_normal((config.num_steps, num_sectors), dtype=np.float32)
+        own *= np.float32(std * np.sqrt(1 - config.noise_city_share))
+        own += rng.standard_normal((config.num_steps, 1), dtype=np.float32) * np.float32(
+            std * np.sqrt(config.noise_city_share)
+        )
+        return own
+
     def _popularity(self, config: CityConfig, mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return how popular a service is in each cell, float32 ``(cells,)``: by land use and by place."""
         correlation = 0.5 * config.density_correlation_m / config.cell_m
@@ -109,20 +124,27 @@ class SharedPresenceTraffic:
 
 def _blend(levels: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     """Return ``sum_a mixture[a, i] levels[a, t]``, float32 ``(cells, T)``, without a threaded matrix product."""
-    blended = np.zeros((mixture.shape[1], levels.shape[1]), np.float32)
+    shape = (mixture.shape[1], levels.shape[1])
+    blended, part = np.zeros(shape, np.float32), np.empty(shape, np.float32)
     for level, share in zip(levels, mixture, strict=True):
-        blended += share[:, None] * level.astype(np.float32)
+        blended += np.multiply(share[:, None], level.astype(np.float32), out=part)
     return blended
 
 
-def _add_events(users: np.ndarray, config: CityConfig, clock: Clock, rng: np.random.Generator) -> None:
-    """Add gatherings to ``users (cells, T)``: a Gaussian footprint in space and time, mostly in the evening."""
+def _gatherings(config: CityConfig, clock: Clock, rng: np.random.Generator) -> np.ndarray | None:
+    """Return the users at gatherings, float32 ``(cells, T)``, or None: a Gaussian footprint in space and time, mostly
+    in the evening.
+    """
     hours = config.num_steps * config.step_h
     slot_h = (np.arange(config.num_steps) + 0.5) * config.step_h
     start_hour = clock.hour[0]
     mean_users = float(config.users_per_cell)
     row, column = np.divmod(np.arange(config.num_cells), config.width)
-    for _ in range(int(rng.poisson(config.events_per_week * hours / HOURS_PER_WEEK))):
+    count = int(rng.poisson(config.events_per_week * hours / HOURS_PER_WEEK))
+    if count == 0:
+        return None
+    users = np.zeros((config.num_cells, config.num_steps), np.float32)
+    for _ in range(count):
         place = rng.uniform(0, 1, 2) * (config.height, config.width) - 0.5
         middle_h = rng.integers(config.days) * 24 - start_hour + rng.normal(19.5, 2.5)
         half_h = rng.uniform(1.0, 2.5)
@@ -133,6 +155,7 @@ def _add_events(users: np.ndarray, config: CityConfig, clock: Clock, rng: np.ran
         near = footprint > 1e-3 * mean_users
         bell = np.exp(-0.5 * ((slot_h - middle_h) / half_h) ** 2)
         users[near] += (footprint[near, None] * bell).astype(np.float32)
+    return users
 
 
 def _throughput(sinr_db: np.ndarray) -> np.ndarray:

@@ -12,10 +12,13 @@ from simmst.simulation import (
     CityConfig,
     DomainPrior,
     ServiceConfig,
+    SharedPresenceTraffic,
+    StatisticalRadio,
     simulate_cities,
     simulate_city,
     surrogate_city,
 )
+from simmst.simulation.streams import stream
 
 SMALL = {"height": 6, "width": 7, "days": 2}
 
@@ -93,7 +96,10 @@ def corners(prior):
 @pytest.mark.parametrize("prior", [DomainPrior.default(), DomainPrior.surrogate()], ids=["default", "surrogate"])
 def test_prior_corners_run(prior):
     for number, corner in enumerate(corners(prior)):
-        city = simulate_city(corner.sample(9, number, height=5, width=4, days=2))
+        config = corner.sample(9, number, height=5, width=4, days=2)
+        start = time.process_time()
+        city = simulate_city(config)
+        assert time.process_time() - start < 2.0
         present = city.activity[~np.isnan(city.activity)]
         assert present.size > 0.5 * city.activity.size
         assert np.isfinite(present).all()
@@ -121,6 +127,14 @@ def test_extremes_of_the_configuration_run():
         missing_share=0.9,
         missing_duration_h=100.0,
         coverage_spread=0.0,
+        presence_amplitude=3.0,
+        land_use_profile_log_std=1.0,
+        load_flicker_log_std=0.5,
+        flicker_log_std=0.5,
+        centre_slope_per_km=2.0,
+        holiday_rest=1.5,
+        season_rest=1.5,
+        free_days=("2013-11-04",),
         noise_correlation_h=500.0,
         cell_m=10.0,
         inter_site_distance_m=20_000.0,
@@ -129,6 +143,17 @@ def test_extremes_of_the_configuration_run():
         activity = simulate_city(config).activity
         assert not np.isinf(activity).any()
         assert not (activity < 0).any()
+
+
+def test_what_is_published_is_what_was_done():
+    """Booking and spreading neither lose nor make activity, over the whole chain and many cities."""
+    for index in range(5):
+        config = DomainPrior.default().sample(6, index, missing_share=0.0, flicker_log_std=0.0, **SMALL)
+        coverage = StatisticalRadio().coverage(config, stream(config.seed, config.index, "radio"))
+        done = SharedPresenceTraffic().simulate(config, coverage, stream(config.seed, config.index, "traffic"))
+        units = np.array([service.units_per_event for service in config.services]) * config.reporting_scale
+        published = simulate_city(config).activity.sum(axis=(2, 3), dtype=np.float64)
+        np.testing.assert_allclose(published, done.sum(axis=(2, 3), dtype=np.float64) * units, rtol=1e-4)
 
 
 def test_subsets_and_new_services():

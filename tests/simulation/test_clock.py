@@ -7,7 +7,7 @@ import pytest
 
 from simmst.errors import ConfigError
 from simmst.simulation import CityConfig
-from simmst.simulation.clock import Clock, public_holidays
+from simmst.simulation.clock import SATURDAY_REST, Clock, public_holidays
 
 
 def test_slots_start_at_local_midnight_in_utc():
@@ -36,6 +36,17 @@ def test_days_change_at_four_and_holidays_are_sundays():
     assert (day_type[3, 4:] == 2).all()
     plain = Clock.of(CityConfig(start="2013-10-31", days=4, country=None))
     assert (plain.day_type.reshape(4, 24, 6)[1] == 0).all()
+
+
+def test_how_much_of_a_sunday_each_day_is():
+    days = {"start": "2013-12-20", "days": 20, "holiday_rest": 0.8, "season_rest": 0.5, "free_days": ("2013-12-20",)}
+    rest = Clock.of(CityConfig(**days)).rest.reshape(20, 24, 6)[:, 12, 0]
+    by_date = {20 + day if day < 12 else day - 11: rest[day] for day in range(20)}
+    assert by_date[20] == by_date[25] == by_date[26] == by_date[1] == by_date[6] == 0.8  # chosen and public holidays
+    assert by_date[22] == by_date[29] == by_date[5] == 1.0  # Sundays
+    assert by_date[21] == by_date[28] == by_date[4] == SATURDAY_REST
+    assert by_date[24] == by_date[27] == by_date[2] == 0.5 * SATURDAY_REST  # between Christmas and Epiphany
+    assert by_date[23] == by_date[7] == by_date[8] == 0.0
 
 
 def test_italian_holidays_agree_with_the_holidays_package():

@@ -45,6 +45,8 @@ def test_every_range_is_held_at_both_ends(name, low, high):
         ({"start": "4.11.2013"}, "CityConfig.start is '4.11.2013'"),
         ({"timezone": "Europe/Milano"}, "CityConfig.timezone is 'Europe/Milano'"),
         ({"services": ()}, "CityConfig.services is ()"),
+        ({"free_days": "2013-12-07"}, "CityConfig.free_days is '2013-12-07'; give a list"),
+        ({"free_days": ("7.12.",)}, "CityConfig.free_days is '7.12.'"),
         ({"services": "call"}, "CityConfig.services is 'call'"),
         ({"services": ("call", "fax")}, "CityConfig.services names 'fax'"),
         ({"services": ("call", "call")}, "'call' more than once"),

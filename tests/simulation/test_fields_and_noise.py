@@ -67,7 +67,9 @@ def test_noise_is_stationary_with_the_variance_of_an_average(ratio):
 def test_bursts_conserve_their_load_whatever_the_step():
     load = {}
     for step in (10, 60):
-        config = CityConfig(days=30, step_minutes=step, burst_rate_per_sector_hour=0.02, burst_pareto_alpha=5.0)
+        config = CityConfig(
+            days=30, step_minutes=step, burst_rate_per_sector_hour=0.02, burst_pareto_alpha=5.0, burst_duration_h=0.7
+        )
         factors = bursts(config, np.random.default_rng(0), 200)
         assert len(factors) == 3
         assert all(factor.shape == (200, config.num_steps) and factor.min() >= 1 for factor in factors)
