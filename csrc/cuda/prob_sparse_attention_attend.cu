@@ -8,8 +8,8 @@
 //
 // Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L rows),
 // launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes. L = 4096:
-// 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 4 * 64 * 64 * L * 64 = 4.3 GFLOP, 64 rows of which are padding
-// for u = 45, 11 us at 400 TFLOP/s, under the loads.
+// 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP at L = 4096 (u = 45): three, the
+// weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.
 #include "cuda/prob_sparse_attention_rows.cuh"
 
 namespace simmst::cuda::prob_sparse {

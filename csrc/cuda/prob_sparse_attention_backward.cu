@@ -9,8 +9,8 @@
 //
 // Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads dO (L rows), launch 2
 // reads K and V and writes dK and dV (4 L rows; 5 L with a running fill), launch 3 writes dQ (L rows): 6 L rows, 201 MB
-// and 47 us at L = 4096 and 4.3 TB/s; with the forward pass 0.3 GB, 80 us. Five products of 2 * 64 * 48 * 64 * L each:
-// 8 GFLOP, 20 us at 400 TFLOP/s, under the loads.
+// and 47 us at L = 4096 and 4.3 TB/s; with the forward pass 0.3 GB, 80 us. Products of 2 * 64 * 64 * 64 * L, 2.1
+// GFLOP at L = 4096: five, three of them with weights of two terms: 17 GFLOP, 43 us at 400 TFLOP/s, beside the loads.
 #include "cuda/prob_sparse_attention_tiles.cuh"
 
 namespace simmst::cuda::prob_sparse {
@@ -20,7 +20,7 @@ using namespace simmst::prob_sparse;
 
 constexpr int kThreads = 128;
 constexpr int kWindow = 128;        // rows marked at a time
-constexpr int kChunk = 32;          // queries whose weights a warp holds at a time
+constexpr int kChunk = 16;          // queries whose weights a warp holds at a time
 static_assert(kThreads / kWarp * kWarpRows == kTile);
 
 struct BackwardParameters {
@@ -104,12 +104,13 @@ SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
 template <typename T, int W>
 struct Shared {
   static constexpr int kPitch = Products<T, W>::kPitch;
+  static constexpr int kTerms = Products<T, W>::kTerms;
   static constexpr int kTurnedPitch = Products<T, kTile>::kPitch;
   T* keys;         // (kTile, W): in the end dK
   T* values;       // (kTile, W): in the end dV
   T* queries;      // (kTile, W), selected ones
   T* grads;        // (kTile, W), their dO
-  T* turned;       // (kTile keys, kTile queries): dS
+  T* turned;       // (terms, kTile keys, kTile queries): dS
   double* runs;    // (kThreads)
   float* rest;     // (kTile, W) for a running fill, else (W): the fill's gradient
   float* lse;      // (kTile), in base 2
@@ -119,7 +120,7 @@ struct Shared {
   bool* flags;     // (kTile)
 
   static constexpr std::size_t bytes(bool running) {
-    return (4 * kTile * kPitch + kTile * kTurnedPitch) * sizeof(T) + kThreads * sizeof(double) +
+    return (4 * kTile * kPitch + kTerms * kTile * kTurnedPitch) * sizeof(T) + kThreads * sizeof(double) +
            ((running ? kTile : 1) * W + 3 * kTile + kThreads / kWarp * Products<T, W>::kScratch) * sizeof(float) +
            kTile * sizeof(bool);
   }
@@ -129,7 +130,7 @@ struct Shared {
     queries = values + kTile * kPitch;
     grads = queries + kTile * kPitch;
     turned = grads + kTile * kPitch;
-    runs = reinterpret_cast<double*>(turned + kTile * kTurnedPitch);
+    runs = reinterpret_cast<double*>(turned + kTerms * kTile * kTurnedPitch);
     rest = reinterpret_cast<float*>(runs + kThreads);
     lse = rest + (running ? kTile : 1) * W;
     delta = lse + kTile;
@@ -248,8 +249,14 @@ SIMMST_DEVICE void store_turned(const Shared<T, W>& shared, const TileC (&grads)
   for (int n = 0; n < kChunk / 8; ++n) {
     SIMMST_UNROLL
     for (int r = 0; r < 2; ++r) {
-      const Pack<T, 2> pair{{from_float<T>(grads[n].part[2 * r]), from_float<T>(grads[n].part[2 * r + 1])}};
-      store_pack(to + 8 * r * Shared<T, W>::kTurnedPitch + 8 * n, pair);
+      float x = grads[n].part[2 * r], y = grads[n].part[2 * r + 1];
+      SIMMST_UNROLL
+      for (int term = 0; term < Shared<T, W>::kTerms; ++term) {
+        const Pack<T, 2> pair{{from_float<T>(x), from_float<T>(y)}};
+        store_pack(to + (term * kTile + 8 * r) * Shared<T, W>::kTurnedPitch + 8 * n, pair);
+        x -= to_float(pair.at[0]);
+        y -= to_float(pair.at[1]);
+      }
     }
   }
 }
@@ -296,7 +303,7 @@ SIMMST_DEVICE void for_grad_query(const BackwardParameters& p, TileC (&sum)[W / 
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) backward_span(const BackwardParameters p) {
+SIMMST_KERNEL(kThreads, W <= 64 ? 3 : 2) backward_span(const BackwardParameters p) {
   using Product = Products<T, W>;
   constexpr int kPitch = Product::kPitch;
   const int64_t part = block_index().x, entry = part / p.spans.keys, span = part % p.spans.keys;

@@ -108,6 +108,9 @@ template <typename T, int W>
 struct Products {
   static constexpr int kPitch = W + 8;
   static constexpr int kScratch = 0;  // floats of shared memory that update() needs for each warp
+  // A weight enters its product as the sum of so many numbers of T: rounded to one, its error would show beside that of
+  // rounding the result.
+  static constexpr int kTerms = 2;
 
   struct Left {
     TileA a[W / 16];
@@ -138,24 +141,46 @@ struct Products {
   template <int N>
   static SIMMST_DEVICE_MEMBER void update(TileC (&sum)[W / 8], const TileC (&weights)[N], const T* rows, float*) {
     SIMMST_UNROLL
-    for (int n = 0; n < N; n += 2) add_product(sum, as_a<T>(weights[n], weights[n + 1]), rows + 8 * n * kPitch);
+    for (int n = 0; n < N; n += 2) {
+      TileC rest[2] = {weights[n], weights[n + 1]};
+      TileA terms[kTerms];
+      SIMMST_UNROLL
+      for (int term = 0; term < kTerms; ++term) {
+        terms[term] = as_a<T>(rest[0], rest[1]);
+        SIMMST_UNROLL
+        for (int part = 0; part < 4; ++part) {
+          rest[0].part[part] -= to_float(from_float<T>(rest[0].part[part]));
+          rest[1].part[part] -= to_float(from_float<T>(rest[1].part[part]));
+        }
+      }
+      add_product(sum, terms, rows + 8 * n * kPitch);
+    }
   }
 
-  // sum += weights^T rows for kTile rows: weights (kTile, 16), in shared memory, `pitch` apart.
+  // sum += weights^T rows for kTile rows: the terms of the weights (kTile, 16) in shared memory, `pitch` apart, a term
+  // kTile * pitch after the other.
   static SIMMST_DEVICE_MEMBER void update_transposed(TileC (&sum)[W / 8], const T* weights, int pitch, const T* rows) {
     SIMMST_UNROLL
-    for (int n = 0; n < kTile; n += 16)
-      add_product(sum, load_a_transposed(weights + n * pitch, pitch), rows + n * kPitch);
+    for (int n = 0; n < kTile; n += 16) {
+      TileA terms[kTerms];
+      SIMMST_UNROLL
+      for (int term = 0; term < kTerms; ++term)
+        terms[term] = load_a_transposed(weights + (term * kTile + n) * pitch, pitch);
+      add_product(sum, terms, rows + n * kPitch);
+    }
   }
 
  private:
-  static SIMMST_DEVICE_MEMBER void add_product(TileC (&sum)[W / 8], const TileA& a, const T* rows) {
+  static SIMMST_DEVICE_MEMBER void add_product(TileC (&sum)[W / 8], const TileA (&terms)[kTerms], const T* rows) {
     SIMMST_UNROLL
     for (int c = 0; c < W / 8; c += 2) {
       TileB b[2];
       load_b_rows(b, rows + 8 * c, kPitch);
-      multiply_add<T>(sum[c], a, b[0]);
-      multiply_add<T>(sum[c + 1], a, b[1]);
+      SIMMST_UNROLL
+      for (int term = 0; term < kTerms; ++term) {
+        multiply_add<T>(sum[c], terms[term], b[0]);
+        multiply_add<T>(sum[c + 1], terms[term], b[1]);
+      }
     }
   }
 };
@@ -164,6 +189,7 @@ struct Products {
 template <int W>
 struct Products<float, W> {
   static constexpr int kPitch = W + 4;
+  static constexpr int kTerms = 1;
   static constexpr int kScratchPitch = kTile + 4;
   static constexpr int kScratch = kWarpRows * kScratchPitch;
 
