@@ -186,7 +186,8 @@ class CuttingPlane:
         elif self.idle == _PATIENCE:
             warnings.warn(
                 f"step {number + 1}: no plane was added in {_PATIENCE} refreshes, since phi lies within the tolerance "
-                f"of psi (h = {found.value:.3g}, allowed {found.allowed:.3g}); the weights stand still. Lower tolerance",
+                f"of psi (h = {found.value:.3g}, allowed {found.allowed:.3g}); the weights stand still. Lower "
+                "tolerance",
                 stacklevel=4,
             )
         planes.anchor(self.w, self.phi)
