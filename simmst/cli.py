@@ -113,16 +113,16 @@ def build_parser() -> ArgumentParser:
 
     simulate = command(
         "simulate",
-        "--cities NUMBER --out FOLDER [options] | --compare FILE... --out FOLDER [options]",
+        "(--cities NUMBER | --compare FILE...) --out FOLDER [options]",
         "Simulate cities into a folder; finished ones are kept. With --compare, measure how real they are.",
         brief="write simulated cities, or compare them with real files",
     )
-    simulate.add_argument("--cities", type=int | None, default=None, help="how many; 100 with --compare")
+    simulate.add_argument("--cities", type=int, default=None, help="how many; 100 with --compare")
     simulate.add_argument(
         "--compare",
         type=str,
         nargs="+",
-        help="real files: does every statistic of theirs lie in the 5-95 %% band of cities simulated in their shape?",
+        help="real files: does every statistic of theirs lie in the 5-95 % band of cities simulated in their shape?",
     )
     simulate.add_argument(
         "--place_cells", type=int | None, default=None, help="cells a side of a place, for files of places (--compare)"
