@@ -14,13 +14,15 @@ from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError
 from simmst.simulation.clock import Clock
 from simmst.simulation.config import CityConfig
+from simmst.simulation.outline import outline_mask
 from simmst.simulation.prior import DomainPrior
 from simmst.simulation.radio import RadioModel, StatisticalRadio
+from simmst.simulation.ray_tracing import RayTracedRadio
 from simmst.simulation.reporting import OperatorReporting, ReportingModel
 from simmst.simulation.streams import stream
 from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
 
-RADIO = StatisticalRadio()
+RADIOS: dict[str, RadioModel] = {"statistical": StatisticalRadio(), "ray-traced": RayTracedRadio()}
 TRAFFIC = SharedPresenceTraffic()
 REPORTING = OperatorReporting()
 
@@ -28,7 +30,7 @@ REPORTING = OperatorReporting()
 def simulate_city(
     config: CityConfig,
     *,
-    radio: RadioModel = RADIO,
+    radio: RadioModel | None = None,
     traffic: TrafficModel = TRAFFIC,
     reporting: ReportingModel = REPORTING,
 ) -> TrafficDataset:
@@ -36,7 +38,7 @@ def simulate_city(
 
     Args:
         config: the city.
-        radio: the radio stage.
+        radio: the radio stage; None takes the one that the config names.
         traffic: the traffic stage.
         reporting: the reporting stage.
 
@@ -48,16 +50,18 @@ def simulate_city(
         >>> city.activity.shape, city.surrogate, city.name
         ((48, 3, 5, 6), True, 'simulated-1-0')
     """
-    coverage = radio.coverage(config, stream(config.seed, config.index, "radio"))
+    mask = outline_mask(config)
+    coverage = (radio or RADIOS[config.radio]).coverage(config, stream(config.seed, config.index, "radio"))
     activity = traffic.simulate(config, coverage, stream(config.seed, config.index, "traffic"))
     published = reporting.apply(config, activity, coverage, stream(config.seed, config.index, "reporting"))
-    shape = (config.height, config.width)
+    published[:, :, ~mask] = np.nan
+    ids = np.arange(1, config.num_cells + 1, dtype=np.int64).reshape(mask.shape)
     return TrafficDataset(
         activity=published,
         time=Clock.of(config).start_utc,
         services=config.service_names,
-        mask=np.ones(shape, bool),
-        cell_id=np.arange(1, config.num_cells + 1, dtype=np.int64).reshape(shape),
+        mask=mask,
+        cell_id=np.where(mask, ids, -1),
         timezone=config.timezone,
         country=config.country,
         unit="CDR units",

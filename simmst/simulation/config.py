@@ -13,6 +13,8 @@ from typing import Any
 from simmst.errors import ConfigError
 from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig, check_range
 
+RADIOS = ("statistical", "ray-traced")
+OUTLINES = ("rectangle", "disc", "trento")
 SCENARIOS = ("UMa", "UMi", "RMa")
 STEP_MINUTES = (10, 60)
 
@@ -96,12 +98,15 @@ class CityConfig:
         height: rows of the grid, south to north.
         width: columns of the grid, west to east.
         cell_m: side of a square cell.
+        outline: shape of the city on the grid: "rectangle", "disc", or "trento" (the official raster); cells outside it
+            are not published.
         days: length of the series in days of 24 h.
         step_minutes: length of a slot, 10 or 60.
         start: local date (ISO) at whose midnight the series begins.
         timezone: IANA name of the local time zone.
         country: ISO code whose public holidays are lived much as Sundays, or None for none.
         services: names of default services (call, sms, internet) or `ServiceConfig` values, in the order of the data.
+        radio: radio stage: "statistical", or "ray-traced" (needs the extra raytracing).
         scenario: path loss of 3GPP TR 38.901: "UMa", "UMi" or "RMa".
         carrier_ghz: carrier frequency.
         bandwidth_mhz: channel bandwidth, for the thermal noise.
@@ -168,12 +173,14 @@ class CityConfig:
     height: int = 20
     width: int = 20
     cell_m: float = 235.0
+    outline: str = "rectangle"
     days: int = 7
     step_minutes: int = 60
     start: str = "2013-11-04"
     timezone: str = "Europe/Rome"
     country: str | None = "IT"
     services: tuple[ServiceConfig, ...] = tuple(DEFAULT_SERVICES.values())
+    radio: str = "statistical"
     scenario: str = "UMa"
     carrier_ghz: float = 1.8
     bandwidth_mhz: float = 20.0
@@ -235,8 +242,9 @@ class CityConfig:
             check_range(f"CityConfig.{name}", getattr(self, name), low_, high_, unit)
         if self.step_minutes not in STEP_MINUTES:
             raise ConfigError(f"CityConfig.step_minutes is {self.step_minutes!r}; choose 10 or 60")
-        if self.scenario not in SCENARIOS:
-            raise ConfigError(f"CityConfig.scenario is {self.scenario!r}; choose one of {', '.join(SCENARIOS)}")
+        for name, choices in (("scenario", SCENARIOS), ("radio", RADIOS), ("outline", OUTLINES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"CityConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         check_date("CityConfig.start", self.start)
         try:
             zoneinfo.ZoneInfo(self.timezone)

@@ -289,7 +289,7 @@ def _check_parameter(name: str, distribution: Distribution) -> None:
     if field in ranges:
         for value in distribution.bounds:
             check_range(f"parameter {name!r}: a value allowed by {distribution}", value, *ranges[field])
-    elif not owner and field in ("scenario", "step_minutes", "start", "height", "width", "days"):
+    elif not owner and field in ("scenario", "radio", "outline", "step_minutes", "start", "height", "width", "days"):
         try:
             for value in distribution.bounds:
                 CityConfig(**{field: value})

@@ -63,9 +63,17 @@ class RayTracedRadio:
     ) -> None:
         self.environment = environment or BuiltEnvironment()
         self.rays = rays
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        default = base / "simmst" / "ray-tracing"
-        self.cache = None if cache is False else default if cache is None or cache is True else Path(cache)
+        self._cache = cache
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder of earlier results; None where none are kept."""
+        if self._cache is False:
+            return None
+        if self._cache is None or self._cache is True:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            return base / "simmst" / "ray-tracing"
+        return Path(self._cache)
 
     def coverage(self, config: CityConfig, rng: np.random.Generator) -> Coverage:
         """Draw the sites, trace their signals, and associate the city's cells with sectors.
