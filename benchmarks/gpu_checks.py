@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def excess(name: str, ours: Tensor, plain: Tensor, exact: Tensor) -> str:
-    """What is wrong with a result, in words; empty where its error is at most twice the plain one's and one rounding."""
+    """What is wrong with a result, in words; empty where its error is at most twice the plain one's and a rounding."""
     if ours.shape != exact.shape:
         return f"{name} has shape {tuple(ours.shape)}, expected {tuple(exact.shape)}"
     if not bool(ours.isfinite().all()):

@@ -13,6 +13,7 @@ import torch
 from simmst import __version__
 from simmst.errors import ConfigError
 from simmst.extras import import_extra
+from simmst.ops import measured_choice
 from simmst.ops.backends import availability, load_native
 
 if TYPE_CHECKING:
@@ -60,14 +61,15 @@ def collect() -> dict[str, Any]:
     """Gather versions, compiled modules, CPU capability and the operator x backend table as plain data.
 
     Returns:
-        ``versions``, ``native``, ``threads``, ``extras`` (missing packages by extra) and ``backends``, ready for JSON.
+        ``versions``, ``native``, ``threads``, ``extras`` (missing packages by extra), ``backends`` and ``gpu_choice``
+        (what the order of the GPU backends was measured with, None where it was not), ready for JSON.
 
     Raises:
         ConfigError: ``SIMMST_CPU_ISA`` names an instruction set this machine cannot run.
 
     Example:
         >>> sorted(collect())
-        ['backends', 'extras', 'native', 'threads', 'versions']
+        ['backends', 'extras', 'gpu_choice', 'native', 'threads', 'versions']
     """
     return {
         "versions": {
@@ -82,6 +84,7 @@ def collect() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "extras": _missing_by_extra(),
         "backends": [row._asdict() for row in availability()],
+        "gpu_choice": measured_choice.measured(),
     }
 
 
@@ -104,6 +107,8 @@ def show(console: Console) -> None:
     about.add_row("threads", str(facts["threads"]))
     for extra, missing in facts["extras"].items():
         about.add_row(f"extra {extra!r}", f"missing: {', '.join(missing)}" if missing else "installed")
+    choice = facts["gpu_choice"]
+    about.add_row("GPU choice", _words(choice) if choice else "not measured: cuda, then triton, then reference")
     console.print(about)
     backends = table_module.Table("operator", "backend", "available", "why not", title="Backends", title_justify="left")
     for row in facts["backends"]:

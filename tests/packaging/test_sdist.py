@@ -30,6 +30,7 @@ def test_the_source_distribution_holds_what_a_build_needs_and_nothing_made_here(
         "simmst/py.typed",
         "kernels/README.md",
         "kernels/configurations.json",
+        "simmst/ops/measured_choice.json",
         "csrc/cpu/cpu.cmake",
         "csrc/cuda/cuda.cmake",
         "csrc/bindings/cpu.cpp",
