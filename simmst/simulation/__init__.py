@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from simmst.simulation.association import Association
+from simmst.simulation.built_environment import BuiltEnvironment
 from simmst.simulation.city import simulate_cities, simulate_city, surrogate_city
 from simmst.simulation.config import CityConfig
 from simmst.simulation.distributions import Categorical, Dates, LogUniform, TruncatedNormal, Uniform
 from simmst.simulation.official_files import CountryRows, write_official_files
 from simmst.simulation.prior import DomainPrior
 from simmst.simulation.radio import Coverage, RadioModel, StatisticalRadio
+from simmst.simulation.ray_tracing import RayTracedRadio
 from simmst.simulation.realism import RealismReport, compare, compare_files
 from simmst.simulation.reporting import OperatorReporting, ReportingModel
 from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig
@@ -17,6 +19,7 @@ from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
 __all__ = [
     "DEFAULT_SERVICES",
     "Association",
+    "BuiltEnvironment",
     "Categorical",
     "CityConfig",
     "CountryRows",
@@ -26,6 +29,7 @@ __all__ = [
     "LogUniform",
     "OperatorReporting",
     "RadioModel",
+    "RayTracedRadio",
     "RealismReport",
     "ReportingModel",
     "ServiceConfig",
