@@ -152,6 +152,8 @@ def _member(path: str | Path, key: str) -> np.ndarray:
 def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it anew")
     try:
         # numpy leaves a file open that it opened itself and cannot read
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
