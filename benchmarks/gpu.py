@@ -128,7 +128,8 @@ class Run:
     def _child(self, stage: str, *arguments: str, name: str = "", **environment: str) -> Command:
         name = name or stage
         script, result = str(ROOT / "benchmarks/gpu_child.py"), str(self.folder / f"{name}.jsonl")
-        argv = [sys.executable, script, stage, result, "--device", self.device, *arguments]
+        site = [] if self.options.installed or self.options.dry_run else ["--site", str(self.site)]
+        argv = [sys.executable, script, stage, result, "--device", self.device, *site, *arguments]
         return Command(name, argv, {**self.environment, **environment}, str(self.folder))
 
     def _only(self) -> list[str]:

@@ -20,6 +20,7 @@ import gpu_tuning
 import pytest
 import torch
 
+import simmst
 from simmst.ops import backends
 
 
@@ -33,7 +34,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--machine", type=Path, help="what the stage machine wrote")
     parser.add_argument("--file", help="of the suite")
+    parser.add_argument("--site", type=Path, help="where simmst was installed to be measured")
     options = parser.parse_args(arguments)
+    if options.site and not Path(simmst.__file__).is_relative_to(options.site):
+        print(
+            f"simmst was imported from {Path(simmst.__file__).parent}, not from {options.site}, where it was just "
+            "installed: uninstall the other one (an editable one comes first), or measure it with --installed"
+        )
+        return 1
 
     def keep(found: dict[str, Any]) -> None:
         with options.result.open("a") as file:

@@ -137,6 +137,16 @@ def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suit
     assert list(on_a_gpu("--installed", "--skip", "suite")) == ["machine", "sanitizers", "benchmarks"]
 
 
+def test_another_installation_in_the_way_is_not_measured(tmp_path: Path) -> None:
+    child = [sys.executable, str(BENCHMARKS / "gpu_child.py"), "machine", str(tmp_path / "machine.jsonl")]
+    found = subprocess.run(
+        [*child, "--device", "cpu", "--site", str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert found.returncode == 1
+    assert f"not from {tmp_path}, where it was just installed" in found.stdout
+    assert not (tmp_path / "machine.jsonl").exists()
+
+
 def test_a_tool_that_is_missing_leaves_its_stage_out_and_says_so(
     on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
