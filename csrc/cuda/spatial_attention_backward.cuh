@@ -49,7 +49,9 @@ struct BackwardBlock {
   using A = typename Operand<T>::A;
   using B = typename Operand<T>::B;
   static constexpr int kWarps = simmst::spatial::kBackwardWarps;
-  static constexpr int kUnits = 2;  // tiles of a gradient of weights that a warp sums at once
+  static constexpr int kUnits = 2;     // tiles of a gradient of weights that a warp sums at once
+  static constexpr int kProducts = 2;  // tiles of columns that a warp computes at once
+  static constexpr int kOwn = simmst::spatial::kMostChannels / kWarp;  // entries of a row in a lane
   enum Matrix { kX, kQuery, kKey, kValue, kHeads, kGrad, kBranch, kGradHeads, kGradQuery, kGradKey, kGradValue };
 
   const BackwardArguments<T>& given;
@@ -80,6 +82,9 @@ struct BackwardBlock {
   }
 
   SIMMST_DEVICE_MEMBER T* matrix(Matrix m) const { return matrices + static_cast<std::int64_t>(m) * rows * pitch; }
+
+  // A float32 matrix over a matrix and, for 16-bit entries, the one behind it.
+  SIMMST_DEVICE_MEMBER float* wide(Matrix m) const { return reinterpret_cast<float*>(matrix(m)); }
 
   // Zero once: no later step writes to the rows and columns of the padding anything but zero or what none reads.
   SIMMST_DEVICE_MEMBER void begin() const {
@@ -119,11 +124,29 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER auto reader(const T* tile) const {
     return [tile, pitch = pitch](A& a, int k) { fetch_a(a, tile + k, pitch); };
   }
-  SIMMST_DEVICE_MEMBER void store_tile(T* tile, int n, const TileC (&c)[2]) const {
+  SIMMST_DEVICE_MEMBER void store_tiles(T* to, int r, int n, const TileC (&c)[kProducts][1][2]) const {
     SIMMST_UNROLL
-    for (int i = 0; i < 4; ++i)
-      store_pair(tile + (8 * (i % 2) + tile_row()) * pitch + n + 8 * (i / 2) + tile_column(), c[i / 2].part[2 * (i % 2)],
-                 c[i / 2].part[2 * (i % 2) + 1]);
+    for (int i = 0; i < 4 * kProducts; ++i) {
+      const int column = n + 8 * (i / 2) + tile_column();
+      const float* pair = c[i / 4][0][i / 2 % 2].part + 2 * (i % 2);
+      if (column < padded) store_pair(to + (r + 8 * (i % 2) + tile_row()) * pitch + column, pair[0], pair[1]);
+    }
+  }
+
+  // f(row, column) of the beginnings of pieces of 16 rows and kProducts tiles of columns, shared out among the warps.
+  template <typename F>
+  SIMMST_DEVICE_MEMBER void for_tiles(const F& f) const {
+    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile)
+      for (int n = 0; n < padded; n += kProducts * kTile) f(r, n);
+  }
+  // f(row, column, entry) of a piece that begins at (r, n)
+  template <typename F>
+  SIMMST_DEVICE_MEMBER void for_entries(TileC (&c)[kProducts][1][2], int r, int n, const F& f) const {
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kProducts; ++i) {
+      const int column = n + 8 * (i / 4) + tile_column() + i % 2;
+      if (column < padded) f(r + 8 * (i / 2 % 2) + tile_row(), column, c[i / 8][0][i / 4 % 2].part[i % 4]);
+    }
   }
 
   // Queries (times scale * log2(e)), keys and values.
@@ -133,57 +156,52 @@ struct BackwardBlock {
       stage_weights(in_weights(part));
       const T* bias = given.in_bias == nullptr ? nullptr : given.in_bias + part * given.channels;
       const float factor = part == 0 ? given.scale * kLog2E : 1.0f;
-      for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-        for (int n = 0; n < padded; n += kTile) {
-          TileC c[1][1][2];
-          multiply_rows<T, true>(c, reader(matrix(kX) + r * pitch), shared.first + n * pitch, pitch, kTile);
-          SIMMST_UNROLL
-          for (int i = 0; i < 8; ++i) {
-            const int at = n + 8 * (i / 4) + tile_column() + i % 2;
-            const float shift = bias == nullptr || at >= given.channels ? 0.0f : to_float(bias[at]);
-            float& entry = c[0][0][i / 4].part[i % 4];
-            entry = (entry + shift) * factor;
-          }
-          store_tile(matrix(static_cast<Matrix>(kQuery + part)) + r * pitch, n, c[0][0]);
-        }
-      }
+      T* to = matrix(static_cast<Matrix>(kQuery + part));
+      for_tiles([&](int r, int n) {
+        TileC c[kProducts][1][2];
+        multiply_rows<T, true>(c, reader(matrix(kX) + r * pitch), shared.first + n * pitch, pitch, padded - n);
+        for_entries(c, r, n, [&](int, int column, float& entry) {
+          entry = (entry + (bias == nullptr || column >= given.channels ? 0.0f : to_float(bias[column]))) * factor;
+        });
+        store_tiles(to, r, n, c);
+      });
     }
   }
 
   // Gradient of the heads: that of the branch times the weights.
   SIMMST_DEVICE_MEMBER void project_gradient(const T* branch) const {
     stage_weights(given.out);
-    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-      for (int n = 0; n < padded; n += kTile) {
-        TileC c[1][1][2];
-        multiply_rows<T, false>(c, reader(branch + r * pitch), shared.first + n, pitch, kTile);
-        store_tile(matrix(kGradHeads) + r * pitch, n, c[0][0]);
-      }
-    }
+    for_tiles([&](int r, int n) {
+      TileC c[kProducts][1][2];
+      multiply_rows<T, false>(c, reader(branch + r * pitch), shared.first + n, pitch, padded - n);
+      store_tiles(matrix(kGradHeads), r, n, c);
+    });
   }
 
   // Gradient of x; `branch` is added for the residual, `has_keys` says whether there is anything else.
   SIMMST_DEVICE_MEMBER void finish_x(std::int64_t map, const T* branch, bool has_keys) const {
-    for (int start = 0; start < rows; start += kWarps * kTile) {
-      const int r = start + warp_index() * kTile;
-      TileC c[kColumnTiles][1][2];
-      SIMMST_ROLLED
-      for (int part = 0; has_keys && part < 3; ++part) {
-        stage_weights(in_weights(part));
-        if (r >= rows) continue;
-        const T* gradient = matrix(static_cast<Matrix>(kGradQuery + part)) + r * pitch;
-        multiply_rows<T, false>(c, reader(gradient), shared.first, pitch, padded);
-      }
-      if (r >= rows) continue;
+    float* sum = wide(kQuery);
+    SIMMST_ROLLED
+    for (int part = 0; has_keys && part < 3; ++part) {
+      stage_weights(in_weights(part));
+      const T* gradient = matrix(static_cast<Matrix>(kGradQuery + part));
+      for_tiles([&](int r, int n) {
+        TileC c[kProducts][1][2];
+        multiply_rows<T, false>(c, reader(gradient + r * pitch), shared.first + n, pitch, padded - n);
+        for_entries(c, r, n, [&](int row, int column, float& entry) {
+          float& at = sum[row * pitch + column];
+          at = part == 0 ? entry : at + entry;
+        });
+      });
+    }
+    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
       T* tile = matrix(kGradHeads) + r * pitch;  // done with
-      SIMMST_UNROLL
-      for (int n = 0; n < kColumnTiles; ++n) {
-        if (kTile * n >= padded) continue;
-        SIMMST_UNROLL
-        for (int i = 0; given.residual && i < 8; ++i)
-          c[n][0][i / 4].part[i % 4] += to_float(
-              branch[(r + 8 * (i / 2 % 2) + tile_row()) * pitch + kTile * n + 8 * (i / 4) + tile_column() + i % 2]);
-        store_tile(tile, kTile * n, c[n][0]);
+      sync_warp();
+      for (int i = lane_index(); i < kTile * pitch; i += kWarp) {
+        if (i % pitch >= padded) continue;
+        float entry = has_keys ? sum[r * pitch + i] : 0.0f;
+        if (given.residual) entry += to_float(branch[r * pitch + i]);
+        tile[i] = from_float<T>(entry);
       }
       sync_warp();
       store_rows(given.grad_x, map, r, given.positions, given.channels, tile, pitch);
@@ -192,76 +210,76 @@ struct BackwardBlock {
 
   // ---- LayerNorm
 
-  // For 16 rows with y before the LayerNorm: its gradient to kBranch, the normalised rows to kGradQuery.
-  SIMMST_DEVICE_MEMBER void norm_rows(TileC (&y)[kColumnTiles][1][2], int r) const {
+  // For a row y before the LayerNorm: its gradient to kBranch, the normalised row over y. By one warp.
+  SIMMST_DEVICE_MEMBER void norm_row(float* y, int row) const {
     const float count = static_cast<float>(given.channels);
-    float mean[2] = {}, deviation[2] = {}, along[2] = {}, onto[2] = {};
+    const T* upstream = matrix(kGrad) + row * pitch;
+    float entry[kOwn], scaled[kOwn], sum = 0.0f, square = 0.0f, along = 0.0f, onto = 0.0f;
     SIMMST_UNROLL
-    for (int i = 0; i < 8 * kColumnTiles; ++i) mean[i / 2 % 2] += y[i / 8][0][i / 4 % 2].part[i % 4];
-    SIMMST_UNROLL
-    for (int h = 0; h < 2; ++h) mean[h] = reduce_warp<4>(mean[h], Sum{}) / count;
-    SIMMST_UNROLL
-    for (int i = 0; i < 8 * kColumnTiles; ++i) {
-      float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
-      entry -= mean[i / 2 % 2];
-      if (8 * (i / 4) + tile_column() + i % 2 < given.channels)
-        deviation[i / 2 % 2] = fmaf(entry, entry, deviation[i / 2 % 2]);
+    for (int i = 0; i < kOwn; ++i) {
+      const int c = i * kWarp + lane_index();
+      entry[i] = scaled[i] = 0.0f;
+      if (c < given.channels) {
+        entry[i] = y[c];
+        if (given.residual) entry[i] += to_float(matrix(kX)[row * pitch + c]);
+        scaled[i] = to_float(upstream[c]) * to_float(given.norm[c]);
+      }
+      sum += entry[i];
+      along += scaled[i];
     }
+    const float mean = reduce_warp(sum, Sum{}) / count;
     SIMMST_UNROLL
-    for (int h = 0; h < 2; ++h)
-      deviation[h] = 1.0f / sqrtf(reduce_warp<4>(deviation[h], Sum{}) / count + given.eps);
-    const auto scaled = [&](int i) {  // upstream gradient times the LayerNorm's weight
-      const int column = 8 * (i / 4) + tile_column() + i % 2;
-      const T* at = matrix(kGrad) + (r + 8 * (i / 2 % 2) + tile_row()) * pitch + column;
-      return column < given.channels ? to_float(*at) * to_float(given.norm[column]) : 0.0f;
-    };
-    SIMMST_UNROLL
-    for (int i = 0; i < 8 * kColumnTiles; ++i) {
-      float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
-      entry *= deviation[i / 2 % 2];
-      const float upstream = scaled(i);
-      along[i / 2 % 2] += upstream;
-      onto[i / 2 % 2] = fmaf(upstream, entry, onto[i / 2 % 2]);
+    for (int i = 0; i < kOwn; ++i) {
+      if (i * kWarp + lane_index() < given.channels) {
+        entry[i] -= mean;
+        square = fmaf(entry[i], entry[i], square);
+      }
     }
+    const float reciprocal = 1.0f / sqrtf(reduce_warp(square, Sum{}) / count + given.eps);
     SIMMST_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      along[h] = reduce_warp<4>(along[h], Sum{}) / count;
-      onto[h] = reduce_warp<4>(onto[h], Sum{}) / count;
+    for (int i = 0; i < kOwn; ++i) {
+      entry[i] *= reciprocal;
+      onto = fmaf(scaled[i], entry[i], onto);
     }
+    along = reduce_warp(along, Sum{}) / count;
+    onto = reduce_warp(onto, Sum{}) / count;
     SIMMST_UNROLL
-    for (int i = 0; i < 8 * kColumnTiles; ++i) {
-      const int h = i / 2 % 2, row = r + 8 * h + tile_row(), column = 8 * (i / 4) + tile_column() + i % 2;
-      const float normal = y[i / 8][0][i / 4 % 2].part[i % 4];
-      if (row >= given.positions || column >= given.channels) continue;
-      matrix(kGradQuery)[row * pitch + column] = from_float<T>(normal);
-      matrix(kBranch)[row * pitch + column] = from_float<T>(deviation[h] * (scaled(i) - along[h] - normal * onto[h]));
+    for (int i = 0; i < kOwn; ++i) {
+      const int c = i * kWarp + lane_index();
+      if (c < given.channels) {
+        y[c] = entry[i];
+        matrix(kBranch)[row * pitch + c] = from_float<T>(reciprocal * (scaled[i] - along - entry[i] * onto));
+      }
     }
   }
 
   // The LayerNorm's input again, and the gradient through it.
   SIMMST_DEVICE_MEMBER void norm_backward(bool has_keys) const {
-    if (has_keys) stage_weights(given.out);
-    for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-      TileC y[kColumnTiles][1][2];
-      if (has_keys) multiply_rows<T, true>(y, reader(matrix(kHeads) + r * pitch), shared.first, pitch, padded);
-      SIMMST_UNROLL
-      for (int i = 0; i < 8 * kColumnTiles; ++i) {
-        const int column = 8 * (i / 4) + tile_column() + i % 2;
-        if (column >= given.channels) continue;
-        float& entry = y[i / 8][0][i / 4 % 2].part[i % 4];
-        if (has_keys && given.out_bias != nullptr) entry += to_float(given.out_bias[column]);
-        if (given.residual) entry += to_float(matrix(kX)[(r + 8 * (i / 2 % 2) + tile_row()) * pitch + column]);
-      }
-      norm_rows(y, r);
+    float* y = wide(kGradQuery);
+    if (has_keys) {
+      stage_weights(given.out);
+      for_tiles([&](int r, int n) {
+        TileC c[kProducts][1][2];
+        multiply_rows<T, true>(c, reader(matrix(kHeads) + r * pitch), shared.first + n * pitch, pitch, padded - n);
+        for_entries(c, r, n, [&](int row, int column, float& entry) {
+          const bool shifts = given.out_bias != nullptr && column < given.channels;
+          y[row * pitch + column] = entry + (shifts ? to_float(given.out_bias[column]) : 0.0f);
+        });
+      });
+    } else {
+      for (int i = thread_index(); i < rows * pitch; i += block_threads()) y[i] = 0.0f;
     }
-    add_column_sums(matrix(kGrad), matrix(kGradQuery), sums + places.norm());
-    add_column_sums(matrix(kGrad), nullptr, sums + places.norm_bias());
+    sync_block();
+    for (int row = warp_index(); row < given.positions; row += kWarps) norm_row(y + row * pitch, row);
+    add_column_sums(matrix(kGrad), y, sums + places.norm());
+    add_column_sums<float>(matrix(kGrad), nullptr, sums + places.norm_bias());
   }
 
   // ---- sums over positions
 
   // to[c] += sum over n of a[n][c] (times b[n][c])
-  SIMMST_DEVICE_MEMBER void add_column_sums(const T* a, const T* b, float* to) const {
+  template <typename U>
+  SIMMST_DEVICE_MEMBER void add_column_sums(const T* a, const U* b, float* to) const {
     float* scratch = reinterpret_cast<float*>(shared.first);
     const int groups = block_threads() / padded, column = thread_index() % padded, group = thread_index() / padded;
     sync_block();
@@ -363,8 +381,8 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER void attention_backward(std::int64_t map, const T* branch, int keys) const {
     project_gradient(branch);
     sync_block();
-    for (int i = thread_index(); keys < given.positions && i < 2 * rows * pitch; i += block_threads())
-      matrix(kGradKey)[i] = T{};  // and kGradValue: ignored positions have none
+    // And of the keys and values: ignored positions have none.
+    for (int i = thread_index(); i < 3 * rows * pitch; i += block_threads()) matrix(kGradQuery)[i] = T{};
     for (int head = 0; head < given.heads; ++head) {
       sync_block();
       shared.read_lse(given.lse + (map * given.heads + head) * given.positions);
@@ -377,11 +395,11 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER void weight_gradients(const T* branch) const {
     const std::int64_t square = static_cast<std::int64_t>(given.channels) * given.channels;
     add_outer(branch, matrix(kHeads), sums + places.out());
-    add_column_sums(branch, nullptr, sums + places.out_bias());
+    add_column_sums<float>(branch, nullptr, sums + places.out_bias());
     for (int part = 0; given.wants_attention && part < 3; ++part) {
       const T* gradient = matrix(static_cast<Matrix>(kGradQuery + part));
       add_outer(gradient, matrix(kX), sums + places.in() + part * square);
-      add_column_sums(gradient, nullptr, sums + places.in_bias() + part * given.channels);
+      add_column_sums<float>(gradient, nullptr, sums + places.in_bias() + part * given.channels);
     }
   }
 

@@ -190,11 +190,13 @@ struct ForwardBlock {
       clear(x[k][t]);
       if (has_tile(t) && kTile * k < pitch - 8) read_a(x[k][t], tile_of(stage, t) + kTile * k, pitch);
     }
+    SIMMST_ROLLED
     for (int i = 0; i < 3 * chunks; ++i) {
       ring.arrive();
       if (i + 1 < 3 * chunks) start_in(i + 1);
       else start_out(0);
       const int start = i % chunks * kWeightRows;
+      SIMMST_ROLLED
       for (int n = 0; n < kWeightRows && start + n < pitch - 8; n += kTile) {
         TileC c[kWarpTiles][2];
         multiply_weights<T>(c, x, ring.slot(i) + n * pitch, pitch);
@@ -465,6 +467,7 @@ struct ForwardBlock {
     project_in(map, slot);
     sync_block();
     if (chunks > 1) start_out(1);
+    SIMMST_ROLLED
     for (int head = 0; head < given.heads; ++head) {
       SIMMST_UNROLL
       for (int t = 0; t < kWarpTiles; t += kQueries) attend(map, head, t, keys);
