@@ -8,18 +8,20 @@
 //      where that is small, softmax needs no maximum; otherwise a first pass over the keys finds it.
 //   4. The heads, written over their queries, are projected out; bias, residual and LayerNorm follow in registers.
 //
-// Counted for bf16, 4 heads, C = 64, per map of N = 121 / 225 / 400 (rounded up to 128 / 240 / 400), not run on a GPU yet:
-//   exponentials   0.07 / 0.23 / 0.64 million, a quarter of them on the FMA units: 3.1 / 10.8 / 30 thousand cycles of
-//                  the special-function units of a multiprocessor (16 a cycle)
-//   tensor cores   1024 + 1280 / 1920 + 4500 / 3200 + 12500 products of 16 x 8 x 16 (projections + attention); a third
-//                  more for attention where the maximum is needed
-//   global memory  31 / 58 / 102 KB, x read and y written once (2 N C entries; linear + SDPA + linear + residual +
-//                  LayerNorm move 18 N C); x a second time for the residual and 32 KB of weights from the L2 cache
-//   launches       1 (the chain has 6)
+// Counted for bf16, 4 heads, C = 64, per map of N = 121 / 225 / 400; not run on a GPU yet:
+//   exponentials   0.07 / 0.24 / 0.67 million with the padding, a quarter of them on the FMA units: 3.1 / 11.5 / 31
+//                  thousand cycles of the special-function units of a multiprocessor (16 a cycle)
+//   instructions   105 for 16 keys of 32 queries (sm_90; 12 of them exponentials, 10 products of the tensor cores):
+//                  3.4 / 12.6 / 34 thousand cycles, and about 3 / 6 / 10 thousand for all the rest. Where the maximum is
+//                  needed, 150.
+//   global memory  31 / 58 / 102 KB: x read and y written once, 2 N C entries. From the second-level cache x again for
+//                  the residual and 32 KB of weights.
+//   launches       1
 //   shared memory  66 / 114 / 183 KB: 3 / 2 / 1 blocks of 4 / 8 / 13 warps on a multiprocessor with 228 KB
-// The bound is the exponential. 1024 maps on 132 multiprocessors at 1.75 GHz take at least 14 / 48 / 137 us for it, and
-// the chain's own traffic alone at 4.3 TB/s 66 / 123 / 219 us, to which SDPA adds its unshared exponentials,
-// 18 / 62 / 177 us.
+// So 1024 maps need at least 28 / 83 / 195 us on 132 multiprocessors at 1.75 GHz. The chain of linear, SDPA, linear,
+// residual and LayerNorm moves 18 N C entries, 66 / 123 / 219 us at 4.3 TB/s, in 6 launches, and its SDPA is bound by
+// exponentials, too, none of them on the FMA units: 20 / 80 / 290 us with tiles of 128 x 128. That is a ratio of about 3 /
+// 2.4 / 2.6, without the launches.
 #pragma once
 
 #include "cuda/spatial_attention_weights.cuh"

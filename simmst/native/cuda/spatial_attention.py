@@ -49,10 +49,12 @@ def forward(
     """
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
     batch, positions, channels = _sizes(x)
-    if why_not_fused(x.dtype, positions, channels, num_heads, x.get_device()):
-        return long.forward(x, *weights, key_padding_mask, num_heads, residual, eps, scale)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     lse = torch.empty((batch, num_heads, positions), dtype=torch.float32, device=x.device)
+    if x.numel() == 0:
+        return out, lse
+    if why_not_fused(x.dtype, positions, channels, num_heads, x.get_device()):
+        return long.forward(x, *weights, key_padding_mask, num_heads, residual, eps, scale)
     # Contiguous copies must live until the kernel is in the stream.
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask)]
     module().spatial_attention_forward(

@@ -231,7 +231,8 @@ def _from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
 
 def _split(tokens: Tensor, num_heads: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, D)."""
-    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    batch, positions, channels = tokens.shape
+    return tokens.reshape(batch, positions, num_heads, channels // num_heads).transpose(1, 2)
 
 
 def _merge(heads: Tensor) -> Tensor:

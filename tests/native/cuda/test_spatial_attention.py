@@ -1,0 +1,226 @@
+"""What is particular to spatial attention in CUDA: limits, the two ways through softmax, schedule, errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from simmst.native.cuda import launch
+from simmst.reference.spatial_attention import backward as reference_backward
+from simmst.reference.spatial_attention import forward as reference_forward
+
+if not launch.emulated() and not torch.cuda.is_available():
+    pytest.skip("needs a GPU, or SIMMST_CUDA_EMULATION=1", allow_module_level=True)
+pytest.importorskip("simmst._cuda_emulated" if launch.emulated() else "simmst._cuda")
+
+from simmst.native.cuda import spatial_attention as cuda
+from simmst.native.cuda import spatial_attention_long as long
+
+DEVICE = torch.device("cpu" if launch.emulated() else "cuda")
+NAMES = ["x", "w_in", "b_in", "w_out", "b_out", "mask", "w_norm", "b_norm"]
+OPTIONS = {"num_heads": 2, "residual": True, "eps": 1e-5}
+
+
+def arguments(shape=(2, 16, 4, 5), *, dtype=torch.float32, factor=1.0, mask=None):
+    generator = torch.Generator().manual_seed(0)
+    channels = shape[1] if len(shape) == 4 else shape[2]
+
+    def draw(*size, factor=channels**-0.5):
+        return (torch.randn(size, generator=generator) * factor).to(dtype).to(DEVICE)
+
+    weights = draw(3 * channels, channels), draw(3 * channels), draw(channels, channels), draw(channels)
+    # `factor` makes the scores large through queries and keys alone.
+    weights[0][: 2 * channels] *= factor
+    return [draw(*shape, factor=1.0), *weights, mask, draw(channels), draw(channels)]
+
+
+def double(tensors):
+    return [t if t is None or t.dtype == torch.bool else t.double().cpu() for t in tensors]
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0, 10.0, 60.0])
+def test_softmax_with_and_without_a_maximum(factor):
+    """Small scores need no maximum, large ones would overflow without; float32 follows both closely."""
+    given = arguments(factor=factor)
+    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
+    expected, expected_lse = reference_forward(*double(given), **OPTIONS, scale=0.35)
+    size = max(1.0, expected_lse.abs().max().item())
+    torch.testing.assert_close(lse.double().cpu(), expected_lse, rtol=0, atol=2e-6 * size)
+    torch.testing.assert_close(out.double().cpu(), expected, rtol=0, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_that_overflow_without_a_maximum(dtype):
+    given = arguments(dtype=dtype, factor=20.0)
+    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
+    expected, _ = reference_forward(*double(given), **OPTIONS, scale=0.35)
+    assert lse.max() > 200  # 2^lse is no float16, and exp(lse) no float32
+    assert (out.double().cpu() - expected).abs().median() < 0.05
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_equal_scores_far_from_zero(dtype, sign):
+    """Without a maximum 2^score of every key would be 0 or infinite; the mean of the values is right."""
+    channels = 16
+    x = torch.ones(1, 20, channels, dtype=dtype, device=DEVICE)
+    weight = torch.eye(channels, dtype=dtype, device=DEVICE)
+    packed = torch.cat([weight * 6, weight * 6 * sign, weight])
+    out, lse = cuda.forward(
+        x, packed, None, weight, None, None, None, None, num_heads=1, residual=False, eps=0.0, scale=1.0
+    )
+    torch.testing.assert_close(out, x)
+    expected = torch.full_like(lse, sign * 36 * channels + torch.tensor(20.0).log().item())
+    torch.testing.assert_close(lse, expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_ignored_positions_may_hold_nan(dtype):
+    mask = torch.zeros(2, 20, dtype=torch.bool, device=DEVICE)
+    mask[0, 3], mask[1, 17:] = True, True
+    given = arguments(dtype=dtype, mask=mask)
+    clean = cuda.forward(*given, **OPTIONS, scale=0.35)[0]
+    given[0] = given[0].clone().flatten(2).masked_fill(mask[:, None], float("nan")).view_as(given[0])
+    out = cuda.forward(*given, **OPTIONS, scale=0.35)[0]
+    kept = ~mask[:, None].expand(2, 16, 20)
+    assert torch.equal(out.flatten(2)[kept], clean.flatten(2)[kept])
+
+
+def test_nan_among_the_keys_reaches_every_position():
+    """Also where the polynomial, not the special-function unit, computes the weight."""
+    for position in range(20):
+        given = arguments((1, 16, 4, 5), dtype=torch.bfloat16)
+        given[0][0, :, position // 5, position % 5] = float("nan")
+        out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
+        assert out.isnan().all()
+        assert lse.isnan().all()
+
+
+def test_many_positions_agree_with_the_fused_kernels():
+    mask = torch.zeros(2, 20, dtype=torch.bool, device=DEVICE)
+    mask[0, 5:9], mask[1] = True, True
+    x, w_in, b_in, w_out, b_out, _, w_norm, b_norm = given = arguments(mask=mask)
+    weights = x, w_in, b_in, w_out, b_out, w_norm, b_norm, mask
+    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
+    for one, other in zip(long.forward(*weights, 2, True, 1e-5, 0.35), (out, lse), strict=True):
+        torch.testing.assert_close(one, other)
+    fused = cuda.backward(out, *given, lse, **OPTIONS, scale=0.35, output_mask=[True] * 7)
+    plain = long.backward(out, *weights, lse, 2, True, 1e-5, 0.35, [True] * 7)
+    for one, other in zip(plain, fused, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "positions", "channels", "heads", "reason"),
+    [
+        (torch.bfloat16, 400, 64, 4, ""),
+        (torch.bfloat16, 512, 64, 4, ""),
+        (torch.bfloat16, 256, 128, 4, ""),
+        (torch.float32, 225, 64, 4, ""),
+        (torch.bfloat16, 513, 64, 4, "more than 512 positions"),
+        (torch.float32, 257, 32, 4, "more than 256 positions in float32"),
+        (torch.bfloat16, 400, 128, 4, "a map does not fit into the shared memory of a block"),
+        (torch.bfloat16, 25, 144, 9, "more than 128 channels"),
+        (torch.bfloat16, 25, 128, 1, "heads of more than 64 channels"),
+    ],
+)
+def test_what_a_block_holds(dtype, positions, channels, heads, reason):
+    """On a device with 227 KB a block, as the emulator's and those of compute capability 9.0."""
+    if not launch.emulated() and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("this GPU has less shared memory")
+    device = -1 if launch.emulated() else torch.cuda.current_device()
+    assert cuda.why_not_fused(dtype, positions, channels, heads, device) == reason
+
+
+def test_workspaces_do_not_grow_with_the_batch():
+    def size(batch, dtype=2):
+        return launch.module().spatial_attention_backward_bytes(dtype, batch, 400, 64, 4, launch.on(torch.ones(1))[0])
+
+    if not launch.emulated():
+        pytest.skip("the emulator's number of multiprocessors is known")
+    each = 11 * 400 * 72 * 2 + 4 * (4 * 64 * 64 + 6 * 64)
+    assert [size(batch) for batch in (1, 8, 9, 2**40)] == [each, 8 * each, 8 * each, 8 * each]
+    assert size(1, 0) == 11 * 400 * 72 * 4 + 4 * (4 * 64 * 64 + 6 * 64)
+
+
+SCHEDULE = """
+import torch
+from simmst.native.cuda.spatial_attention import backward, forward
+from test_spatial_attention import OPTIONS, arguments
+given = arguments((7, 16, 3, 6))
+out, lse = forward(*given, **OPTIONS, scale=0.35)
+found = backward(out, *given, lse, **OPTIONS, scale=0.35, output_mask=[True] * 7)
+torch.save([part.cpu() for part in found], "found.pt")
+"""
+
+
+@pytest.mark.skipif(not launch.emulated(), reason="sets the emulator's number of multiprocessors")
+@pytest.mark.parametrize("multiprocessors", [1, 2, 5])
+def test_any_number_of_blocks_gives_the_gradients(tmp_path, multiprocessors):
+    """7 maps on 2, 4 and 7 blocks, each in an order of threads of its own."""
+    environment = os.environ | {
+        "SIMMST_CUDA_EMULATION_MULTIPROCESSORS": str(multiprocessors),
+        "SIMMST_CUDA_EMULATION_SEED": str(multiprocessors),
+        "PYTHONPATH": os.path.dirname(__file__),  # noqa: PTH120
+    }
+    subprocess.run([sys.executable, "-c", SCHEDULE], cwd=tmp_path, env=environment, check=True)
+    given = double(arguments((7, 16, 3, 6)))
+    out, lse = cuda.forward(*arguments((7, 16, 3, 6)), **OPTIONS, scale=0.35)
+    expected = reference_backward(out.double(), *given, lse.double(), **OPTIONS, scale=0.35, output_mask=[True] * 7)
+    for one, right in zip(torch.load(tmp_path / "found.pt"), expected, strict=True):
+        torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-4)
+
+
+def test_shared_memory_of_compute_capability_8_holds_fewer_positions(tmp_path):
+    if not launch.emulated():
+        pytest.skip("sets the emulator's shared memory")
+    code = (
+        "import torch\nfrom simmst.native.cuda.spatial_attention import why_not_fused as why\n"
+        "print([why(torch.bfloat16, n, 64, 4, -1) == '' for n in (352, 353)])"
+    )
+    environment = os.environ | {"SIMMST_CUDA_EMULATION_SHARED_BYTES": str(163 * 1024)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[True, False]"
+
+
+class TestErrors:
+    def call(self, **changes):
+        given = dict(zip(NAMES, arguments(), strict=True)) | changes
+        return cuda.forward(*given.values(), **OPTIONS, scale=0.35)
+
+    def test_wrong_sizes(self):
+        with pytest.raises(ValueError, match=r"in_proj_weight float32 \(48, 15\) must have shape \(48, 16\)"):
+            self.call(w_in=torch.ones(48, 15, device=DEVICE))
+
+    def test_wrong_dtype(self):
+        with pytest.raises(TypeError, match=r"out_proj_weight float16 \(16, 16\) must hold one of float32"):
+            self.call(w_out=torch.ones(16, 16, device=DEVICE, dtype=torch.float16))
+
+    def test_wrong_mask(self):
+        with pytest.raises(ValueError, match=r"key_padding_mask bool \(2, 19\) must have shape \(2, 20\)"):
+            self.call(mask=torch.zeros(2, 19, dtype=torch.bool, device=DEVICE))
+
+    def test_beyond_the_kernels(self):
+        x = torch.ones(1, 600, 16, device=DEVICE)
+        out, lse = torch.empty_like(x), torch.empty(1, 2, 600, device=DEVICE)
+        weights = [launch.array_or_none(part) for part in arguments()[1:5]] + [None, None]
+        with pytest.raises(ValueError, match=r"x float32 \(1, 600, 16\) with num_heads=2 .* more than 256 positions"):
+            launch.module().spatial_attention_forward(
+                launch.array(x), weights, None, launch.array(out), launch.array(lse), (2, True, 1e-5, 0.35),
+                *launch.on(x),
+            )  # fmt: skip
+
+    def test_wrong_workspace(self):
+        given = arguments()
+        x, *rest = given
+        lse = torch.empty(2, 2, 20, device=DEVICE)
+        weights = [launch.array_or_none(part) for part in (*rest[:4], *rest[5:])]
+        with pytest.raises(ValueError, match=r"workspace uint8 \(7\) must have shape"):
+            launch.module().spatial_attention_backward(
+                launch.array(x), launch.array(x), weights, None, launch.array(lse), [None] * 7,
+                launch.array(torch.empty(7, dtype=torch.uint8, device=DEVICE)), (2, True, 1e-5, 0.35), *launch.on(x),
+            )  # fmt: skip
