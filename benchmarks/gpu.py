@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -152,6 +153,8 @@ class Run:
     def _suite(self) -> list[Command]:
         """Each file and backend in a process of its own, beside each other."""
         files = [path for path in sorted((ROOT / "tests/gpu").glob("test_*.py")) if path.name != "test_processes.py"]
+        # What CUDA kernels are written in, word by word: whether the emulator that they were tested in is right.
+        words = ROOT / "tests/native/cuda/test_device.py"
         return [
             self._child(
                 "suite",
@@ -162,8 +165,7 @@ class Run:
                 name=f"suite-{path.stem.removeprefix('test_')}-{backend}",
                 SIMMST_GPU_BACKENDS=backend,
             )
-            for path in files
-            for backend in BACKENDS
+            for path, backend in (*itertools.product(files, BACKENDS), (words, "cuda"))
         ]
 
     def _sanitizers(self) -> list[Command]:

@@ -127,8 +127,10 @@ def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suit
     site = install.argv[install.argv.index("--target") + 1]
     suite = stages["suite"].commands()
     assert {command.name for command in suite} == {
-        f"suite-{operator}-{backend}" for operator in OPERATORS for backend in ("triton", "cuda")
+        "suite-device-cuda",
+        *(f"suite-{operator}-{backend}" for operator in OPERATORS for backend in ("triton", "cuda")),
     }
+    assert all(Path(command.argv[command.argv.index("--file") + 1]).is_file() for command in suite)
     for command in suite:
         assert command.name.endswith(command.environment["SIMMST_GPU_BACKENDS"])
         assert command.environment["PYTHONPATH"].startswith(site)
