@@ -1,9 +1,11 @@
 // simmst._cuda.prob_sparse_*: every array is checked before anything is launched, whatever Python has checked already.
 // Indices lie on the device and are not read here; the kernels clamp them.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "bindings/cuda_arrays.hpp"
 #include "core/philox.hpp"
@@ -237,6 +239,68 @@ void attend_backward(const py::tuple& grad_out, const py::tuple& query, const py
   ps::backward(call, queue);
 }
 
+// How the work is cut, for tests: plain arithmetic that needs no device.
+
+namespace schedule = simmst::prob_sparse;
+
+py::tuple spans(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) {
+  const schedule::Spans found = schedule::spans_of(keys, queries, entries, blocks);
+  return py::make_tuple(found.size, found.keys, found.rows);
+}
+
+py::tuple key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
+  constexpr const char* names[] = {"whole", "tiles", "straight"};
+  const schedule::KeyTiles tiles = schedule::key_tiles(keys, samples, row_bytes, block_bytes);
+  return py::make_tuple(names[static_cast<int>(tiles.gather)], tiles.size, tiles.count);
+}
+
+py::dict workspaces(int64_t batch, int64_t queries, int64_t keys, int64_t samples, int64_t selected, int64_t width,
+                    int64_t row_bytes, int64_t block_bytes, int64_t blocks) {
+  const schedule::Spans cut = schedule::spans_of(keys, queries, batch, blocks);
+  py::dict bytes;
+  bytes["measure"] = schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes));
+  bytes["attend"] = schedule::attend_workspace(batch, cut.keys, schedule::attend_rows(selected, queries), width);
+  bytes["backward"] = schedule::backward_workspace(batch, cut, selected, width);
+  return bytes;
+}
+
+py::tuple bucket_place(int64_t group, int64_t samples, int64_t tiles) {
+  return py::make_tuple(schedule::first_entry(group, samples), schedule::first_offset(group, tiles));
+}
+
+py::tuple bucket_entry(int64_t key, int64_t query) {
+  const std::uint16_t entry = schedule::bucket_entry(key, query);
+  return py::make_tuple(schedule::entry_key(entry), schedule::entry_query(entry));
+}
+
+// The radix search for the `wanted`-th largest, over counts made one value at a time.
+std::uint32_t radix_search(const std::vector<std::uint32_t>& ordered, int64_t wanted) {
+  schedule::RadixState state{0, wanted};
+  for (int pass = 0; pass < schedule::kPasses; ++pass) {
+    std::vector<int64_t> bins(schedule::kDigits);
+    for (const std::uint32_t value : ordered)
+      if (schedule::shares_prefix(value, state.prefix, pass)) ++bins[static_cast<std::size_t>(schedule::digit(value, pass))];
+    int found = schedule::kDigits - 1;
+    int64_t above = 0;
+    for (; above + bins[static_cast<std::size_t>(found)] < state.wanted; --found) above += bins[static_cast<std::size_t>(found)];
+    state = schedule::narrowed(state, pass, found, above);
+  }
+  return state.prefix;
+}
+
+int64_t entry_offset(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t index) {
+  simmst::Batch batch;
+  simmst::Matrices matrices;
+  if (sizes.size() != strides.size() || sizes.size() > simmst::kMaxBatchDims)
+    throw py::value_error("sizes and strides must be of one length, at most " + std::to_string(simmst::kMaxBatchDims));
+  batch.dims = static_cast<int>(sizes.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    batch.count *= batch.size[i] = sizes[i];
+    matrices.batch_stride[i] = strides[i];
+  }
+  return simmst::entry_offset(matrices, batch, index);
+}
+
 }  // namespace
 
 void bind_prob_sparse_attention(py::module_& module) {
@@ -244,4 +308,13 @@ void bind_prob_sparse_attention(py::module_& module) {
   module.def("prob_sparse_attend", &attend, "Attention in the selected rows, the fill in all others.");
   module.def("prob_sparse_forward", &forward, "prob_sparse_select and prob_sparse_attend; whether it took one launch.");
   module.def("prob_sparse_attend_backward", &attend_backward, "Gradients of prob_sparse_attend.");
+  module.def("prob_sparse_padded_width", &schedule::padded_width, "Width of the kernels for so many columns, or 0.");
+  module.def("prob_sparse_spans", &spans, "(rows of a span, spans of keys, spans of queries).");
+  module.def("prob_sparse_chunk", &schedule::chunk_queries, "Queries that a block measures.");
+  module.def("prob_sparse_key_tiles", &key_tiles, "(how keys are gathered, keys of a tile, tiles).");
+  module.def("prob_sparse_workspaces", &workspaces, "Bytes of workspace by call.");
+  module.def("prob_sparse_bucket_place", &bucket_place, "First entry and first offset of a group's buckets.");
+  module.def("prob_sparse_bucket_entry", &bucket_entry, "A bucketed sample, packed and unpacked.");
+  module.def("prob_sparse_radix_search", &radix_search, "The wanted-th largest of some words.");
+  module.def("prob_sparse_entry_offset", &entry_offset, "Where a batch entry begins, in elements.");
 }

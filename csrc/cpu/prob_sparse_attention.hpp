@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/batched_matrices.hpp"
 #include "cpu/dispatch.hpp"  // SIMMST_FOR_EACH_ISA
 
 namespace simmst::cpu::prob_sparse {
@@ -11,21 +12,9 @@ namespace simmst::cpu::prob_sparse {
 enum class Dtype : int { kFloat32, kFloat64, kBfloat16, kFloat16 };
 enum class Fill : int { kMean, kCumsum, kCummean };
 
-constexpr int kMaxBatchDims = 16;
-
-// The leading sizes that all tensors of a call share; an entry is numbered as in a contiguous tensor.
-struct Batch {
-  int dims = 0;
-  int64_t size[kMaxBatchDims] = {};
-  int64_t count = 1;
-};
-
-// A tensor (..., rows, columns) with a contiguous last dimension; strides count elements.
-struct Matrices {
-  void* data = nullptr;
-  int64_t rows = 0, columns = 0, row_stride = 0;
-  int64_t batch_stride[kMaxBatchDims] = {};
-};
+using simmst::Batch;
+using simmst::kMaxBatchDims;
+using simmst::Matrices;
 
 struct SelectCall {
   Dtype dtype;

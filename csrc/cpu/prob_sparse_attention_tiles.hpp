@@ -29,12 +29,7 @@ SIMMST_INLINE T larger(T a, T b) {
 
 template <typename Storage>
 SIMMST_INLINE Storage* entry(const Matrices& matrices, const Batch& batch, int64_t index) {
-  int64_t offset = 0;
-  for (int i = batch.dims - 1; i >= 0; --i) {
-    offset += index % batch.size[i] * matrices.batch_stride[i];
-    index /= batch.size[i];
-  }
-  return static_cast<Storage*>(matrices.data) + offset;
+  return static_cast<Storage*>(matrices.data) + entry_offset(matrices, batch, index);
 }
 
 // Consecutive cache-aligned arrays out of one allocation; without memory it only counts the bytes.

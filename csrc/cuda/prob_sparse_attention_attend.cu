@@ -30,11 +30,15 @@ struct AttendParameters {
   float* extremes;  // (batch, spans, rows, 2)
 };
 
+// Tiles of keys and of values in shared memory: two are too much for the widest rows on compute capability 8.0.
+template <typename T, int W>
+constexpr int kBuffers = sizeof(T) * W > 256 ? 1 : 2;
+
 template <typename T, int W>
 constexpr std::size_t attend_bytes(int threads) {
   using Product = Products<T, W>;
   const int warps = threads / kWarp;
-  return (static_cast<std::size_t>(warps) * kWarpRows + 4 * kTile) * Product::kPitch * sizeof(T) +
+  return (static_cast<std::size_t>(warps) * kWarpRows + 2 * kBuffers<T, W> * kTile) * Product::kPitch * sizeof(T) +
          static_cast<std::size_t>(warps) * Product::kScratch * sizeof(float);
 }
 
@@ -48,16 +52,19 @@ SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
                       value = rows_of<const T>(p.value, p.batch, entry);
   const int warps = block_threads() / kWarp;
   T* queries = reinterpret_cast<T*>(shared_memory());
-  T* buffers = queries + warps * kWarpRows * Product::kPitch;  // two of keys and values
-  float* scratch = reinterpret_cast<float*>(buffers + 4 * kTileEntries) + warp_index() * Product::kScratch;
+  T* buffers = queries + warps * kWarpRows * Product::kPitch;  // kBuffers of keys and values
+  float* scratch = reinterpret_cast<float*>(buffers + 2 * kBuffers<T, W> * kTileEntries) + warp_index() * Product::kScratch;
   const int64_t* top = p.top + entry * p.selected;
   const int64_t begin = span * p.spans.size, past = begin + p.spans.size;
   const int64_t end = past < key.count ? past : key.count;
   const auto selected_query = [&](int64_t i) {
     return i < p.selected ? clamp_index(top[i], query.count) : int64_t{-1};
   };
+  const auto buffer_of = [&](int64_t first) {
+    return buffers + (first - begin) / kTile % kBuffers<T, W> * 2 * kTileEntries;
+  };
   const auto start = [&](int64_t first) {
-    T* buffer = buffers + (first - begin) / kTile % 2 * 2 * kTileEntries;
+    T* buffer = buffer_of(first);
     start_tile<W>(buffer, Product::kPitch, key, first, end);
     start_tile<W>(buffer + kTileEntries, Product::kPitch, value, first, end);
     commit_copies();
@@ -72,14 +79,15 @@ SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
   for (int r = 0; r < 2; ++r) rows.query[r] = selected_query(first_row + tile_row() + 8 * r);
   TileC sum[W / 8];
   for (int64_t first = begin; first < end; first += kTile) {
-    if (first + kTile < end) {
+    if (kBuffers<T, W> == 2 && first + kTile < end) {
       start(first + kTile);
       wait_for_copies<1>();
     } else {
+      if (kBuffers<T, W> == 1 && first > begin) start(first);
       wait_for_copies<0>();
     }
     sync_block();
-    const T* keys = buffers + (first - begin) / kTile % 2 * 2 * kTileEntries;
+    const T* keys = buffer_of(first);
     if (first_row < p.rows)
       attend_tile<T, W>(p.softmax, queries + warp_index() * kWarpRows * Product::kPitch, keys, keys + kTileEntries, rows, sum,
                         entry, first, scratch);

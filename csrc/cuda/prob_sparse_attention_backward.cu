@@ -100,42 +100,47 @@ SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
 
 // ---- 2
 
+// Selected queries that lie in shared memory: fewer where the rest of a tile would not leave room for 64 on compute
+// capability 8.0.
+template <typename T, int W>
+constexpr int kQueries = sizeof(T) * W > 256 ? kTile / 2 : kTile;
+
 // The shared memory of a block.
 template <typename T, int W>
 struct Shared {
   static constexpr int kPitch = Products<T, W>::kPitch;
   static constexpr int kTerms = Products<T, W>::kTerms;
-  static constexpr int kTurnedPitch = Products<T, kTile>::kPitch;
+  static constexpr int kTurnedPitch = Products<T, kQueries<T, W>>::kPitch;
   T* keys;         // (kTile, W): in the end dK
   T* values;       // (kTile, W): in the end dV
-  T* queries;      // (kTile, W), selected ones
-  T* grads;        // (kTile, W), their dO
-  T* turned;       // (terms, kTile keys, kTile queries): dS
+  T* queries;      // (kQueries, W), selected ones
+  T* grads;        // (kQueries, W), their dO
+  T* turned;       // (terms, kTile keys, kQueries): dS
   double* runs;    // (kThreads)
   float* rest;     // (kTile, W) for a running fill, else (W): the fill's gradient
-  float* lse;      // (kTile), in base 2
-  float* delta;    // (kTile)
-  int* position;   // (kTile): index of the query
+  float* lse;      // (kQueries), in base 2
+  float* delta;    // (kQueries)
+  int* position;   // (kQueries): index of the query
   float* scratch;  // of the warp
   bool* flags;     // (kTile)
 
   static constexpr std::size_t bytes(bool running) {
-    return (4 * kTile * kPitch + kTerms * kTile * kTurnedPitch) * sizeof(T) + kThreads * sizeof(double) +
-           ((running ? kTile : 1) * W + 3 * kTile + kThreads / kWarp * Products<T, W>::kScratch) * sizeof(float) +
+    return (2 * (kTile + kQueries<T, W>) * kPitch + kTerms * kTile * kTurnedPitch) * sizeof(T) + kThreads * sizeof(double) +
+           ((running ? kTile : 1) * W + 3 * kQueries<T, W> + kThreads / kWarp * Products<T, W>::kScratch) * sizeof(float) +
            kTile * sizeof(bool);
   }
   SIMMST_DEVICE_MEMBER explicit Shared(bool running) {
     keys = reinterpret_cast<T*>(shared_memory());
     values = keys + kTile * kPitch;
     queries = values + kTile * kPitch;
-    grads = queries + kTile * kPitch;
-    turned = grads + kTile * kPitch;
+    grads = queries + kQueries<T, W> * kPitch;
+    turned = grads + kQueries<T, W> * kPitch;
     runs = reinterpret_cast<double*>(turned + kTerms * kTile * kTurnedPitch);
     rest = reinterpret_cast<float*>(runs + kThreads);
     lse = rest + (running ? kTile : 1) * W;
-    delta = lse + kTile;
-    position = reinterpret_cast<int*>(delta + kTile);
-    float* all_scratch = reinterpret_cast<float*>(position + kTile);
+    delta = lse + kQueries<T, W>;
+    position = reinterpret_cast<int*>(delta + kQueries<T, W>);
+    float* all_scratch = reinterpret_cast<float*>(position + kQueries<T, W>);
     scratch = all_scratch + warp_index() * Products<T, W>::kScratch;
     flags = reinterpret_cast<bool*>(all_scratch + kThreads / kWarp * Products<T, W>::kScratch);
   }
@@ -195,7 +200,7 @@ SIMMST_DEVICE void constant_rest(const BackwardParameters& p, int64_t entry, flo
   }
 }
 
-// Selected queries [first, first + kTile) with their dO; the copies are started, not finished.
+// Selected queries [first, first + kQueries) with their dO; the copies are started, not finished.
 template <typename T, int W>
 SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>& shared, int64_t entry, int64_t first) {
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), grad = rows_of<const T>(p.grad_out, p.batch, entry);
@@ -203,9 +208,9 @@ SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>
   const auto index = [&](int i) {
     return first + i < p.selected ? clamp_index(top[first + i], query.count) : int64_t{-1};
   };
-  start_rows<W>(shared.queries, Shared<T, W>::kPitch, query, kTile, index);
-  start_rows<W>(shared.grads, Shared<T, W>::kPitch, grad, kTile, index);
-  for (int i = thread_index(); i < kTile; i += kThreads) {
+  start_rows<W>(shared.queries, Shared<T, W>::kPitch, query, kQueries<T, W>, index);
+  start_rows<W>(shared.grads, Shared<T, W>::kPitch, grad, kQueries<T, W>, index);
+  for (int i = thread_index(); i < kQueries<T, W>; i += kThreads) {
     const bool inside = first + i < p.selected;
     shared.position[i] = static_cast<int>(index(i));
     shared.lse[i] = inside ? p.lse[entry * p.selected + first + i] * kLog2E : 0.0f;
@@ -313,7 +318,7 @@ SIMMST_KERNEL(kThreads, W <= 64 ? 3 : 2) backward_span(const BackwardParameters 
   const int64_t begin = span * p.spans.size;
   int64_t end = running && p.query.matrices.rows > key.count ? p.query.matrices.rows : key.count;
   end = end < begin + p.spans.size ? end : begin + p.spans.size;
-  const bool one_query_tile = p.selected <= kTile;
+  const bool one_query_tile = p.selected <= kQueries<T, W>;
   const bool keeps_grad_query = W <= 64 && one_query_tile;  // in registers, from tile to tile
   const int first_row = warp_index() * kWarpRows;
   RunningRest<T, W> rest(p, entry, span);
@@ -329,10 +334,11 @@ SIMMST_KERNEL(kThreads, W <= 64 ? 3 : 2) backward_span(const BackwardParameters 
     start_tile<W>(shared.keys, kPitch, key, first, key.count);
     start_tile<W>(shared.values, kPitch, value, first, key.count);
     TileC grad_key[W / 8], grad_value[W / 8];
-    for (int64_t first_query = 0; first_query < p.selected; first_query += kTile) {
+    for (int64_t first_query = 0; first_query < p.selected; first_query += kQueries<T, W>) {
       if (!one_query_tile) start_queries(p, shared, entry, first_query);
       finish_copies();
-      const int count = static_cast<int>(p.selected - first_query < kTile ? p.selected - first_query : kTile);
+      const int64_t left = p.selected - first_query;
+      const int count = static_cast<int>(left < kQueries<T, W> ? left : kQueries<T, W>);
       for (int i = 0; i < count; i += kChunk) {
         TileC weights[kChunk / 8], grads[kChunk / 8];
         Product::scores(weights, Product::left(shared.keys + first_row * kPitch), shared.queries + i * kPitch);

@@ -1,0 +1,250 @@
+"""What only the CUDA kernels of ProbSparse attention have: how they cut the work, and each way of cutting it.
+
+The schedule is arithmetic and is tested for sizes that no test could run. The kernels run in the emulator, with the
+device's size chosen so that small inputs take every way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+H200 = 232_448  # bytes of shared memory of a block
+
+
+@pytest.fixture(scope="module")
+def cuda() -> ModuleType:
+    module = pytest.importorskip("simmst._cuda_emulated", reason="build with SIMMST_CUDA_EMULATION=ON")
+    if not hasattr(module, "prob_sparse_spans"):
+        pytest.skip("this build has no ProbSparse kernels")
+    return module
+
+
+def test_heads_are_padded_to_four_widths(cuda: ModuleType) -> None:
+    for columns in range(1, 129):
+        width = cuda.prob_sparse_padded_width(columns)
+        assert width in (16, 32, 64, 128)
+        assert width / 2 < columns <= width or width == 16
+    assert cuda.prob_sparse_padded_width(129) == 0
+
+
+def test_spans_cover_every_key_and_query_once(cuda: ModuleType) -> None:
+    draw = random.Random(0)
+    for _ in range(2000):
+        keys, queries = (draw.randint(1, 10 ** draw.randint(1, 10)) for _ in range(2))
+        blocks = draw.randint(1, 2000)
+        size, key_spans, query_spans = cuda.prob_sparse_spans(keys, queries, draw.randint(1, 10**6), blocks)
+        assert size > 0
+        assert size % 64 == 0
+        for count, spans in ((keys, key_spans), (queries, query_spans)):
+            assert (spans - 1) * size < count <= spans * size
+        assert max(key_spans, query_spans) <= blocks
+    # Few entries are divided, many are not.
+    assert cuda.prob_sparse_spans(4096, 4096, 64, 528) == (512, 8, 8)
+    assert cuda.prob_sparse_spans(4096, 4096, 100_000, 528) == (4096, 1, 1)
+
+
+def test_chunks_of_queries_fill_the_device(cuda: ModuleType) -> None:
+    for queries, batch in ((4096, 64), (720, 64), (1, 1), (16384, 8), (2**31 - 1, 1)):
+        chunk = cuda.prob_sparse_chunk(queries, batch, 264, 128, 2048)
+        assert chunk % 128 == 0
+        assert 0 < chunk <= 2048
+        assert chunk == 2048 or chunk == 128 or batch * math.ceil(queries / (chunk - 128)) > 264
+    assert cuda.prob_sparse_chunk(4096, 64, 264, 128, 2048) == 896
+
+
+def test_keys_are_staged_whole_then_in_tiles_then_not_at_all(cuda: ModuleType) -> None:
+    def tiles(length: int, samples: int) -> Any:
+        return cuda.prob_sparse_key_tiles(length, samples, 128, H200)
+
+    assert tiles(1600, 40)[0] == "whole"
+    assert tiles(1817, 40)[0] == "tiles"
+    for length, samples in ((4096, 45), (16_384, 50), (65_536, 60)):
+        gather, size, count = tiles(length, samples)
+        assert gather == "tiles"
+        assert (count - 1) * size < length <= count * size
+        assert size % 8 == 0
+        assert 2 * size * 128 < H200  # two blocks on a multiprocessor
+        assert size <= 8192
+    assert tiles(2**20, 70)[0] == "straight"
+    assert cuda.prob_sparse_key_tiles(10**6, 10**6, 32, H200)[1] <= 8192
+
+
+def test_arithmetic_past_32_bits(cuda: ModuleType) -> None:
+    big = 2**31 + 5
+    assert cuda.prob_sparse_bucket_place(big, 70, 100) == (big * 8 * 70, big * 101)
+    assert cuda.prob_sparse_entry_offset([big, 3], [700, big], 3 * (big - 1) + 2) == (big - 1) * 700 + 2 * big
+    assert cuda.prob_sparse_entry_offset([], [], 0) == 0
+    found = cuda.prob_sparse_workspaces(10**6, 10**5, 10**5, 60, 60, 128, 256, H200, 528)
+    assert found["attend"] == 10**6 * 61 * (128 + 2) * 4
+    assert found["backward"] == 10**6 * (128 * 8 + 60 * 4 + 60 * 128 * 4)
+    entries = math.ceil(10**5 / 8) * 8 * 60 * 2
+    _, _, count = cuda.prob_sparse_key_tiles(10**5, 60, 256, H200)
+    assert found["measure"] in (0, math.ceil(entries / 16) * 16 + math.ceil(10**5 / 8) * (count + 1) * 4)
+
+
+def test_bucketed_samples_keep_key_and_query(cuda: ModuleType) -> None:
+    for key in (0, 1, 4095, 8191):
+        for query in range(8):
+            assert cuda.prob_sparse_bucket_entry(key, query) == (key, query)
+
+
+def test_radix_passes_find_every_rank(cuda: ModuleType) -> None:
+    draw = random.Random(1)
+    for top in (3, 2**8, 2**16, 2**32 - 1):
+        words = [draw.randint(0, top) for _ in range(300)] + [2**32 - 1, 0, 0]
+        for rank in (1, 2, 150, 302, 303):
+            assert cuda.prob_sparse_radix_search(words, rank) == sorted(words, reverse=True)[rank - 1]
+
+
+# Run in a process of its own, for a device with little shared memory: staged whole, in tiles, and not at all.
+GATHER = """
+import json, sys
+import torch
+from simmst.native.cuda import launch, prob_sparse_attention as native
+from simmst.reference import prob_sparse_attention as reference
+torch.manual_seed(0)
+worst = {}
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for width, keys, samples in ((16, 90, 40), (64, 300, 33), (20, 500, 40), (64, 700, 2), (128, 200, 30)):
+        row = launch.module().prob_sparse_padded_width(width) * dtype.itemsize
+        how, _, tiles = launch.module().prob_sparse_key_tiles(keys, samples, row, int(sys.argv[1]))
+        query, key = torch.randn(2, 45, width).to(dtype), torch.randn(2, keys, width).to(dtype)
+        sample = torch.randint(keys, (45, samples))
+        top, measure = native.select(query, key, sample, u=20)
+        again = native.select(query, key, sample, u=20)
+        assert torch.equal(measure, again[1]) and torch.equal(top, again[0])
+        exact = reference.select(query.double(), key.double(), sample, u=20)[1]
+        plain = reference.select(query, key, sample, u=20)[1]
+        order = measure.sort(dim=-1, descending=True, stable=True).indices[..., :20].sort(-1).values
+        assert torch.equal(order, top)
+        error, allowed = (measure - exact).abs().max(), 2 * (plain - exact).abs().max() + 2e-6 * (1 + exact.abs().max())
+        assert error <= allowed, (how, dtype, width, float(error), float(allowed))
+        worst[how] = max(worst.get(how, 0), tiles)
+print(json.dumps(worst))
+"""
+
+
+def run_emulated(script: str, *arguments: str, **environment: str) -> Any:
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"SIMMST_CUDA_EMULATION": "1"} | environment,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_the_measure_is_the_same_however_keys_are_gathered(cuda: ModuleType, seed: str) -> None:
+    found = run_emulated(GATHER, "12000", SIMMST_CUDA_EMULATION_SHARED_BYTES="12000", SIMMST_CUDA_EMULATION_SEED=seed)
+    assert sorted(found) == ["straight", "tiles", "whole"]
+    assert found["tiles"] > 4
+
+
+# One launch, several, and the two calls give one result; a tie is won by the lower index in either.
+FORWARD = """
+import json
+import torch
+from simmst.native.cuda import launch, prob_sparse_attention as native
+from simmst.reference import prob_sparse_attention as reference
+torch.manual_seed(0)
+ways = set()
+original = launch.module().prob_sparse_forward
+def watched(*arguments):
+    ways.add(bool(original(*arguments)))
+native._cuda = type("Module", (), {"prob_sparse_forward": staticmethod(watched)})
+for dtype in (torch.float32, torch.bfloat16):
+    for queries, keys, width, u in ((70, 90, 32, 25), (100, 300, 64, 30), (64, 64, 100, 64), (300, 70, 16, 30)):
+        query, key, value = (torch.randn(2, n, width).to(dtype) for n in (queries, keys, keys))
+        for sample in (torch.randint(keys, (20,)), torch.randint(keys, (queries, 20))):
+            dropout = {"is_causal": True, "dropout_p": 0.3, "seed": torch.tensor([1, 2])}
+            for options in ({}, dropout, {"fill": "cummean"}):
+                out, lse, top, measure = native.forward(query, key, value, sample, u=u, **options)
+                order = measure.sort(dim=-1, descending=True, stable=True).indices[..., :u].sort(-1).values
+                assert torch.equal(order, top)
+                wide = [x.double() for x in (query, key, value)]
+                exact, plain = (reference.attend(*x, top, **options) for x in (wide, (query, key, value)))
+                for a, b, c in zip((out, lse), plain, exact):
+                    assert not a.isnan().any()
+                    assert (a - c).abs().max() <= 2 * (b - c).abs().max() + 2e-6 * (1 + c.abs().max())
+same = torch.ones(1, 50, 16)
+for sample in (torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]).expand(50, 3)):
+    assert native.forward(same, same, same, sample, u=9)[2].tolist() == [list(range(9))]
+print(json.dumps(sorted(ways)))
+"""
+
+
+@pytest.mark.parametrize("shared_bytes", ["120000", "232448"])
+def test_forward_takes_one_launch_where_there_is_room(cuda: ModuleType, shared_bytes: str) -> None:
+    ways = run_emulated(FORWARD, SIMMST_CUDA_EMULATION_SHARED_BYTES=shared_bytes)
+    assert ways == [False, True]
+
+
+# Many multiprocessors cut the keys into more spans; 166912 bytes is what a block has on compute capability 8.0.
+SPANS = """
+import json
+import torch
+from simmst.native.cuda import prob_sparse_attention as native
+from simmst.reference import prob_sparse_attention as reference
+torch.manual_seed(0)
+for queries, keys, u, width in ((700, 600, 40, 24), (300, 900, 70, 16), (900, 300, 20, 30), (90, 300, 40, 128)):
+    tensors = [torch.randn(1, n, width) for n in (queries, keys, keys)]
+    top = torch.rand(1, queries).argsort(-1)[:, :u]
+    for options in ({}, {"is_causal": True}, {"fill": "cummean", "is_causal": True}):
+        results = []
+        for module in (native, reference):
+            out, lse = module.attend(*tensors, top, **options)
+            results.append([out, lse, *module.attend_backward(out.cos(), *tensors, top, out, lse, **options)])
+        for a, b in zip(*results):
+            assert (a - b).abs().max() <= 2e-5 * (1 + b.abs().max()), (queries, keys, options)
+print(json.dumps(True))
+"""
+
+
+@pytest.mark.parametrize("multiprocessors", ["1", "132"])
+def test_spans_add_up_to_the_whole(cuda: ModuleType, multiprocessors: str) -> None:
+    assert run_emulated(
+        SPANS, SIMMST_CUDA_EMULATION_MULTIPROCESSORS=multiprocessors, SIMMST_CUDA_EMULATION_SHARED_BYTES="166912"
+    )
+
+
+def test_wrong_arguments_are_refused_in_words(cuda: ModuleType) -> None:
+    def array(shape: tuple[int, ...], dtype: int = 0) -> tuple[Any, ...]:
+        tensor = memory[: math.prod(shape)].view(shape)
+        return tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), -1
+
+    memory = torch.zeros(4096)
+
+    def attend(query: Any, key: Any, value: Any, top: Any, fill: int = 0, dropout_p: float = 0.0) -> None:
+        out, lse = array((*query[2][:-1], value[2][-1])), array(top[2])
+        cuda.prob_sparse_attend(
+            query, key, value, top, None, False, 1.0, fill, dropout_p, out, lse, lambda size: array((0,), 4), -1, 0
+        )
+
+    good = array((2, 5, 4)), array((2, 6, 4)), array((2, 6, 4)), array((2, 3), 5)
+    for bad, text in (
+        ((array((5,)), *good[1:]), "query float32 .5. must have at least two dimensions"),
+        ((good[0], array((2, 6, 3)), *good[2:]), "key float32 .2, 6, 3. must have any rows and 4 columns"),
+        ((good[0], array((3, 6, 4)), *good[2:]), "leading sizes of query"),
+        ((good[0], array((2, 6, 4), 3), *good[2:]), "key float16 .* must hold one of float32"),
+        ((*good[:3], array((2, 6), 5)), "top must have at most 5 columns"),
+        ((*good[:3], array((1, 3), 5)), "must have 2 rows of 3"),
+        ((array((1, 2, 130)), array((1, 2, 130)), array((1, 2, 4)), array((1, 1), 5)), "at most 128 columns, got 130"),
+        ((*good, 3), "fill must be a code from 0 to 2, got 3"),
+        ((*good, 0, 1.0), "dropout_p must be at least 0 and less than 1, got 1"),
+        (good, "workspace uint8 .0. must have [0-9]+ bytes"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=text):
+            attend(*bad)
