@@ -248,3 +248,26 @@ def test_wrong_arguments_are_refused_in_words(cuda: ModuleType) -> None:
     ):
         with pytest.raises((TypeError, ValueError), match=text):
             attend(*bad)
+
+
+OPERATOR = """
+import torch
+from simmst.ops import prob_sparse_attention
+x = [torch.randn(2, n, 16, requires_grad=True) for n in (60, 70, 70)]
+sample, seed = torch.randint(70, (20,)), torch.tensor([1, 2])
+options = (seed, 25, "keys", True, 0.25, "cumsum", 0.3, "cuda")
+torch.library.opcheck(torch.ops.simmst.prob_sparse_forward.default, (*x, sample, *options))
+out, aux = prob_sparse_attention(*x, sample=sample, backend="cuda", return_aux=True)
+assert aux.measure.shape == (2, 60) and not aux.lse.requires_grad
+try:
+    torch.autograd.grad(out.sum(), x, create_graph=True)[0].sum().backward()
+except RuntimeError as error:
+    assert "first order" in str(error)
+else:
+    raise AssertionError("a second derivative was made")
+print("true")
+"""
+
+
+def test_the_operator_that_does_both_at_once(cuda: ModuleType) -> None:
+    assert run_emulated(OPERATOR)
