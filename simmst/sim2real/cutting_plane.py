@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simmst.errors import ConfigError
 from simmst.sim2real.polyhedron import AdamState, Polyhedron
 from simmst.sim2real.problem import Problem, Record
 
@@ -44,8 +43,6 @@ class CuttingPlane:
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
         model = problem.model
-        if self.config.inner_lr <= 0:
-            raise ConfigError(f"inner_lr is {self.config.inner_lr!r}; it must be above 0")
         self.phi = model.flatten()
         self.theta = self.phi.clone()
         self.w = torch.zeros(problem.num_weights, device=model.device)
@@ -61,37 +58,31 @@ class CuttingPlane:
             storage=self.config.storage,
             device=model.device,
         )
+        self.gram = self.polyhedron.gram()  # of the planes, for "qp"
         self.pace = 1.0
         self.idle = 0  # refreshes since a plane was added
-        self.distance = 0.0
+        self.distance, self.cosine = 0.0, 0.0  # as of the last refresh
         problem.inner.check_derivative(self.phi)
-        uniform = torch.zeros(len(problem.simulated), device=model.device)
-        for number in range(self.config.warmup_steps):
-            index = (
-                problem.inner.draws(-1 - number) if problem.inner.draws.size is None else problem.inner.draws(number)
-            )
-            self.theta = self.theta - self.config.inner_lr * problem.inner.gradient(self.theta, uniform, index)[0]
-        if self.config.warmup_steps:
-            self.phi = self.theta.clone()
 
     def step(self, number: int) -> Record:
         """Take one outer step, and refresh the planes when it is time."""
+        if number == 0:
+            self._warm_up()
         gradient, value = self.problem.outer.gradient(self.phi, number)
-        planes, cosine = self.polyhedron, 0.0
+        planes = self.polyhedron
         phase1 = self.config.phase1_steps is None or number < self.config.phase1_steps
+        refreshes = phase1 and (number + 1) % self.config.refresh_every == 0
         if len(planes):
-            self._update_multipliers(gradient, phase1=phase1)
+            if phase1:
+                self._update_multipliers(gradient)
             coefficients = planes.multipliers if phase1 else 2 * planes.multipliers * planes.values.clamp(min=0).float()
-            cosine = self._move(gradient, coefficients)
+            self._move(gradient, coefficients, log=refreshes)
         else:
             self.phi = self.phi - self.pace * self.config.lr_model * gradient
         highest = float(planes.values.max()) if len(planes) else 0.0
-        if phase1 and (number + 1) % self.config.refresh_every == 0:
+        if refreshes:
             self._refresh(number)
-        share = torch.sigmoid(self.w)
-        low, middle, high = torch.quantile(
-            share[:1_000_000].float(), torch.tensor([0.05, 0.5, 0.95]).to(share)
-        ).tolist()
+        low, middle, high = quantiles(self.w)
         return {
             "G": value,
             "h": self.distance,
@@ -101,7 +92,7 @@ class CuttingPlane:
             "weight_q05": low,
             "weight_q50": middle,
             "weight_q95": high,
-            "cosine": cosine,
+            "cosine": self.cosine,
         }
 
     def weights(self) -> Tensor:
@@ -113,14 +104,14 @@ class CuttingPlane:
         return {"phi": self.phi, "theta": self.theta}
 
     def slow_down(self) -> None:
-        """Halve the steps of phi and of the multipliers."""
+        """Halve the steps of phi, of psi and of the multipliers."""
         self.pace /= 2
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on."""
         own = {"phi": self.phi, "theta": self.theta, "w": self.w}
         own |= dict(zip(("adam_exp_avg", "adam_exp_avg_sq", "adam_step"), self.adam, strict=True))
-        own["scalars"] = torch.tensor([self.pace, self.idle, self.distance], dtype=torch.float64)
+        own["scalars"] = torch.tensor([self.pace, self.idle, self.distance, self.cosine], dtype=torch.float64)
         planes = {f"planes.{name}": tensor for name, tensor in self.polyhedron.state_dict().items()}
         return {name: tensor.clone() for name, tensor in own.items()} | planes
 
@@ -131,27 +122,37 @@ class CuttingPlane:
             state[name].to(self.phi.device).clone() for name in ("adam_exp_avg", "adam_exp_avg_sq", "adam_step")
         )
         self.adam = exp_avg, exp_avg_sq, step
-        pace, idle, self.distance = state["scalars"].tolist()
-        self.pace, self.idle = pace, int(idle)
+        self.pace, idle, self.distance, self.cosine = state["scalars"].tolist()
+        self.idle = int(idle)
         self.polyhedron.load_state_dict(
             {name.removeprefix("planes."): tensor for name, tensor in state.items() if name.startswith("planes.")}
         )
 
-    def _update_multipliers(self, gradient: Tensor, *, phase1: bool) -> None:
-        planes = self.polyhedron
-        if not phase1:
-            return
+        self.gram = self.polyhedron.gram() if self.config.multipliers == "qp" else self.gram
+
+    def _warm_up(self) -> None:
+        """Lead theta, and phi with it, down the inner problem with uniform weights."""
+        inner = self.problem.inner
+        uniform = torch.zeros(len(self.problem.simulated), device=self.phi.device)
+        for number in range(self.config.warmup_steps):
+            gradient, _ = inner.gradient(self.theta, uniform, inner.draws(number))
+            self.theta = self.theta - self.pace * self.config.inner_lr * gradient
+        self.phi = self.theta.clone()
+
+    def _update_multipliers(self, gradient: Tensor) -> None:
+        planes, decay = self.polyhedron, self.config.multiplier_decay
         if self.config.multipliers == "qp":
             lr = self.pace * self.config.lr_model
             target = planes.values - lr * planes.along(gradient)
-            planes.multipliers = nonnegative_least_squares(lr * self.gram, target, planes.multipliers.double()).float()
+            quadratic = lr * self.gram + decay * torch.eye(len(planes)).to(self.gram)
+            planes.multipliers = nonnegative_least_squares(quadratic, target, planes.multipliers.double()).float()
             return
-        ascent = planes.values.float() - self.config.multiplier_decay * planes.multipliers
+        ascent = planes.values.float() - decay * planes.multipliers
         planes.multipliers = (planes.multipliers + self.pace * self.config.lr_multipliers * ascent).clamp(min=0)
 
-    def _move(self, gradient: Tensor, coefficients: Tensor) -> float:
-        """Move w and phi; return the cosine between what the planes and what the real data ask of phi."""
-        config, before = self.config, self.phi.clone()
+    def _move(self, gradient: Tensor, coefficients: Tensor, *, log: bool) -> None:
+        """Move w and phi; take the cosine between what the planes and what the real data ask of phi when it is time."""
+        config, before = self.config, self.phi.clone() if log else None
         adam = config.weight_optimizer == "adam"
         self.polyhedron.step_(
             coefficients,
@@ -163,18 +164,19 @@ class CuttingPlane:
             lr_model=self.pace * config.lr_model,
             adam_state=self.adam if adam else None,
         )
-        pull = (self.phi - before) / (-self.pace * config.lr_model) - gradient  # B^T s
-        return float(torch.nn.functional.cosine_similarity(-pull, gradient, dim=0))
+        if before is not None:
+            pull = (before - self.phi) / (self.pace * config.lr_model) - gradient  # B^T s
+            self.cosine = float(torch.nn.functional.cosine_similarity(-pull, gradient, dim=0))
 
     def _refresh(self, number: int) -> None:
         problem, config, planes = self.problem, self.config, self.polyhedron
         planes.drop(tolerance=_NO_MULTIPLIER, max_age=config.max_age)
         per_sample = problem.spread(self.w)
-        path = problem.inner.unroll(per_sample, self.theta if config.start == "tracker" else self.phi, number)
-        psi = path.end
-        self.theta = psi
-        planes.lift(self.w, psi)
-        found = self._distance(psi)
+        start = self.theta if config.start == "tracker" else self.phi
+        path = problem.inner.unroll(per_sample, start, number, pace=self.pace)
+        self.theta = path.end
+        planes.lift(self.w, path.end)
+        found = self._distance(path.end)
         self.distance = found.value
         self.idle += 1
         if found.value > found.allowed:
@@ -203,6 +205,13 @@ class CuttingPlane:
             return Distance(float(rest.abs().sum()), direction, tolerance * size)
         norm = float(rest.norm())
         return Distance(norm, rest / max(norm, 1e-12), tolerance * size**0.5)
+
+
+def quantiles(w: Tensor) -> list[float]:
+    """The 5 %, 50 % and 95 % quantiles of sigma(w), from at most 10,000 weights evenly apart."""
+    few = torch.sigmoid(w[:: -(-len(w) // 10_000)].float())
+    found: list[float] = torch.quantile(few, torch.tensor([0.05, 0.5, 0.95]).to(few)).tolist()
+    return found
 
 
 def nonnegative_least_squares(gram: Tensor, target: Tensor, start: Tensor) -> Tensor:

@@ -89,6 +89,14 @@ class FlatModel:
             )
         return losses
 
+    def weighted_loss(self, batch: Any, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the sum of the batch's losses times weights (B,), as a function of phi."""
+
+        def total(phi: Tensor) -> Tensor:
+            return weights.to(phi.dtype) @ self.losses(phi, batch)
+
+        return total
+
     @torch.no_grad()
     def store(self, phi: Tensor) -> None:
         """Copy phi into the module."""

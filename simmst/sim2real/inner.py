@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp
+from torch.autograd import forward_ad
 
 from simmst.errors import ConfigError
 from simmst.sim2real.config import ReweightingConfig
@@ -36,6 +36,7 @@ class Path(NamedTuple):
 
     points: list[Tensor]
     draws: list[Tensor]
+    rate: float  # eta of the steps
 
     @property
     def end(self) -> Tensor:
@@ -70,14 +71,14 @@ class Inner:
         self.draws = Draws(len(samples), config.simulated_batch, seed=config.seed, stream="simulated")
         self.derivative = config.derivative if config.derivative != "auto" else "forward"
 
-    def unroll(self, weights: Tensor, start: Tensor, step: int) -> Path:
-        """Take K steps from `start` on samples drawn for outer step `step`."""
-        points, draws = [start], []
+    def unroll(self, weights: Tensor, start: Tensor, step: int, *, pace: float = 1.0) -> Path:
+        """Take K steps from `start` on samples drawn for outer step `step`, with `pace` times the learning rate."""
+        points, draws, rate = [start], [], pace * self.config.inner_lr
         for k in range(self.config.inner_steps):
             draws.append(self.draws(step * self.config.inner_steps + k))
             gradient, _ = self.gradient(points[-1], weights, draws[-1])
-            points.append(points[-1] - self.config.inner_lr * gradient)
-        return Path(points, draws)
+            points.append(points[-1] - rate * gradient)
+        return Path(points, draws, rate)
 
     def gradient(self, phi: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, float]:
         """Return the gradient and value of g at phi, over the samples `index`."""
@@ -85,7 +86,7 @@ class Inner:
         gradient, value = self.config.ridge * phi, 0.5 * self.config.ridge * float(phi @ phi)
         for part, batch in self._chunks(index):
             scale = share[part.to(share.device)] / len(index)
-            piece, loss = grad_and_value(lambda p, b=batch, s=scale: s.to(p.dtype) @ self.model.losses(p, b))(phi)
+            piece, loss = gradient_and_value(self.model.weighted_loss(batch, scale), phi)
             gradient, value = gradient + piece, value + float(loss)
         return gradient, value
 
@@ -104,14 +105,28 @@ class Inner:
             point, index = path.points[k], path.draws[k]
             along = self.directional(point, direction, index)
             place = index.to(weights.device)
-            pulled[place] += self.config.inner_lr / len(index) * slope[place] * along.to(weights.dtype)
+            pulled[place] += path.rate / len(index) * slope[place] * along.to(weights.dtype)
             if k > 0:
-                direction = direction - self.config.inner_lr * self._curvature(point, weights, index, direction)
+                direction = direction - path.rate * self.curvature(point, weights, index, direction)
         return pulled
 
     def directional(self, phi: Tensor, direction: Tensor, index: Tensor) -> Tensor:
         """Return <grad L_j(phi), u> of the samples `index`."""
         return torch.cat([self._slopes(phi, direction, batch) for _, batch in self._chunks(index)])
+
+    def curvature(self, phi: Tensor, weights: Tensor, index: Tensor, direction: Tensor) -> Tensor:
+        """Return H u, with H the Hessian of g over the samples `index`."""
+        share = torch.sigmoid(weights)
+        product = self.config.ridge * direction
+        for part, batch in self._chunks(index):
+            loss = self.model.weighted_loss(batch, share[part.to(share.device)] / len(index))
+
+            def slope(p: Tensor, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
+                return gradient_and_value(loss, p)[0]
+
+            with torch.enable_grad():
+                product = product + self._along(slope, phi, direction)
+        return product.detach()
 
     def check_derivative(self, phi: Tensor) -> None:
         """Compare forward mode with a difference on a few samples, and take the difference where it fails.
@@ -123,16 +138,20 @@ class Inner:
             return
         index = self.draws(0)[: min(64, len(self.samples))]
         generator = torch.Generator().manual_seed(self.config.seed)
-        direction = torch.randn(phi.shape, generator=generator, dtype=torch.float64).to(phi)
+        signs = torch.randint(0, 2, phi.shape, generator=generator, dtype=torch.int8)
+        direction = (2 * signs - 1).to(phi)
         self.derivative = "difference"
-        expected = self.directional(phi, direction, index)
+        expected = self._products(phi, direction, index)
         try:
             self.derivative = "forward"
-            found = self.directional(phi, direction, index)
+            found = self._products(phi, direction, index)
         except (RuntimeError, NotImplementedError) as error:
             problem = f"it fails: {str(error).splitlines()[0]}"
         else:
-            wrong = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+            wrong = max(
+                float((one - other).norm() / other.norm().clamp(min=1e-30))
+                for one, other in zip(found, expected, strict=True)
+            )
             problem = "" if wrong < _AGREEMENT else f"it differs from a finite difference by {wrong:.2g}"
         if problem:
             self.derivative = "difference"
@@ -142,29 +161,26 @@ class Inner:
                 stacklevel=3,
             )
 
+    def _products(self, phi: Tensor, direction: Tensor, index: Tensor) -> list[Tensor]:
+        """Every kind of product that `pull_back` takes."""
+        products = [self.directional(phi, direction, index)]
+        if self.config.inner_steps > 1:
+            uniform = torch.zeros(len(self.samples), device=phi.device)
+            products.append(self.curvature(phi, uniform, index, direction))
+        return products
+
     def _slopes(self, phi: Tensor, direction: Tensor, batch: Any) -> Tensor:
-        def losses(p: Tensor) -> Tensor:
-            return self.model.losses(p, batch)
-
-        if self.derivative == "forward":
-            with torch.no_grad():
-                slopes: Tensor = jvp(losses, (phi,), (direction,))[1]
-            return slopes
         with torch.no_grad():
-            return self._difference(losses, phi, direction)
+            return self._along(lambda p: self.model.losses(p, batch), phi, direction)
 
-    def _curvature(self, phi: Tensor, weights: Tensor, index: Tensor, direction: Tensor) -> Tensor:
-        """H u, with H the Hessian of g over the samples `index`."""
-        share = torch.sigmoid(weights)
-        product = self.config.ridge * direction
-        for part, batch in self._chunks(index):
-            scale = (share[part.to(share.device)] / len(index)).to(phi.dtype)
-            slope = grad(lambda p, b=batch, s=scale: s @ self.model.losses(p, b))
-            if self.derivative == "forward":
-                product = product + jvp(slope, (phi,), (direction,))[1]
-            else:
-                product = product + self._difference(slope, phi, direction)
-        return product
+    def _along(self, function: Callable[[Tensor], Tensor], phi: Tensor, direction: Tensor) -> Tensor:
+        """The derivative of a function of phi along a direction."""
+        if self.derivative == "difference":
+            return self._difference(function, phi, direction)
+        primal = phi.detach().requires_grad_(torch.is_grad_enabled())
+        with forward_ad.dual_level():
+            value, slope = forward_ad.unpack_dual(function(forward_ad.make_dual(primal, direction.to(phi.dtype))))
+        return torch.zeros_like(value) if slope is None else slope
 
     @staticmethod
     def _difference(function: Callable[[Tensor], Tensor], phi: Tensor, direction: Tensor) -> Tensor:
@@ -185,7 +201,7 @@ class Inner:
                 for part, batch in self._chunks(index):
                     loss = loss + share[part.to(share.device)] @ self.model.losses(point, batch) / len(index)
                 (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
-                point = point - self.config.inner_lr * gradient
+                point = point - path.rate * gradient
             (pulled,) = torch.autograd.grad(point @ direction, leaf)
         return -pulled
 
@@ -193,6 +209,23 @@ class Inner:
         for part in index.split(self.config.chunk):
             batch = self.samples.batch(part)
             yield part, move(batch, self.model.device)
+
+
+def gradient_and_value(function: Callable[[Tensor], Tensor], phi: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a scalar function at phi, and its value.
+
+    By plain autograd, which takes modules with custom functions that `torch.func` refuses. Where phi is a dual number
+    that requires its gradient, the gradient is one, too: forward over reverse.
+
+    Example:
+        >>> gradient_and_value(lambda p: p @ p, torch.tensor([1.0, 2.0]))
+        (tensor([2., 4.]), tensor(5.))
+    """
+    with torch.enable_grad():
+        leaf = phi if phi.requires_grad else phi.detach().requires_grad_()
+        value = function(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+    return gradient, value.detach()
 
 
 def move(batch: Any, device: torch.device) -> Any:

@@ -9,6 +9,7 @@ renews.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,14 +39,17 @@ class Rows:
         self.capacity, self.size, self.storage, self.count = capacity, size, storage, 0
         shape = (capacity, (size + 7) // 8 if storage == "sign" else size)
         dtype = torch.uint8 if storage == "sign" else _DTYPES[storage]
+        needed, free = shape[0] * shape[1] * dtype.itemsize, free_memory(device)
+        refusal = (
+            f"{capacity} planes of {size} entries in {storage} take {needed / 1e9:.3g} GB, which {device} does not "
+            "have; lower max_planes, or set storage to 'bfloat16' or 'sign'"
+        )
+        if free is not None and needed > free:  # else the process is killed when it first writes there
+            raise ConfigError(f"{refusal} ({free / 1e9:.3g} GB are free)")
         try:
             self.entries = torch.zeros(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError) as error:
-            gigabytes = shape[0] * shape[1] * dtype.itemsize / 1e9
-            raise ConfigError(
-                f"{capacity} planes of {size} entries in {storage} take {gigabytes:.3g} GB, which {device} does not "
-                f"have; lower max_planes, or set storage to 'bfloat16' or 'sign' ({str(error).splitlines()[0]})"
-            ) from error
+            raise ConfigError(f"{refusal} ({str(error).splitlines()[0]})") from error
         self.scale = torch.ones(capacity, dtype=torch.float32, device=device)
 
     def planes(self, count: int | None = None) -> Tensor | PackedSigns:
@@ -70,11 +74,12 @@ class Rows:
             self.entries[self.count] = row
         self.count += 1
 
-    def keep(self, kept: Tensor) -> None:
-        """Keep the rows whose numbers are given, in that order."""
-        self.count = len(kept)
-        self.entries[: self.count] = self.entries[kept]
-        self.scale[: self.count] = self.scale[kept]
+    def keep(self, order: Tensor) -> None:
+        """Keep the rows whose numbers are given, in that order; those that stay in their place are not copied."""
+        moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(1)
+        self.entries[moved] = self.entries[order[moved]]
+        self.scale[moved] = self.scale[order[moved]]
+        self.count = len(order)
 
 
 class Polyhedron:
@@ -114,8 +119,12 @@ class Polyhedron:
 
     def evaluate(self, weights: Tensor, phi: Tensor) -> Tensor:
         """Return v = A w + B phi + c in float64, from scratch."""
+        return self._evaluate(weights, phi)[1]
+
+    def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """A w + c, and v."""
         part = cutting_plane_values(self.weight_rows.planes(), self.offsets, weights.double())
-        return cutting_plane_values(self.model_rows.planes(), part, phi.double())
+        return part, cutting_plane_values(self.model_rows.planes(), part, phi.double())
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
         """Lower offsets until (w, psi), feasible by construction, satisfies every plane."""
@@ -128,17 +137,24 @@ class Polyhedron:
         self.keep(((self.multipliers > tolerance) & (self.age <= max_age)).nonzero().squeeze(1))
 
     def keep(self, kept: Tensor) -> None:
-        """Keep the planes whose numbers are given."""
-        if len(kept) == len(self):
+        """Keep the planes whose numbers are given, ascending; the last of them fill the places of those that go."""
+        count = len(kept)
+        if count == len(self):
             return
-        self.weight_rows.keep(kept)
-        self.model_rows.keep(kept)
-        self.offsets, self.multipliers, self.age = self.offsets[kept], self.multipliers[kept], self.age[kept]
+        order = torch.arange(count, device=kept.device)
+        stays = torch.zeros(len(self), dtype=torch.bool, device=kept.device)
+        stays[kept] = True
+        order[~stays[:count]] = kept[kept >= count]
+        self.weight_rows.keep(order)
+        self.model_rows.keep(order)
+        self.offsets, self.multipliers, self.age = self.offsets[order], self.multipliers[order], self.age[order]
 
     def add(self, a: Tensor, b: Tensor, *, value: float, weights: Tensor, phi: Tensor) -> None:
         """Add the plane with gradient (a, b) that has `value` at (w, phi), with multiplier 0; evicts when full."""
         if len(self) == self.max_planes:
-            self.keep(torch.arange(1, len(self), device=self.offsets.device))
+            others = torch.ones(len(self), dtype=torch.bool, device=self.age.device)
+            others[self.age.argmax()] = False
+            self.keep(others.nonzero().squeeze(1))
         self.weight_rows.push(a)
         self.model_rows.push(b)
         new = self.offsets.new_zeros(1)
@@ -159,8 +175,7 @@ class Polyhedron:
         if not len(self):
             self._anchor_values, self.values = None, self.offsets
             return
-        part = cutting_plane_values(self.weight_rows.planes(), self.offsets, weights.double())
-        whole = cutting_plane_values(self.model_rows.planes(), part, phi.double())
+        part, whole = self._evaluate(weights, phi)
         self._anchor_values = part, whole - part
         self.values = whole
 
@@ -239,12 +254,27 @@ class Polyhedron:
             rows.entries[:count] = state[name]
             rows.count = count
         self.model_rows.scale[:count] = state["scale"]
+        device = self.offsets.device
         for name in ("offsets", "multipliers", "age", "values"):
-            setattr(self, name, state[name].clone().to(self.offsets.device))
-        self._anchors = (state["anchor_weights"], state["anchor_phi"]) if "anchor_phi" in state else None
-        self._anchor_values = (
-            (state["anchor_value_weights"], state["anchor_value_phi"]) if "anchor_value_phi" in state else None
-        )
+            setattr(self, name, state[name].clone().to(device))
+
+        def pair(kind: str) -> tuple[Tensor, Tensor] | None:
+            names = f"{kind}_weights", f"{kind}_phi"
+            one, other = (state[name].clone().to(device) if name in state else None for name in names)
+            return None if one is None or other is None else (one, other)
+
+        self._anchors, self._anchor_values = pair("anchor"), pair("anchor_value")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had, None where the system does not say; a GPU's own allocator says it."""
+    table = Path("/proc/meminfo")
+    if device.type != "cpu" or not table.exists():
+        return None
+    for line in table.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
 
 
 def _last(rows: Rows) -> Tensor | PackedSigns:

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
 
 from simmst.errors import ConfigError, DataError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel, PerSampleLoss
-from simmst.sim2real.inner import Inner, move
+from simmst.sim2real.inner import Inner, gradient_and_value, move
 from simmst.sim2real.samples import Draws, Samples, as_samples
 
 Record = dict[str, float]
@@ -42,8 +41,9 @@ class Mean:
         gradient, value = torch.zeros_like(phi), 0.0
         for part in index.split(self.chunk):
             batch = move(self.samples.batch(part), self.model.device)
-            piece, loss = grad_and_value(lambda p, b=batch: self.model.losses(p, b).sum())(phi)
-            gradient, value = gradient + piece / len(index), value + float(loss) / len(index)
+            shares = torch.full((len(part),), 1 / len(index), dtype=phi.dtype, device=phi.device)
+            piece, loss = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
+            gradient, value = gradient + piece, value + float(loss)
         return gradient, value
 
     def value(self, phi: Tensor) -> float:
@@ -118,13 +118,18 @@ class Problem:
             return per_sample
         return per_sample.new_zeros(self.num_weights).index_add_(0, self.groups, per_sample)
 
-    def refuse_bad_samples(self, phi: Tensor) -> None:
-        """Raise when a sample's loss is not finite at a finite phi.
+    def refuse_bad_samples(self, phi: Tensor, validation: Samples | None) -> None:
+        """Raise when a sample's loss is not finite at phi.
 
         Raises:
+            ConfigError: phi itself is not finite.
             DataError: names the first such sample.
         """
-        for name, samples in (("simulated", self.simulated), ("real", self.real)):
+        if not bool(torch.isfinite(phi).all()):
+            raise ConfigError("the module's parameters are not all finite; start from a fresh module")
+        for name, samples in (("simulated", self.simulated), ("real", self.real), ("validation", validation)):
+            if samples is None:
+                continue
             bad = (~torch.isfinite(self.mean(samples, None, name).losses(phi))).nonzero().squeeze(1)
             if len(bad):
                 raise DataError(
@@ -134,7 +139,13 @@ class Problem:
 
 
 class Solver(Protocol):
-    """A way to find weights and a model; made for a problem, then stepped."""
+    """A way to find weights and a model; made for a problem, then stepped.
+
+    Attributes:
+        problem: with the settings that hold for this solver.
+    """
+
+    problem: Problem
 
     def step(self, number: int) -> Record:
         """Take outer step `number` and return what is to be logged of it."""

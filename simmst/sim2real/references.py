@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from simmst.errors import ConfigError
+from simmst.sim2real.inner import move
 from simmst.sim2real.problem import Mean, Problem, Record
 
 _EXACT_LIMIT = 5000  # parameters; the Hessian is dense
@@ -92,14 +93,13 @@ class Online:
         """Move w by the hypergradient, then phi by a weighted step."""
         inner, outer = self.problem.inner, self.problem.outer
         weights = self.problem.spread(self.w)
-        path = inner.unroll(weights, self.phi, number)
+        path = inner.unroll(weights, self.phi, number, pace=self.pace)
         gradient, value = outer.gradient(path.end, number)
         hyper = -self.problem.gather(inner.pull_back(path, weights, gradient))
         self.w = self.w - self.adam.step(
             hyper + self.config.weight_decay / len(self.w) * self.w, self.config.lr_weights
         )
-        start = self.phi
-        self.phi = start + self.pace * (inner.unroll(self.problem.spread(self.w), start, number).end - start)
+        self.phi = inner.unroll(self.problem.spread(self.w), self.phi, number, pace=self.pace).end
         return {"G": value}
 
     def weights(self) -> Tensor:
@@ -111,7 +111,7 @@ class Online:
         return {"phi": self.phi}
 
     def slow_down(self) -> None:
-        """Halve the steps of phi."""
+        """Halve the steps of phi and psi."""
         self.pace /= 2
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -130,7 +130,8 @@ class Exact:
     """The exact hypergradient at the minimiser of the inner problem, found by Newton's method; for small models.
 
     Raises:
-        ConfigError: the model has more parameters than a dense Hessian is made for, or batches are asked for.
+        ConfigError: the model has more parameters than a dense Hessian is made for, or is not of float64, or batches
+            are asked for.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -141,8 +142,13 @@ class Exact:
             )
         if problem.config.simulated_batch is not None:
             raise ConfigError("solver 'exact' minimises over all simulated samples; set simulated_batch=None")
+        if problem.model.dtype != torch.float64:
+            raise ConfigError(
+                f"solver 'exact' solves in float64, and the module is of {problem.model.dtype}; call module.double() "
+                "and give samples in float64"
+            )
         self.problem, self.config = problem, problem.config
-        self.phi = problem.model.flatten().double()
+        self.phi = problem.model.flatten()
         self.w = torch.zeros(problem.num_weights, device=self.phi.device, dtype=torch.float64)
         self.adam = Adam(self.w)
 
@@ -155,12 +161,13 @@ class Exact:
         index = torch.arange(len(share))
         slopes = self.problem.inner.directional(self.phi, direction, index)
         hyper = self.problem.gather(-share * (1 - share) * slopes / len(share))
+        hyper = hyper + self.config.weight_decay / len(self.w) * self.w
         self.w = self.w - self.adam.step(hyper, self.config.lr_weights)
         return {"G": value}
 
     def _minimise(self, share: Tensor) -> Tensor:
         """Newton's method with a damping that grows until the value falls; returns the Hessian at the end."""
-        samples = self.problem.simulated.batch(torch.arange(len(share)))
+        samples = move(self.problem.simulated.batch(torch.arange(len(share))), self.phi.device)
         model, ridge = self.problem.model, self.config.ridge
 
         def value(phi: Tensor) -> Tensor:
@@ -188,7 +195,7 @@ class Exact:
 
     def candidates(self) -> dict[str, Tensor]:
         """Return the minimiser."""
-        return {"phi": self.phi.to(self.problem.model.dtype)}
+        return {"phi": self.phi}
 
     def slow_down(self) -> None:
         """Nothing to slow down: Newton's method searches along its steps."""

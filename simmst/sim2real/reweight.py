@@ -16,7 +16,7 @@ from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
 from simmst.sim2real.flat_model import PerSampleLoss
 from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record, Solver
 from simmst.sim2real.references import Adam, Exact, Online, joint, pretrain_finetune, real_only, unweighted
-from simmst.sim2real.samples import as_samples
+from simmst.sim2real.samples import Samples, as_samples, refuse_overlap
 
 SOLVERS: dict[str, MakeSolver] = {
     "cutting-plane": cutting_plane,
@@ -105,8 +105,10 @@ def reweight(
         The weights, the choice and the log.
 
     Raises:
-        ConfigError: unknown solver, or settings, module, loss or groups that do not fit.
-        DataError: a kind of samples is empty, or a sample's loss is not finite; names it.
+        ConfigError: unknown solver, or settings, module, loss or groups that do not fit, or planes that do not fit into
+            memory.
+        DataError: a kind of samples is empty, a sample's loss is not finite, or real samples are validation samples as
+            well; names it.
         DivergedError: nothing finite came of ever smaller steps.
 
     Source:
@@ -132,12 +134,13 @@ def reweight(
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
     problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups)
-    held_out = None if validation is None else problem.mean(as_samples(validation, "validation"), None, "validation")
+    chooses = None if validation is None else as_samples(validation, "validation")
+    if chooses is not None:
+        refuse_overlap(problem.real, chooses)
     start = problem.model.flatten()
-    run = _Run(problem, SOLVERS[solver](problem), held_out, save)
-    if resume is None:
-        problem.refuse_bad_samples(start)
-    else:
+    problem.refuse_bad_samples(start, chooses)
+    run = _Run(solver, SOLVERS[solver](problem), chooses, save)
+    if resume is not None:
         run.load(*resume)
     run.steps(progress)
     run.refit(start)
@@ -147,9 +150,12 @@ def reweight(
 class _Run:
     """The steps of a solver, with its guards, its log and the choice among its models."""
 
-    def __init__(self, problem: Problem, solver: Solver, held_out: Mean | None, save: Save | None) -> None:
-        self.problem, self.solver, self.held_out, self.save = problem, solver, held_out, save
-        self.config = problem.config
+    def __init__(self, name: str, solver: Solver, validation: Samples | None, save: Save | None) -> None:
+        self.name, self.solver, self.save = name, solver, save
+        self.problem, self.config = solver.problem, solver.problem.config
+        self.held_out: Mean | None = None
+        if validation is not None:
+            self.held_out = self.problem.mean(validation, None, "validation")
         self.done = 0
         self.restores = 0
         self.history: list[Record] = []
@@ -204,28 +210,36 @@ class _Run:
         tensors |= {f"snapshot.{name}": tensor for name, tensor in self.snapshot[1].items()}
         best = {name: [score, step] for name, (score, step, _) in self.best.items()}
         numbers = {
-            "config": self.config.to_dict(),
+            "settings": self._settings(),
+            "derivative": self.problem.inner.derivative,
             "done": self.done,
             "restores": self.restores,
             "snapshot_step": self.snapshot[0],
             "best": best,
-            "history": self.history,
+            "history": list(self.history),
         }
         return tensors, numbers
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one before."""
+        problem = self.problem
+        sizes = {"weights": problem.num_weights, "simulated samples": len(problem.simulated)}
+        sizes |= {"real samples": len(problem.real), "parameters": problem.model.size}
+        return {"solver": self.name, **sizes, **self.config.to_dict()}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Take up `state`.
 
         Raises:
-            ConfigError: it was saved with other settings; names them.
+            ConfigError: it was saved by another solver, with other settings, or for other data; names them.
         """
-        wanted = self.config.to_dict()
-        different = [f"{key} is {numbers['config'].get(key)!r}, wanted {wanted[key]!r}" for key in wanted]
+        saved, wanted = numbers["settings"], self._settings()
         different = [
-            text for key, text in zip(wanted, different, strict=True) if numbers["config"].get(key) != wanted[key]
+            f"{key} is {saved.get(key)!r}, wanted {wanted[key]!r}" for key in wanted if saved.get(key) != wanted[key]
         ]
         if different:
-            raise ConfigError(f"the run to go on with has other settings: {'; '.join(different)}")
+            raise ConfigError(f"the run to go on with differs: {'; '.join(different)}")
+        self.problem.inner.derivative = numbers["derivative"]
 
         def part(name: str) -> dict[str, Tensor]:
             return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
@@ -262,8 +276,8 @@ class _Run:
                 "lower inner_lr and lr_model, or look for extreme values in the data. The last checkpoint is as it was"
             )
         self.solver.load_state_dict(state)
-        for _ in range(self.restores):
-            self.solver.slow_down()
+        self.solver.slow_down()
+        self.snapshot = (step, self.solver.state_dict())  # of this pace, should it fail from here again
         self.done = step
         del self.history[step:]
         warnings.warn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,6 +97,62 @@ def as_samples(data: Any, name: str) -> Samples:
     if len(samples) == 0:
         raise DataError(f"the {name} data hold no sample; give at least one")
     return samples
+
+
+def refuse_overlap(real: Samples, validation: Samples) -> None:
+    """Raise when a validation sample is among those trained on.
+
+    Seen are data that are one object, subsets of one torch data set, and tensors that hold equal rows. Data sets of
+    another kind must see to it themselves.
+
+    Raises:
+        DataError: names the first such pair.
+
+    Example:
+        >>> refuse_overlap(TensorSamples(torch.arange(4)), TensorSamples(torch.arange(3, 6)))
+        Traceback (most recent call last):
+            ...
+        simmst.errors.DataError: validation sample 0 is real sample 3 as well (1 of 3 are); the validation samples ...
+    """
+    names: tuple[Sequence[Any], Sequence[Any]]
+    if _origin(real) is _origin(validation):
+        names = _numbers(real), _numbers(validation)
+    elif isinstance(real, TensorSamples) and isinstance(validation, TensorSamples):
+        names = _rows(real), _rows(validation)
+    else:
+        return
+    trained = {name: number for number, name in enumerate(names[0])}
+    shared = [(number, trained[name]) for number, name in enumerate(names[1]) if name in trained]
+    if shared:
+        raise DataError(
+            f"validation sample {shared[0][0]} is real sample {shared[0][1]} as well ({len(shared)} of "
+            f"{len(validation)} are); the validation samples choose among models and must be others"
+        )
+
+
+def _origin(samples: Samples) -> Any:
+    data = samples.dataset if isinstance(samples, _MapSamples) else samples
+    while isinstance(data, torch.utils.data.Subset):
+        data = data.dataset
+    return data
+
+
+def _numbers(samples: Samples) -> list[int]:
+    """The number in the origin of every sample."""
+    data = samples.dataset if isinstance(samples, _MapSamples) else samples
+    numbers = list(range(len(samples)))
+    while isinstance(data, torch.utils.data.Subset):
+        numbers, data = [int(data.indices[number]) for number in numbers], data.dataset
+    return numbers
+
+
+def _rows(samples: TensorSamples) -> list[bytes]:
+    """The bytes of every sample."""
+    parts = [
+        tensor.detach().cpu().contiguous().reshape(len(samples), math.prod(tensor.shape[1:])).view(torch.uint8).numpy()
+        for tensor in samples.tensors
+    ]
+    return [hashlib.sha256(b"".join(part[i].tobytes() for part in parts)).digest() for i in range(len(samples))]
 
 
 class Draws:
