@@ -6,13 +6,15 @@ from simmst.training.checkpoint import Checkpoint, load_checkpoint, load_into, s
 from simmst.training.config import TrainingConfig, resolve_device
 from simmst.training.history import History
 from simmst.training.loop import NonFiniteLossError, train_stage
-from simmst.training.mixing import MixedWindows
+from simmst.training.mixing import MixedWindows, WeightedWindows
 from simmst.training.progress import Progress, RichProgress, quiet
+from simmst.training.reweighting import WindowWeights
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
-from simmst.training.solvers import SOLVERS, Problem, Result, SolverEntry, solve
+from simmst.training.solvers import REWEIGHTING, SOLVERS, Problem, Result, SolverEntry, solve
 
 __all__ = [
+    "REWEIGHTING",
     "SOLVERS",
     "Checkpoint",
     "History",
@@ -25,6 +27,8 @@ __all__ = [
     "RunFolder",
     "SolverEntry",
     "TrainingConfig",
+    "WeightedWindows",
+    "WindowWeights",
     "derive_seed",
     "load_checkpoint",
     "load_into",

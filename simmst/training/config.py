@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from simmst.errors import ConfigError
+from simmst.sim2real import ReweightingConfig
 
 LOSSES = ("huber", "mae", "mse")
 SCHEDULES = ("cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
+WEIGHTS = ("sample", "city")
+AFTER_REWEIGHTING = ("retrain", "finetune", "nothing")
+
+
+def default_reweighting() -> ReweightingConfig:
+    """Return the settings of the re-weighting that suit a forecaster: batches, and steps that its losses bear.
+
+    Example:
+        >>> default_reweighting().simulated_batch
+        256
+    """
+    return ReweightingConfig(steps=600, simulated_batch=256, real_batch=256, chunk=256)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The settings of the training loop and of the plain solvers.
+    """The settings of the training loop and of the solvers.
 
     Args:
         epochs: the most epochs a stage runs.
@@ -37,6 +51,12 @@ class TrainingConfig:
         finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
         finetune_learning_rate: the learning rate of that stage, as a fraction of `learning_rate`.
         fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution.
+        reweighting: settings of the solvers that weigh simulated windows; its seed is derived from `seed` and it.
+        weights: those solvers give a weight to each "sample", or to each "city" for all of its windows.
+        samples_per_city: windows of each simulated city that they weigh, the same ones throughout.
+        after_reweighting: what follows: "retrain" trains on simulated windows drawn by their weights and then on the
+            real ones; "finetune" only on the real ones; "nothing" keeps the model that the solver found. The real
+            validation split decides at each stage whether it was of use.
         seed: seeds the data order, dropout and the sampled attention.
         device: "auto" (the GPU when there is one), "cpu" or "cuda".
         precision: "float32", or "bfloat16" for autocast; weights, losses and the optimiser stay float32.
@@ -68,12 +88,18 @@ class TrainingConfig:
     finetune_epochs: int | None = None
     finetune_learning_rate: float = 0.3
     fit_highway: bool = True
+    reweighting: ReweightingConfig = field(default_factory=default_reweighting)
+    weights: str = "sample"
+    samples_per_city: int = 128
+    after_reweighting: str = "retrain"
     seed: int = 0
     device: str = "auto"
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        if not isinstance(self.reweighting, ReweightingConfig):
+            raise ConfigError(f"reweighting is {self.reweighting!r}; it must be a ReweightingConfig")
+        for name in ("epochs", "batch_size", "samples_per_city"):
             _check_integer(name, getattr(self, name), 1)
         for name in ("samples_per_epoch", "patience", "validation_samples", "finetune_epochs"):
             if getattr(self, name) is not None:
@@ -92,6 +118,8 @@ class TrainingConfig:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("device", self.device, DEVICES)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("weights", self.weights, WEIGHTS)
+        _check_choice("after_reweighting", self.after_reweighting, AFTER_REWEIGHTING)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary that JSON can hold.
@@ -119,7 +147,18 @@ class TrainingConfig:
         for key in values:
             if key not in known:
                 raise ConfigError(f"unknown training setting {key!r}; {_suggest(key, known)}")
+        reweighting = values.get("reweighting")
+        if isinstance(reweighting, Mapping):
+            values = {**values, "reweighting": _reweighting(reweighting)}
         return cls(**values)
+
+
+def _reweighting(values: Mapping[str, Any]) -> ReweightingConfig:
+    known = [item.name for item in dataclasses.fields(ReweightingConfig)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown reweighting setting {key!r}; {_suggest(str(key), known)}")
+    return dataclasses.replace(default_reweighting(), **values)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -25,7 +25,7 @@ from simmst.training.checkpoint import (
 )
 from simmst.training.config import TrainingConfig, learning_rate_at, resolve_device
 from simmst.training.history import History
-from simmst.training.mixing import MixedWindows, WindowSource, epoch_batches
+from simmst.training.mixing import TrainingWindows, WindowSource, epoch_batches
 from simmst.training.progress import Progress, quiet
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
@@ -39,7 +39,7 @@ class NonFiniteLossError(SimmstError, ArithmeticError):
 
 def train_stage(
     model: nn.Module,
-    train_windows: WindowSource | MixedWindows,
+    train_windows: TrainingWindows,
     validation_windows: WindowSource | None,
     config: TrainingConfig,
     *,
@@ -114,7 +114,7 @@ class _Stage:
     def __init__(
         self,
         model: nn.Module,
-        train_windows: WindowSource | MixedWindows,
+        train_windows: TrainingWindows,
         validation_windows: WindowSource | None,
         config: TrainingConfig,
         device: torch.device,

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from simmst.data import Batch, ConcatWindows, StreamedWindows, Windows, batches
 from simmst.errors import DataError
+from simmst.sim2real import Samples
 from simmst.training.seeds import derive_seed
 
 WindowSource: TypeAlias = Windows | ConcatWindows | StreamedWindows
@@ -63,6 +65,38 @@ class MixedWindows:
             yield Batch(*(torch.cat(parts) for parts in zip(one, two, strict=True)))
 
 
+class WeightedWindows:
+    """Windows drawn with repeats, each as often as its weight says.
+
+    Args:
+        source: where they are gathered from.
+        numbers: int64 (n,), the windows that may be drawn.
+        weights: (n,), how often, relative to each other.
+
+    Raises:
+        DataError: no window has a weight above zero.
+    """
+
+    def __init__(self, source: Samples, numbers: np.ndarray, weights: np.ndarray) -> None:
+        shares = np.asarray(weights, dtype=np.float64)
+        if not shares.sum() > 0:
+            raise DataError(f"none of {len(shares)} windows has a weight above 0; there is nothing to draw")
+        self.source, self.numbers, self.shares = source, numbers, shares / shares.sum()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None) -> Iterator[Batch]:
+        """Yield an epoch of batches; the draw depends on (seed, epoch) alone."""
+        total = len(self) if limit is None else min(limit, len(self))
+        drawn = np.random.default_rng([seed, epoch]).choice(len(self), total, p=self.shares)
+        for start in range(0, total, batch_size):
+            yield self.source.batch(self.numbers[drawn[start : start + batch_size]])
+
+
+TrainingWindows: TypeAlias = WindowSource | MixedWindows | WeightedWindows
+
+
 def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Shuffle the windows again and again, each time in another order."""
     rounds = 0
@@ -72,10 +106,10 @@ def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> I
 
 
 def epoch_batches(
-    windows: WindowSource | MixedWindows, batch_size: int, *, seed: int, epoch: int, limit: int | None
+    windows: TrainingWindows, batch_size: int, *, seed: int, epoch: int, limit: int | None
 ) -> Iterator[Batch]:
-    """Yield the training batches of one epoch from either kind of source; the order depends on (seed, epoch) alone."""
-    if isinstance(windows, MixedWindows):
+    """Yield the training batches of one epoch from any kind of source; the order depends on (seed, epoch) alone."""
+    if isinstance(windows, (MixedWindows, WeightedWindows)):
         return windows.batches(batch_size, seed=seed, epoch=epoch, limit=limit)
     return _once(windows, batch_size, seed, epoch, limit)
 

@@ -6,14 +6,18 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from simmst.errors import ConfigError
+from simmst.training.chosen_windows import datasets_of
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
 from simmst.training.loop import train_stage
-from simmst.training.mixing import MixedWindows, WindowSource
+from simmst.training.mixing import MixedWindows, TrainingWindows, WeightedWindows, WindowSource
+from simmst.training.overlap import refuse_overlap
 from simmst.training.progress import Progress, quiet
+from simmst.training.reweighting import STAGE, WindowWeights, reweight_stage
 from simmst.training.run_folder import RunFolder
 
 
@@ -41,7 +45,7 @@ class Problem:
         self,
         name: str,
         model: nn.Module,
-        windows: WindowSource | MixedWindows,
+        windows: TrainingWindows,
         config: TrainingConfig | None = None,
         *,
         keep_initial: bool = False,
@@ -70,6 +74,7 @@ class Result:
     Args:
         histories: one a stage, in order.
         chosen: the stage whose weights are in the model.
+        window_weights: what a solver that weighs simulated windows gave them.
 
     Example:
         >>> Result((History("real", best_score=0.5),), "real").best_score
@@ -78,6 +83,7 @@ class Result:
 
     histories: tuple[History, ...]
     chosen: str
+    window_weights: WindowWeights | None = None
 
     @property
     def best_score(self) -> float | None:
@@ -113,21 +119,67 @@ def pretrain_finetune(model: nn.Module, problem: Problem) -> Result:
     Both stages are stopped by the real validation split. The second starts from the first one's score, so when no epoch
     of fine-tuning beats the pre-trained model there, the pre-trained model is kept.
     """
-    config = problem.config
     pretrained = problem.stage("pretrain", model, _given(problem.simulated))
-    finer = dataclasses.replace(
-        config,
-        epochs=config.finetune_epochs or config.epochs,
-        learning_rate=config.learning_rate * config.finetune_learning_rate,
-    )
+    finer = _finer(problem.config)
     finetuned = problem.stage("finetune", model, _given(problem.real_train), finer, keep_initial=True)
     return Result((pretrained, finetuned), "finetune" if finetuned.best_epoch > 0 else "pretrain")
 
 
+def reweighting(name: str) -> Solver:
+    """Return the solver that weighs simulated windows by a method of `simmst.sim2real`, and trains on with them.
+
+    What follows the weighing is `config.after_reweighting`; at each stage the real validation split keeps the model
+    from before where nothing was better.
+    """
+
+    def solver(model: nn.Module, problem: Problem) -> Result:
+        simulated, real, config = _given(problem.simulated), _given(problem.real_train), problem.config
+        history, weights = reweight_stage(
+            name,
+            model,
+            simulated,
+            real,
+            problem.real_validation,
+            config,
+            run=problem.run,
+            progress=problem.progress,
+        )
+        histories = [history]
+        if config.after_reweighting == "retrain":
+            windows = weighted_windows(simulated, weights, config)
+            histories.append(problem.stage("pretrain", model, windows, keep_initial=True))
+        if config.after_reweighting in ("retrain", "finetune"):
+            histories.append(problem.stage("finetune", model, real, _finer(config), keep_initial=True))
+        better = [history.stage for history in histories[1:] if history.best_epoch > 0]
+        return Result(tuple(histories), better[-1] if better else STAGE, weights)
+
+    return solver
+
+
+def weighted_windows(simulated: WindowSource, weights: WindowWeights, config: TrainingConfig) -> WeightedWindows:
+    """Return simulated windows to be drawn by their weights: those weighed, or all of cities weighed as wholes."""
+    assert weights.windows is not None  # noqa: S101 - reweight_stage() sets it
+    parts = datasets_of(simulated)
+    if config.weights == "sample" or not parts:
+        return WeightedWindows(weights.windows, np.arange(len(weights.windows)), weights.weights)
+    lengths = np.array([len(part) for part in parts])
+    return WeightedWindows(simulated, np.arange(len(simulated)), np.repeat(weights.by_city() / lengths, lengths))
+
+
+def _finer(config: TrainingConfig) -> TrainingConfig:
+    return dataclasses.replace(
+        config,
+        epochs=config.finetune_epochs or config.epochs,
+        learning_rate=config.learning_rate * config.finetune_learning_rate,
+    )
+
+
+REWEIGHTING = ("cutting-plane", "qp", "paper", "online")
 SOLVERS: dict[str, SolverEntry] = {
     "real-only": SolverEntry(real_only, ("real",)),
     "joint": SolverEntry(joint, ("real", "simulated")),
     "pretrain-finetune": SolverEntry(pretrain_finetune, ("real", "simulated")),
+    **{name: SolverEntry(reweighting(name), ("real", "simulated")) for name in REWEIGHTING},
 }
 
 
@@ -159,12 +211,14 @@ def solve(
 
     Raises:
         ConfigError: no solver of this name, or the solver needs windows it was not given.
+        DataError: the validation split has slots of the training split.
 
     Example:
         >>> solve("magic", nn.Linear(1, 1), real_train=None, real_validation=None, config=TrainingConfig())
         Traceback (most recent call last):
             ...
-        simmst.errors.ConfigError: there is no solver 'magic'; there are: joint, pretrain-finetune, real-only
+        simmst.errors.ConfigError: there is no solver 'magic'; there are: cutting-plane, joint, online, \
+paper, pretrain-finetune, qp, real-only
     """
     entry = SOLVERS.get(name)
     if entry is None:
@@ -174,6 +228,7 @@ def solve(
             others = [other for other, its in sorted(SOLVERS.items()) if kind not in its.needs]
             instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
             raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
+    refuse_overlap(real_train, real_validation)
     return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress))
 
 

@@ -1,0 +1,288 @@
+"""The solvers that weigh simulated windows by what they teach about the real ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simmst.data import Batch
+from simmst.errors import CheckpointError, ConfigError
+from simmst.models import TaskWeights, masked_loss
+from simmst.sim2real import Reweighted, reweight
+from simmst.training.checkpoint import load_checkpoint, save_checkpoint
+from simmst.training.chosen_windows import ChosenWindows, choose_windows
+from simmst.training.config import TrainingConfig, resolve_device
+from simmst.training.history import History
+from simmst.training.loop import task_weights_of
+from simmst.training.mixing import WindowSource
+from simmst.training.seeds import derive_seed, seeded
+
+if TYPE_CHECKING:
+    from simmst.training.progress import Progress
+    from simmst.training.run_folder import RunFolder
+
+STAGE = "reweight"
+_EVEN = 1024  # real windows whose losses set the weights of the tasks
+_HIGHWAY_WINDOWS = 4096
+
+
+@dataclass(frozen=True)
+class WindowWeights:
+    """The weights that a solver gave to simulated windows.
+
+    Attributes:
+        weights: float32 (n,), between 0 and 1; 0.5 is where all begin.
+        cities: int64 (n,), the city of each window.
+        windows: the windows.
+        num_cities: how many cities there are.
+
+    Example:
+        >>> given = WindowWeights(np.array([0.5, 0.5, 0.2], np.float32), np.array([0, 0, 2]), None, 3)
+        >>> given.by_city().tolist()
+        [0.5, 0.0, 0.20000000298023224]
+    """
+
+    weights: np.ndarray
+    cities: np.ndarray
+    windows: ChosenWindows | None
+    num_cities: int
+
+    def by_city(self) -> np.ndarray:
+        """The mean weight of each city's windows, float64 (C,); 0 for a city without any."""
+        count = np.bincount(self.cities, minlength=self.num_cities)
+        total = np.bincount(self.cities, weights=self.weights, minlength=self.num_cities)
+        return total / np.maximum(count, 1)
+
+
+def reweight_stage(
+    solver: str,
+    model: nn.Module,
+    simulated: WindowSource,
+    real: WindowSource,
+    validation: WindowSource | None,
+    config: TrainingConfig,
+    *,
+    run: RunFolder | None,
+    progress: Progress,
+) -> tuple[History, WindowWeights]:
+    """Weigh simulated windows and leave the model that the solver found in `model`.
+
+    The loss of a window is that of its tasks, missing targets left out, weighted as Sim-MSTNet's Eq. 13 gives at the
+    start; these weights of the tasks stay as they are throughout, so that only the weights of the windows are learned.
+    Dropout is off. Computed in float32, whatever `config.precision` says.
+
+    Args:
+        solver: a solver of `simmst.sim2real`.
+        model: called as ``model(values, marks, mask=mask)``; every operator in it has to bear forward-mode AD.
+        simulated: windows of the simulated cities, of which `config.samples_per_city` each are weighed.
+        real: windows of the real city, trained on.
+        validation: others, which choose among the models that the solver found; never trained on.
+        config: the settings.
+        run: where metrics and checkpoints go; a run that was killed goes on from its last checkpoint.
+        progress: called after each step.
+
+    Raises:
+        ConfigError: the model is bound to a backend that cannot be differentiated forward.
+        DataError: windows without any target, or with a loss that is not finite.
+        CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
+    """
+    _refuse_backend(model)
+    stage = _Stage(solver, model, simulated, real, validation, config, run, progress)
+    with seeded(derive_seed(config.seed, STAGE), stage.device):
+        return stage.run_to_end()
+
+
+class _Stage:
+    """What the solver is given, and what it leaves in the run folder."""
+
+    def __init__(
+        self,
+        solver: str,
+        model: nn.Module,
+        simulated: WindowSource,
+        real: WindowSource,
+        validation: WindowSource | None,
+        config: TrainingConfig,
+        run: RunFolder | None,
+        progress: Progress,
+    ) -> None:
+        self.solver, self.config, self.run, self.progress = solver, config, run, progress
+        self.device = resolve_device(config.device)
+        self.model = model.to(self.device)
+        seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
+        self.settings = dataclasses.replace(config.reweighting, seed=seed)
+        self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
+        self.real = choose_windows(real, per_city=None, seed=seed)
+        self.validation = (
+            None
+            if validation is None
+            else choose_windows(validation, per_city=None, seed=seed, limit=config.validation_samples)
+        )
+        self.history = History(STAGE)
+
+    def run_to_end(self) -> tuple[History, WindowWeights]:
+        """Take up what the run folder holds, and go on to the end."""
+        resume = self.restore()
+        if self.config.fit_highway:
+            self.fit_highway()
+        tasks = self.task_weights()
+        found = reweight(
+            self.model,
+            per_sample_loss(tasks.weights, self.config.loss),
+            self.simulated,
+            self.real,
+            validation=self.validation,
+            solver=self.solver,
+            config=self.settings,
+            groups=torch.from_numpy(self.simulated.cities) if self.config.weights == "city" else None,
+            resume=resume,
+            save=lambda tensors, numbers: self.save(tensors, numbers, tasks),
+            progress=lambda done, total, record: self.progress(STAGE, done, total, _shown(record)),
+        )
+        self.model.eval()
+        return self.finished(found), self.weights_of(found)
+
+    def fit_highway(self) -> None:
+        """Start the model's linear autoregression, where it has one, at its solution on the simulated windows."""
+        fit = getattr(self.model, "fit_highway", None)
+        if fit is not None and getattr(self.model, "highway", None) is not None:
+            spread = np.unique(np.linspace(0, len(self.simulated) - 1, _HIGHWAY_WINDOWS).round().astype(np.int64))
+            batch = self.simulated.batch(spread).to(self.device)
+            fit(batch.values, batch.marks, batch.target)
+
+    @torch.no_grad()
+    def task_weights(self) -> TaskWeights:
+        """Weigh the tasks by their losses on the real windows before the first step."""
+        self.model.eval()
+        spread = np.unique(np.linspace(0, len(self.real) - 1, _EVEN).round().astype(np.int64))
+        losses, counts = [], []
+        for part in np.array_split(spread, max(len(spread) // self.settings.chunk, 1)):
+            batch = self.real.batch(part).to(self.device)
+            losses.append(_losses(self.model, batch, self.config.loss).sum(0))
+            counts.append((~torch.isnan(batch.target)).any(dim=1).sum(0))
+        mean = torch.stack(losses).sum(0) / torch.stack(counts).sum(0).clamp(min=1)
+        tasks = task_weights_of(self.model, len(mean)).to(self.device)
+        tasks.update(mean)
+        return tasks
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint and the run that goes on from it must agree on."""
+        config = {key: value for key, value in self.config.to_dict().items() if key != "reweighting"}
+        return {
+            "stage": STAGE,
+            "solver": self.solver,
+            **{f"config {key}": value for key, value in config.items()},
+            **{f"reweighting {key}": value for key, value in self.settings.to_dict().items()},
+            "simulated_windows": len(self.simulated),
+            "real_windows": len(self.real),
+            "validation_windows": None if self.validation is None else len(self.validation),
+        }
+
+    def save(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], tasks: TaskWeights) -> None:
+        """Write the metrics since the last checkpoint, then the checkpoint."""
+        if self.history.records and self.history.records[-1]["step"] >= numbers["done"]:
+            return  # these steps were taken again, smaller, after a number that was not finite
+        record = self.record(numbers, tasks)
+        self.history.records.append(record)
+        if self.run is None:
+            return
+        self.run.log(record)
+        state = {"identity": self.identity(), "numbers": numbers, "epoch": record["epoch"]}
+        save_checkpoint(self.run.checkpoint_path(STAGE), {f"state/{n}": t for n, t in tensors.items()}, state)
+
+    def record(self, numbers: Mapping[str, Any], tasks: TaskWeights) -> dict[str, Any]:
+        """What the metrics say of the steps since the last checkpoint."""
+        before = self.history.records[-1]["step"] if self.history.records else 0
+        latest = numbers["history"][before:]
+        scores = {name: score for name, (score, _) in numbers["best"].items()}
+        services = getattr(getattr(self.model, "config", None), "services", None)
+        names = services or [f"service {number}" for number in range(len(tasks.weights))]
+        return {
+            "stage": STAGE,
+            "epoch": len(self.history.records) + 1,
+            "step": numbers["done"],
+            "train_loss": float(np.mean([record["G"] for record in latest])),
+            "task_weights": dict(zip(names, map(float, tasks.weights), strict=True)),
+            **{key: value for key, value in latest[-1].items() if key not in ("step", "G")},
+            **({"validation_loss": min(scores.values())} if scores else {}),
+        }
+
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read the run folder's checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or of other settings or data; it is left as it is.
+        """
+        path = None if self.run is None else self.run.checkpoint_path(STAGE)
+        if self.run is None or path is None or not path.exists():
+            if self.run is not None:
+                self.run.drop_metrics(STAGE, after_epoch=-1)
+            return None
+        checkpoint = load_checkpoint(path)
+        has, wanted = checkpoint.state.get("identity", {}), self.identity()
+        different = [
+            f"{key} is {has.get(key)!r}, wanted {wanted[key]!r}" for key in wanted if has.get(key) != wanted[key]
+        ]
+        if different:
+            raise CheckpointError(
+                f"checkpoint {path} is of another run: {'; '.join(different)}; go on with the settings and data it was "
+                "made with, or choose another run folder"
+            )
+        self.run.drop_metrics(STAGE, after_epoch=checkpoint.state["epoch"])
+        self.history.records = self.run.metrics(STAGE)
+        return checkpoint.group("state"), checkpoint.state["numbers"]
+
+    def finished(self, found: Reweighted) -> History:
+        """Complete the history."""
+        every = self.settings.checkpoint_every
+        self.history.best_epoch = -(-found.chosen_step // every)
+        self.history.best_score = min(found.scores.values()) if found.scores else None
+        return self.history
+
+    def weights_of(self, found: Reweighted) -> WindowWeights:
+        """Take the weights out of the solver's result."""
+        cities = self.simulated.cities
+        return WindowWeights(found.weights.cpu().numpy(), cities, self.simulated, int(cities.max()) + 1)
+
+
+def per_sample_loss(task_weights: Tensor, kind: str) -> Callable[[nn.Module, Batch], Tensor]:
+    """Return the loss of one window: its tasks' losses over observed targets, weighted and added up.
+
+    Args:
+        task_weights: (K,), constants.
+        kind: "huber", "mae" or "mse".
+
+    Returns:
+        A function of (model, batch) that returns (B,).
+
+    Example:
+        >>> loss = per_sample_loss(torch.tensor([0.25, 0.75]), "mae")
+        >>> batch = Batch(*[torch.zeros(1)] * 3, torch.tensor([[[2.0, float("nan")], [4.0, 1.0]]]), torch.zeros(1))
+        >>> loss(lambda values, marks, mask: torch.zeros(1, 2, 2), batch).tolist()
+        [1.5]
+    """
+    frozen = task_weights.detach().clone()
+    return lambda model, batch: _losses(model, batch, kind) @ frozen
+
+
+def _losses(model: nn.Module, batch: Batch, kind: str) -> Tensor:
+    return masked_loss(model(batch.values, batch.marks, mask=batch.mask), batch.target, kind, per_sample=True)
+
+
+def _refuse_backend(model: nn.Module) -> None:
+    backend = getattr(getattr(model, "config", None), "backend", None)
+    if backend not in (None, "reference"):
+        raise ConfigError(
+            f"the model is bound to backend {backend!r}, which has no forward-mode derivative, and re-weighting takes "
+            "one; set backend to None or 'reference'"
+        )
+
+
+def _shown(record: Mapping[str, float]) -> dict[str, float]:
+    return {name: record[name] for name in ("G", "h", "planes") if name in record}
