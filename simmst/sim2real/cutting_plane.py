@@ -40,6 +40,8 @@ class CuttingPlane:
     Source: Sim-MSTNet, Algorithm 1, Eq. 1-8; multipliers projected and planes normalised, lifted and aged.
     """
 
+    sharded = frozenset({"w", "adam_exp_avg", "adam_exp_avg_sq", "planes.weight_rows", "planes.anchor_weights"})
+
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
         model = problem.model
@@ -57,6 +59,7 @@ class CuttingPlane:
             max_planes=self.config.max_planes,
             storage=self.config.storage,
             device=model.device,
+            ranks=problem.weight_ranks,
         )
         self.gram = self.polyhedron.gram()  # of the planes, for "qp"
         self.pace = 1.0
@@ -133,9 +136,9 @@ class CuttingPlane:
     def _warm_up(self) -> None:
         """Lead theta, and phi with it, down the inner problem with uniform weights."""
         inner = self.problem.inner
-        uniform = torch.zeros(len(self.problem.simulated), device=self.phi.device)
+        uniform = self.problem.spread(torch.zeros_like(self.w))
         for number in range(self.config.warmup_steps):
-            gradient, _ = inner.gradient(self.theta, uniform, inner.draws(number))
+            gradient, _ = inner.gradient(self.theta, uniform, inner.own_draws(number))
             self.theta = self.theta - self.pace * self.config.inner_lr * gradient
         self.phi = self.theta.clone()
 
@@ -153,14 +156,15 @@ class CuttingPlane:
     def _move(self, gradient: Tensor, coefficients: Tensor, *, log: bool) -> None:
         """Move w and phi; take the cosine between what the planes and what the real data ask of phi when it is time."""
         config, before = self.config, self.phi.clone() if log else None
+        total = self.problem.total_weights
         adam = config.weight_optimizer == "adam"
         self.polyhedron.step_(
             coefficients,
             self.w,
-            config.weight_decay / len(self.w) * self.w,
+            config.weight_decay / total * self.w,
             self.phi,
             gradient,
-            lr_weights=config.lr_weights * (1.0 if adam else len(self.w)),
+            lr_weights=config.lr_weights * (1.0 if adam else total),
             lr_model=self.pace * config.lr_model,
             adam_state=self.adam if adam else None,
         )
@@ -208,7 +212,9 @@ class CuttingPlane:
 
 
 def quantiles(w: Tensor) -> list[float]:
-    """The 5 %, 50 % and 95 % quantiles of sigma(w), from at most 10,000 weights evenly apart."""
+    """The 5 %, 50 % and 95 % quantiles of sigma(w), from at most 10,000 of this rank's weights evenly apart."""
+    if not len(w):
+        return [0.5] * 3
     few = torch.sigmoid(w[:: -(-len(w) // 10_000)].float())
     found: list[float] = torch.quantile(few, torch.tensor([0.05, 0.5, 0.95]).to(few)).tolist()
     return found

@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 from simmst.errors import ConfigError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.sim2real.samples import Draws, Samples
 
 _DIFFERENCE = {torch.float64: 1e-5, torch.float32: 3e-3}  # of the parameters' scale: eps^(1/3)
@@ -51,6 +52,7 @@ class Inner:
         model: the flat model.
         samples: the simulated samples.
         config: the settings.
+        ranks: who computes which sample; weights are those that this rank owns.
 
     Attributes:
         derivative: how products with psi's derivative are taken: "forward", "difference" or "double-backward".
@@ -66,8 +68,10 @@ class Inner:
         (tensor([1.]), tensor([-0.1250, -0.3750]))
     """
 
-    def __init__(self, model: FlatModel, samples: Samples, config: ReweightingConfig) -> None:
-        self.model, self.samples, self.config = model, samples, config
+    def __init__(self, model: FlatModel, samples: Samples, config: ReweightingConfig, ranks: Ranks = ALONE) -> None:
+        self.model, self.samples, self.config, self.ranks = model, samples, config, ranks
+        if ranks.count > 1 and config.derivative == "double-backward":
+            raise ConfigError("derivative 'double-backward' is for one process; take 'auto' under torchrun")
         self.draws = Draws(len(samples), config.simulated_batch, seed=config.seed, stream="simulated")
         self.derivative = config.derivative if config.derivative != "auto" else "forward"
 
@@ -75,20 +79,31 @@ class Inner:
         """Take K steps from `start` on samples drawn for outer step `step`, with `pace` times the learning rate."""
         points, draws, rate = [start], [], pace * self.config.inner_lr
         for k in range(self.config.inner_steps):
-            draws.append(self.draws(step * self.config.inner_steps + k))
+            draws.append(self.own_draws(step * self.config.inner_steps + k))
             gradient, _ = self.gradient(points[-1], weights, draws[-1])
             points.append(points[-1] - rate * gradient)
         return Path(points, draws, rate)
 
+    def own_draws(self, number: int) -> Tensor:
+        """Return the samples of a draw that this rank owns."""
+        return self.ranks.own(self.draws(number))
+
     def gradient(self, phi: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient and value of g at phi, over the samples `index`."""
+        """Return the gradient and value of g at phi, over the samples `index` (and what other ranks drew)."""
         share = torch.sigmoid(weights)
-        gradient, value = self.config.ridge * phi, 0.5 * self.config.ridge * float(phi @ phi)
+        gradient, value = self.ranks.once(self.config.ridge * phi), 0.5 * self.config.ridge * float(phi @ phi)
+        losses = torch.zeros((), dtype=phi.dtype, device=phi.device)
         for part, batch in self._chunks(index):
-            scale = share[part.to(share.device)] / len(index)
-            piece, loss = gradient_and_value(self.model.weighted_loss(batch, scale), phi)
-            gradient, value = gradient + piece, value + float(loss)
-        return gradient, value
+            piece, loss = gradient_and_value(self.model.weighted_loss(batch, self._scale(share, part, index)), phi)
+            gradient, losses = gradient + piece, losses + loss
+        return self.ranks.sum(gradient), value + float(self.ranks.sum(losses))
+
+    def _scale(self, share: Tensor, part: Tensor, index: Tensor) -> Tensor:
+        """Weight of each sample of `part` in the mean over a draw, of which `index` is what this rank owns."""
+        return share[self.ranks.place(part).to(share.device)] / self._drawn(index)
+
+    def _drawn(self, index: Tensor) -> int:
+        return len(index) if self.ranks.count == 1 else self.draws.count
 
     def losses(self, phi: Tensor, index: Tensor) -> Tensor:
         """Return the losses of the samples `index` at phi, without gradient."""
@@ -104,29 +119,30 @@ class Inner:
         for k in reversed(range(len(path.draws))):
             point, index = path.points[k], path.draws[k]
             along = self.directional(point, direction, index)
-            place = index.to(weights.device)
-            pulled[place] += path.rate / len(index) * slope[place] * along.to(weights.dtype)
+            place = self.ranks.place(index).to(weights.device)
+            pulled[place] += path.rate / self._drawn(index) * slope[place] * along.to(weights.dtype)
             if k > 0:
                 direction = direction - path.rate * self.curvature(point, weights, index, direction)
         return pulled
 
     def directional(self, phi: Tensor, direction: Tensor, index: Tensor) -> Tensor:
         """Return <grad L_j(phi), u> of the samples `index`."""
-        return torch.cat([self._slopes(phi, direction, batch) for _, batch in self._chunks(index)])
+        slopes = [self._slopes(phi, direction, batch) for _, batch in self._chunks(index)]
+        return torch.cat(slopes) if slopes else phi.new_zeros(0)
 
     def curvature(self, phi: Tensor, weights: Tensor, index: Tensor, direction: Tensor) -> Tensor:
         """Return H u, with H the Hessian of g over the samples `index`."""
         share = torch.sigmoid(weights)
-        product = self.config.ridge * direction
+        product = self.ranks.once(self.config.ridge * direction)
         for part, batch in self._chunks(index):
-            loss = self.model.weighted_loss(batch, share[part.to(share.device)] / len(index))
+            loss = self.model.weighted_loss(batch, self._scale(share, part, index))
 
             def slope(p: Tensor, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
                 return gradient_and_value(loss, p)[0]
 
             with torch.enable_grad():
                 product = product + self._along(slope, phi, direction)
-        return product.detach()
+        return self.ranks.sum(product.detach())
 
     def check_derivative(self, phi: Tensor) -> None:
         """Compare forward mode with a difference on a few samples, and take the difference where it fails.
@@ -207,8 +223,8 @@ class Inner:
 
     def _chunks(self, index: Tensor) -> Iterator[tuple[Tensor, Any]]:
         for part in index.split(self.config.chunk):
-            batch = self.samples.batch(part)
-            yield part, move(batch, self.model.device)
+            if len(part):
+                yield part, move(self.samples.batch(part), self.model.device)
 
 
 def gradient_and_value(function: Callable[[Tensor], Tensor], phi: Tensor) -> tuple[Tensor, Tensor]:

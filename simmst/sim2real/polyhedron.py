@@ -17,6 +17,7 @@ from torch import Tensor
 
 from simmst.errors import ConfigError
 from simmst.ops import PackedSigns, cutting_plane_step_, cutting_plane_values, pack_signs
+from simmst.sim2real.ranks import ALONE, Ranks
 
 AdamState = tuple[Tensor, Tensor, Tensor]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -91,6 +92,7 @@ class Polyhedron:
         max_planes: capacity; adding to a full polyhedron evicts the oldest.
         storage: of the rows for phi.
         device: of everything.
+        ranks: the processes that the columns for w are shared out to.
 
     Example:
         >>> polyhedron = Polyhedron(2, 3, max_planes=2, storage="float32", device=torch.device("cpu"))
@@ -102,9 +104,16 @@ class Polyhedron:
     """
 
     def __init__(
-        self, num_weights: int, num_parameters: int, *, max_planes: int, storage: str, device: torch.device
+        self,
+        num_weights: int,
+        num_parameters: int,
+        *,
+        max_planes: int,
+        storage: str,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.max_planes = max_planes
+        self.max_planes, self.ranks = max_planes, ranks
         self.weight_rows = Rows(max_planes, num_weights, "float32", device)
         self.model_rows = Rows(max_planes, num_parameters, storage, device)
         self.offsets = torch.zeros(0, dtype=torch.float64, device=device)
@@ -123,7 +132,8 @@ class Polyhedron:
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """A w + c, and v."""
-        part = cutting_plane_values(self.weight_rows.planes(), self.offsets, weights.double())
+        own = cutting_plane_values(self.weight_rows.planes(), self.ranks.once(self.offsets), weights.double())
+        part = self.ranks.sum(own)
         return part, cutting_plane_values(self.model_rows.planes(), part, phi.double())
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
@@ -166,7 +176,7 @@ class Polyhedron:
 
     def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
         zero = self.offsets.new_zeros(1)
-        part = cutting_plane_values(_last(self.weight_rows), zero, weights.double())
+        part = self.ranks.sum(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
         return cutting_plane_values(_last(self.model_rows), part, phi.double())[0]
 
     def anchor(self, weights: Tensor, phi: Tensor) -> None:
@@ -205,18 +215,18 @@ class Polyhedron:
         """
         assert self._anchors is not None  # noqa: S101 anchor() comes first
         assert self._anchor_values is not None  # noqa: S101
+        own, of_model = self._anchor_values
         parts = (
             (self.weight_rows, weight_gradient, weights, lr_weights, adam_state),
             (self.model_rows, model_gradient, phi, lr_model, None),
         )
-        total = torch.zeros_like(self.values)
-        for (rows, gradient, point, lr, state), anchor, known in zip(
-            parts, self._anchors, self._anchor_values, strict=True
-        ):
-            total += cutting_plane_step_(
-                rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state
+        values = [
+            cutting_plane_step_(rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state)
+            for (rows, gradient, point, lr, state), anchor, known in zip(
+                parts, self._anchors, (self.ranks.once(own), of_model), strict=True
             )
-        self.values = total
+        ]
+        self.values = self.ranks.sum(values[0]) + values[1]
 
     def gram(self) -> Tensor:
         """B B^T of the rows for phi, float64 (L, L)."""

@@ -13,6 +13,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel, PerSampleLoss
 from simmst.sim2real.inner import Inner, gradient_and_value, move
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.sim2real.samples import Draws, Samples, as_samples
 
 Record = dict[str, float]
@@ -30,31 +31,44 @@ class Mean:
     """
 
     def __init__(
-        self, model: FlatModel, samples: Samples, *, size: int | None, chunk: int, seed: int, stream: str
+        self,
+        model: FlatModel,
+        samples: Samples,
+        *,
+        size: int | None,
+        chunk: int,
+        seed: int,
+        stream: str,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.samples, self.chunk = model, samples, chunk
+        self.model, self.samples, self.chunk, self.ranks = model, samples, chunk, ranks
         self.draws = Draws(len(samples), size, seed=seed, stream=stream)
 
     def gradient(self, phi: Tensor, step: int) -> tuple[Tensor, float]:
         """Return the gradient and value of G over the samples drawn for a step."""
         index = self.draws(step)
-        gradient, value = torch.zeros_like(phi), 0.0
-        for part in index.split(self.chunk):
+        gradient, value = torch.zeros_like(phi), torch.zeros((), dtype=phi.dtype, device=phi.device)
+        for part in self._parts(index):
             batch = move(self.samples.batch(part), self.model.device)
             shares = torch.full((len(part),), 1 / len(index), dtype=phi.dtype, device=phi.device)
             piece, loss = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
-            gradient, value = gradient + piece, value + float(loss)
-        return gradient, value
+            gradient, value = gradient + piece, value + loss
+        return self.ranks.sum(gradient), float(self.ranks.sum(value))
 
     def value(self, phi: Tensor) -> float:
         """Return G over all samples."""
-        return float(self.losses(phi).mean())
+        return float(self.ranks.sum(self.losses(phi).double().sum())) / len(self.samples)
 
     @torch.no_grad()
     def losses(self, phi: Tensor) -> Tensor:
-        """Return the losses of all samples, (n,)."""
-        parts = torch.arange(len(self.samples)).split(self.chunk)
-        return torch.cat([self.model.losses(phi, move(self.samples.batch(p), self.model.device)) for p in parts])
+        """Return the losses of all samples, (n,), or of this rank's share of them."""
+        parts = self._parts(torch.arange(len(self.samples)))
+        losses = [self.model.losses(phi, move(self.samples.batch(p), self.model.device)) for p in parts]
+        return torch.cat(losses) if losses else phi.new_zeros(0)
+
+    def _parts(self, index: Tensor) -> list[Tensor]:
+        """This rank's share of the samples `index`, cut into chunks."""
+        return [part for part in self.ranks.share(index).split(self.chunk) if len(part)]
 
 
 @dataclass
@@ -68,6 +82,7 @@ class Problem:
         real: samples that decide the weights; they are trained on.
         config: the settings.
         groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
+        ranks: the processes that share the work.
 
     Raises:
         ConfigError: the module cannot be weighed so, or the groups do not fit.
@@ -80,15 +95,19 @@ class Problem:
     real: Any
     config: ReweightingConfig
     groups: Tensor | None = None
+    ranks: Ranks = ALONE
     model: FlatModel = field(init=False)
     inner: Inner = field(init=False)
     outer: Mean = field(init=False)
+    own_groups: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.simulated = as_samples(self.simulated, "simulated")
         self.real = as_samples(self.real, "real")
         self.model = FlatModel(self.module, self.per_sample_loss)
-        self.inner = Inner(self.model, self.simulated, self.config)
+        if self.ranks.count > 1:
+            self.model.store(self.ranks.first(self.model.flatten()))
+        self.inner = Inner(self.model, self.simulated, self.config, self.ranks)
         self.outer = self.mean(self.real, self.config.real_batch, "real")
         if self.groups is not None:
             self.groups = torch.as_tensor(self.groups, dtype=torch.int64)
@@ -97,26 +116,46 @@ class Problem:
                     f"groups must give each of the {len(self.simulated)} simulated samples a number from 0 on, "
                     f"got shape {tuple(self.groups.shape)}"
                 )
-            self.groups = self.groups.to(self.model.device)
+            self.own_groups = self.ranks.share(self.groups).to(self.model.device)
 
     def mean(self, samples: Samples, size: int | None, stream: str) -> Mean:
         """Return the mean loss over samples."""
-        return Mean(self.model, samples, size=size, chunk=self.config.chunk, seed=self.config.seed, stream=stream)
+        config = self.config
+        return Mean(
+            self.model, samples, size=size, chunk=config.chunk, seed=config.seed, stream=stream, ranks=self.ranks
+        )
+
+    @property
+    def total_weights(self) -> int:
+        """Number of weights on all ranks: of samples, or of groups."""
+        return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
+
+    @property
+    def weight_ranks(self) -> Ranks:
+        """The ranks that the weights are shared out to; groups' weights are the same on every rank."""
+        return self.ranks if self.groups is None else ALONE
 
     @property
     def num_weights(self) -> int:
-        """Number of weights: of samples, or of groups."""
-        return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
+        """Number of weights that this rank keeps."""
+        return self.weight_ranks.owned(self.total_weights)
 
     def spread(self, weights: Tensor) -> Tensor:
-        """Give each sample its group's weight, (n,)."""
-        return weights if self.groups is None else weights[self.groups]
+        """Give each of this rank's samples its group's weight, (n_r,)."""
+        return weights if self.own_groups is None else weights[self.own_groups]
 
     def gather(self, per_sample: Tensor) -> Tensor:
         """Add up over the samples of each group."""
-        if self.groups is None:
+        if self.own_groups is None:
             return per_sample
-        return per_sample.new_zeros(self.num_weights).index_add_(0, self.groups, per_sample)
+        own = per_sample.new_zeros(self.num_weights).index_add_(0, self.own_groups, per_sample)
+        return self.ranks.sum(own)
+
+    def decay(self, weights: Tensor) -> Tensor:
+        """Return the gradient for w of what draws the weights towards uniform ones."""
+        share, config = torch.sigmoid(weights), self.config
+        pull = config.weight_decay * weights + config.share_decay * share * (1 - share) * (share - 0.5)
+        return pull / len(weights)
 
     def refuse_bad_samples(self, phi: Tensor, validation: Samples | None) -> None:
         """Raise when a sample's loss is not finite at phi.
@@ -130,11 +169,13 @@ class Problem:
         for name, samples in (("simulated", self.simulated), ("real", self.real), ("validation", validation)):
             if samples is None:
                 continue
-            bad = (~torch.isfinite(self.mean(samples, None, name).losses(phi))).nonzero().squeeze(1)
-            if len(bad):
+            bad = ~torch.isfinite(self.mean(samples, None, name).losses(phi))
+            number = self.ranks.share(torch.arange(len(samples), device=bad.device))[bad]
+            first = self.ranks.least(int(number[0]) if len(number) else len(samples), phi.device)
+            if first < len(samples):
                 raise DataError(
-                    f"the loss of {name} sample {int(bad[0])} is not finite ({len(bad)} of {len(samples)} are not); "
-                    "leave the sample out, or mask its missing values in the loss"
+                    f"the loss of {name} sample {first} is not finite ({int(self.ranks.sum(bad.sum()))} of "
+                    f"{len(samples)} are not); leave the sample out, or mask its missing values in the loss"
                 )
 
 
@@ -143,16 +184,18 @@ class Solver(Protocol):
 
     Attributes:
         problem: with the settings that hold for this solver.
+        sharded: the tensors of its state with a column for each weight of this rank.
     """
 
     problem: Problem
+    sharded: frozenset[str]
 
     def step(self, number: int) -> Record:
         """Take outer step `number` and return what is to be logged of it."""
         ...
 
     def weights(self) -> Tensor:
-        """Return w, one a sample or group; zeros where the solver weighs nothing."""
+        """Return w, one for each sample of this rank or group; zeros where the solver weighs nothing."""
         ...
 
     def candidates(self) -> dict[str, Tensor]:

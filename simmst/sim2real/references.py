@@ -23,6 +23,8 @@ class Plain:
         stages: for each stage, which kinds of samples it sees; the steps are divided evenly.
     """
 
+    sharded: frozenset[str] = frozenset()
+
     def __init__(self, problem: Problem, stages: tuple[tuple[str, ...], ...]) -> None:
         self.problem, self.config = problem, problem.config
         sizes = {"simulated": self.config.simulated_batch, "real": self.config.real_batch}
@@ -81,6 +83,8 @@ class Online:
     Source: Shu et al. 2019, "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting".
     """
 
+    sharded = frozenset({"w", "adam_first", "adam_second"})
+
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
         self.phi = problem.model.flatten()
@@ -96,9 +100,8 @@ class Online:
         path = inner.unroll(weights, self.phi, number, pace=self.pace)
         gradient, value = outer.gradient(path.end, number)
         hyper = -self.problem.gather(inner.pull_back(path, weights, gradient))
-        self.w = self.w - self.adam.step(
-            hyper + self.config.weight_decay / len(self.w) * self.w, self.config.lr_weights
-        )
+        hyper = hyper + self.config.weight_decay / self.problem.total_weights * self.w
+        self.w = self.w - self.adam.step(hyper, self.config.lr_weights)
         self.phi = inner.unroll(self.problem.spread(self.w), self.phi, number, pace=self.pace).end
         return {"G": value}
 
@@ -134,7 +137,11 @@ class Exact:
             are asked for.
     """
 
+    sharded: frozenset[str] = frozenset()
+
     def __init__(self, problem: Problem) -> None:
+        if problem.ranks.count > 1:
+            raise ConfigError("solver 'exact' runs in one process; start it without torchrun")
         if problem.model.size > _EXACT_LIMIT:
             raise ConfigError(
                 f"solver 'exact' inverts a Hessian of {problem.model.size} parameters; it takes at most "
@@ -161,8 +168,7 @@ class Exact:
         index = torch.arange(len(share))
         slopes = self.problem.inner.directional(self.phi, direction, index)
         hyper = self.problem.gather(-share * (1 - share) * slopes / len(share))
-        hyper = hyper + self.config.weight_decay / len(self.w) * self.w
-        self.w = self.w - self.adam.step(hyper, self.config.lr_weights)
+        self.w = self.w - self.adam.step(hyper + self.problem.decay(self.w), self.config.lr_weights)
         return {"G": value}
 
     def _minimise(self, share: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
 from simmst.sim2real.flat_model import PerSampleLoss
 from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record, Solver
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.sim2real.references import Adam, Exact, Online, joint, pretrain_finetune, real_only, unweighted
 from simmst.sim2real.samples import Samples, as_samples, refuse_overlap
 
@@ -77,6 +78,7 @@ def reweight(
     resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
     save: Save | None = None,
     progress: Callable[[int, int, Record], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Reweighted:
     r"""Weigh simulated samples by what they teach about real ones, and train a model on both.
 
@@ -100,6 +102,8 @@ def reweight(
         resume: what `save` was given last.
         save: called with tensors and numbers every `checkpoint_every` steps and at the end.
         progress: called as progress(steps done, steps, record) after each step.
+        ranks: the processes that share the work, from `simmst.sim2real.ranks.started_ranks`; all call this alike, with
+            the same data, and get the same result. `save` and `progress` are called on rank 0; give `resume` to all.
 
     Returns:
         The weights, the choice and the log.
@@ -110,6 +114,7 @@ def reweight(
         DataError: a kind of samples is empty, a sample's loss is not finite, or real samples are validation samples as
             well; names it.
         DivergedError: nothing finite came of ever smaller steps.
+        RankError: another rank ended, or did not answer in time.
 
     Source:
         Sim-MSTNet, section 2.1-2.2, Algorithm 1.
@@ -133,7 +138,7 @@ def reweight(
     """
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
-    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups)
+    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, ranks)
     chooses = None if validation is None else as_samples(validation, "validation")
     if chooses is not None:
         refuse_overlap(problem.real, chooses)
@@ -153,6 +158,11 @@ class _Run:
     def __init__(self, name: str, solver: Solver, validation: Samples | None, save: Save | None) -> None:
         self.name, self.solver, self.save = name, solver, save
         self.problem, self.config = solver.problem, solver.problem.config
+        # All ranks together gather what one of them writes.
+        ranks = self.problem.ranks
+        self.saves = ranks.least(int(save is None), self.problem.model.device) == 0
+        if ranks.number:
+            self.save = None
         self.held_out: Mean | None = None
         if validation is not None:
             self.held_out = self.problem.mean(validation, None, "validation")
@@ -175,9 +185,11 @@ class _Run:
                 self._score(self.solver.candidates())
             if self.done % _SNAPSHOT_EVERY == 0:
                 self.snapshot = (self.done, self.solver.state_dict())
-            if self.save and (self.done % self.config.checkpoint_every == 0 or self.done == self.config.steps):
-                self.save(*self.state())
-            if progress:
+            if self.saves and (self.done % self.config.checkpoint_every == 0 or self.done == self.config.steps):
+                state = self.state()
+                if self.save:
+                    self.save(*state)
+            if progress and not self.problem.ranks.number:
                 progress(self.done, self.config.steps, self.history[-1])
 
     def refit(self, start: Tensor) -> None:
@@ -187,7 +199,7 @@ class _Run:
         inner, adam, phi = self.problem.inner, Adam(start), start
         weights = self.problem.spread(self.solver.weights())
         for number in range(self.config.refit_steps):
-            gradient, _ = inner.gradient(phi, weights, inner.draws(number))
+            gradient, _ = inner.gradient(phi, weights, inner.own_draws(number))
             phi = phi - adam.step(gradient, self.config.lr_plain)
         self._score({"refit": phi})
 
@@ -199,15 +211,16 @@ class _Run:
             name = min(scores, key=scores.__getitem__)
             _, step, phi = self.best[name]
         self.problem.model.store(phi)
-        raw = self.solver.weights()
-        share = torch.sigmoid(self.problem.spread(raw)).float()
+        own, ranks = self.solver.weights(), self.problem.ranks
+        raw = self.problem.weight_ranks.gather(own, self.problem.total_weights)
+        share = ranks.gather(torch.sigmoid(self.problem.spread(own)).float(), len(self.problem.simulated))
         return Reweighted(share, raw, name, step, scores, self.history)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the rest of the run depends on."""
-        tensors = {f"solver.{name}": tensor for name, tensor in self.solver.state_dict().items()}
+        tensors = {f"solver.{name}": tensor for name, tensor in self._gathered(self.solver.state_dict()).items()}
         tensors |= {f"best.{name}": phi for name, (_, _, phi) in self.best.items()}
-        tensors |= {f"snapshot.{name}": tensor for name, tensor in self.snapshot[1].items()}
+        tensors |= {f"snapshot.{name}": tensor for name, tensor in self._gathered(self.snapshot[1]).items()}
         best = {name: [score, step] for name, (score, step, _) in self.best.items()}
         numbers = {
             "settings": self._settings(),
@@ -220,10 +233,20 @@ class _Run:
         }
         return tensors, numbers
 
+    def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a solver with the columns of all ranks, from which any number of ranks can go on."""
+        ranks, total, sharded = self.problem.weight_ranks, self.problem.total_weights, self.solver.sharded
+        return {name: ranks.gather(part, total) if name in sharded else part for name, part in state.items()}
+
+    def _shared_out(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's columns of it."""
+        ranks, sharded = self.problem.weight_ranks, self.solver.sharded
+        return {name: ranks.share(whole) if name in sharded else whole for name, whole in state.items()}
+
     def _settings(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one before."""
         problem = self.problem
-        sizes = {"weights": problem.num_weights, "simulated samples": len(problem.simulated)}
+        sizes = {"weights": problem.total_weights, "simulated samples": len(problem.simulated)}
         sizes |= {"real samples": len(problem.real), "parameters": problem.model.size}
         return {"solver": self.name, **sizes, **self.config.to_dict()}
 
@@ -244,9 +267,9 @@ class _Run:
         def part(name: str) -> dict[str, Tensor]:
             return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
-        self.solver.load_state_dict(part("solver"))
+        self.solver.load_state_dict(self._shared_out(part("solver")))
         self.done, self.restores = numbers["done"], numbers["restores"]
-        self.snapshot = (numbers["snapshot_step"], part("snapshot"))
+        self.snapshot = (numbers["snapshot_step"], self._shared_out(part("snapshot")))
         self.history = list(numbers["history"])
         models = part("best")
         self.best = {name: (score, step, models[name]) for name, (score, step) in numbers["best"].items()}
@@ -261,9 +284,10 @@ class _Run:
 
     def _is_finite(self, record: Record) -> bool:
         vectors = [self.solver.weights(), *self.solver.candidates().values()]
-        return all(abs(value) < float("inf") for value in record.values()) and all(
+        finite = all(abs(value) < float("inf") for value in record.values()) and all(
             bool(torch.isfinite(vector).all()) for vector in vectors
         )
+        return bool(self.problem.ranks.least(int(finite), self.problem.model.device))
 
     def _restore(self, record: Record) -> None:
         """Go back to the last snapshot with steps of half the size."""

@@ -175,6 +175,11 @@ class Draws:
         self.total, self.size = total, None if size is None or size >= total else size
         self.key = [seed, *stream.encode()]
 
+    @property
+    def count(self) -> int:
+        """Number of samples of a step."""
+        return self.total if self.size is None else self.size
+
     def __call__(self, step: int) -> Tensor:
         """Return the samples of a step, int64, ascending."""
         if self.size is None:

@@ -1,0 +1,166 @@
+"""Several processes that share one re-weighting: who owns which sample, and the few sums between them.
+
+Rank r of R owns the simulated samples r, r + R, r + 2 R, ... with their weights, and the planes' columns for those. The
+model's parameters, the planes' rows for them, offsets and multipliers are the same on every rank. A batch is drawn by
+all alike, and each rank computes the part of it that it owns. What is exchanged in a step: the sum of the gradients of
+the model, and one number a plane.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from simmst.errors import SimmstError
+
+TIMEOUT_SECONDS = 300.0
+
+
+class RankError(SimmstError, RuntimeError):
+    """Another rank ended, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that share the work; one alone by default, for which nothing is exchanged.
+
+    Attributes:
+        number: of this process, from 0 on.
+        count: how many there are.
+
+    Example:
+        >>> ranks = Ranks(1, 3)
+        >>> ranks.own(torch.tensor([0, 1, 4, 5])), ranks.place(torch.tensor([1, 4])), ranks.owned(8)
+        (tensor([1, 4]), tensor([0, 1]), 3)
+        >>> Ranks().sum(torch.ones(2))
+        tensor([1., 1.])
+    """
+
+    number: int = 0
+    count: int = 1
+
+    def own(self, index: Tensor) -> Tensor:
+        """Return those of the samples `index` that this rank owns."""
+        return index if self.count == 1 else index[index % self.count == self.number]
+
+    def place(self, index: Tensor) -> Tensor:
+        """Return where this rank keeps the weights of its samples `index`."""
+        return index if self.count == 1 else index // self.count
+
+    def owned(self, total: int) -> int:
+        """Return how many of `total` samples this rank owns."""
+        return len(range(self.number, total, self.count))
+
+    def share(self, columns: Tensor) -> Tensor:
+        """Return this rank's columns (..., n_r) of (..., n); also its part of a list of samples that none owns."""
+        return columns if self.count == 1 else columns[..., self.number :: self.count].contiguous()
+
+    def once(self, tensor: Tensor) -> Tensor:
+        """Return the tensor on rank 0 and zeros elsewhere, so that a sum over the ranks counts it once."""
+        return tensor if self.number == 0 else torch.zeros_like(tensor)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the ranks.
+
+        Raises:
+            RankError: a rank does not take part.
+        """
+        if self.count == 1:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with _answered():
+            dist.all_reduce(total)
+        return total
+
+    def least(self, value: int, device: torch.device) -> int:
+        """Return the lowest of the ranks' numbers."""
+        if self.count == 1:
+            return value
+        lowest = torch.tensor(value, device=device)
+        with _answered():
+            dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+        return int(lowest)
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of rank 0."""
+        if self.count == 1:
+            return tensor
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with _answered():
+            dist.broadcast(copy, 0)
+        return copy
+
+    def gather(self, columns: Tensor, total: int) -> Tensor:
+        """Return (..., total) from every rank's own columns (..., n_r)."""
+        if self.count == 1:
+            return columns
+        most = -(-total // self.count)
+        padded = columns.new_zeros((*columns.shape[:-1], most))
+        padded[..., : columns.shape[-1]] = columns
+        parts = [torch.empty_like(padded) for _ in range(self.count)]
+        with _answered():
+            dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=-1).flatten(-2)[..., :total].contiguous()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def started_ranks(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, and leave them at the end; one process alone needs none of it.
+
+    Args:
+        device: where the tensors lie, "cpu" (exchanged by gloo) or "cuda" (by NCCL, one GPU a rank).
+        timeout_seconds: how long a rank waits for the others before it gives up.
+
+    Raises:
+        RankError: the others cannot be reached, or one of them ends.
+
+    Example:
+        >>> with started_ranks("cpu") as ranks:
+        ...     ranks.count
+        1
+    """
+    if launched() == 1:
+        yield ALONE
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with _answered():
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
+        )
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def launched() -> int:
+    """Return how many processes ``torchrun`` started; 1 without it.
+
+    Example:
+        >>> launched()
+        1
+    """
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            "another rank of this run has ended or does not answer "
+            f"({str(error).splitlines()[0]}); the last checkpoint is as it was: look at what that rank said, and start "
+            "the same command again to go on from there"
+        ) from error
