@@ -166,7 +166,9 @@ def deviations(real: Measurement, simulated: Sequence[Measurement], services: tu
 
 
 def _interval(law: Distribution, values: Sequence[Any]) -> tuple[float, float] | None:
-    """Return the interval that the kept values support, or None where they look like draws from the law."""
+    """Return the interval that the kept values support, or None where they look like draws from the law or reach both
+    of its ends.
+    """
     if not isinstance(law, (Uniform, LogUniform, TruncatedNormal)) or len(values) < MIN_KEPT:
         return None
     number = len(values)
@@ -179,7 +181,8 @@ def _interval(law: Distribution, values: Sequence[Any]) -> tuple[float, float] |
     spacing = (ordered[-1] - ordered[0]) / (number - 1)
     back = np.exp if isinstance(law, LogUniform) else np.asarray
     low, high = (float(end) for end in back(np.array([ordered[0] - spacing, ordered[-1] + spacing])))
-    return max(low, law.low), min(high, law.high)
+    low, high = max(low, law.low), min(high, law.high)
+    return (low, high) if _level(law, high) - _level(law, low) < 1 - 1 / number else None
 
 
 def _level(law: Uniform | LogUniform | TruncatedNormal, value: float) -> float:

@@ -13,7 +13,7 @@ from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.simulation.config import STEP_MINUTES, CityConfig
 from simmst.simulation.services import DEFAULT_SERVICES
-from simmst.simulation.statistics import standardised
+from simmst.simulation.statistics import MIN_CELLS, standardised
 from simmst.simulation.streams import stream
 
 CITY_CELLS = 20  # smaller grids are cut out of a city of this many cells a side
@@ -128,6 +128,24 @@ class Crop:
                 where += f", cut from {self.city['height']} x {self.city['width']}"
         scores = ", z-scored" if real.unit == "z-score" else ""
         return f"{real.num_steps} slots of {real.step_minutes} min, {', '.join(real.services)}, {where}{scores}"
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader must know of the comparison, in words."""
+        real = self.like
+        if real.geometry == "points" and real.num_cells == 1:
+            side = self._place_sides()[0]
+            return (
+                f"the place is taken for {side} x {side} cells; the total of more cells is smoother, of fewer rougher",
+            )
+        if real.geometry == "points" and self.place_cells is None:
+            return ("the file does not say how large its places are, so several sizes take turns",)
+        if real.num_cells < MIN_CELLS:
+            return (
+                f"the file's {real.num_cells} cells were chosen by someone and not drawn at random, which shows in "
+                "marginals and levels",
+            )
+        return ()
 
     def cut(self, city: TrafficDataset, seed: int, index: int) -> TrafficDataset:
         """Cut what compares with the file out of a simulated city.

@@ -79,6 +79,7 @@ class FileComparison:
         name: of the file.
         surrogate: whether the file itself is simulated.
         description: what was simulated to compare with it.
+        cautions: what a reader must know of the comparison.
         rows: the statistics that the file has.
         reasons: why it has not the others, by (subject, label).
         usual: how many statistics of a simulated city lie outside the band of all: median and 95 % quantile.
@@ -89,6 +90,7 @@ class FileComparison:
     name: str
     surrogate: bool
     description: str
+    cautions: tuple[str, ...]
     rows: tuple[Row, ...]
     reasons: dict[tuple[str, str], str]
     usual: tuple[int, int]
@@ -116,6 +118,7 @@ class FileComparison:
             "file": self.name,
             "surrogate": self.surrogate,
             "simulated": self.description,
+            "cautions": list(self.cautions),
             "verdict": self.verdict,
             "outside": len(self.outside),
             "usually_outside": {"median": self.usual[0], "95_percent": self.usual[1]},
@@ -207,7 +210,7 @@ class RealismReport:
             say(f"\n{label}{comparison.name}: {comparison.description}")
             console.print(comparison.to_table())
             say(comparison.verdict)
-            for line in comparison.reasons_in_words():
+            for line in (*comparison.cautions, *comparison.reasons_in_words()):
                 say(line)
         for name, reason in self.skipped.items():
             say(f"\nnot compared: {name}: {reason}")
@@ -340,6 +343,7 @@ def _compare(crop: Crop, simulated: list[Measurement]) -> FileComparison:
         name=crop.like.name,
         surrogate=crop.like.surrogate,
         description=crop.description,
+        cautions=crop.cautions,
         rows=tuple(rows),
         reasons=reasons,
         usual=usual,

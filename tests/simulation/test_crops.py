@@ -70,6 +70,7 @@ def test_one_place_is_the_total_of_a_city():
     crop = Crop.of(dataset(np.ones((24, 3)), services=("call", "sms", "internet")))
     city = city_of(crop)
     assert city.activity.shape[2:] == (PLACES_CELLS, PLACES_CELLS)
+    assert "taken for 40 x 40 cells" in crop.cautions[0]
     cut = crop.cut(city, 0, 0)
     np.testing.assert_allclose(cut.activity[:, :, 0, 0], city.activity.sum(axis=(2, 3)), rtol=1e-4)
 
@@ -87,6 +88,8 @@ def test_scored_places_are_squares_of_cells_scored_alike():
     first = city.activity[:, 0, :8, :8].sum(axis=(1, 2))
     assert np.corrcoef(first, cut.activity[:, 0, 0, 0])[0, 1] == pytest.approx(1.0, abs=1e-5)
     sizes = {Crop.of(real).cut(city, 0, index).activity.shape[3] for index in range(8)}
+    assert "several sizes" in Crop.of(real).cautions[0]
+    assert crop.cautions == ()
     assert len(sizes) > 1, "several sizes take turns where the file does not say"
 
 

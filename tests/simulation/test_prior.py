@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,3 +204,14 @@ def test_missing_yaml_file_is_named(tmp_path):
     pytest.importorskip("yaml")
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         DomainPrior.from_yaml(tmp_path / "none.yaml")
+
+
+def test_the_guide_lists_every_parameter_with_its_bounds():
+    guide = Path(__file__).parents[2] / "docs" / "simulator.md"
+    if not guide.is_file():
+        pytest.skip("the guides are not beside the tests")
+    rows = {line.split("|")[1].strip(): line for line in guide.read_text(encoding="utf-8").splitlines() if "|" in line}
+    for name, law in DomainPrior.default().parameters.items():
+        row = rows[f"`{name}`"]
+        expected = law.bounds if not isinstance(law.bounds[0], float) else [f"{end:g}" for end in law.bounds]
+        assert all(str(end) in row.split("|")[2] for end in expected), row
