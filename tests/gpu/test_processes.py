@@ -1,7 +1,7 @@
 """Without a GPU: the suite of this folder in Triton's interpreter and in the CUDA emulator, each in its own process.
 
     TRITON_INTERPRET=1 pytest tests/gpu
-    SIMMST_CUDA_EMULATION=1 pytest tests/gpu
+    SIMMST_CUDA_EMULATION=1 pytest tests/gpu tests/native/cuda
 
 are what it starts; run them by hand to see more, or to choose with `-k`.
 """
@@ -23,6 +23,8 @@ import torch
 from simmst.ops.backends import OPERATORS
 
 FOLDER = Path(__file__).parent
+# What is tested of the CUDA kernels alone.
+ALONE = {"SIMMST_CUDA_EMULATION": [str(FOLDER.parent / "native" / "cuda")]}
 WORLDS = ("TRITON_INTERPRET", "SIMMST_CUDA_EMULATION")
 NEEDS = {"TRITON_INTERPRET": "triton", "SIMMST_CUDA_EMULATION": "simmst._cuda_emulated"}
 MISSING = {
@@ -44,7 +46,8 @@ def _operators(world: str) -> list[str]:
 
 def _run(world: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in (*WORLDS, "SIMMST_BACKEND")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(FOLDER)]
+    folders = [str(FOLDER), *ALONE.get(world, [])]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *folders]
     return subprocess.run(
         command,
         cwd=FOLDER,  # from the root, the sources would be imported in place of the installed package

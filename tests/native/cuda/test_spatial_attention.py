@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_any_number_of_blocks_gives_the_gradients(tmp_path, multiprocessors):
     environment = os.environ | {
         "SIMMST_CUDA_EMULATION_MULTIPROCESSORS": str(multiprocessors),
         "SIMMST_CUDA_EMULATION_SEED": str(multiprocessors),
-        "PYTHONPATH": os.path.dirname(__file__),  # noqa: PTH120
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
     subprocess.run([sys.executable, "-c", SCHEDULE], cwd=tmp_path, env=environment, check=True)
     given = double(arguments((7, 16, 3, 6)))
