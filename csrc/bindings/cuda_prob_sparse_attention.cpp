@@ -58,7 +58,8 @@ class Operands {
   void* workspace(const py::handle& given, int64_t bytes) const {
     const Array array = read_("workspace", given, {DataType::kUint8});
     require_contiguous(array);
-    if (array.rank != 1 || array.size(0) < bytes || (bytes > 0 && reinterpret_cast<std::uintptr_t>(array.data) % 16 != 0))
+    if (array.rank != 1 || array.size(0) < bytes ||
+        (bytes > 0 && reinterpret_cast<std::uintptr_t>(array.data) % 16 != 0))
       throw py::value_error(array.describe() + " must have " + std::to_string(bytes) + " bytes, aligned to 16");
     return array.data;
   }
@@ -89,8 +90,8 @@ class Operands {
     m.columns = array.size(-1);
     m.row_stride = array.stride(-2);
     if ((rows >= 0 && m.rows != rows) || (columns >= 0 && m.columns != columns))
-      throw py::value_error(array.describe() + " must have " + (rows >= 0 ? std::to_string(rows) : "any") + " rows and " +
-                            (columns >= 0 ? std::to_string(columns) : "any") + " columns");
+      throw py::value_error(array.describe() + " must have " + (rows >= 0 ? std::to_string(rows) : "any") +
+                            " rows and " + (columns >= 0 ? std::to_string(columns) : "any") + " columns");
     if (!array.empty() && m.columns > 1 && array.stride(-1) != 1)
       throw py::value_error(array.describe() + " must have a contiguous last dimension");
     // Rows and keys are counted in 32 bits by the random numbers of dropout.
@@ -120,7 +121,8 @@ struct Options {
 };
 
 ps::AttendCall attend_call(const Operands& read, const py::handle& key, const py::handle& value, const py::handle& top,
-                           const py::handle& seed, const Options& options, const py::handle& out, const py::handle& lse) {
+                           const py::handle& seed, const Options& options, const py::handle& out,
+                           const py::handle& lse) {
   ps::AttendCall call;
   const ps::Operand keys = keys_of(read, key);
   call.value = read("value", value, keys.matrices.rows, -1);
@@ -194,12 +196,12 @@ void attend(const py::tuple& query, const py::tuple& key, const py::tuple& value
   ps::attend(call, queue);
 }
 
-// Selects and attends: in one launch where a block has room for a whole entry, else one after the other. Returns whether it
-// was one launch.
-bool forward(const py::tuple& query, const py::tuple& key, const py::tuple& value, const py::tuple& sample, double divisor,
-             const py::object& seed, bool is_causal, double scale, int fill, double dropout_p, const py::tuple& out,
-             const py::tuple& lse, const py::tuple& top, const py::tuple& measure, const py::object& allocate, int device,
-             std::uintptr_t stream) {
+// Selects and attends: in one launch where a block has room for a whole entry, else one after the other. Returns
+// whether it was one launch.
+bool forward(const py::tuple& query, const py::tuple& key, const py::tuple& value, const py::tuple& sample,
+             double divisor, const py::object& seed, bool is_causal, double scale, int fill, double dropout_p,
+             const py::tuple& out, const py::tuple& lse, const py::tuple& top, const py::tuple& measure,
+             const py::object& allocate, int device, std::uintptr_t stream) {
   const Queue queue{device, stream};
   const Operands read(queue, query);
   ps::AttendCall attend = attend_call(read, key, value, top, seed, {is_causal, scale, fill, dropout_p}, out, lse);
@@ -258,7 +260,8 @@ py::dict workspaces(int64_t batch, int64_t queries, int64_t keys, int64_t sample
                     int64_t row_bytes, int64_t block_bytes, int64_t blocks) {
   const schedule::Spans cut = schedule::spans_of(keys, queries, batch, blocks);
   py::dict bytes;
-  bytes["measure"] = schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes));
+  bytes["measure"] =
+      schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes));
   bytes["attend"] = schedule::attend_workspace(batch, cut.keys, schedule::attend_rows(selected, queries), width);
   bytes["backward"] = schedule::backward_workspace(batch, cut, selected, width);
   return bytes;
@@ -279,10 +282,12 @@ std::uint32_t radix_search(const std::vector<std::uint32_t>& ordered, int64_t wa
   for (int pass = 0; pass < schedule::kPasses; ++pass) {
     std::vector<int64_t> bins(schedule::kDigits);
     for (const std::uint32_t value : ordered)
-      if (schedule::shares_prefix(value, state.prefix, pass)) ++bins[static_cast<std::size_t>(schedule::digit(value, pass))];
+      if (schedule::shares_prefix(value, state.prefix, pass))
+        ++bins[static_cast<std::size_t>(schedule::digit(value, pass))];
     int found = schedule::kDigits - 1;
     int64_t above = 0;
-    for (; above + bins[static_cast<std::size_t>(found)] < state.wanted; --found) above += bins[static_cast<std::size_t>(found)];
+    for (; above + bins[static_cast<std::size_t>(found)] < state.wanted; --found)
+      above += bins[static_cast<std::size_t>(found)];
     state = schedule::narrowed(state, pass, found, above);
   }
   return state.prefix;

@@ -66,8 +66,8 @@ struct KeyTiles {
   int64_t count;
 };
 
-// `block_bytes`: the most shared memory of a block. Tiles leave room for two blocks on a multiprocessor, and hold at most
-// 8192 keys, which is what a bucketed sample has bits for.
+// `block_bytes`: the most shared memory of a block. Tiles leave room for two blocks on a multiprocessor, and hold at
+// most 8192 keys, which is what a bucketed sample has bits for.
 SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
   const int64_t half = block_bytes / 2 - 1024;
   if (keys * row_bytes <= block_bytes) return {Gather::kWhole, keys, 1};

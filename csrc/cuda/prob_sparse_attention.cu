@@ -1,7 +1,7 @@
 // Selection: the measure, then the u largest of every batch entry, a block for each.
 //
-// Not run on a GPU yet. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search:
-// for L = 16384 sixteen loads a thread and pass.
+// Not run on a GPU yet. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix
+// search: for L = 16384 sixteen loads a thread and pass.
 #include "cuda/prob_sparse_attention_measure.cuh"
 #include "cuda/prob_sparse_attention_top.cuh"
 

@@ -75,8 +75,8 @@ void select_queries(const SelectCall& call, const Queue& queue);
 void attend(const AttendCall& call, const Queue& queue);
 void backward(const BackwardCall& call, const Queue& queue);
 
-// Whether a block has room for a whole entry, so that forward_in_one_launch() can do both calls; they share the problem and
-// the selection, and need no workspace.
+// Whether a block has room for a whole entry, so that forward_in_one_launch() can do both calls; they share the problem
+// and the selection, and need no workspace.
 bool fits_one_launch(const SelectCall& select, const Queue& queue);
 void forward_in_one_launch(const SelectCall& select, const AttendCall& attend, const Queue& queue);
 

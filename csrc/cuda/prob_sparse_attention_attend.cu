@@ -3,13 +3,13 @@
 //   1. A block works through a span of keys for 64 selected queries: 16 queries a warp, tiles of 64 keys and values
 //      double-buffered, online softmax. One more "query", whose weights are all one, collects the sum of the values, so
 //      that the fill costs no pass of its own.
-//   2. A block finishes the rows beside a span: combines the spans' parts in their order, and writes every row once, the
-//      mean, or the running sum continued from the sums of the spans before.
+//   2. A block finishes the rows beside a span: combines the spans' parts in their order, and writes every row once,
+//      the mean, or the running sum continued from the sums of the spans before.
 //
-// Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L rows),
-// launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes. L = 4096:
-// 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP at L = 4096 (u = 45): three, the
-// weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.
+// Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L
+// rows), launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes.
+// L = 4096: 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP
+// (u = 45): three, the weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.
 #include "cuda/prob_sparse_attention_rows.cuh"
 
 namespace simmst::cuda::prob_sparse {
@@ -53,7 +53,8 @@ SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
   const int warps = block_threads() / kWarp;
   T* queries = reinterpret_cast<T*>(shared_memory());
   T* buffers = queries + warps * kWarpRows * Product::kPitch;  // kBuffers of keys and values
-  float* scratch = reinterpret_cast<float*>(buffers + 2 * kBuffers<T, W> * kTileEntries) + warp_index() * Product::kScratch;
+  float* scratch =
+      reinterpret_cast<float*>(buffers + 2 * kBuffers<T, W> * kTileEntries) + warp_index() * Product::kScratch;
   const int64_t* top = p.top + entry * p.selected;
   const int64_t begin = span * p.spans.size, past = begin + p.spans.size;
   const int64_t end = past < key.count ? past : key.count;
@@ -89,8 +90,8 @@ SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
     sync_block();
     const T* keys = buffer_of(first);
     if (first_row < p.rows)
-      attend_tile<T, W>(p.softmax, queries + warp_index() * kWarpRows * Product::kPitch, keys, keys + kTileEntries, rows, sum,
-                        entry, first, scratch);
+      attend_tile<T, W>(p.softmax, queries + warp_index() * kWarpRows * Product::kPitch, keys, keys + kTileEntries,
+                        rows, sum, entry, first, scratch);
     sync_block();
   }
   if (first_row < p.rows)
@@ -153,15 +154,21 @@ void attend(const AttendCall& call, const Queue& queue) {
   const int64_t rows = attend_rows(call.selected, queries), tiles = ceil_div(rows, kTileRows);
   float* sums = static_cast<float*>(call.workspace);
   float* extremes = sums + batch * spans.keys * rows * problem.width;
-  const AttendParameters first{problem.batch, problem.query, problem.key, call.value, call.top, call.selected, rows, tiles,
-                               spans, {keys, call.scale * kLog2E, call.is_causal, call.dropout}, sums, extremes};
-  const FinishParameters second{problem.batch, call.value, call.out, call.top, call.selected, rows, spans, call.fill, sums,
-                                extremes, call.lse};
+  const AttendParameters first{
+      problem.batch, problem.query, problem.key, call.value, call.top,
+      call.selected, rows,          tiles,       spans,      {keys, call.scale * kLog2E, call.is_causal, call.dropout},
+      sums,          extremes};
+  const FinishParameters second{problem.batch, call.value, call.out, call.top, call.selected, rows,
+                                spans,         call.fill,  sums,     extremes, call.lse};
   const int threads = static_cast<int>(ceil_div(rows < kTileRows ? rows : kTileRows, kWarpRows)) * kWarp;
   for_type_and_width(problem.type, problem.width, [&](auto entry, auto width) {
     using T = decltype(entry);
     constexpr int kWidth = decltype(width)::value;
-    launch({"prob_sparse attend_span", {batch * spans.keys * tiles}, threads, attend_bytes<T, kWidth>(threads), queue.stream,
+    launch({"prob_sparse attend_span",
+            {batch * spans.keys * tiles},
+            threads,
+            attend_bytes<T, kWidth>(threads),
+            queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", call.selected}, {"width", kWidth}}},
            attend_span<T, kWidth>, first);
     launch({"prob_sparse finish_rows", {batch * spans.rows}, kThreads, fill_bytes<kThreads>(), queue.stream,

@@ -1,8 +1,8 @@
 // The arithmetic of the measure: scores on samples that all queries share, or on keys gathered for each query.
 //
-// For the 16-bit types a tensor core takes 16 gathered rows against a group of 8 queries, and the lanes keep the products
-// of a row with its own query. A row is read once, as 16-byte parts: the order of the columns is that of the parts, on
-// both sides of the product alike.
+// For the 16-bit types a tensor core takes 16 gathered rows against a group of 8 queries, and the lanes keep the
+// products of a row with its own query. A row is read once, as 16-byte parts: the order of the columns is that of the
+// parts, on both sides of the product alike.
 #pragma once
 
 #include "cuda/prob_sparse_attention_tiles.cuh"

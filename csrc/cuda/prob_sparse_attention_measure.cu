@@ -2,13 +2,14 @@
 //
 // Samples shared by all queries: a product of Q with the sampled keys, which lie in shared memory while Q streams by.
 //
-// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples bucketed by
-// tile, or straight from global memory where tiles would be nearly empty.
+// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples bucketed
+// by tile, or straight from global memory where tiles would be nearly empty.
 //
 // Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads. Shared: Q is read once (L rows of 128 bytes): 34 MB and
 // 8 us at L = 4096, 134 MB and 31 us at 16384, at 4.3 TB/s. Per query: 64 L S rows of 128 bytes from shared memory at
-// 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us, L = 16384 (S = 50)
-// 235 us; some 55 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide under that.
+// 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us,
+// L = 16384 (S = 50) 235 us; some 55 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide
+// under that.
 #include "cuda/prob_sparse_attention_gather.cuh"
 #include "cuda/prob_sparse_attention_measure.cuh"
 
@@ -18,7 +19,7 @@ using namespace simmst::prob_sparse;
 
 namespace {
 
-constexpr int kSharedThreads = 128, kGatherThreads = 512, kBucketThreads = 128;
+constexpr int kSharedThreads = 128, kGatherThreads = 384, kBucketThreads = 128;
 constexpr int64_t kMostChunkQueries = 2048;  // their running results lie in shared memory
 
 struct MeasureParameters {
@@ -213,7 +214,8 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
   const int64_t queries = problem.query.matrices.rows, batch = problem.batch.count;
   const int64_t row_bytes = problem.width * item_size(problem.type);
   if (call.shared) {
-    const int64_t chunk = chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries);
+    const int64_t chunk =
+        chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries);
     return {{Gather::kWhole, 0, 1}, chunk, 0};
   }
   const KeyTiles tiles = key_tiles(problem.key.matrices.rows, call.samples, row_bytes,
@@ -245,7 +247,8 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
                       plan.chunk, plan.tiles, nullptr, nullptr};
   if (plan.tiles.gather == Gather::kTiles) {
     p.entries = static_cast<std::uint16_t*>(call.workspace);
-    p.offsets = reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) + bucket_bytes(queries, call.samples));
+    p.offsets =
+        reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) + bucket_bytes(queries, call.samples));
     const int64_t groups = ceil_div(queries, kGroupQueries), warps = kBucketThreads / kWarp;
     launch({"prob_sparse bucket_samples", {ceil_div(groups, warps)}, kBucketThreads,
             static_cast<std::size_t>(warps * plan.tiles.count) * sizeof(int), queue.stream,
@@ -262,7 +265,8 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
              kernel, p);
     };
     if (call.shared) {
-      start("prob_sparse measure_shared", measure_shared<T, kWidth>, kSharedThreads, shared_bytes<T, kWidth>(plan.chunk));
+      start("prob_sparse measure_shared", measure_shared<T, kWidth>, kSharedThreads,
+            shared_bytes<T, kWidth>(plan.chunk));
     } else if (plan.tiles.gather == Gather::kStraight) {
       start("prob_sparse measure_gathered", measure_gathered<false, T, kWidth>, kGatherThreads, plan.bytes);
     } else {

@@ -93,8 +93,8 @@ SIMMST_DEVICE void fill_with_mean(const OutputRows<T>& rows, unsigned char* shar
 }
 
 // The same with the running sum or mean, `sum` being that of the values before `first` in the thread's column, and
-// value(i) a row of values. A thread has one column and a run of the window's rows; the runs' sums are added up in their
-// order first.
+// value(i) a row of values. A thread has one column and a run of the window's rows; the runs' sums are added up in
+// their order first.
 template <int W, int Threads, typename T, typename Value>
 SIMMST_DEVICE void fill_with_running_sum(const OutputRows<T>& rows, unsigned char* shared, int64_t first, int64_t end,
                                          double sum, const Value& value) {

@@ -1,12 +1,13 @@
-// The whole forward pass of short sequences in one launch: a block for each batch entry holds its keys and values in shared
-// memory, measures the queries, selects, attends and fills.
+// The whole forward pass of short sequences in one launch: a block for each batch entry holds its keys and values in
+// shared memory, measures the queries, selects, attends and fills.
 //
-// Not run on a GPU yet. Counts for bfloat16, D = 64: the rows of K and V of 144 bytes, 26 KB more, and 4 L, so that L = 672
-// is the longest on a multiprocessor with 227 KB, 460 with 163 KB. Global memory is touched once, 4 L rows of 128 bytes:
-// 3.1 MB for L = 96 and 11 MB for L = 336 with 64 heads, 3 us at 4.3 TB/s or less out of the L2 cache; the rest is one
-// block's latency. Shared samples: L / 16 * 32 tensor-core instructions for 8 warps. Per query: L S rows of 128 bytes from
-// shared memory, 2.4 thousand clocks for L = 96 (S = 25), 10 thousand for L = 336 (S = 30), which at one block on each
-// multiprocessor is slower than several launches that share a head among blocks: those take over from kMostGathered on.
+// Not run on a GPU yet. Counts for bfloat16, D = 64: the rows of K and V of 144 bytes, 31 KB more, and 4 L, so that
+// L = 640 is the longest where a block has 227 KB, 448 where it has 163 KB. Global memory is touched once, 4 L rows of
+// 128 bytes: 3.1 MB for L = 96 and 11 MB for L = 336 with 64 heads, 3 us at 4.3 TB/s or less out of the L2 cache; the rest
+// is one block's latency. Shared samples: L / 16 * 32 tensor-core instructions for 8 warps. Per query: L S rows of 128
+// bytes from shared memory, 2.4 thousand clocks for L = 96 (S = 25), 10 thousand for L = 336 (S = 30), which at one
+// block on each multiprocessor is slower than several launches that share a head among blocks: those take over from
+// kMostGathered on.
 #include "cuda/prob_sparse_attention_gather.cuh"
 #include "cuda/prob_sparse_attention_rows.cuh"
 #include "cuda/prob_sparse_attention_top.cuh"
@@ -79,7 +80,8 @@ SIMMST_DEVICE void fetch_queries(T* to, const Rows<const T>& query, const Index&
 
 // The measure on samples that all queries share, 64 samples at a time.
 template <typename T, int W>
-SIMMST_DEVICE void measure_shared(const ForwardParameters& p, const Layout& at, const Rows<const T>& query, int64_t keys) {
+SIMMST_DEVICE
+void measure_shared(const ForwardParameters& p, const Layout& at, const Rows<const T>& query, int64_t keys) {
   constexpr int kPitch = Products<T, W>::kPitch, kPart = 16 / static_cast<int>(sizeof(T));
   unsigned char* memory = shared_memory();
   const T* rows = reinterpret_cast<const T*>(memory + at.keys);
@@ -130,8 +132,9 @@ SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at
 
 // The warps share the selected rows, 16 each, and among those with the same rows the tiles of keys.
 template <typename T, int W>
-SIMMST_DEVICE void attend_rows_of(const ForwardParameters& p, const Layout& at, const Rows<const T>& query, int64_t entry,
-                                  int64_t rows, int64_t spans) {
+SIMMST_DEVICE
+void attend_rows_of(const ForwardParameters& p, const Layout& at, const Rows<const T>& query, int64_t entry,
+                    int64_t rows, int64_t spans) {
   constexpr int kPitch = Products<T, W>::kPitch;
   unsigned char* memory = shared_memory();
   T* keys = reinterpret_cast<T*>(memory + at.keys);
@@ -148,12 +151,13 @@ SIMMST_DEVICE void attend_rows_of(const ForwardParameters& p, const Layout& at, 
     SIMMST_UNROLL
     for (int r = 0; r < 2; ++r) lane_rows.query[r] = selected_query(first + tile_row() + 8 * r);
     for (int64_t key = span * kTile; key < p.softmax.keys; key += spans * kTile)
-      attend_tile<T, W>(p.softmax, mine, keys + key * kPitch, values + key * kPitch, lane_rows, sum, entry, key, scratch);
+      attend_tile<T, W>(p.softmax, mine, keys + key * kPitch, values + key * kPitch, lane_rows, sum, entry, key,
+                        scratch);
   }
   sync_block();
   if (first < rows)
-    store_partial<W>({reinterpret_cast<float*>(keys), reinterpret_cast<float*>(memory + at.extremes), rows}, sum, lane_rows,
-                     span, first, rows);
+    store_partial<W>({reinterpret_cast<float*>(keys), reinterpret_cast<float*>(memory + at.extremes), rows}, sum,
+                     lane_rows, span, first, rows);
   sync_block();
 }
 
@@ -182,14 +186,21 @@ SIMMST_KERNEL(kThreads) forward_entry(const ForwardParameters p) {
   sync_block();
   auto* measure = reinterpret_cast<float*>(memory + at.measure);
   for (int64_t i = thread_index(); i < query.count; i += kThreads) p.measure[entry * query.count + i] = measure[i];
-  select_top(measure, query.count, p.selected, p.top + entry * p.selected, reinterpret_cast<int*>(memory + at.counters));
+  select_top(measure, query.count, p.selected, p.top + entry * p.selected,
+             reinterpret_cast<int*>(memory + at.counters));
   sync_block();
 
   const int64_t rows = attend_rows(p.selected, query.count), spans = kWarps / ceil_div(rows, kWarpRows);
   attend_rows_of<T, W>(p, at, query, entry, rows, spans);
-  const OutputRows<T> output{rows_of<T>(p.out, p.batch, entry),
-                             {reinterpret_cast<float*>(memory + at.keys), reinterpret_cast<float*>(memory + at.extremes), rows},
-                             spans, key.count, p.top + entry * p.selected, p.selected, p.fill, p.lse + entry * p.selected};
+  const OutputRows<T> output{
+      rows_of<T>(p.out, p.batch, entry),
+      {reinterpret_cast<float*>(memory + at.keys), reinterpret_cast<float*>(memory + at.extremes), rows},
+      spans,
+      key.count,
+      p.top + entry * p.selected,
+      p.selected,
+      p.fill,
+      p.lse + entry * p.selected};
   combine_rows<W>(output, 0, query.count);
   if (p.selected == query.count) return;
   if (p.fill == Fill::kMean) {

@@ -113,7 +113,8 @@ SIMMST_DEVICE void store_partial(const PartialRows& to, const TileC (&sum)[W / 8
     const int64_t at = span * to.per_span + i;
     SIMMST_UNROLL
     for (int c = 0; c < W / 8; ++c)
-      store_pack(to.sums + at * W + tile_column() + 8 * c, Pack<float, 2>{{sum[c].part[2 * r], sum[c].part[2 * r + 1]}});
+      store_pack(to.sums + at * W + tile_column() + 8 * c,
+                 Pack<float, 2>{{sum[c].part[2 * r], sum[c].part[2 * r + 1]}});
     if (tile_column() == 0) store_pack(to.extremes + at * 2, Pack<float, 2>{{rows.largest[r], total}});
   }
 }

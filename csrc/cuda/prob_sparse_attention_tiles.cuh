@@ -65,8 +65,8 @@ struct Worker {
 SIMMST_DEVICE Worker of_block() { return {thread_index(), block_threads()}; }
 SIMMST_DEVICE Worker of_warp() { return {lane_index(), kWarp}; }
 
-// Starts copying `count` rows into shared memory, `pitch` entries apart: row r is source.row(index(r)), W columns of it,
-// zero beyond its columns and where index(r) is negative. commit_copies() and a wait follow.
+// Starts copying `count` rows into shared memory, `pitch` entries apart: row r is source.row(index(r)), W columns of
+// it, zero beyond its columns and where index(r) is negative. commit_copies() and a wait follow.
 template <int W, typename T, typename Index>
 SIMMST_DEVICE void start_rows(std::remove_const_t<T>* shared, int pitch, const Rows<T>& source, int count,
                               const Index& index, Worker worker = of_block()) {

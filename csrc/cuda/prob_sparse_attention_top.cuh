@@ -1,6 +1,6 @@
-// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a last
-// pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order in
-// which threads count.
+// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a
+// last pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order
+// in which threads count.
 #pragma once
 
 #include "cuda/prob_sparse_attention_tiles.cuh"
@@ -55,7 +55,8 @@ SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, s
   }
 }
 
-// top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a barrier.
+// top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a
+// barrier.
 SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selected, int64_t* top, int* counters) {
   using namespace simmst::prob_sparse;
   int* bins = counters;
