@@ -80,6 +80,24 @@ SIMMST_DEVICE void store_pack(T* target, const P& pack) {
   *reinterpret_cast<P*>(target) = pack;
 }
 
+// The same from global memory that nobody writes to while the kernel runs.
+template <typename P, typename T>
+SIMMST_DEVICE P load_pack_constant(const T* source) {
+  P pack;
+  if constexpr (sizeof(P) == 16) {
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(source));
+    memcpy(&pack, &words, 16);
+  } else if constexpr (sizeof(P) == 8) {
+    const uint2 words = __ldg(reinterpret_cast<const uint2*>(source));
+    memcpy(&pack, &words, 8);
+  } else {
+    static_assert(sizeof(P) == 4);
+    const unsigned word = __ldg(reinterpret_cast<const unsigned*>(source));
+    memcpy(&pack, &word, 4);
+  }
+  return pack;
+}
+
 // The same from and to global memory that nobody reads twice: evicted first.
 template <typename P, typename T>
 SIMMST_DEVICE P load_pack_streaming(const T* source) {
@@ -166,6 +184,17 @@ SIMMST_DEVICE std::uint32_t pack_pair(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   }
   return pair;
+}
+struct FloatPair {
+  float low, high;
+};
+template <typename T>
+SIMMST_DEVICE FloatPair unpack_pair(std::uint32_t pair) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+  } else {
+    return {to_float(float16{static_cast<std::uint16_t>(pair)}), to_float(float16{static_cast<std::uint16_t>(pair >> 16)})};
+  }
 }
 
 // ---- tensor cores

@@ -97,6 +97,10 @@ void store_pack(T* target, const P& pack, Place place = Place::current()) {
   std::memcpy(static_cast<void*>(target), &pack, sizeof(P));
 }
 template <typename P, typename T>
+P load_pack_constant(const T* source, Place place = Place::current()) {
+  return load_pack<P>(source, place);
+}
+template <typename P, typename T>
 P load_pack_streaming(const T* source, Place place = Place::current()) {
   return load_pack<P>(source, place);
 }
@@ -131,6 +135,14 @@ T from_float(float x) {
 template <typename T>
 std::uint32_t pack_pair(float low, float high) {
   return from_float<T>(low).bits | static_cast<std::uint32_t>(from_float<T>(high).bits) << 16;
+}
+
+struct FloatPair {
+  float low, high;
+};
+template <typename T>
+FloatPair unpack_pair(std::uint32_t pair) {
+  return {to_float(T{static_cast<std::uint16_t>(pair)}), to_float(T{static_cast<std::uint16_t>(pair >> 16)})};
 }
 
 inline void load_matrices_from(std::uint32_t (&registers)[4], const void* row, bool transposed, const char* operation,
