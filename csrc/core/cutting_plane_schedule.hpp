@@ -24,7 +24,7 @@ constexpr std::int64_t kRowBlock = 128;  // rows a block can hold
 
 // The blocks that a multiprocessor's registers hold.
 SIMMST_HOST_DEVICE constexpr int plane_blocks_resident(int rows_per_warp) {
-  return rows_per_warp <= 2 ? 3 : rows_per_warp <= 8 ? 2 : 1;
+  return rows_per_warp == 1 ? 3 : rows_per_warp <= 8 ? 2 : 1;
 }
 
 // `pack_columns`: the columns of one lane.
@@ -39,7 +39,8 @@ SIMMST_HOST_DEVICE PlaneSchedule schedule_planes(std::int64_t problems, std::int
   // Two tiles are done sooner by one block than by two and a launch to add them up.
   const std::int64_t resident = multiprocessors * plane_blocks_resident(schedule.rows_per_warp);
   const std::int64_t share = schedule.tiles <= 2 || problems < 1 ? 1 : resident / problems;
-  schedule.blocks = share < 1 ? 1 : share < schedule.tiles ? share : schedule.tiles;
+  const std::int64_t most = schedule.tiles < 1 ? 1 : schedule.tiles;
+  schedule.blocks = share < 1 ? 1 : share < most ? share : most;
   return schedule;
 }
 

@@ -40,7 +40,17 @@ void launch_rows(const PlanePass& pass, const PlaneSchedule& schedule, const Row
   }
 }
 
-void launch_format(const PlanePass& pass, const PlaneSchedule& schedule, const RowBlock& rows, const Queue& queue) {
+bool is_plain(const PlanePass& pass) {
+  for (const Strided* array : {&pass.gradient, &pass.combined, &pass.point, &pass.anchor, &pass.exp_avg, &pass.exp_avg_sq}) {
+    const bool plain = array->type == DataType::kFloat32 && (array->stride == 1 || pass.size == 1);
+    if (array->data != nullptr && !plain) return false;
+  }
+  return true;
+}
+
+void launch_format(const PlanePass& given, const PlaneSchedule& schedule, const RowBlock& rows, const Queue& queue) {
+  PlanePass pass = given;
+  pass.plain = is_plain(given);
   switch (pass.format) {
     case PlaneFormat::kFloat32:
       return launch_rows<Dense<float>>(pass, schedule, rows, queue);

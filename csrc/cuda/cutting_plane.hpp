@@ -42,6 +42,8 @@ struct PlanePass {
   Strided coefficients;        // (P, L): the first product is wanted when given
   Strided gradient, combined;  // (P, N)
 
+  // Every vector along N that is there, of this line and those below, is float32 with stride 1.
+  bool plain = false;
   Update update = Update::kNone;
   Strided point, exp_avg, exp_avg_sq;  // (P, N)
   float step_size = 0.0f;              // Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t) when there is no step on the device

@@ -95,19 +95,23 @@ struct Signs {
   struct Prepared {
     float sum;
   };
+  // Sums of four first, here and below: short sums are exact enough to bear the subtraction.
+  static SIMMST_DEVICE float sum_of(const float (&fours)[8]) {
+    return ((fours[0] + fours[1]) + (fours[2] + fours[3])) + ((fours[4] + fours[5]) + (fours[6] + fours[7]));
+  }
   static SIMMST_DEVICE Prepared prepare(const float (&x)[kColumns]) {
-    float sum = 0.0f;
+    float sums[8] = {};
     SIMMST_UNROLL
-    for (int i = 0; i < kColumns; ++i) sum += x[i];
-    return {sum};
+    for (int i = 0; i < kColumns; ++i) sums[i / 4] += x[i];
+    return {sum_of(sums)};
   }
   static SIMMST_DEVICE float dot(Packed word, const float (&x)[kColumns], const Prepared& prepared) {
-    float set = 0.0f;
+    float set[8] = {};
     SIMMST_UNROLL
     for (int i = 0; i < kColumns; ++i) {
-      if (word & (1u << i)) set += x[i];
+      if (word & (1u << i)) set[i / 4] += x[i];
     }
-    return fmaf(-2.0f, set, prepared.sum);
+    return fmaf(-2.0f, sum_of(set), prepared.sum);
   }
 };
 

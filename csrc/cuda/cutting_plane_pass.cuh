@@ -42,19 +42,6 @@ struct States {
   ColumnState column[kThreadColumns<Format>];
 };
 
-template <typename Format>
-SIMMST_DEVICE States<Format> load_states(const PlanePass& pass, std::int64_t problem, std::int64_t tile) {
-  States<Format> states;
-  SIMMST_UNROLL
-  for (int j = 0; j < kThreadColumns<Format>; ++j) {
-    const int place = thread_index() + j * kPlaneThreads;
-    // Past the tile there is nothing to load, as past the row.
-    const std::int64_t column = place < kTileColumns<Format> ? tile * kTileColumns<Format> + place : pass.size;
-    states.column[j] = load_column(pass, problem, column);
-  }
-  return states;
-}
-
 // values, total and slopes of one problem, by a whole block: the shares of its blocks are added in order, by one thread
 // a row or (lanes = 32) by one warp a row. `scratch` is shared memory for one double a warp.
 SIMMST_DEVICE void finish_problem(const PlanePass& pass, std::int64_t blocks, std::int64_t problem, int lanes,
@@ -114,22 +101,28 @@ class PlaneBlockPass {
   }
 
   SIMMST_DEVICE_MEMBER void run(const PlaneSchedule& schedule, std::int64_t first) {
-    constexpr bool kAhead = kRows <= 8;  // beyond, two tiles do not fit into the registers
-    Packs<Format, kRows> packs = load(first);
-    States<Format> states = load_states<Format>(pass_, problem_, first);
+    // As much as the registers hold is loaded a tile ahead: packs of up to eight rows, and the vectors where a thread has
+    // one column. Its four columns of signs are loaded at the start of their tile; the first product takes longer.
+    constexpr bool kPacksAhead = kRows <= 8, kStatesAhead = kThreadColumns<Format> == 1;
+    Packs<Format, kRows> packs{}, coming{};
+    States<Format> states{}, coming_states{};
+    if constexpr (kPacksAhead) packs = load(first);
+    if constexpr (kStatesAhead) states = load_states(first);
     for (std::int64_t tile = first; tile < schedule.tiles; tile += schedule.blocks) {
       const std::int64_t next = tile + schedule.blocks;
-      if constexpr (kAhead) {
-        const States<Format> coming_states = load_states<Format>(pass_, problem_, next);
-        const Packs<Format, kRows> coming = load(next);
-        work_on(tile, packs, states);
-        packs = coming;
-        states = coming_states;
+      if constexpr (kStatesAhead) {
+        coming_states = load_states(next);
       } else {
-        work_on(tile, packs, states);
-        states = load_states<Format>(pass_, problem_, next);
-        packs = load(next);
+        states = load_states(tile);
       }
+      if constexpr (kPacksAhead) {
+        coming = load(next);
+      } else {
+        packs = load(tile);
+      }
+      work_on(tile, packs, states);
+      if constexpr (kPacksAhead) packs = coming;
+      if constexpr (kStatesAhead) states = coming_states;
     }
   }
 
@@ -150,8 +143,9 @@ class PlaneBlockPass {
   static constexpr int kPitch = padded_column(kTileColumns<Format>);
 
   SIMMST_DEVICE_MEMBER float coefficient(std::int64_t plane) const {
-    const double scale = pass_.scale.data == nullptr ? 1.0 : load_number(pass_.scale, problem_, plane);
-    return static_cast<float>(scale * load_number(pass_.coefficients, problem_, plane));
+    const double given = load_number(pass_.coefficients, problem_, plane);
+    if (given == 0.0 || pass_.scale.data == nullptr) return static_cast<float>(given);  // whatever the scale is
+    return static_cast<float>(given * load_number(pass_.scale, problem_, plane));
   }
 
   SIMMST_DEVICE_MEMBER Packs<Format, kRows> load(std::int64_t tile) const {
@@ -174,24 +168,58 @@ class PlaneBlockPass {
     return packs;
   }
 
+  // Whether a tile's columns all exist and their vectors are plain.
+  SIMMST_DEVICE_MEMBER bool is_plain(std::int64_t tile) const {
+    return pass_.plain && (tile + 1) * kTileColumns<Format> <= pass_.size;
+  }
+
+  SIMMST_DEVICE_MEMBER States<Format> load_states(std::int64_t tile) const {
+    return is_plain(tile) ? load_states_as<true>(tile) : load_states_as<false>(tile);
+  }
+  template <bool kPlain>
+  SIMMST_DEVICE_MEMBER States<Format> load_states_as(std::int64_t tile) const {
+    States<Format> states;
+    SIMMST_UNROLL
+    for (int j = 0; j < kThreadColumns<Format>; ++j) {
+      const int place = thread_index() + j * kPlaneThreads;
+      const std::int64_t column = tile * kTileColumns<Format> + place;
+      const bool exists = place < kTileColumns<Format> && (kPlain || column < pass_.size);
+      states.column[j] = exists ? load_column<kPlain>(pass_, problem_, column) : ColumnState{};
+    }
+    return states;
+  }
+
   SIMMST_DEVICE_MEMBER void work_on(std::int64_t tile, const Packs<Format, kRows>& packs,
                                     const States<Format>& states) {
     if (combining_) combine(packs);
     sync_block();
+    if (is_plain(tile)) {
+      finish_columns<true>(tile, states);
+    } else {
+      finish_columns<false>(tile, states);
+    }
+    sync_block();
+    if (pass_.evaluating) evaluate(packs);
+  }
+
+  template <bool kPlain>
+  SIMMST_DEVICE_MEMBER void finish_columns(std::int64_t tile, const States<Format>& states) {
     SIMMST_UNROLL
     for (int j = 0; j < kThreadColumns<Format>; ++j) {
       const int place = thread_index() + j * kPlaneThreads;
       if (place >= kTileColumns<Format>) continue;
       const std::int64_t column = tile * kTileColumns<Format> + place;
       float product = 0.0f;
-      for (int warp = 0; combining_ && warp < kPlaneWarps; ++warp) {
-        product += sums_[warp * kPitch + padded_column(place)];
+      if (combining_) {
+        SIMMST_UNROLL
+        for (int warp = 0; warp < kPlaneWarps; ++warp) product += sums_[warp * kPitch + padded_column(place)];
       }
-      moved_[padded_column(place)] =
-          column < pass_.size ? finish_column(pass_, sizes_, states.column[j], problem_, column, product) : 0.0f;
+      float moved = 0.0f;
+      if (kPlain || column < pass_.size) {
+        moved = finish_column<kPlain>(pass_, sizes_, states.column[j], problem_, column, product);
+      }
+      moved_[padded_column(place)] = moved;
     }
-    sync_block();
-    if (pass_.evaluating) evaluate(packs);
   }
 
   SIMMST_DEVICE_MEMBER void combine(const Packs<Format, kRows>& packs) {

@@ -72,7 +72,8 @@ SIMMST_DEVICE void store_number(const Strided& array, std::int64_t problem, std:
 struct StepSizes {
   float size, second_root;
 };
-constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f, kEpsilon = 1e-8f;
+// Rounded from the exact weights: 1 - 0.999f is off by 5e-5 of itself.
+constexpr float kWeight1 = 1e-1f, kBeta2 = 0.999f, kWeight2 = 1e-3f, kEpsilon = 1e-8f;
 
 SIMMST_DEVICE StepSizes step_sizes(const PlanePass& pass) {
   if (pass.update != Update::kAdam || pass.step.data == nullptr) return {pass.step_size, pass.second_root};
@@ -88,64 +89,91 @@ struct ColumnState {
   std::uint64_t anchor;  // as it lies in memory
 };
 
+// kPlain: every vector is float32 with stride 1, which is worth instructions of its own.
+template <bool kPlain>
+SIMMST_DEVICE Raw load_vector(const Strided& array, std::int64_t problem, std::int64_t column) {
+  if constexpr (kPlain) {
+    return (static_cast<const std::uint32_t*>(array.data) + problem * array.problem_stride)[column];
+  } else {
+    return load_raw(array, problem, column);
+  }
+}
+template <bool kPlain>
+SIMMST_DEVICE float store_vector(const Strided& array, std::int64_t problem, std::int64_t column, float value) {
+  if constexpr (kPlain) {
+    (static_cast<float*>(array.data) + problem * array.problem_stride)[column] = value;
+    return value;
+  } else {
+    return store_float(array, problem, column, value);
+  }
+}
+template <bool kPlain>
+SIMMST_DEVICE float vector_value(Raw raw, const Strided& array) {
+  return value_of(raw, kPlain ? DataType::kFloat32 : array.type);
+}
+
+template <bool kPlain>
 SIMMST_DEVICE ColumnState load_column(const PlanePass& pass, std::int64_t problem, std::int64_t column) {
   ColumnState state{};
-  if (column >= pass.size) return state;
-  if (pass.gradient.data != nullptr) state.gradient = load_raw(pass.gradient, problem, column);
-  if (pass.point.data != nullptr) state.point = load_raw(pass.point, problem, column);
+  if (pass.gradient.data != nullptr) state.gradient = load_vector<kPlain>(pass.gradient, problem, column);
+  if (pass.point.data != nullptr) state.point = load_vector<kPlain>(pass.point, problem, column);
   if (pass.update == Update::kAdam) {
-    state.first = load_raw(pass.exp_avg, problem, column);
-    state.second = load_raw(pass.exp_avg_sq, problem, column);
+    state.first = load_vector<kPlain>(pass.exp_avg, problem, column);
+    state.second = load_vector<kPlain>(pass.exp_avg_sq, problem, column);
   }
-  if (pass.anchor.data != nullptr) {
-    if (pass.anchor.type == DataType::kFloat64) {
-      state.anchor = static_cast<const std::uint64_t*>(pass.anchor.data)[entry_of(pass.anchor, problem, column)];
-    } else {
-      state.anchor = load_raw(pass.anchor, problem, column);
-    }
+  if (pass.anchor.data == nullptr) return state;
+  if (!kPlain && pass.anchor.type == DataType::kFloat64) {
+    state.anchor = static_cast<const std::uint64_t*>(pass.anchor.data)[entry_of(pass.anchor, problem, column)];
+  } else {
+    state.anchor = load_vector<kPlain>(pass.anchor, problem, column);
   }
   return state;
 }
 
-SIMMST_DEVICE double anchor_of(const PlanePass& pass, const ColumnState& state) {
-  if (pass.anchor.type == DataType::kFloat64) {
-    double anchor;
-    memcpy(&anchor, &state.anchor, sizeof(anchor));
-    return anchor;
-  }
-  return value_of(static_cast<Raw>(state.anchor), pass.anchor.type);
-}
-
 // The optimiser's new point, with torch.optim.Adam's operations in their order.
+template <bool kPlain>
 SIMMST_DEVICE float updated(const PlanePass& pass, const StepSizes& sizes, const ColumnState& state,
                             std::int64_t problem, std::int64_t column, float gradient) {
-  const float point = value_of(state.point, pass.point.type);
+  const float point = vector_value<kPlain>(state.point, pass.point);
   if (pass.update == Update::kSgd) return point - sizes.size * gradient;
-  float first = value_of(state.first, pass.exp_avg.type), second = value_of(state.second, pass.exp_avg_sq.type);
-  first += (1.0f - kBeta1) * (gradient - first);
-  second = second * kBeta2 + (1.0f - kBeta2) * gradient * gradient;
-  store_float(pass.exp_avg, problem, column, first);
-  store_float(pass.exp_avg_sq, problem, column, second);
+  float first = vector_value<kPlain>(state.first, pass.exp_avg);
+  float second = vector_value<kPlain>(state.second, pass.exp_avg_sq);
+  first += kWeight1 * (gradient - first);
+  second = second * kBeta2 + kWeight2 * gradient * gradient;
+  store_vector<kPlain>(pass.exp_avg, problem, column, first);
+  store_vector<kPlain>(pass.exp_avg_sq, problem, column, second);
   return point - sizes.size * first / (sqrtf(second) / sizes.second_root + kEpsilon);
 }
 
+// point - anchor; in double for a float64 anchor, whose digits count.
+template <bool kPlain>
+SIMMST_DEVICE float moved_from(const PlanePass& pass, const ColumnState& state, float point) {
+  if (pass.anchor.data == nullptr) return point;
+  if (!kPlain && pass.anchor.type == DataType::kFloat64) {
+    double anchor;
+    memcpy(&anchor, &state.anchor, sizeof(anchor));
+    return static_cast<float>(static_cast<double>(point) - anchor);
+  }
+  return point - vector_value<kPlain>(static_cast<Raw>(state.anchor), pass.anchor);
+}
+
 // All that happens to one column between the two products: `product` is its entry of A^T s. Returns point - anchor.
+template <bool kPlain>
 SIMMST_DEVICE float finish_column(const PlanePass& pass, const StepSizes& sizes, const ColumnState& state,
                                   std::int64_t problem, std::int64_t column, float product) {
-  const float gradient =
-      pass.gradient.data == nullptr ? product : product + value_of(state.gradient, pass.gradient.type);
-  if (pass.combined.data != nullptr) store_float(pass.combined, problem, column, gradient);
+  float gradient = product;
+  if (pass.gradient.data != nullptr) gradient += vector_value<kPlain>(state.gradient, pass.gradient);
+  if (pass.combined.data != nullptr) store_vector<kPlain>(pass.combined, problem, column, gradient);
   if (pass.point.data == nullptr) return 0.0f;
   float point;
   if (pass.update == Update::kNone) {
-    point = value_of(state.point, pass.point.type);
+    point = vector_value<kPlain>(state.point, pass.point);
   } else {
     // From the point as it is stored, after rounding.
-    point = store_float(pass.point, problem, column, updated(pass, sizes, state, problem, column, gradient));
+    const float next = updated<kPlain>(pass, sizes, state, problem, column, gradient);
+    point = store_vector<kPlain>(pass.point, problem, column, next);
   }
-  if (pass.anchor.data == nullptr) return point;
-  // In double for a float64 anchor; of two floats the difference is rounded the same either way.
-  return static_cast<float>(static_cast<double>(point) - anchor_of(pass, state));
+  return moved_from<kPlain>(pass, state, point);
 }
 
 }  // namespace simmst::cuda

@@ -1,8 +1,8 @@
 """Cutting planes on the CUDA kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
 
-Tensors of any strides and of float32, bfloat16, float16 (with one entry a plane float64, too) go in and come out as they
-are; planes alone need stride 1 along N. The kernels work on addresses: every tensor stays bound to a name until they have
-been launched. Nothing here waits for the device.
+Tensors of any strides and of float32, bfloat16, float16 (with one entry a plane float64, too) go in and come out as
+they are; planes alone need stride 1 along N. The kernels work on addresses: every tensor stays bound to a name until
+they have been launched. Nothing here waits for the device.
 """
 
 from __future__ import annotations
