@@ -178,20 +178,26 @@ def run_train(options: Namespace) -> None:
     """Run ``simmst train``."""
     from simmst.forecaster_config import ForecasterConfig
     from simmst.jobs import train
+    from simmst.sim2real.ranks import started_ranks
+    from simmst.training import resolve_device
 
-    with progress_bars(quiet=options.quiet) as progress:
+    config = ForecasterConfig.from_dict(options.forecaster.as_dict())
+    device = resolve_device(config.training.device).type
+    with started_ranks(device) as ranks, progress_bars(quiet=options.quiet or ranks.number > 0) as progress:
         outcome = train(
             options.data,
             options.out,
-            ForecasterConfig.from_dict(options.forecaster.as_dict()),
+            config,
             simulated=options.simulated,
             step=options.step,
             services=options.services,
             test_days=options.test_days,
             overwrite=options.overwrite,
             progress=progress,
+            ranks=ranks,
         )
-    show_outcome(outcome)
+    if outcome is not None:  # on the first of several processes
+        show_outcome(outcome)
 
 
 def run_evaluate(options: Namespace) -> None:
@@ -281,6 +287,8 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
 def show_outcome(outcome: Outcome) -> None:
     """Print a report and the names of the files beside it."""
     outcome.report.print(console())
+    if outcome.weights is not None:
+        outcome.weights.print(console())
     for path in outcome.files:
         tell(f"written: {path}")
 

@@ -14,12 +14,13 @@ import torch
 from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
 from simmst.errors import CheckpointError, ConfigError, DataError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, Report, evaluate
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, Report, WeightReport, evaluate
 from simmst.evaluation.intervals import checked_level
 from simmst.extras import import_extra
 from simmst.forecaster_config import ForecasterConfig, Plan, make_plan
 from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
-from simmst.similar_cities import cities_like, stand_in_notes
+from simmst.sim2real.ranks import ALONE, Ranks
+from simmst.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.training import (
     Checkpoint,
     Progress,
@@ -77,6 +78,7 @@ class Forecaster:
         self.dataset: TrafficDataset | None = None
         self.spec: WindowSpec | None = None
         self.result: Result | None = None
+        self.weight_report: WeightReport | None = None
         self.notes: tuple[str, ...] = ()
         self._predictor: Predictor | None = None
         self._scaler: Scaler | None = None
@@ -128,6 +130,7 @@ class Forecaster:
         validation_steps: int | None = None,
         run: RunFolder | None = None,
         progress: Progress = quiet,
+        ranks: Ranks = ALONE,
     ) -> Forecaster:
         """Fit on real traffic and, where the model learns from them, on simulated cities.
 
@@ -142,9 +145,10 @@ class Forecaster:
                 series is short.
             run: where metrics and checkpoints go; a fit that was killed goes on from there.
             progress: called as the work advances.
+            ranks: the processes that share a re-weighting; the forecaster of rank 0 is the fitted one.
 
         Returns:
-            The forecaster itself.
+            The forecaster itself. After a solver that weighs simulated windows, `weight_report` tells their weights.
 
         Raises:
             DataError: the series is too short for the input and the horizon, or `simulated` has other slots.
@@ -166,8 +170,9 @@ class Forecaster:
             if plan.learns_from_cities:
                 cities = self._simulate(dataset, wanted, progress)
                 city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
-            predictor, result = self._train(dataset, plan, cities, run, progress)
+            predictor, result = self._train(dataset, plan, cities, run, progress, ranks)
             calibrated = predictor
+            self.weight_report = self._weights(dataset, result, cities, known=isinstance(wanted, int))
         held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
         self._errors = ErrorQuantiles.measure(calibrated, held_out)
         self._predictor, self.result, self.notes = predictor, result, plan.notes + city_notes
@@ -386,6 +391,7 @@ class Forecaster:
         cities: Sequence[TrafficDataset],
         run: RunFolder | None,
         progress: Progress,
+        ranks: Ranks,
     ) -> tuple[ModelPredictor, Result]:
         assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
         spec = plan.spec
@@ -405,8 +411,18 @@ class Forecaster:
             config=self.config.training,
             run=run,
             progress=progress,
+            ranks=ranks,
         )
         return ModelPredictor(network, plan.scaler, spec), result
+
+    def _weights(
+        self, dataset: TrafficDataset, result: Result, cities: Sequence[TrafficDataset], *, known: bool
+    ) -> WeightReport | None:
+        if result.window_weights is None:
+            return None
+        seed = derive_seed(self.config.training.seed, "cities")
+        parameters = parameters_like(dataset, len(cities), seed=seed) if known else None
+        return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
 
     def _same_kind(self, dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:
         if dataset.step_minutes != wanted.step_minutes:

@@ -13,17 +13,30 @@ import numpy as np
 
 from simmst.data import Split, TrafficDataset, chronological_split, load
 from simmst.errors import ConfigError, DataError, SimmstError
-from simmst.evaluation import Forecasts, Report, Row, plot_error_map, plot_forecast, plot_losses, plot_task_weights
+from simmst.evaluation import (
+    Forecasts,
+    Report,
+    Row,
+    WeightReport,
+    plot_error_map,
+    plot_forecast,
+    plot_losses,
+    plot_task_weights,
+    plot_weights,
+)
 from simmst.files import write_atomically
 from simmst.forecaster import RECENT_FILE, WEIGHTS_FILE, Forecaster
 from simmst.forecaster_config import ForecasterConfig, make_plan
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.similar_cities import simulation_step
 from simmst.training import Progress, RunFolder, quiet
+from simmst.training.solvers import refuse_ranks
 
 if TYPE_CHECKING:
     import pandas
 
 _REPORT = "report.json"
+_WEIGHTS_REPORT = "weights.json"
 
 
 @dataclass(frozen=True)
@@ -34,11 +47,13 @@ class Outcome:
         report: errors on the test slots, with the naive baselines.
         files: everything that was written for people to look at.
         forecaster: the fitted forecaster.
+        weights: of the simulated cities, where this run has just weighed them.
     """
 
     report: Report
     files: tuple[Path, ...]
     forecaster: Forecaster
+    weights: WeightReport | None = None
 
 
 def open_data(data: str | Path, *, step: int | None = None, services: Sequence[str] | None = None) -> TrafficDataset:
@@ -110,7 +125,10 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
             if job != settings["job"]:
                 what = "of no run of simmst" if job is None else f"of simmst {job}"
                 raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
-            old = (run.summary_path, run.path / WEIGHTS_FILE, run.path / RECENT_FILE, run.path / _REPORT)
+            old = (
+                run.summary_path,
+                *(run.path / name for name in (WEIGHTS_FILE, RECENT_FILE, _REPORT, _WEIGHTS_REPORT)),
+            )
             for path in (*old, *run.figures.glob("*.png")):
                 path.unlink(missing_ok=True)
         return RunFolder.create(out, settings, overwrite=overwrite)
@@ -139,6 +157,7 @@ def fit_and_test(
     simulated: int | Sequence[TrafficDataset] | None,
     test_days: int = 7,
     progress: Progress = quiet,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Fit on all but the last days, test on those, and write the report and the pictures into the run folder.
 
@@ -149,6 +168,7 @@ def fit_and_test(
         simulated: as in `Forecaster.fit`.
         test_days: days at the end to test on, fewer where the series is short (the report says so).
         progress: called as the work advances.
+        ranks: the processes that share a re-weighting; this is rank 0.
 
     Raises:
         DataError: the series is too short.
@@ -159,16 +179,24 @@ def fit_and_test(
     if run.finished and (run.path / WEIGHTS_FILE).is_file():
         forecaster = Forecaster.load(run.path)
         report = forecaster.evaluate(dataset, split)
-        files = [run.path / _REPORT, run.path / WEIGHTS_FILE, *sorted(run.figures.glob("*.png"))]
+        files = [
+            run.path / _REPORT,
+            run.path / _WEIGHTS_REPORT,
+            run.path / WEIGHTS_FILE,
+            *sorted(run.figures.glob("*.png")),
+        ]
         return Outcome(report, tuple(path for path in files if path.is_file()), forecaster)
     forecaster = Forecaster(config=config)
     past = dataset.slice_steps(0, split.test.start)
-    forecaster.fit(past, simulated, validation_steps=len(split.validation), run=run, progress=progress)
+    forecaster.fit(past, simulated, validation_steps=len(split.validation), run=run, progress=progress, ranks=ranks)
     report = forecaster.evaluate(dataset, split)
+    weights = forecaster.weight_report
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
     files = [report.to_json(run.path / _REPORT), *saved, *draw(forecaster, dataset, report, run)]
+    if weights is not None:
+        files.append(weights.to_json(run.path / _WEIGHTS_REPORT))
     run.finish({"report": report.to_dict(), "chosen": None if forecaster.result is None else forecaster.result.chosen})
-    return Outcome(report, tuple(files), forecaster)
+    return Outcome(report, tuple(files), forecaster, weights)
 
 
 def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: RunFolder) -> list[Path]:
@@ -178,6 +206,8 @@ def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: R
         histories = forecaster.result.histories
         paths.append(plot_losses(run.figures / "loss.png", histories, dataset=dataset))
         paths.append(plot_task_weights(run.figures / "task_weights.png", histories, dataset=dataset))
+    if forecaster.weight_report is not None:
+        paths.append(plot_weights(run.figures / "weights.png", forecaster.weight_report))
     forecasts = report.forecasts
     if forecasts is None:
         return paths
@@ -217,7 +247,8 @@ def train(
     test_days: int = 7,
     overwrite: bool = False,
     progress: Progress = quiet,
-) -> Outcome:
+    ranks: Ranks = ALONE,
+) -> Outcome | None:
     """Train a forecaster on a file, test it on the file's last days and write a run folder.
 
     Called again with the same settings and data, it goes on where it was killed; a finished run is only tested again.
@@ -232,6 +263,10 @@ def train(
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
+        ranks: the processes that share a re-weighting, one of which this is; all are called alike.
+
+    Returns:
+        What rank 0 made of it; None on the other ranks, whose work is the re-weighting alone.
 
     Raises:
         DataError: the file cannot be read, or its series is too short.
@@ -239,9 +274,10 @@ def train(
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
+    refuse_ranks(config.solver or "pretrain-finetune", ranks)
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
-    checked_split(dataset, config, simulated=simulated, test_days=test_days)
+    split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
     settings = {
         "job": "train",
         **described(dataset, data),
@@ -249,8 +285,15 @@ def train(
         "test_days": test_days,
         "forecaster": config.to_dict(),
     }
+    if ranks.number:
+        if not ranks.told():
+            past = dataset.slice_steps(0, split.test.start)
+            validation = len(split.validation)
+            Forecaster(config=config).fit(past, simulated, validation_steps=validation, run=RunFolder(out), ranks=ranks)
+        return None
     run = open_run(out, settings, overwrite=overwrite)
-    return fit_and_test(dataset, config, run, simulated=simulated, test_days=test_days, progress=progress)
+    ranks.tell(run.finished)
+    return fit_and_test(dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, ranks=ranks)
 
 
 def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.simulation import DEFAULT_SERVICES, ServiceConfig, simulate_cities
+from simmst.simulation import DEFAULT_SERVICES, DomainPrior, ServiceConfig, simulate_cities
 from simmst.training import Progress, quiet
 
 # The order in which services that the simulator does not know by name are lent one that it knows.
@@ -102,3 +103,24 @@ def cities_like(dataset: TrafficDataset, number: int, *, seed: int, progress: Pr
         step_minutes=step,
     )
     return [city.with_(services=dataset.services).resample(dataset.step_minutes) for city in cities]
+
+
+def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[dict[str, Any]]:
+    """Return the parameters that the prior drew for the cities of `cities_like`, by name.
+
+    Args:
+        dataset: the series.
+        number: how many cities.
+        seed: of the family of cities.
+
+    Example:
+        >>> from simmst.simulation import surrogate_city
+        >>> series = surrogate_city(0, height=3, width=3, days=1)
+        >>> cities = parameters_like(series, 2, seed=1)
+        >>> cities[0]["carrier_ghz"] != cities[1]["carrier_ghz"]
+        True
+    """
+    prior, services = DomainPrior.default(), stand_ins(dataset.services)
+    step = simulation_step(dataset.step_minutes)
+    configs = (prior.sample(seed, index, services=services, step_minutes=step) for index in range(number))
+    return [prior.values(config) for config in configs]

@@ -8,6 +8,8 @@ from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
 from simmst.evaluation.report import Forecasts, Report, Row
+from simmst.evaluation.weight_plots import plot_weights
+from simmst.evaluation.weight_report import ParameterShift, WeightReport
 
 __all__ = [
     "PROTOCOLS",
@@ -15,17 +17,20 @@ __all__ = [
     "EvaluationProtocol",
     "Forecasts",
     "ModelPredictor",
+    "ParameterShift",
     "Predictor",
     "Report",
     "Row",
     "Scores",
     "Setting",
+    "WeightReport",
     "evaluate",
     "fitting_windows",
     "plot_error_map",
     "plot_forecast",
     "plot_losses",
     "plot_task_weights",
+    "plot_weights",
     "prepare",
     "protocol",
     "score",

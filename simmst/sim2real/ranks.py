@@ -97,6 +97,14 @@ class Ranks:
             dist.broadcast(copy, 0)
         return copy
 
+    def tell(self, value: bool) -> None:
+        """On rank 0: tell the others something that they wait for in `told`."""
+        self.first(torch.tensor(float(value), device=_exchanged_on()))
+
+    def told(self) -> bool:
+        """On the other ranks: wait for what rank 0 tells."""
+        return bool(self.first(torch.zeros((), device=_exchanged_on())))
+
     def gather(self, columns: Tensor, total: int) -> Tensor:
         """Return (..., total) from every rank's own columns (..., n_r)."""
         if self.count == 1:
@@ -111,6 +119,10 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _exchanged_on() -> str:
+    return "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
 
 
 @contextmanager

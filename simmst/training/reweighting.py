@@ -15,6 +15,7 @@ from simmst.data import Batch
 from simmst.errors import CheckpointError, ConfigError
 from simmst.models import TaskWeights, masked_loss
 from simmst.sim2real import Reweighted, reweight
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.training.checkpoint import load_checkpoint, save_checkpoint
 from simmst.training.chosen_windows import ChosenWindows, choose_windows
 from simmst.training.config import TrainingConfig, resolve_device
@@ -70,6 +71,7 @@ def reweight_stage(
     *,
     run: RunFolder | None,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> tuple[History, WindowWeights]:
     """Weigh simulated windows and leave the model that the solver found in `model`.
 
@@ -86,6 +88,7 @@ def reweight_stage(
         config: the settings.
         run: where metrics and checkpoints go; a run that was killed goes on from its last checkpoint.
         progress: called after each step.
+        ranks: the processes that share the work; all leave the same model. Rank 0 writes, all read the run folder.
 
     Raises:
         ConfigError: the model is bound to a backend that cannot be differentiated forward.
@@ -93,7 +96,7 @@ def reweight_stage(
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
     _refuse_backend(model)
-    stage = _Stage(solver, model, simulated, real, validation, config, run, progress)
+    stage = _Stage(solver, model, simulated, real, validation, config, run, progress, ranks)
     with seeded(derive_seed(config.seed, STAGE), stage.device):
         return stage.run_to_end()
 
@@ -111,8 +114,9 @@ class _Stage:
         config: TrainingConfig,
         run: RunFolder | None,
         progress: Progress,
+        ranks: Ranks,
     ) -> None:
-        self.solver, self.config, self.run, self.progress = solver, config, run, progress
+        self.solver, self.config, self.run, self.progress, self.ranks = solver, config, run, progress, ranks
         self.device = resolve_device(config.device)
         self.model = model.to(self.device)
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
@@ -144,6 +148,7 @@ class _Stage:
             resume=resume,
             save=lambda tensors, numbers: self.save(tensors, numbers, tasks),
             progress=lambda done, total, record: self.progress(STAGE, done, total, _shown(record)),
+            ranks=self.ranks,
         )
         self.model.eval()
         return self.finished(found), self.weights_of(found)
@@ -221,7 +226,7 @@ class _Stage:
         """
         path = None if self.run is None else self.run.checkpoint_path(STAGE)
         if self.run is None or path is None or not path.exists():
-            if self.run is not None:
+            if self.run is not None and self.ranks.number == 0:
                 self.run.drop_metrics(STAGE, after_epoch=-1)
             return None
         checkpoint = load_checkpoint(path)
@@ -234,8 +239,9 @@ class _Stage:
                 f"checkpoint {path} is of another run: {'; '.join(different)}; go on with the settings and data it was "
                 "made with, or choose another run folder"
             )
-        self.run.drop_metrics(STAGE, after_epoch=checkpoint.state["epoch"])
-        self.history.records = self.run.metrics(STAGE)
+        if self.ranks.number == 0:
+            self.run.drop_metrics(STAGE, after_epoch=checkpoint.state["epoch"])
+            self.history.records = self.run.metrics(STAGE)
         return checkpoint.group("state"), checkpoint.state["numbers"]
 
     def finished(self, found: Reweighted) -> History:

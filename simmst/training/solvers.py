@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from simmst.errors import ConfigError
+from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.training.chosen_windows import datasets_of
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
@@ -32,6 +33,7 @@ class Problem:
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing.
         progress: called after each step.
+        ranks: the processes that share the re-weighting.
     """
 
     real_train: WindowSource | None
@@ -40,6 +42,7 @@ class Problem:
     config: TrainingConfig
     run: RunFolder | None = None
     progress: Progress = quiet
+    ranks: Ranks = ALONE
 
     def stage(
         self,
@@ -143,8 +146,11 @@ def reweighting(name: str) -> Solver:
             config,
             run=problem.run,
             progress=problem.progress,
+            ranks=problem.ranks,
         )
         histories = [history]
+        if problem.ranks.number:  # what follows is the work of rank 0
+            return Result((history,), STAGE, weights)
         if config.after_reweighting == "retrain":
             windows = weighted_windows(simulated, weights, config)
             histories.append(problem.stage("pretrain", model, windows, keep_initial=True))
@@ -193,6 +199,7 @@ def solve(
     config: TrainingConfig,
     run: RunFolder | None = None,
     progress: Progress = quiet,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train a model with the solver of a name; the best weights are in the model afterwards.
 
@@ -205,6 +212,7 @@ def solve(
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing. A run that was killed goes on when called again.
         progress: called after each step.
+        ranks: the processes that share the re-weighting; what follows it is done by rank 0, whose result counts.
 
     Returns:
         The history of each stage, and which one the model's weights come from.
@@ -229,7 +237,24 @@ paper, pretrain-finetune, qp, real-only
             instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
             raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
     refuse_overlap(real_train, real_validation)
-    return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress))
+    refuse_ranks(name, ranks)
+    return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress, ranks))
+
+
+def refuse_ranks(name: str, ranks: Ranks) -> None:
+    """Raise where several processes were started for a solver that has work for one.
+
+    Raises:
+        ConfigError: says which solvers share theirs.
+
+    Example:
+        >>> refuse_ranks("real-only", ALONE)
+    """
+    if ranks.count > 1 and name not in REWEIGHTING:
+        raise ConfigError(
+            f"solver {name!r} runs in one process, and {ranks.count} were started; start it without torchrun, or "
+            f"choose one that shares its work: {', '.join(REWEIGHTING)}"
+        )
 
 
 def _given(windows: WindowSource | None) -> WindowSource:

@@ -1,0 +1,229 @@
+"""Which simulated cities a real one believes in: the weights that re-weighting gave them, by their parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simmst.errors import DataError
+from simmst.extras import import_extra
+from simmst.files import write_json
+from simmst.training import WindowWeights
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.table
+
+_SHOWN = 5  # cities at either end, and twice as many parameters, in the printed tables
+
+
+@dataclass(frozen=True)
+class ParameterShift:
+    """How far the weights move the mean of one parameter of the simulated cities.
+
+    Attributes:
+        name: the parameter.
+        prior: its mean over the cities, all alike.
+        posterior: its mean with the cities' weights.
+        scale: the standard deviation that ``posterior - prior`` would have if the weights were dealt out to the cities
+            at random; 0 where all cities, or all weights, are alike.
+
+    Example:
+        >>> ParameterShift("tilt_deg", prior=6.0, posterior=7.0, scale=0.5).shift
+        2.0
+    """
+
+    name: str
+    prior: float
+    posterior: float
+    scale: float
+
+    @property
+    def shift(self) -> float:
+        """``posterior - prior`` in units of the scale; beyond about 2 it is hardly chance, for one parameter alone."""
+        return (self.posterior - self.prior) / self.scale if self.scale > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class WeightReport:
+    """The weights of simulated windows, summed up by city and by the cities' parameters.
+
+    Attributes:
+        cities: C names.
+        weights: float64 (C,), the mean weight of each city's windows, between 0 and 1; 0.5 is where all begin.
+        num_samples: windows that were weighed.
+        effective_samples: (sum of weights)^2 / sum of squares, over the windows.
+        effective_cities: the same over the cities.
+        shifts: one a numeric parameter, the largest shift first; empty where the parameters are unknown.
+        parameters: float64 (C,) of each, for pictures.
+
+    Source:
+        The effective sample size of importance weights: Kong 1992, "A note on importance sampling using standardized
+        weights".
+    """
+
+    cities: tuple[str, ...]
+    weights: np.ndarray
+    num_samples: int
+    effective_samples: float
+    effective_cities: float
+    shifts: tuple[ParameterShift, ...]
+    parameters: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, given: WindowWeights, cities: Sequence[str], parameters: Sequence[Mapping[str, Any]] | None = None
+    ) -> WeightReport:
+        """Sum up weights.
+
+        Args:
+            given: what a solver gave.
+            cities: C names.
+            parameters: the parameters of each city by name; those that are no numbers, or that a city lacks, are left
+                out. None where they are not known.
+
+        Raises:
+            DataError: the numbers of cities differ.
+
+        Example:
+            >>> given = WindowWeights(np.array([0.9, 0.9, 0.1], np.float32), np.array([0, 0, 1]), None, 2)
+            >>> report = WeightReport.of(given, ["a", "b"], [{"tilt_deg": 2.0}, {"tilt_deg": 12.0}])
+            >>> round(report.shifts[0].posterior, 3), round(report.effective_cities, 2)
+            (3.0, 1.22)
+        """
+        weights = given.by_city()
+        known = [cities] if parameters is None else [cities, parameters]
+        for what in known:
+            if len(what) != len(weights):
+                raise DataError(f"there are weights of {len(weights)} cities, and {len(what)} were described")
+        columns = _numeric(parameters or [])
+        shifts = [_shift(name, values, weights) for name, values in columns.items()]
+        shifts.sort(key=lambda shift: -abs(shift.shift))
+        return cls(
+            tuple(cities),
+            weights,
+            len(given.weights),
+            effective_number(given.weights),
+            effective_number(weights),
+            tuple(shifts),
+            columns,
+        )
+
+    def ranked(self) -> list[int]:
+        """The cities' numbers, the highest weight first."""
+        return [int(number) for number in np.argsort(-self.weights, kind="stable")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        return {
+            "num_samples": self.num_samples,
+            "effective_samples": self.effective_samples,
+            "effective_cities": self.effective_cities,
+            "cities": [
+                {
+                    "name": self.cities[number],
+                    "weight": float(self.weights[number]),
+                    "parameters": {name: float(values[number]) for name, values in self.parameters.items()},
+                }
+                for number in self.ranked()
+            ],
+            "parameters": [
+                {
+                    "name": shift.name,
+                    "prior_mean": shift.prior,
+                    "posterior_mean": shift.posterior,
+                    "scale": shift.scale,
+                    "shift": shift.shift,
+                }
+                for shift in self.shifts
+            ],
+        }
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write `to_dict` as JSON, atomically."""
+        return write_json(path, self.to_dict())
+
+    def tables(self) -> list[rich.table.Table]:
+        """Return `rich` tables of the cities at both ends, and of the parameters that move most."""
+        ranked = self.ranked()
+        ends = ranked if len(ranked) <= 2 * _SHOWN else [*ranked[:_SHOWN], *ranked[-_SHOWN:]]
+        cities = _table("city", "weight")
+        for number in ends:
+            cities.add_row(self.cities[number], f"{self.weights[number]:.3f}")
+        if not self.shifts:
+            return [cities]
+        parameters = _table("parameter", "prior mean", "weighted mean", "scale", "shift")
+        for shift in self.shifts[: 2 * _SHOWN]:
+            numbers = [f"{value:.4g}" for value in (shift.prior, shift.posterior, shift.scale)]
+            parameters.add_row(shift.name, *numbers, f"{shift.shift:+.1f}")
+        return [cities, parameters]
+
+    def print(self, console: rich.console.Console | None = None) -> None:
+        """Print the tables, on standard output unless a console is given."""
+        if console is None:
+            console = import_extra("rich.console", extra="forecast").Console()
+        console.print(self.title, markup=False, highlight=False)
+        for table in self.tables():
+            console.print(table)
+        if self.shifts:
+            console.print(
+                "shift: weighted minus prior mean, in standard deviations of weights dealt out at random; of "
+                f"{len(self.shifts)} parameters, about {math.ceil(0.05 * len(self.shifts))} go beyond 2 by chance",
+                markup=False,
+                highlight=False,
+            )
+
+    @property
+    def title(self) -> str:
+        """One line that says how unequal the weights are."""
+        return (
+            f"weights of {self.num_samples:,} simulated windows of {len(self.cities)} cities; effectively "
+            f"{self.effective_samples:,.0f} windows, {self.effective_cities:.1f} cities"
+        )
+
+
+def effective_number(weights: np.ndarray) -> float:
+    """Return (sum w)^2 / sum w^2: n for equal weights, 1 when one has all, 0 when none has any.
+
+    Example:
+        >>> effective_number(np.array([1.0, 1.0, 0.0]))
+        2.0
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    squares = float(np.square(values).sum())
+    return float(values.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def _shift(name: str, values: np.ndarray, weights: np.ndarray) -> ParameterShift:
+    number, total = len(values), weights.sum()
+    shares = weights / total if total > 0 else np.full(number, 1 / number)
+    spread = float(values.std(ddof=1)) if number > 1 else 0.0
+    scale = spread * math.sqrt(float(np.square(shares - 1 / number).sum()))
+    # rounding alone makes equal weights differ
+    return ParameterShift(name, float(values.mean()), float(shares @ values), scale if scale > 1e-9 * spread else 0.0)
+
+
+def _numeric(parameters: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    def is_number(value: object) -> bool:
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+    names = parameters[0] if parameters else ()
+    return {
+        name: np.array([city[name] for city in parameters], dtype=np.float64)
+        for name in names
+        if all(is_number(city.get(name)) for city in parameters)
+    }
+
+
+def _table(*heads: str) -> rich.table.Table:
+    table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
+        box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
+    )
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    return table
