@@ -173,7 +173,7 @@ class Machine {
     for (; static_cast<int>(committed.size()) > groups_left; committed.erase(committed.begin())) {
       for (const Copy& copy : committed.front()) {
         std::memset(copy.shared, 0, 16);
-        std::memcpy(copy.shared, copy.global, copy.bytes);
+        if (copy.bytes > 0) std::memcpy(copy.shared, copy.global, copy.bytes);
       }
     }
   }
