@@ -3,9 +3,9 @@
 //
 // Not run on a GPU yet. Counts for bfloat16, D = 64: the rows of K and V of 144 bytes, 31 KB more, and 4 L, so that
 // L = 640 is the longest where a block has 227 KB, 448 where it has 163 KB. Global memory is touched once, 4 L rows of
-// 128 bytes: 3.1 MB for L = 96 and 11 MB for L = 336 with 64 heads, 3 us at 4.3 TB/s or less from the L2 cache
-// The rest is one block's latency. Shared samples: L / 16 * 32 tensor-core instructions for 8 warps. Per query: L S rows of 128
-// bytes from shared memory, 2.4 thousand clocks for L = 96 (S = 25), 10 thousand for L = 336 (S = 30), which at one
+// 128 bytes: 3.1 MB for L = 96 and 11 MB for L = 336 with 64 heads, 3 us at 4.3 TB/s or less from the L2 cache. The
+// rest is one block's latency. Shared samples: L / 16 * 32 tensor-core instructions for 8 warps. Per query: L S rows of
+// 128 bytes from shared memory, 2.4 thousand clocks for L = 96 (S = 25), 10 thousand for L = 336 (S = 30), which at one
 // block on each multiprocessor is slower than several launches that share a head among blocks: those take over from
 // kMostGathered on.
 #include "cuda/prob_sparse_attention_gather.cuh"
