@@ -44,6 +44,8 @@ class ReweightingConfig:
         lr_weights: of the optimiser on w.
         weight_optimizer: "adam", or "sgd" with lr_weights times the number of samples.
         weight_decay: of w, towards uniform weights: its gradient is weight_decay * w / n.
+        share_decay: of sigma(w), towards uniform weights: that of share_decay / 2n * |sigma(w) - 1/2|^2. It holds the
+            weights of samples that hardly matter, and lets those of harmful ones go to 0.
         derivative: how psi is differentiated: "forward" mode, central "difference", "double-backward", or "auto":
             forward mode when it agrees with the difference at the start, else the difference, with a warning.
         simulated_batch: simulated samples an inner step; None takes all.
@@ -89,6 +91,7 @@ class ReweightingConfig:
     lr_weights: float = 0.05
     weight_optimizer: str = "adam"
     weight_decay: float = 0.0
+    share_decay: float = 0.0
     derivative: str = "auto"
     simulated_batch: int | None = None
     real_batch: int | None = None
@@ -111,7 +114,7 @@ class ReweightingConfig:
         self._check_whole("checkpoint_every", 1)
         for name in ("inner_lr", "lr_multipliers", "lr_model", "lr_weights", "lr_plain"):
             self._check_number(name, positive=True)
-        for name in ("ridge", "tolerance", "multiplier_decay", "weight_decay"):
+        for name in ("ridge", "tolerance", "multiplier_decay", "weight_decay", "share_decay"):
             self._check_number(name, positive=False)
         for name, choices in (
             ("norm", NORMS),

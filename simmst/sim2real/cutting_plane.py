@@ -156,15 +156,14 @@ class CuttingPlane:
     def _move(self, gradient: Tensor, coefficients: Tensor, *, log: bool) -> None:
         """Move w and phi; take the cosine between what the planes and what the real data ask of phi when it is time."""
         config, before = self.config, self.phi.clone() if log else None
-        total = self.problem.total_weights
         adam = config.weight_optimizer == "adam"
         self.polyhedron.step_(
             coefficients,
             self.w,
-            config.weight_decay / total * self.w,
+            self.problem.decay(self.w),
             self.phi,
             gradient,
-            lr_weights=config.lr_weights * (1.0 if adam else total),
+            lr_weights=config.lr_weights * (1.0 if adam else self.problem.total_weights),
             lr_model=self.pace * config.lr_model,
             adam_state=self.adam if adam else None,
         )

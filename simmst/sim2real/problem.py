@@ -155,7 +155,7 @@ class Problem:
         """Return the gradient for w of what draws the weights towards uniform ones."""
         share, config = torch.sigmoid(weights), self.config
         pull = config.weight_decay * weights + config.share_decay * share * (1 - share) * (share - 0.5)
-        return pull / len(weights)
+        return pull / self.total_weights
 
     def refuse_bad_samples(self, phi: Tensor, validation: Samples | None) -> None:
         """Raise when a sample's loss is not finite at phi.

@@ -100,8 +100,7 @@ class Online:
         path = inner.unroll(weights, self.phi, number, pace=self.pace)
         gradient, value = outer.gradient(path.end, number)
         hyper = -self.problem.gather(inner.pull_back(path, weights, gradient))
-        hyper = hyper + self.config.weight_decay / self.problem.total_weights * self.w
-        self.w = self.w - self.adam.step(hyper, self.config.lr_weights)
+        self.w = self.w - self.adam.step(hyper + self.problem.decay(self.w), self.config.lr_weights)
         self.phi = inner.unroll(self.problem.spread(self.w), self.phi, number, pace=self.pace).end
         return {"G": value}
 

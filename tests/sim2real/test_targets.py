@@ -1,0 +1,41 @@
+"""How well re-weighting must do with default settings, on problems that its settings were not tuned on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sim2real_problems.py"
+
+
+def figures(folder, *arguments):
+    out = folder / "figures.json"
+    command = [sys.executable, str(PROGRAM), *map(str, arguments), "--out", str(out)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_linear_problems_converge_and_recover(tmp_path):
+    found = figures(tmp_path, "--curved-seeds")["linear"]
+    assert len(found) == 40
+    assert not any(row["diverged"] for row in found)
+    for name in ("shipped", "minimiser"):
+        assert sorted(row[name] for row in found)[20] >= 0.85
+
+
+@pytest.mark.slow
+def test_curved_problems_are_better_than_the_references(tmp_path):
+    solvers = ["unweighted", "real-only", "online", "cutting-plane"]
+    rows = figures(tmp_path, "--linear-seeds", "--curved-solvers", *solvers)["curved"]
+    assert len(rows) == 5
+    wins = {name: sum(row["cutting-plane"] < row[name] for row in rows) for name in solvers[:-1]}
+    assert wins["unweighted"] == 5
+    assert wins["online"] >= 4
+    assert wins["real-only"] >= 4
+    assert sorted(row["cutting-plane auc"] for row in rows)[2] >= 0.80
