@@ -39,3 +39,14 @@ def test_curved_problems_are_better_than_the_references(tmp_path):
     assert wins["online"] >= 4
     assert wins["real-only"] >= 4
     assert sorted(row["cutting-plane auc"] for row in rows)[2] >= 0.80
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_steps_runs(tmp_path):
+    program, out = PROGRAM.with_name("sim2real_steps.py"), tmp_path / "figures.json"
+    command = [sys.executable, str(program), "--quick", "--rounds", "1", "--threads", "1", "--out", str(out)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["case"] for row in rows].count("loop without refresh") == 3
+    assert all(row["ours_ms"] > 0 and row["peer_ms"] > 0 for row in rows)
