@@ -21,7 +21,7 @@ from simmst.training.chosen_windows import ChosenWindows, choose_windows
 from simmst.training.config import TrainingConfig, resolve_device
 from simmst.training.history import History
 from simmst.training.loop import task_weights_of
-from simmst.training.mixing import WindowSource
+from simmst.training.mixing import WindowSource, epoch_batches
 from simmst.training.seeds import derive_seed, seeded
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class _Stage:
         self.model = model.to(self.device)
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
+        self.source = simulated
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
         self.validation = (
@@ -134,7 +135,7 @@ class _Stage:
         """Take up what the run folder holds, and go on to the end."""
         resume = self.restore()
         if self.config.fit_highway:
-            self.fit_highway()
+            self.fit_highway(self.source)
         tasks = self.task_weights()
         found = reweight(
             self.model,
@@ -153,12 +154,12 @@ class _Stage:
         self.model.eval()
         return self.finished(found), self.weights_of(found)
 
-    def fit_highway(self) -> None:
-        """Start the model's linear autoregression, where it has one, at its solution on the simulated windows."""
+    def fit_highway(self, simulated: WindowSource) -> None:
+        """Start the model's linear autoregression, where it has one, at its solution on simulated windows."""
         fit = getattr(self.model, "fit_highway", None)
         if fit is not None and getattr(self.model, "highway", None) is not None:
-            spread = np.unique(np.linspace(0, len(self.simulated) - 1, _HIGHWAY_WINDOWS).round().astype(np.int64))
-            batch = self.simulated.batch(spread).to(self.device)
+            seed, limit = self.config.seed, _HIGHWAY_WINDOWS
+            batch = next(epoch_batches(simulated, limit, seed=seed, epoch=0, limit=limit)).to(self.device)
             fit(batch.values, batch.marks, batch.target)
 
     @torch.no_grad()

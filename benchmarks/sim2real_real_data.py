@@ -1,0 +1,281 @@
+"""What simulated cities bring where real data are scarce: MAE on the last days of real series, by days to train on.
+
+    python benchmarks/sim2real_real_data.py --out results
+    python benchmarks/sim2real_real_data.py --out results --data milan-hourly --days 1 2 --seeds 5
+    python benchmarks/sim2real_real_data.py --out results --table
+
+Each case (series, days, horizon, solver, seed) is a JSON file in ``OUT/cases``; a case that is there is not repeated,
+and one that was cut off goes on from its checkpoint. Targets of training lie in the last DAYS days before the
+validation, which lies before the test; inputs may reach back further, as they may for the baselines, which are fitted
+on training and validation days. Nothing reads the test days but the errors in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simmst.baselines import BASELINES
+from simmst.data import CALENDAR_FEATURES, ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
+from simmst.errors import DataError
+from simmst.evaluation import ModelPredictor, Predictor, evaluate
+from simmst.files import write_json
+from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
+from simmst.similar_cities import cities_like
+from simmst.training import RunFolder, TrainingConfig, derive_seed, seeded, solve
+
+SOLVERS = ("real-only", "joint", "pretrain-finetune", "cutting-plane")
+
+
+class Series(NamedTuple):
+    """A real series, and what is asked of it."""
+
+    file: str
+    step: int
+    days: tuple[int, ...]
+    horizons: tuple[int, ...]
+    recent: int
+    daily: int
+    validation_days: int
+    test_days: int
+
+
+SERIES = {
+    "milan-hourly": Series("milan_block5x5_internet_10min", 60, (1, 2, 4, 14), (1, 6, 24), 24, 3, 2, 7),
+    "milan-10min": Series("milan_block5x5_internet_10min", 10, (1, 2, 4, 14), (1, 3, 6), 12, 1, 2, 7),
+    "services-hourly": Series("milan_three_services_3cells_hourly", 60, (1, 2, 4), (1, 6), 24, 1, 1, 2),
+}
+
+
+class Case(NamedTuple):
+    """One training."""
+
+    data: str
+    days: int
+    horizon: int
+    solver: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file and folder."""
+        return f"{self.data}-{self.days}d-h{self.horizon}-{self.solver}-{self.seed}"
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Go through the cases asked for, all solvers of a setting together."""
+    for data in options.data:
+        series = SERIES[data]
+        for days in options.days or series.days:
+            for horizon in options.horizons or series.horizons:
+                for seed in range(options.seeds):
+                    yield from (Case(data, days, horizon, solver, seed) for solver in options.solvers)
+
+
+@functools.cache
+def real_series(data: str) -> TrafficDataset:
+    """Read a series at its step."""
+    return load(SERIES[data].file).resample(SERIES[data].step)
+
+
+@functools.cache
+def simulated_cities(data: str, number: int) -> list[TrafficDataset]:
+    """Simulate cities like a series, the same for every seed of the training."""
+    return cities_like(real_series(data), number, seed=derive_seed(0, "cities"))
+
+
+def setting(case: Case) -> tuple[WindowSpec, Split]:
+    """Return the windows and the split of a case."""
+    series, real = SERIES[case.data], real_series(case.data)
+    a_day = real.steps_per_day
+    test = real.num_steps - series.test_days * a_day
+    validation = test - series.validation_days * a_day
+    train = validation - case.days * a_day
+    side = 5 if real.geometry == "grid" else 1
+    spec = WindowSpec.recent(case.horizon, series.recent, daily=series.daily, steps_per_day=a_day, neighbourhood=side)
+    if train < 0 or spec.reach + case.horizon > validation:
+        raise DataError(
+            f"{case.data} has {real.num_steps / a_day:g} days, too few for {case.days} of training beside "
+            f"{series.validation_days} of validation and {series.test_days} of test"
+        )
+    return spec, Split(range(train, validation), range(validation, test), range(test, real.num_steps))
+
+
+def network(case: Case, spec: WindowSpec, options: argparse.Namespace) -> SimMSTNet:
+    """Return the untrained network of a case."""
+    real = real_series(case.data)
+    config = SimMSTNetConfig(
+        services=real.services,
+        input_length=spec.input_length,
+        horizon=spec.horizon,
+        label_length=min(12, spec.input_length),
+        num_marks=len(CALENDAR_FEATURES),
+        neighbourhood=spec.neighbourhood,
+        **options.network,
+    )
+    with seeded(derive_seed(case.seed, "weights")):
+        return STNet(config) if config.num_tasks == 1 else SimMSTNet(config)
+
+
+def run_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and test one case."""
+    real, (spec, split) = real_series(case.data), setting(case)
+    cities = simulated_cities(case.data, options.cities)
+    scaler = Scaler.fit(real, split.train)
+    parts = [
+        Windows(city, spec, Scaler.fit(city, range(city.num_steps), scaler.kind), steps=range(city.num_steps))
+        for city in cities
+    ]
+    config = TrainingConfig.from_dict({**options.training, "seed": case.seed})
+    settings = {**case._asdict(), **described(options), "training": config.to_dict()}
+    model = network(case, spec, options)
+    started = time.perf_counter()
+    result = solve(
+        case.solver,
+        model,
+        real_train=Windows(real, spec, scaler, steps=split.train),
+        real_validation=Windows(real, spec, scaler, steps=split.validation),
+        simulated=ConcatWindows(parts),
+        config=config,
+        run=RunFolder.create(options.out / "runs" / case.name, settings),
+    )
+    seconds = time.perf_counter() - started
+    predictors, left_out = baselines(real, spec, split)
+    report = evaluate(
+        {case.solver: ModelPredictor(model, scaler, spec), **predictors}, real, spec, split, stride=options.stride
+    )
+    return {
+        **settings,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "chosen": result.chosen,
+        "validation": result.best_score,
+        "seconds": round(seconds, 1),
+        "points": report.num_points,
+        "unit": report.unit,
+        "mae": {row.name: dict(zip(real.services, map(float, row.mae), strict=True)) for row in report.rows},
+        "left_out": left_out,
+    }
+
+
+def baselines(real: TrafficDataset, spec: WindowSpec, split: Split) -> tuple[dict[str, Predictor], dict[str, str]]:
+    """Fit the naive baselines on training and validation days; those that cannot forecast all of the test are named."""
+    known, fitted, left_out = range(split.train.start, split.validation.stop), {}, {}
+    origins = np.arange(split.test.start, split.test.stop - spec.horizon + 1)
+    truth = ~np.isnan(real.activity[split.test.start : split.test.stop][..., real.mask])
+    for name, make in BASELINES.items():
+        try:
+            baseline = make().fit(real, spec, known)
+        except DataError as error:
+            left_out[name] = str(error)
+            continue
+        if truth.all() and np.isnan(baseline.predict(real, origins)).any():
+            left_out[name] = f"no value for some hours after {len(known) / real.steps_per_day:g} days"
+        else:
+            fitted[name] = baseline
+    return fitted, left_out
+
+
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """What, beside the case, decides its numbers."""
+    names = ("cities", "stride", "network")
+    return {name: getattr(options, name) for name in names}
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table: a row a setting, MAE of the solvers (mean and spread over seeds) and of the best naive
+    forecast, and the ratio of the last solver to `real-only` and to that forecast, the mean over services and seeds.
+    """
+    rows = defaultdict(lambda: defaultdict(list))
+    for one in found:
+        rows[one["data"], one["days"], one["horizon"]][one["solver"]].append(one)
+    solvers = [name for name in SOLVERS if any(name in row for row in rows.values())]
+    solvers += sorted({name for row in rows.values() for name in row} - set(SOLVERS))
+    last = solvers[-1]
+    heads = ["series", "days", "horizon", *solvers, "best naive", f"{last} / real-only", f"{last} / naive", "seeds"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for (data, days, horizon), by_solver in sorted(rows.items()):
+        values = {name: [_mean(one["mae"][name]) for one in ones] for name, ones in by_solver.items()}
+        sample = next(iter(by_solver.values()))[0]
+        naive = {name: _mean(mae) for name, mae in sample["mae"].items() if name in BASELINES}
+        best = min(naive, key=naive.__getitem__)
+        shown = [_spread(values[name]) if name in values else "-" for name in solvers]
+        against = [_ratio(by_solver.get(last, []), by_solver.get("real-only", []), "real-only")]
+        against.append(_ratio(by_solver.get(last, []), by_solver.get(last, []), best))
+        seeds = max(map(len, by_solver.values()))
+        cells = [data, days, horizon, *shown, f"{naive[best]:.1f} ({best})", *against, seeds]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _mean(mae: dict[str, float]) -> float:
+    return float(np.mean(list(mae.values())))
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def _ratio(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str) -> str:
+    """The mean over services and common seeds of our MAE over the other's."""
+    theirs = {one["seed"]: one for one in others}
+    ratios = [
+        one["mae"][one["solver"]][service] / theirs[one["seed"]]["mae"][name][service]
+        for one in ours
+        if one["seed"] in theirs
+        for service in one["mae"][one["solver"]]
+    ]
+    return f"{np.mean(ratios):.3f}" if ratios else "-"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", nargs="+", choices=SERIES, default=list(SERIES))
+    parser.add_argument("--days", type=int, nargs="+", help="the series' own when left out")
+    parser.add_argument("--horizons", type=int, nargs="+", help="the series' own when left out")
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cities", type=int, default=40)
+    parser.add_argument("--stride", type=int, default=1, help="slots from one forecast of the test to the next")
+    parser.add_argument("--network", type=json.loads, default={}, help="fields of SimMSTNetConfig, as JSON")
+    parser.add_argument("--training", type=json.loads, default={}, help="fields of TrainingConfig, as JSON")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cases that are left, and print the table."""
+    options = parse(arguments)
+    done = []
+    for case in cases(options):
+        path = options.out / "cases" / f"{case.name}.json"
+        if path.is_file():
+            done.append(json.loads(path.read_text()))
+            wanted = {**case._asdict(), **described(options)}
+            wanted["training"] = TrainingConfig.from_dict({**options.training, "seed": case.seed}).to_dict()
+            different = [key for key, value in wanted.items() if done[-1].get(key) != value]
+            if different:
+                raise SystemExit(f"{path} is of other settings ({', '.join(different)}); choose another --out")
+        elif not options.table:
+            done.append(run_case(case, options))
+            write_json(path, done[-1])
+            print(f"{case.name}: {_mean(done[-1]['mae'][case.solver]):.2f} in {done[-1]['seconds']} s", flush=True)
+    if done:
+        print(table(done))
+        for name, why in {name: why for one in done for name, why in one["left_out"].items()}.items():
+            print(f"{name} is left out of some rows: {why}")
+        write_json(options.out / "results.json", done)
+
+
+if __name__ == "__main__":
+    main()
