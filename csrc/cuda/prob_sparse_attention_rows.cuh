@@ -68,7 +68,7 @@ SIMMST_DEVICE double sum_of_values(const OutputRows<T>& rows, int64_t count, int
 
 constexpr int kFillWindow = 128;  // rows filled at a time
 template <int Threads>
-constexpr std::size_t fill_bytes() {
+SIMMST_HOST_DEVICE constexpr std::size_t fill_bytes() {
   return kFillWindow * sizeof(bool) + Threads * sizeof(double);
 }
 
