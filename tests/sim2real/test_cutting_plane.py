@@ -43,7 +43,7 @@ def test_two_samples_whose_weights_have_a_ratio_of_three(solver, start):
     assert abs(float(module.weight.detach()) - 3) < 0.03
     one, two = found.weights.tolist()
     assert abs((2 * one + 6 * two) / (one + two) - 3) < 0.03
-    assert abs(one / two - 3) < 0.09
+    assert abs(one / two - 3) < 0.12  # the same one per cent: d phi / d ratio = -1/4
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
@@ -128,18 +128,6 @@ def test_where_phi_rests_the_planes_hold_the_hypergradient(inner_steps):
         change = torch.zeros(30)
         change[number] = 0.01
         assert (after(change) - after(-change)) / 0.02 == pytest.approx(float(held[number]), rel=1e-3, abs=1e-7)
-
-
-def test_phi_comes_to_rest_on_the_planes():
-    """With w held, qp balances grad G by the planes, each of which keeps phi at psi."""
-    solver = made(linear(3, features=3, simulated=30, real=12), qp, lr_weights=1e-12, tolerance=1e-3)
-    for number in range(200):
-        solver.step(number)
-    gradient, _ = solver.problem.outer.gradient(solver.phi, 0)
-    planes = solver.polyhedron
-    pull = planes.model_rows.dense().T.double() @ planes.multipliers.double()
-    assert float((gradient + pull).norm() / gradient.norm()) < 0.05
-    assert solver.distance < 0.01
 
 
 def test_multipliers_are_never_negative_and_the_projection_is_needed():
