@@ -168,7 +168,7 @@ class Forecaster:
             calibrated = make().fit(dataset, plan.spec, plan.train)
         else:
             if plan.learns_from_cities:
-                cities = self._simulate(dataset, wanted, progress)
+                cities = self._simulate(dataset, wanted, progress, ranks)
                 city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
             predictor, result = self._train(dataset, plan, cities, run, progress, ranks)
             calibrated = predictor
@@ -377,11 +377,11 @@ class Forecaster:
         return list(cities)
 
     def _simulate(
-        self, dataset: TrafficDataset, wanted: int | list[TrafficDataset], progress: Progress
+        self, dataset: TrafficDataset, wanted: int | list[TrafficDataset], progress: Progress, ranks: Ranks
     ) -> list[TrafficDataset]:
         if isinstance(wanted, int):
             seed = derive_seed(self.config.training.seed, "cities")
-            return cities_like(dataset, wanted, seed=seed, progress=progress)
+            return cities_like(dataset, wanted, seed=seed, progress=progress, ranks=ranks)
         return [self._same_kind(city, dataset) for city in wanted]
 
     def _train(

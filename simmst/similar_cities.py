@@ -8,7 +8,8 @@ from typing import Any
 
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.simulation import DEFAULT_SERVICES, DomainPrior, ServiceConfig, simulate_cities
+from simmst.sim2real.ranks import ALONE, Ranks
+from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, ServiceConfig, simulate_city
 from simmst.training import Progress, quiet
 
 # The order in which services that the simulator does not know by name are lent one that it knows.
@@ -74,7 +75,9 @@ def simulation_step(step_minutes: int) -> int:
     )
 
 
-def cities_like(dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet) -> list[TrafficDataset]:
+def cities_like(
+    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, ranks: Ranks = ALONE
+) -> list[TrafficDataset]:
     """Simulate cities that have the services and the slots of a series.
 
     Args:
@@ -82,6 +85,7 @@ def cities_like(dataset: TrafficDataset, number: int, *, seed: int, progress: Pr
         number: how many; 0 gives none.
         seed: of the family of cities.
         progress: called after each city.
+        ranks: processes that simulate some of them each, and all get them all.
 
     Returns:
         The cities, drawn from the training prior, their services named as in the series.
@@ -94,15 +98,12 @@ def cities_like(dataset: TrafficDataset, number: int, *, seed: int, progress: Pr
         raise ConfigError(f"the number of simulated cities is {number!r}; it must be a whole number of at least 0")
     if number == 0:
         return []
-    step = simulation_step(dataset.step_minutes)
-    cities = simulate_cities(
-        number,
-        seed=seed,
-        progress=lambda done, total: progress("simulate", done, total),
-        services=stand_ins(dataset.services),
-        step_minutes=step,
-    )
-    return [city.with_(services=dataset.services).resample(dataset.step_minutes) for city in cities]
+    configs, own = _configs_like(dataset, number, seed), []
+    for index in range(ranks.number, number, ranks.count):
+        city = simulate_city(configs[index])
+        own.append(city.with_(services=dataset.services).resample(dataset.step_minutes))
+        progress("simulate", len(own), ranks.owned(number))
+    return ranks.collect(own)
 
 
 def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[dict[str, Any]]:
@@ -120,7 +121,11 @@ def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[
         >>> cities[0]["carrier_ghz"] != cities[1]["carrier_ghz"]
         True
     """
+    prior = DomainPrior.default()
+    return [prior.values(config) for config in _configs_like(dataset, number, seed)]
+
+
+def _configs_like(dataset: TrafficDataset, number: int, seed: int) -> list[CityConfig]:
     prior, services = DomainPrior.default(), stand_ins(dataset.services)
     step = simulation_step(dataset.step_minutes)
-    configs = (prior.sample(seed, index, services=services, step_minutes=step) for index in range(number))
-    return [prior.values(config) for config in configs]
+    return [prior.sample(seed, index, services=services, step_minutes=step) for index in range(number)]

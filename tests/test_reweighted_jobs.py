@@ -15,7 +15,7 @@ from simmst.forecaster_config import ForecasterConfig
 from simmst.sim2real import ReweightingConfig
 from simmst.sim2real.ranks import Ranks
 from simmst.simulation import surrogate_city
-from simmst.training import TrainingConfig
+from simmst.training import TrainingConfig, load_checkpoint, reweighting
 
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -68,8 +68,24 @@ def test_the_run_folder_tells_which_cities_are_believed_in(alone):
     assert sorted(path.stem for path in (folder / "checkpoints").iterdir()) == ["finetune", "pretrain", "reweight"]
 
 
-def test_two_processes_write_the_run_of_one(alone, file, tmp_path):
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("start", ["anew", "where one process was killed"])
+def test_two_processes_write_the_run_of_one(alone, file, tmp_path, monkeypatch, start):
     folder, settings = tmp_path / "two", tmp_path / "settings.yaml"
+    if start != "anew":
+        original = reweighting.save_checkpoint
+
+        def save_and_die(*what):
+            original(*what)
+            raise Killed
+
+        monkeypatch.setattr(reweighting, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            jobs.train(file, folder, CONFIG, simulated=3)
+        assert load_checkpoint(folder / "checkpoints" / "reweight.safetensors").state["numbers"]["done"] == 2
     settings.write_text(json.dumps({"data": str(file), "simulated": 3, "forecaster": CONFIG.to_dict()}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "simmst", "train", "--config", str(settings), "--out", str(folder), "--quiet"]

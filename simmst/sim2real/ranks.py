@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -104,6 +105,16 @@ class Ranks:
     def told(self) -> bool:
         """On the other ranks: wait for what rank 0 tells."""
         return bool(self.first(torch.zeros((), device=_exchanged_on())))
+
+    def collect(self, own: list[Any]) -> list[Any]:
+        """Return everything in order, of which rank r brings numbers r, r + R, ...; any objects that pickle takes."""
+        if self.count == 1:
+            return own
+        parts: list[Any] = [None] * self.count
+        with _answered():
+            dist.all_gather_object(parts, own)
+        total = sum(map(len, parts))
+        return [parts[number % self.count][number // self.count] for number in range(total)]
 
     def gather(self, columns: Tensor, total: int) -> Tensor:
         """Return (..., total) from every rank's own columns (..., n_r)."""
