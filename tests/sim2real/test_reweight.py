@@ -33,6 +33,7 @@ def shipped(solver, seed=7, **settings):
     return small, found
 
 
+@pytest.mark.slow
 def test_corrupted_samples_sink_and_the_error_with_them():
     exact, _ = shipped("exact", steps=100, lr_weights=0.2)
     unweighted = error_of(exact, weighted_minimiser(exact, torch.full((300,), 0.5)))
