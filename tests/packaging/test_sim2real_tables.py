@@ -1,0 +1,67 @@
+"""The program of the tables on scarce real data: what it prints follows from the cases, and splits do not overlap."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sim2real_real_data.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("sim2real_real_data", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def found(solver, seed, mae):
+    naive = {"ridge": {"net": 10.0}, "persistence": {"net": 20.0}}
+    case = {"data": "milan-hourly", "days": 1, "horizon": 6, "solver": solver, "seed": seed}
+    return {**case, "mae": {solver: {"net": mae}, **naive}, "left_out": {}}
+
+
+def test_a_row_compares_solvers_seed_by_seed_and_with_the_best_naive_forecast(program):
+    cases = [found("real-only", 0, 12.0), found("real-only", 1, 16.0)]
+    cases += [found("cutting-plane", 0, 9.0), found("cutting-plane", 1, 8.0)]
+    *_, row = program.table(cases).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["milan-hourly", "1", "6"]
+    assert cells[3:6] == ["14.0 ± 2.8", "8.5 ± 0.7", "10.0 (ridge)"]
+    assert float(cells[6]) == pytest.approx((9 / 12 + 8 / 16) / 2)
+    assert float(cells[7]) == pytest.approx(0.85)
+    assert cells[8] == "2"
+
+
+def test_a_ratio_without_its_other_side_is_left_open(program):
+    *_, row = program.table([found("cutting-plane", 0, 9.0)]).splitlines()
+    assert row.split("|")[-4].strip() == "-"
+
+
+def test_every_case_has_a_name_of_its_own(program, tmp_path):
+    options = program.parse(["--out", str(tmp_path), "--seeds", "2"])
+    names = [case.name for case in program.cases(options)]
+    assert len(names) == len(set(names)) == 2 * 4 * (4 * 3 + 4 * 3 + 3 * 2)
+
+
+@pytest.mark.parametrize("data", ["milan-hourly", "milan-10min", "services-hourly"])
+def test_training_validation_and_test_lie_apart(program, data):
+    from simmst.data import data_directory
+    from simmst.errors import DataError
+
+    try:
+        folder = data_directory()
+    except DataError as error:
+        pytest.skip(str(error))
+    if not (folder / f"{program.SERIES[data].file}.npz").is_file():
+        pytest.skip("the data folder has not this series")
+    series = program.SERIES[data]
+    for days in series.days:
+        _, split = program.setting(program.Case(data, days, max(series.horizons), "joint", 0))
+        assert len(split.train) == days * 24 * 60 // series.step
+        assert split.train.stop == split.validation.start
+        assert split.validation.stop == split.test.start
+        assert split.test.stop == program.real_series(data).num_steps
