@@ -152,7 +152,11 @@ test_resume.run("qp", {{}}, folder=Path({out!r}), kill_at=24)
 def test_a_killed_process_goes_on(tmp_path):
     program = PROGRAM.format(folder=str(Path(__file__).parent), out=str(tmp_path))
     finished = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+        [sys.executable, "-c", program],
+        cwd=tmp_path,  # not the sources, which hold no compiled kernels
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
     )
     assert finished.returncode == -signal.SIGKILL, finished.stderr.decode()
     torch.set_num_threads(1)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -27,17 +24,6 @@ def native():
     if emulated():
         return importlib.import_module("simmst.native.cuda.cutting_plane")
     pytest.skip("runs in the emulator, with SIMMST_CUDA_EMULATION=1")
-
-
-@pytest.mark.skipif(emulated(), reason="this is the process that has the emulator")
-def test_this_file_in_the_emulator(tmp_path):
-    pytest.importorskip("simmst._cuda_emulated", reason="build with SIMMST_CUDA_EMULATION=ON")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"SIMMST_CUDA_EMULATION": "1"}, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
 
 
 @settings(deadline=None, max_examples=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,31 @@ def test_launches_that_no_device_accepts(emulated):
         emulated.device_check("shuffles", array(given.double()), array(torch.zeros(640, dtype=torch.int32)), -1, 0)
     with pytest.raises(ValueError, match=r"out int32 \(639\) must have shape \(640\)"):
         emulated.device_check("shuffles", array(given), array(torch.zeros(639, dtype=torch.int32)), -1, 0)
+
+
+ERRORS = {
+    2: "the device is out of memory; free tensors or use a smaller batch",
+    35: r"(no NVIDIA driver is installed|the NVIDIA driver supports CUDA up to \d+\.\d+); this build needs CUDA \d+\.0",
+    100: "this process sees no CUDA device",
+    101: r"no such device; this process sees \d+",
+    209: r"this build of simmst._cuda has no code that device \d+ \(sm_\d+\) can run; it was compiled for .*"
+    "Rebuild simmst from source with CUDAARCHS=",
+    222: r"no code that device \d+ \(sm_\d+\) can run, and its driver is too old to make some; it was compiled for",
+    700: r"illegal memory access.*cudaErrorIllegalAddress",
+}
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_errors_of_the_runtime_are_told_in_words(number):
+    module = pytest.importorskip("simmst._cuda", reason="this installation was built without a CUDA compiler")
+    assert re.search(ERRORS[number], module.explain_error(number))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_call_without_a_gpu_says_so():
+    module = pytest.importorskip("simmst._cuda", reason="this installation was built without a CUDA compiler")
+    given, out = (array(torch.zeros(size, dtype=dtype)) for size, dtype in ((128, torch.float32), (640, torch.int32)))
+    with pytest.raises(
+        RuntimeError, match=r"making device 0 current: (no NVIDIA driver is installed|this process sees no)"
+    ):
+        module.device_check("shuffles", (*given[:4], 0), (*out[:4], 0), 0, 0)

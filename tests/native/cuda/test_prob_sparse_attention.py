@@ -137,6 +137,7 @@ print(json.dumps(worst))
 def run_emulated(script: str, *arguments: str, **environment: str) -> Any:
     run = subprocess.run(
         [sys.executable, "-c", script, *arguments],
+        cwd="/",  # not the sources, which hold no compiled modules
         capture_output=True,
         text=True,
         check=False,
