@@ -94,6 +94,9 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("build_info", &build_info, "Version, compilers, architectures and CUDA runtime of this build.");
   module.def("devices", &devices, "Driver version, device names, and the problem in words when none can be used.");
   module.def("operators", &operators, "Hot paths this build has CUDA kernels for.");
+#if !defined(SIMMST_EMULATED)
+  module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
+#endif
   bind_device_check(module);
 #ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
   bind_prob_sparse_attention(module);

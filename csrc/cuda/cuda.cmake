@@ -41,15 +41,20 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nv
 endif()
 
 find_package(CUDAToolkit REQUIRED)
-pybind11_add_module(_cuda ${SIMMST_CUDA_BINDINGS} csrc/cuda/launch.cpp csrc/cuda/runtime_nvcc.cpp ${SIMMST_CUDA_KERNELS})
 list(JOIN CMAKE_CUDA_ARCHITECTURES "," SIMMST_CUDA_ARCHITECTURES)
+# Apart from the bindings, so that another Python does not compile them anew.
+add_library(simmst_cuda_kernels OBJECT ${SIMMST_CUDA_KERNELS})
+set_target_properties(simmst_cuda_kernels PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+target_link_libraries(simmst_cuda_kernels PRIVATE simmst_flags)
+target_compile_options(simmst_cuda_kernels PRIVATE -Xcompiler=-Wall,-Wextra)
+if(SIMMST_WERROR)
+  target_compile_options(simmst_cuda_kernels PRIVATE "SHELL:-Werror all-warnings")
+endif()
+
+pybind11_add_module(_cuda ${SIMMST_CUDA_BINDINGS} csrc/cuda/launch.cpp csrc/cuda/runtime_nvcc.cpp)
 target_compile_definitions(_cuda PRIVATE
   ${SIMMST_CUDA_DEFINITIONS}
   SIMMST_CUDA_COMPILER="${CMAKE_CUDA_COMPILER_VERSION}"
   SIMMST_CUDA_ARCHITECTURES="${SIMMST_CUDA_ARCHITECTURES}")
-target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>)
-if(SIMMST_WERROR)
-  target_compile_options(_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
-endif()
-target_link_libraries(_cuda PRIVATE simmst_flags CUDA::cudart_static)
+target_link_libraries(_cuda PRIVATE simmst_flags simmst_cuda_kernels CUDA::cudart_static)
 install(TARGETS _cuda LIBRARY DESTINATION simmst)

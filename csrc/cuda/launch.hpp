@@ -46,6 +46,11 @@ std::string describe(const Launch& launch);
 // such a launch, too: the caller has nothing to do then.
 void check_limits(const Launch& launch);
 
+#if !defined(SIMMST_EMULATED)
+// An error of the CUDA runtime, by its number, in words with what to do next.
+std::string explain_error(int status);
+#endif
+
 // What kernels are sized by.
 struct DeviceLimits {
   int multiprocessors = 0;

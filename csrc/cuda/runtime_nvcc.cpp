@@ -12,8 +12,9 @@ namespace {
 
 std::string version_text(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
 
-// The error in words, with what to do next.
-std::string explain(cudaError_t status) {
+}  // namespace
+
+std::string explain_error(int status) {
   int driver = 0, device = 0, major = 0, minor = 0;
   switch (status) {
     case cudaErrorNoKernelImageForDevice:
@@ -23,8 +24,9 @@ std::string explain(cudaError_t status) {
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
       const std::string capability = std::to_string(major) + std::to_string(minor);
       return "this build of simmst._cuda has no code that device " + std::to_string(device) + " (sm_" + capability +
-             ") can run; it was compiled for " SIMMST_CUDA_ARCHITECTURES
-             ". Rebuild simmst from source with CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=" + capability +
+             ") can run" + (status == cudaErrorUnsupportedPtxVersion ? ", and its driver is too old to make some" : "") +
+             "; it was compiled for " SIMMST_CUDA_ARCHITECTURES
+             ". Rebuild simmst from source with CUDAARCHS=" + capability +
              (major < 8 ? " (the kernels need sm_80 or newer), or choose another backend" : "");
     }
     case cudaErrorInsufficientDriver:
@@ -42,15 +44,19 @@ std::string explain(cudaError_t status) {
     }
     case cudaErrorNoDevice:
       return "this process sees no CUDA device";
-    default:
-      return std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
+    default: {
+      const auto error = static_cast<cudaError_t>(status);
+      return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
+    }
   }
 }
+
+namespace {
 
 void check_call(cudaError_t status, const std::string& doing) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // the next call starts afresh
-  throw LaunchError(doing + ": " + explain(status));
+  throw LaunchError(doing + ": " + explain_error(status));
 }
 
 }  // namespace

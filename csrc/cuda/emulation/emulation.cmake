@@ -9,11 +9,17 @@ foreach(source ${SIMMST_CUDA_KERNELS})
   list(APPEND SIMMST_EMULATED_SOURCES ${wrapper})
 endforeach()
 
-pybind11_add_module(_cuda_emulated ${SIMMST_CUDA_BINDINGS} ${SIMMST_EMULATED_SOURCES} csrc/cuda/launch.cpp
+add_library(simmst_emulated_kernels OBJECT ${SIMMST_EMULATED_SOURCES} csrc/cuda/launch.cpp
   csrc/cuda/emulation/fiber.cpp csrc/cuda/emulation/machine.cpp)
+target_compile_definitions(simmst_emulated_kernels PRIVATE SIMMST_EMULATED)
+target_compile_options(simmst_emulated_kernels PRIVATE -fvisibility=hidden)
+target_link_libraries(simmst_emulated_kernels PRIVATE simmst_flags)
+# NO_EXTRAS: optimising when it is linked would take longer than the tests gain.
+pybind11_add_module(_cuda_emulated NO_EXTRAS ${SIMMST_CUDA_BINDINGS})
 target_compile_definitions(_cuda_emulated PRIVATE SIMMST_EMULATED ${SIMMST_CUDA_DEFINITIONS})
-target_link_libraries(_cuda_emulated PRIVATE simmst_flags)
+target_link_libraries(_cuda_emulated PRIVATE simmst_flags simmst_emulated_kernels)
 if(SIMMST_SANITIZE)
+  target_compile_options(simmst_emulated_kernels PRIVATE ${SIMMST_CPU_OPTIMISATION})
   target_compile_options(_cuda_emulated PRIVATE ${SIMMST_CPU_OPTIMISATION})
   target_link_options(_cuda_emulated PRIVATE -fsanitize=address,undefined)
 endif()

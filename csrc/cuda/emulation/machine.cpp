@@ -13,6 +13,8 @@
 
 namespace simmst::cuda::emulation {
 
+Where running;
+
 namespace {
 
 constexpr int kLanes = 32;
@@ -104,8 +106,6 @@ class Machine {
     }
     if (!error_.empty()) throw LaunchError(describe(launch) + ": " + error_);
   }
-
-  const Where& where() const { return here_; }
 
   [[noreturn]] void fail(const std::string& what) {
     const std::uint32_t* block = here_.block;
@@ -260,7 +260,7 @@ class Machine {
   void (*body_)(void*) = nullptr;
   void* context_ = nullptr;
   std::string error_;
-  Where here_;
+  Where& here_ = running;
   Fiber host_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   SharedMemory* shared_ = nullptr;
@@ -284,8 +284,6 @@ void run(const Launch& launch, void (*thread)(void*), void* context) {
   }
   machine.run(launch, thread, context);
 }
-
-const Where& where() { return machine.where(); }
 
 void fail(const std::string& what, const Place& place) { machine.fail(what + " at " + at(place)); }
 

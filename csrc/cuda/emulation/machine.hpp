@@ -27,7 +27,8 @@ struct Where {
   std::uint32_t block[3] = {}, grid[3] = {};
   unsigned char* shared = nullptr;
 };
-const Where& where();
+extern Where running;
+inline const Where& where() { return running; }
 
 // Ends the launch with an error.
 [[noreturn]] void fail(const std::string& what, const Place& place);
