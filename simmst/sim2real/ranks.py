@@ -163,6 +163,8 @@ def started_ranks(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
         )
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+        with _answered():
+            dist.barrier()  # none closes its connections while another still waits for an answer
     finally:
         dist.destroy_process_group()
 

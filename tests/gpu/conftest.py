@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from drawn import Draw
+from worlds import World
 
 # Not simmst's: the environment decides before anything is imported.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -27,15 +27,6 @@ ON_GPU = torch.cuda.is_available() and not (INTERPRETED or EMULATED)
 
 _SUITE = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_processes.py"]
 collect_ignore = [] if INTERPRETED or EMULATED or ON_GPU else _SUITE
-
-
-class World(NamedTuple):
-    """A backend, where its tensors lie, the dtypes it can be trusted with there, and whether shapes must be small."""
-
-    backend: str
-    device: torch.device
-    dtypes: tuple[torch.dtype, ...]
-    slow: bool
 
 
 def _worlds() -> list[World]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import World
 from drawn import Draw, drawn
+from worlds import World
 
 from simmst.ops import cutting_plane_fused
 from simmst.ops.backends import implementation, why_not

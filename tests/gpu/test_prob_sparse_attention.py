@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import World
 from drawn import Draw, drawn
 from torch import Tensor
+from worlds import World
 
 from simmst.errors import BackendUnavailableError
 from simmst.nn import ProbSparseAttention

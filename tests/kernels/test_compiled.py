@@ -45,7 +45,10 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
 
 
 def _compiles(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and "job" in getattr(getattr(item, "callspec", None), "params", {})
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return isinstance(item, pytest.Function) and isinstance(
+        params.get("job"), Job
+    )  # other files have jobs of their own
 
 
 def _record(futures: Results) -> None:

@@ -59,7 +59,8 @@ def test_the_cuda_module_names_its_architectures():
 @pytest.mark.parametrize("name", ["simmst._cpu", "simmst._cuda"])
 def test_compiled_modules_link_neither_torch_nor_the_cuda_runtime(name):
     module = pytest.importorskip(name, reason=f"{name} is not in this installation")
-    needed = subprocess.run(["ldd", module.__file__], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ldd", module.__file__], capture_output=True, text=True, check=True).stdout
+    needed = " ".join(line.split()[0] for line in listed.splitlines())  # without the addresses, which hold any letters
     assert "libc.so" in needed
     for library in ("torch", "c10", "cudart"):
         assert library not in needed
