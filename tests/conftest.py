@@ -1,9 +1,12 @@
-"""Profiles of hypothesis: HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer."""
+"""Every test draws from the same seed; HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+
+import pytest
+import torch
 
 # tests/gpu runs without hypothesis, on machines that have little more than torch.
 if importlib.util.find_spec("hypothesis") is not None:
@@ -12,3 +15,9 @@ if importlib.util.find_spec("hypothesis") is not None:
     settings.register_profile("light", max_examples=12, deadline=None)
     if "HYPOTHESIS_PROFILE" in os.environ:
         settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test that draws without a generator draws the same numbers in every run."""
+    torch.manual_seed(0)

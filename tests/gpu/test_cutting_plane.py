@@ -109,18 +109,19 @@ def outputs(module, planes, offsets, multipliers, point, gradient, anchor, state
     return results
 
 
-def assert_twice_plain(ours: Results, plain: Results, exact: Results) -> None:
-    """The 2x rule: at most twice the error of the same computation in plain PyTorch, plus a rounding of the result."""
+def assert_twice_plain(ours: Results, plain: Results, exact: Results, *, roundings: int = 2) -> None:
+    """The 2x rule: at most twice the error of the same computation in plain PyTorch, plus roundings of the result."""
     for name, tensor in exact.items():
         assert ours[name].dtype == plain[name].dtype, name
         assert ours[name].shape == tensor.shape, name
         assert not ours[name].isnan().any(), name
         if tensor.numel() == 0:
             continue
-        error, allowed = ((got[name].double() - tensor.double()).abs().max() for got in (ours, plain))
+        error, plain_error = ((got[name].double() - tensor.double()).abs().max() for got in (ours, plain))
         # The sums are float32 whatever the result is kept in.
         unit = max(torch.finfo(ours[name].dtype).eps, torch.finfo(F32).eps)
-        assert error <= 2 * allowed + 2 * unit * tensor.abs().max() + 1e-30, (name, error.item(), allowed.item())
+        allowed = 2 * plain_error + roundings * unit * tensor.abs().max() + 1e-30
+        assert error <= allowed, (name, error.item(), allowed.item())
 
 
 def check(kernels, planes, /, *rest, state_dtype=None, **strided) -> None:
@@ -240,7 +241,8 @@ def test_gradients(world, kernels, fmt, name):
             again = torch.autograd.grad(total, arguments, weights.to(total.dtype), create_graph=True)
             second = torch.autograd.grad(sum(g.square().sum() for g in again), arguments)
             grads[kind] = {f"{i}": g.detach() for i, g in enumerate((*first, *again, *second))}
-        assert_twice_plain(grads["ours"], grads["plain"], grads["exact"])
+        # A second derivative is a product of several sums, each of them rounded.
+        assert_twice_plain(grads["ours"], grads["plain"], grads["exact"], roundings=6)
 
 
 def test_the_gradient_of_values_and_of_its_gradient(world, kernels):
