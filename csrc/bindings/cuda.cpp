@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,8 @@ py::dict devices() {
   return found;
 }
 
+std::size_t shared_bytes(int device) { return simmst::cuda::device_limits(device).shared_bytes; }
+
 // The hot paths this build has kernels for, by the stem of their files.
 std::vector<std::string> operators() {
   return {
@@ -94,6 +97,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("build_info", &build_info, "Version, compilers, architectures and CUDA runtime of this build.");
   module.def("devices", &devices, "Driver version, device names, and the problem in words when none can be used.");
   module.def("operators", &operators, "Hot paths this build has CUDA kernels for.");
+  module.def("shared_bytes", &shared_bytes, "The most shared memory that one block can have on a device.");
 #if !defined(SIMMST_EMULATED)
   module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
 #endif

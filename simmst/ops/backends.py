@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from simmst.errors import BackendUnavailableError
 from simmst.native.cuda.launch import emulated as emulated
 from simmst.ops import measured_choice
-from simmst.ops.limits import why_too_large
+from simmst.ops.limits import why_too_large, why_too_little_memory
 
 BACKENDS = ("reference", "cpp", "triton", "cuda")
 OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
@@ -112,8 +112,14 @@ def _why_not_cuda(operator: str, device: torch.device, dtype: torch.dtype) -> st
     if emulated():
         if device.type != "cpu":
             return f"the emulator runs on CPU tensors, got device {str(device)!r}"
-        return None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype)
-    return _why_not_gpu(device, dtype)
+        why, number = None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype), -1
+    else:
+        why, number = _why_not_gpu(device, dtype), device.index
+    if why is not None:
+        return why
+    if number is None:
+        number = torch.cuda.current_device()
+    return why_too_little_memory(operator, "cuda", dtype, module.shared_bytes(number))
 
 
 def _kernel_folders() -> list[str]:

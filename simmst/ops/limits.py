@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 # backend -> operator -> size -> the largest that its kernels are made for; a size that is not listed has no limit.
 LARGEST: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "triton": {
@@ -14,6 +16,12 @@ LARGEST: Mapping[str, Mapping[str, Mapping[str, int]]] = {
         "prob_sparse_attention": {"head_width": 128},
         "spatial_attention": {"head_width": 128},
     },
+}
+
+# backend -> operator -> dtype -> bytes of shared memory that a block needs for its largest kernel; where none is listed
+# the kernels fit into the 99 KiB of compute capabilities 8.6, 8.9 and 12.0, or choose by what the device has.
+SHARED_BYTES: Mapping[str, Mapping[str, Mapping[torch.dtype, int]]] = {
+    "cuda": {"prob_sparse_attention": {torch.float32: 129_984}},
 }
 
 
@@ -32,4 +40,19 @@ def why_too_large(operator: str, backend: str, sizes: Mapping[str, int]) -> str 
     return None
 
 
-__all__ = ["LARGEST", "why_too_large"]
+def why_too_little_memory(operator: str, backend: str, dtype: torch.dtype, shared_bytes: int) -> str | None:
+    """Say that a block needs more shared memory than a device has; None where it does not.
+
+    Example:
+        >>> why_too_little_memory("prob_sparse_attention", "cuda", torch.float32, 99 * 1024)
+        'for torch.float32 a block needs 129984 bytes of shared memory, this GPU has 101376'
+        >>> why_too_little_memory("prob_sparse_attention", "cuda", torch.bfloat16, 99 * 1024) is None
+        True
+    """
+    needed = SHARED_BYTES.get(backend, {}).get(operator, {}).get(dtype, 0)
+    if needed > shared_bytes:
+        return f"for {dtype} a block needs {needed} bytes of shared memory, this GPU has {shared_bytes}"
+    return None
+
+
+__all__ = ["LARGEST", "SHARED_BYTES", "why_too_large", "why_too_little_memory"]

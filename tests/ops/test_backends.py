@@ -30,10 +30,15 @@ def choose(backend: str | None, *, device: torch.device = CPU, dtype: torch.dtyp
     return backends.choose("prob_sparse_attention", backend, device=device, dtype=dtype, **sizes)
 
 
+SHARED = 227 * 1024  # bytes of a pretended GPU
+
+
 def with_native(monkeypatch: pytest.MonkeyPatch, **modules: list[str] | None) -> None:
     """Pretend that the compiled modules exist and hold kernels for these operators; None where one is missing."""
     built = {
-        f"simmst._{name}": None if names is None else SimpleNamespace(operators=lambda names=names: names)
+        f"simmst._{name}": None
+        if names is None
+        else SimpleNamespace(operators=lambda names=names: names, shared_bytes=lambda device: SHARED)
         for name, names in modules.items()
     }
     monkeypatch.setattr(backends, "load_native", lambda name: (built.get(name), "" if built.get(name) else "no file"))
@@ -161,6 +166,16 @@ def test_a_head_that_is_too_wide_is_refused_or_goes_to_the_next_backend(monkeypa
     assert choose(None, device=GPU, head_width=129) == "triton"
     assert choose(None, device=GPU, head_width=257) == "reference"
     assert choose(None, device=GPU) == "cuda"
+
+
+@pytest.mark.usefixtures("with_triton", "with_gpu")
+def test_a_gpu_with_little_shared_memory_takes_another_backend_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_native(monkeypatch, cuda=["prob_sparse_attention"])
+    monkeypatch.setitem(globals(), "SHARED", 99 * 1024)
+    with pytest.raises(BackendUnavailableError, match=r"float32 a block needs 129984 bytes of .*, this GPU has 101376"):
+        choose("cuda", device=GPU)
+    assert choose(None, device=GPU) == "triton"
+    assert choose(None, device=GPU, dtype=torch.bfloat16) == "cuda"
 
 
 def test_the_operators_say_how_wide_their_heads_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import torch
 
+from simmst.ops.limits import SHARED_BYTES
+
 H200 = 232_448  # bytes of shared memory of a block
 
 
@@ -110,6 +112,8 @@ def test_radix_passes_find_every_rank(cuda: ModuleType) -> None:
 GATHER = """
 import json, sys
 import torch
+
+from simmst.ops.limits import SHARED_BYTES
 from simmst.native.cuda import launch, prob_sparse_attention as native
 from simmst.reference import prob_sparse_attention as reference
 torch.manual_seed(0)
@@ -158,6 +162,8 @@ def test_the_measure_is_the_same_however_keys_are_gathered(cuda: ModuleType, see
 FORWARD = """
 import json
 import torch
+
+from simmst.ops.limits import SHARED_BYTES
 from simmst.native.cuda import launch, prob_sparse_attention as native
 from simmst.reference import prob_sparse_attention as reference
 torch.manual_seed(0)
@@ -193,10 +199,37 @@ def test_forward_takes_one_launch_where_there_is_room(cuda: ModuleType, shared_b
     assert ways == [False, True]
 
 
+# Through the operators, in blocks that have no more shared memory than the choice of the backend asks for.
+LITTLE = """
+import json
+import sys
+import torch
+
+from simmst.ops.limits import SHARED_BYTES
+from simmst.ops import prob_sparse_attention
+torch.manual_seed(0)
+dtype = getattr(torch, sys.argv[1])
+for length, width in ((96, 128), (500, 64), (500, 128)):
+    for sampling in ("shared", "per_query"):
+        x = [torch.randn(1, length, width, dtype=dtype, requires_grad=True) for _ in range(3)]
+        prob_sparse_attention(*x, sampling=sampling, backend="cuda").float().sum().backward()
+        assert all(tensor.grad.isfinite().all() for tensor in x)
+print(json.dumps(True))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_kernels_need_no_more_shared_memory_than_is_asked_for(cuda: ModuleType, dtype: str) -> None:
+    needed = SHARED_BYTES["cuda"]["prob_sparse_attention"].get(getattr(torch, dtype), 99 * 1024)
+    assert run_emulated(LITTLE, dtype, SIMMST_CUDA_EMULATION_SHARED_BYTES=str(needed))
+
+
 # Many multiprocessors cut the keys into more spans; 166912 bytes is what a block has on compute capability 8.0.
 SPANS = """
 import json
 import torch
+
+from simmst.ops.limits import SHARED_BYTES
 from simmst.native.cuda import prob_sparse_attention as native
 from simmst.reference import prob_sparse_attention as reference
 torch.manual_seed(0)
@@ -253,6 +286,8 @@ def test_wrong_arguments_are_refused_in_words(cuda: ModuleType) -> None:
 
 OPERATOR = """
 import torch
+
+from simmst.ops.limits import SHARED_BYTES
 from simmst.ops import prob_sparse_attention
 x = [torch.randn(2, n, 16, requires_grad=True) for n in (60, 70, 70)]
 sample, seed = torch.randint(70, (20,)), torch.tensor([1, 2])
