@@ -54,9 +54,9 @@ class TrainingConfig:
         reweighting: settings of the solvers that weigh simulated windows; its seed is derived from `seed` and it.
         weights: those solvers give a weight to each "sample", or to each "city" for all of its windows.
         samples_per_city: windows of each simulated city that they weigh, the same ones throughout.
-        after_reweighting: what follows: "retrain" trains on simulated windows drawn by their weights and then on the
-            real ones; "finetune" only on the real ones; "nothing" keeps the model that the solver found. The real
-            validation split decides at each stage whether it was of use.
+        after_reweighting: what follows: "retrain" trains the untrained model on simulated windows drawn by their
+            weights and then on the real ones; "finetune" goes on with the solver's model on the real ones; "nothing"
+            keeps that model. The real validation split decides which of the models is left.
         seed: seeds the data order, dropout and the sampled attention.
         device: "auto" (the GPU when there is one), "cpu" or "cuda".
         precision: "float32", or "bfloat16" for autocast; weights, losses and the optimiser stay float32.

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from simmst.data import Batch
 from simmst.errors import CheckpointError, DataError, SimmstError
-from simmst.models import TaskWeights, masked_loss
+from simmst.models import TaskWeights
 from simmst.training.checkpoint import (
     Checkpoint,
     grouped,
@@ -29,6 +28,7 @@ from simmst.training.mixing import TrainingWindows, WindowSource, epoch_batches
 from simmst.training.progress import Progress, quiet
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
+from simmst.training.validation import batch_losses, validation_losses
 
 _HIGHWAY_WINDOWS = 4096
 
@@ -223,7 +223,7 @@ class _Stage:
             rate = learning_rate_at(self.config, self.step, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            losses = self.losses(batch.to(self.device))
+            losses = batch_losses(self.model, batch.to(self.device), self.config)
             weights = self.task_weights(len(losses))
             weights.update(losses)
             loss = weights.combine(losses)
@@ -249,36 +249,11 @@ class _Stage:
             "gradient_norm": float(np.mean(norms)),
         }
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of each service, (K,), in float32."""
-        autocast = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=autocast):
-            forecast = self.model(batch.values, batch.marks, mask=batch.mask)
-        return masked_loss(forecast.float(), batch.target.float(), self.config.loss)
-
-    @torch.no_grad()
     def validate(self) -> np.ndarray:
         """Return the loss of each service over the validation windows, (K,); NaN where nothing was observed."""
         assert self.validation_windows is not None  # noqa: S101 - for the type checker
-        self.model.eval()
-        count = len(self.validation_windows)
-        wanted = min(self.config.validation_samples or count, count)
-        # the same windows every time, spread over the whole split
-        chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
-        totals: np.ndarray | float = 0.0
-        observed: np.ndarray | float = 0.0
-        for start in range(0, len(chosen), 4 * self.config.batch_size):
-            batch = self.validation_windows.batch(chosen[start : start + 4 * self.config.batch_size]).to(self.device)
-            number = (~torch.isnan(batch.target)).sum(dim=(0, 1)).double()
-            totals = totals + (self.losses(batch).double() * number).cpu().numpy()
-            observed = observed + number.cpu().numpy()
-        losses = np.where(observed > 0, totals / np.maximum(observed, 1), np.nan)
-        if not np.any(observed > 0):
-            raise DataError(
-                f"stage {self.stage!r}: the validation windows have no observed target at all; "
-                "give a validation split with data in it, or None"
-            )
-        if not np.all(np.isfinite(losses[observed > 0])):
+        losses = validation_losses(self.model, self.validation_windows, self.config, where=f"stage {self.stage!r}")
+        if np.isinf(losses).any():
             self.refuse(f"the validation loss is {losses.tolist()}")
         return losses
 

@@ -77,7 +77,8 @@ def reweight_stage(
 
     The loss of a window is that of its tasks, missing targets left out, weighted as Sim-MSTNet's Eq. 13 gives at the
     start; these weights of the tasks stay as they are throughout, so that only the weights of the windows are learned.
-    Dropout is off. Computed in float32, whatever `config.precision` says.
+    Where the loss is "mae", "huber" takes its place, since kinks have no second derivative. Dropout is off. Computed in
+    float32, whatever `config.precision` says.
 
     Args:
         solver: a solver of `simmst.sim2real`.
@@ -121,6 +122,7 @@ class _Stage:
         self.model = model.to(self.device)
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
+        self.loss = "huber" if config.loss == "mae" else config.loss
         self.source = simulated
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
@@ -139,7 +141,7 @@ class _Stage:
         tasks = self.task_weights()
         found = reweight(
             self.model,
-            per_sample_loss(tasks.weights, self.config.loss),
+            per_sample_loss(tasks.weights, self.loss),
             self.simulated,
             self.real,
             validation=self.validation,
@@ -170,7 +172,7 @@ class _Stage:
         losses, counts = [], []
         for part in np.array_split(spread, max(len(spread) // self.settings.chunk, 1)):
             batch = self.real.batch(part).to(self.device)
-            losses.append(_losses(self.model, batch, self.config.loss).sum(0))
+            losses.append(_losses(self.model, batch, self.loss).sum(0))
             counts.append((~torch.isnan(batch.target)).any(dim=1).sum(0))
         mean = torch.stack(losses).sum(0) / torch.stack(counts).sum(0).clamp(min=1)
         tasks = task_weights_of(self.model, len(mean)).to(self.device)

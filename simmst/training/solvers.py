@@ -20,6 +20,7 @@ from simmst.training.overlap import refuse_overlap
 from simmst.training.progress import Progress, quiet
 from simmst.training.reweighting import STAGE, WindowWeights, reweight_stage
 from simmst.training.run_folder import RunFolder
+from simmst.training.validation import validation_losses
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Result:
         histories: one a stage, in order.
         chosen: the stage whose weights are in the model.
         window_weights: what a solver that weighs simulated windows gave them.
+        earlier_score: the validation score of the weights in the model where they are older than the last stage.
 
     Example:
         >>> Result((History("real", best_score=0.5),), "real").best_score
@@ -87,11 +89,32 @@ class Result:
     histories: tuple[History, ...]
     chosen: str
     window_weights: WindowWeights | None = None
+    earlier_score: float | None = None
 
     @property
     def best_score(self) -> float | None:
         """The validation score of the weights in the model; None without a validation split."""
-        return self.histories[-1].best_score
+        return self.histories[-1].best_score if self.earlier_score is None else self.earlier_score
+
+
+class Rival:
+    """The weights that a model has now, against which later ones compete on the validation windows."""
+
+    def __init__(self, model: nn.Module, problem: Problem) -> None:
+        self.model = model
+        self.score: float | None = None
+        self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if problem.real_validation is not None:
+            losses = validation_losses(model, problem.real_validation, problem.config, where=f"stage {STAGE!r}")
+            self.score = float(np.nanmean(losses))
+
+    def beats(self, score: float | None) -> bool:
+        """Whether they have the better score; never without a validation split."""
+        return self.score is not None and score is not None and self.score < score
+
+    def restore(self) -> None:
+        """Put them back into the model."""
+        self.model.load_state_dict(self.weights)
 
 
 Solver = Callable[[nn.Module, Problem], Result]
@@ -131,12 +154,14 @@ def pretrain_finetune(model: nn.Module, problem: Problem) -> Result:
 def reweighting(name: str) -> Solver:
     """Return the solver that weighs simulated windows by a method of `simmst.sim2real`, and trains on with them.
 
-    What follows the weighing is `config.after_reweighting`; at each stage the real validation split keeps the model
-    from before where nothing was better.
+    What follows the weighing is `config.after_reweighting`: by default the untrained model is trained anew on simulated
+    windows drawn by their weights, and then on the real ones. The model that the weighing left is kept where the real
+    validation split finds none of them better; without one the last is kept.
     """
 
     def solver(model: nn.Module, problem: Problem) -> Result:
         simulated, real, config = _given(problem.simulated), _given(problem.real_train), problem.config
+        untrained = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         history, weights = reweight_stage(
             name,
             model,
@@ -148,15 +173,18 @@ def reweighting(name: str) -> Solver:
             progress=problem.progress,
             ranks=problem.ranks,
         )
-        histories = [history]
-        if problem.ranks.number:  # what follows is the work of rank 0
+        if problem.ranks.number or config.after_reweighting == "nothing":  # what follows is the work of rank 0
             return Result((history,), STAGE, weights)
+        found = Rival(model, problem)
+        histories = [history]
         if config.after_reweighting == "retrain":
-            windows = weighted_windows(simulated, weights, config)
-            histories.append(problem.stage("pretrain", model, windows, keep_initial=True))
-        if config.after_reweighting in ("retrain", "finetune"):
-            histories.append(problem.stage("finetune", model, real, _finer(config), keep_initial=True))
-        better = [history.stage for history in histories[1:] if history.best_epoch > 0]
+            model.load_state_dict(untrained)
+            histories.append(problem.stage("pretrain", model, weighted_windows(simulated, weights, config)))
+        histories.append(problem.stage("finetune", model, real, _finer(config), keep_initial=True))
+        if found.beats(histories[-1].best_score):
+            found.restore()
+            return Result(tuple(histories), STAGE, weights, found.score)
+        better = [later.stage for later in histories[1:] if later.best_epoch > 0]
         return Result(tuple(histories), better[-1] if better else STAGE, weights)
 
     return solver
