@@ -265,9 +265,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cities", type=int, default=120)
     parser.add_argument("--stride", type=int, default=1, help="slots from one forecast of the test to the next")
     parser.add_argument("--network", type=json.loads, default={}, help="fields of SimMSTNetConfig, as JSON")
-    parser.add_argument(
-        "--training", type=json.loads, default={}, help="of TrainingConfig, beside TRAINING, as JSON"
-    )
+    parser.add_argument("--training", type=json.loads, default={}, help="of TrainingConfig, beside TRAINING, as JSON")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     return parser.parse_args(arguments)
 

@@ -15,6 +15,7 @@ from simmst.sim2real import ReweightingConfig
 from simmst.training import REWEIGHTING, RunFolder, TrainingConfig, load_checkpoint, solve
 from simmst.training.chosen_windows import choose_windows
 from simmst.training.reweighting import per_sample_loss
+from simmst.training.validation import validation_losses
 
 FEW = ReweightingConfig(
     steps=12, simulated_batch=16, real_batch=16, chunk=16, inner_lr=0.1, checkpoint_every=4, validate_every=4
@@ -58,6 +59,30 @@ def test_what_follows(real, cities, after, stages):
     _, result = train("online", real, cities, dataclasses.replace(QUICK, after_reweighting=after))
     assert [history.stage for history in result.histories] == stages
     assert result.chosen in stages
+
+
+IDLE = dataclasses.replace(QUICK, learning_rate=1e-9)
+
+
+def test_training_anew_starts_from_the_untrained_model(real, cities):
+    model, _ = train("cutting-plane", (real[0], None), cities, IDLE)
+    for found, untrained in zip(model.parameters(), tiny_net().parameters(), strict=True):
+        torch.testing.assert_close(found, untrained, rtol=0, atol=1e-6)
+
+
+def test_the_model_of_the_weighing_is_kept_where_later_ones_are_worse(real, cities):
+    model, result = train("cutting-plane", real, cities, IDLE)
+    assert result.chosen == "reweight"
+    assert result.best_score < 0.9 * result.histories[-1].best_score
+    losses = validation_losses(model, real[1], IDLE, where="here")
+    assert result.best_score == pytest.approx(losses.mean())
+
+
+def test_kinks_are_left_to_training(real, cities):
+    """The weights for absolute errors are those for Huber's, since they take a second derivative."""
+    config = dataclasses.replace(QUICK, after_reweighting="nothing")
+    found = [train("cutting-plane", real, cities, dataclasses.replace(config, loss=loss)) for loss in ("mae", "huber")]
+    assert np.array_equal(*(result.window_weights.weights for _, result in found))
 
 
 def test_sim_mst_net_is_differentiated_forward(real, cities, recwarn):
