@@ -3,7 +3,7 @@ r"""The polyhedron: cutting planes :math:`v_l = a_l \cdot w + b_l \cdot \phi + c
 A plane is stored as two rows, one for the sample weights w (float32) and one for the model phi, whose storage may be
 float32, bfloat16, or one bit an entry. Its offset is computed from what is stored, in float64. The values at the
 present point are kept from step to step by the fused step, from an anchor in float64 that every change of the planes
-renews.
+renews. Of several ranks each keeps its own columns of both rows; a value is the sum of what the ranks find.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Rows:
         planes = self.planes()
         return planes.unpack() if isinstance(planes, PackedSigns) else planes
 
-    def push(self, row: Tensor) -> None:
-        """Store a row behind the others; signs keep the signs and one magnitude."""
+    def push(self, row: Tensor, part: slice = slice(None)) -> None:
+        """Store these columns of a row behind the others; signs keep the signs and the magnitude of the whole row."""
         if self.storage == "sign":
-            packed = pack_signs(row[None])
+            packed = pack_signs(row[None, part])
             self.entries[self.count] = packed.bits[0]
             self.scale[self.count] = row.abs().amax()
         else:
-            self.entries[self.count] = row
+            self.entries[self.count] = row[part]
         self.count += 1
 
     def keep(self, order: Tensor) -> None:
@@ -87,12 +87,14 @@ class Polyhedron:
     """At most `max_planes` planes, their offsets, multipliers and ages, and their values at the present point.
 
     Args:
-        num_weights: n, length of w.
+        num_weights: n, length of w; of this rank's part of it where w is shared out.
         num_parameters: N, length of phi.
         max_planes: capacity; adding to a full polyhedron evicts the oldest.
         storage: of the rows for phi.
         device: of everything.
-        ranks: the processes that the columns for w are shared out to.
+        ranks: the processes that the columns are shared out to. Each is given the whole of phi and of its gradients,
+            keeps the columns of `part`, and gets the whole of phi back.
+        weights_shared: whether w and its columns are shared out to them, too; else w is the same on every rank.
 
     Example:
         >>> polyhedron = Polyhedron(2, 3, max_planes=2, storage="float32", device=torch.device("cpu"))
@@ -112,10 +114,12 @@ class Polyhedron:
         storage: str,
         device: torch.device,
         ranks: Ranks = ALONE,
+        weights_shared: bool = True,
     ) -> None:
-        self.max_planes, self.ranks = max_planes, ranks
+        self.max_planes, self.ranks, self.weights_shared = max_planes, ranks, weights_shared
+        self.part = ranks.part(num_parameters)
         self.weight_rows = Rows(max_planes, num_weights, "float32", device)
-        self.model_rows = Rows(max_planes, num_parameters, storage, device)
+        self.model_rows = Rows(max_planes, self.part.stop - self.part.start, storage, device)
         self.offsets = torch.zeros(0, dtype=torch.float64, device=device)
         self.multipliers = torch.zeros(0, dtype=torch.float32, device=device)
         self.age = torch.zeros(0, dtype=torch.int64, device=device)
@@ -128,13 +132,22 @@ class Polyhedron:
 
     def evaluate(self, weights: Tensor, phi: Tensor) -> Tensor:
         """Return v = A w + B phi + c in float64, from scratch."""
-        return self._evaluate(weights, phi)[1]
+        return self.ranks.sum(self._evaluate(weights, phi)[1])
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """A w + c, and v."""
-        own = cutting_plane_values(self.weight_rows.planes(), self.ranks.once(self.offsets), weights.double())
-        part = self.ranks.sum(own)
-        return part, cutting_plane_values(self.model_rows.planes(), part, phi.double())
+        """This rank's share of A w + c, and of v."""
+        of_weights = self._once(
+            cutting_plane_values(self.weight_rows.planes(), self._share(self.offsets), weights.double())
+        )
+        return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.part].double())
+
+    def _share(self, of_weights: Tensor) -> Tensor:
+        """What this rank's product with w is to be added to."""
+        return self.ranks.once(of_weights) if self.weights_shared else of_weights
+
+    def _once(self, of_weights: Tensor) -> Tensor:
+        """This rank's share of a sum over w: all of it on rank 0 where w is the same on every rank."""
+        return of_weights if self.weights_shared else self.ranks.once(of_weights)
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
         """Lower offsets until (w, psi), feasible by construction, satisfies every plane."""
@@ -166,7 +179,7 @@ class Polyhedron:
             others[self.age.argmax()] = False
             self.keep(others.nonzero().squeeze(1))
         self.weight_rows.push(a)
-        self.model_rows.push(b)
+        self.model_rows.push(b, self.part)
         new = self.offsets.new_zeros(1)
         self.offsets = torch.cat([self.offsets, new])
         self.multipliers = torch.cat([self.multipliers, new.to(self.multipliers.dtype)])
@@ -176,17 +189,18 @@ class Polyhedron:
 
     def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
         zero = self.offsets.new_zeros(1)
-        part = self.ranks.sum(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
-        return cutting_plane_values(_last(self.model_rows), part, phi.double())[0]
+        of_weights = self._once(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
+        product = cutting_plane_values(_last(self.model_rows), of_weights, phi[self.part].double())
+        return self.ranks.sum(product)[0]
 
     def anchor(self, weights: Tensor, phi: Tensor) -> None:
         """Take (w, phi) as the point from which values are kept by differences; values are renewed in float64."""
-        self._anchors = weights.clone(), phi.clone()
+        self._anchors = weights.clone(), phi[self.part].clone()
         if not len(self):
             self._anchor_values, self.values = None, self.offsets
             return
-        part, whole = self._evaluate(weights, phi)
-        self._anchor_values = part, whole - part
+        of_weights, whole = self.ranks.sum(torch.stack(self._evaluate(weights, phi)))
+        self._anchor_values = of_weights, whole - of_weights
         self.values = whole
 
     def step_(
@@ -215,18 +229,19 @@ class Polyhedron:
         """
         assert self._anchors is not None  # noqa: S101 anchor() comes first
         assert self._anchor_values is not None  # noqa: S101
-        own, of_model = self._anchor_values
+        of_weights, of_model = self._anchor_values
         parts = (
             (self.weight_rows, weight_gradient, weights, lr_weights, adam_state),
-            (self.model_rows, model_gradient, phi, lr_model, None),
+            (self.model_rows, model_gradient[self.part], phi[self.part], lr_model, None),
         )
         values = [
             cutting_plane_step_(rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state)
             for (rows, gradient, point, lr, state), anchor, known in zip(
-                parts, self._anchors, (self.ranks.once(own), of_model), strict=True
+                parts, self._anchors, (self._share(of_weights), self.ranks.once(of_model)), strict=True
             )
         ]
-        self.values = self.ranks.sum(values[0]) + values[1]
+        self.ranks.renew_(phi)
+        self.values = self.ranks.sum(self._once(values[0]) + values[1])
 
     def gram(self) -> Tensor:
         """B B^T of the rows for phi, float64 (L, L)."""
@@ -234,14 +249,15 @@ class Polyhedron:
         columns = [
             cutting_plane_values(self.model_rows.planes(), zero, row.double()) for row in self.model_rows.dense()
         ]
-        return torch.stack(columns) if columns else zero.view(0, 0)
+        return self.ranks.sum(torch.stack(columns)) if columns else zero.view(0, 0)
 
     def along(self, direction: Tensor) -> Tensor:
         """B u for a direction u of phi, float64 (L,)."""
-        return cutting_plane_values(self.model_rows.planes(), torch.zeros_like(self.offsets), direction.double())
+        zero = torch.zeros_like(self.offsets)
+        return self.ranks.sum(cutting_plane_values(self.model_rows.planes(), zero, direction[self.part].double()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything, as tensors; `load_state_dict` restores it bit for bit."""
+        """Everything, as tensors, with this rank's columns; `load_state_dict` restores it bit for bit."""
         state = {
             "weight_rows": self.weight_rows.entries[: len(self)],
             "model_rows": self.model_rows.entries[: len(self)],

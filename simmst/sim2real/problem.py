@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +65,27 @@ class Mean:
         parts = self._parts(torch.arange(len(self.samples)))
         losses = [self.model.losses(phi, move(self.samples.batch(p), self.model.device)) for p in parts]
         return torch.cat(losses) if losses else phi.new_zeros(0)
+
+    def first_bad_gradient(self, phi: Tensor) -> int | None:
+        """Return the first sample whose gradient is not finite at phi; None without one, or where losses are not."""
+        total = len(self.samples)
+        if not self.ranks.least(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
+            return None
+        found = (self._bad_among(part, phi) for part in self._parts(torch.arange(total)))
+        first = self.ranks.least(next((number for number in found if number is not None), total), self.model.device)
+        return None if first == total else first
+
+    def _bad_among(self, index: Tensor, phi: Tensor) -> int | None:
+        """The first of the samples `index` whose gradient is not finite, by bisection."""
+        batch = move(self.samples.batch(index), self.model.device)
+        shares = torch.full((len(index),), 1 / len(index), dtype=phi.dtype, device=phi.device)
+        gradient, _ = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
+        if bool(torch.isfinite(gradient).all()):
+            return None
+        if len(index) == 1:
+            return int(index)
+        halves = (self._bad_among(half, phi) for half in index.tensor_split(2))
+        return next((number for number in halves if number is not None), None)
 
     def _parts(self, index: Tensor) -> list[Tensor]:
         """This rank's share of the samples `index`, cut into chunks."""
@@ -178,6 +199,22 @@ class Problem:
                     f"{len(samples)} are not); leave the sample out, or mask its missing values in the loss"
                 )
 
+    def refuse_bad_gradients(self, points: Collection[Tensor]) -> None:
+        """Raise when a sample's gradient is not finite at one of the points, where all losses are.
+
+        Raises:
+            DataError: names the first such sample.
+        """
+        for name, samples in (("simulated", self.simulated), ("real", self.real)):
+            mean = self.mean(samples, None, name)
+            for phi in points:
+                first = mean.first_bad_gradient(phi)
+                if first is not None:
+                    raise DataError(
+                        f"the loss of {name} sample {first} is finite, but its gradient is not; leave the sample out, "
+                        "or make the loss smooth there (a root or a norm at 0: add a small number inside)"
+                    )
+
 
 class Solver(Protocol):
     """A way to find weights and a model; made for a problem, then stepped.
@@ -185,10 +222,12 @@ class Solver(Protocol):
     Attributes:
         problem: with the settings that hold for this solver.
         sharded: the tensors of its state with a column for each weight of this rank.
+        parted: those with a column for each parameter of this rank's part of the model.
     """
 
     problem: Problem
     sharded: frozenset[str]
+    parted: frozenset[str]
 
     def step(self, number: int) -> Record:
         """Take outer step `number` and return what is to be logged of it."""

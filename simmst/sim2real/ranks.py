@@ -1,9 +1,10 @@
 """Several processes that share one re-weighting: who owns which sample, and the few sums between them.
 
-Rank r of R owns the simulated samples r, r + R, r + 2 R, ... with their weights, and the planes' columns for those. The
-model's parameters, the planes' rows for them, offsets and multipliers are the same on every rank. A batch is drawn by
-all alike, and each rank computes the part of it that it owns. What is exchanged in a step: the sum of the gradients of
-the model, and one number a plane.
+Rank r of R owns the simulated samples r, r + R, r + 2 R, ... with their weights, and the planes' columns for those. Of
+the model's parameters it owns the r-th of R contiguous parts: it keeps the planes' columns for that part, and moves the
+parameters in it. The model itself, psi and theta, the gradient, offsets and multipliers are the same on every rank. A
+batch is drawn by all alike, and each rank computes the part of it that it owns. What is exchanged in a step: the sum of
+the gradients of the model, one number a plane, and the moved parts of the model, so that all hold the whole again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Ranks:
         >>> ranks = Ranks(1, 3)
         >>> ranks.own(torch.tensor([0, 1, 4, 5])), ranks.place(torch.tensor([1, 4])), ranks.owned(8)
         (tensor([1, 4]), tensor([0, 1]), 3)
+        >>> ranks.part(21), Ranks(2, 3).part(21)
+        (slice(8, 16, None), slice(16, 21, None))
         >>> Ranks().sum(torch.ones(2))
         tensor([1., 1.])
     """
@@ -62,6 +65,54 @@ class Ranks:
     def share(self, columns: Tensor) -> Tensor:
         """Return this rank's columns (..., n_r) of (..., n); also its part of a list of samples that none owns."""
         return columns if self.count == 1 else columns[..., self.number :: self.count].contiguous()
+
+    def part(self, total: int, *, unit: int = 8) -> slice:
+        """Return this rank's part of `total` columns: contiguous, in the order of the ranks, and the last ones shorter.
+
+        Args:
+            total: number of columns.
+            unit: columns that stay together; eight, so that entries of one bit come in whole bytes, one for the bytes.
+        """
+        length = self._part_length(total, unit)
+        return slice(min(self.number * length, total), min((self.number + 1) * length, total))
+
+    def _part_length(self, total: int, unit: int) -> int:
+        return -(-total // (unit * self.count)) * unit
+
+    def cut(self, columns: Tensor, *, unit: int = 8) -> Tensor:
+        """Return this rank's part (..., N_r) of (..., N), in memory of its own."""
+        return columns if self.count == 1 else columns[..., self.part(columns.shape[-1], unit=unit)].clone()
+
+    def join(self, columns: Tensor, total: int, *, unit: int = 8) -> Tensor:
+        """On rank 0: return (..., total) on the CPU from every rank's part (..., N_r); others return what they gave."""
+        if self.count == 1:
+            return columns
+        padded = columns.new_zeros((*columns.shape[:-1], self._part_length(total, unit)))
+        padded[..., : columns.shape[-1]] = columns
+        rows = padded.view(-1, padded.shape[-1])
+        with _answered():
+            if self.number:
+                for row in rows:
+                    dist.gather(row.view(torch.uint8))
+                return columns
+            whole = torch.empty((len(rows), total), dtype=rows.dtype)
+            parts = rows.new_empty((self.count, rows.shape[-1]))
+            for number, row in enumerate(rows):  # one at a time, so that little more than the result is held
+                dist.gather(row.view(torch.uint8), list(parts.view(torch.uint8)))  # bytes, as gloo lacks some dtypes
+                whole[number] = parts.flatten()[:total]
+        return whole.view(*columns.shape[:-1], total)
+
+    def renew_(self, whole: Tensor) -> None:
+        """Fill `whole` (N,), of which each rank has changed its part, with the parts of all, in place."""
+        if self.count == 1:
+            return
+        own, length = whole[self.part(len(whole))], self._part_length(len(whole), 8)
+        padded = whole.new_zeros(length)
+        padded[: len(own)] = own
+        parts = whole.new_empty(self.count * length)
+        with _answered():
+            dist.all_gather_into_tensor(parts.view(torch.uint8), padded.view(torch.uint8))
+        whole.copy_(parts[: len(whole)])
 
     def once(self, tensor: Tensor) -> Tensor:
         """Return the tensor on rank 0 and zeros elsewhere, so that a sum over the ranks counts it once."""

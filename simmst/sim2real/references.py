@@ -24,6 +24,7 @@ class Plain:
     """
 
     sharded: frozenset[str] = frozenset()
+    parted: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem, stages: tuple[tuple[str, ...], ...]) -> None:
         self.problem, self.config = problem, problem.config
@@ -84,6 +85,7 @@ class Online:
     """
 
     sharded = frozenset({"w", "adam_first", "adam_second"})
+    parted: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
@@ -137,6 +139,7 @@ class Exact:
     """
 
     sharded: frozenset[str] = frozenset()
+    parted: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem) -> None:
         if problem.ranks.count > 1:

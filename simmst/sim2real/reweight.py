@@ -111,8 +111,8 @@ def reweight(
     Raises:
         ConfigError: unknown solver, or settings, module, loss or groups that do not fit, or planes that do not fit into
             memory.
-        DataError: a kind of samples is empty, a sample's loss is not finite, or real samples are validation samples as
-            well; names it.
+        DataError: a kind of samples is empty, a sample's loss or its gradient is not finite, or real samples are
+            validation samples as well; names it.
         DivergedError: nothing finite came of ever smaller steps.
         RankError: another rank ended, or did not answer in time.
 
@@ -168,6 +168,7 @@ class _Run:
             self.held_out = self.problem.mean(validation, None, "validation")
         self.done = 0
         self.restores = 0
+        self.before: list[Tensor] = []  # the models before the present step, once a step has failed
         self.history: list[Record] = []
         self.best: dict[str, tuple[float, int, Tensor]] = {}
         self.snapshot = (0, solver.state_dict())
@@ -175,6 +176,8 @@ class _Run:
     def steps(self, progress: Callable[[int, int, Record], None] | None) -> None:
         """Take the steps that are left."""
         while self.done < self.config.steps:
+            if self.restores:
+                self.before = [phi.clone() for phi in self.solver.candidates().values()]
             record = self.solver.step(self.done)
             if not self._is_finite(record):
                 self._restore(record)
@@ -234,14 +237,23 @@ class _Run:
         return tensors, numbers
 
     def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a solver with the columns of all ranks, from which any number of ranks can go on."""
-        ranks, total, sharded = self.problem.weight_ranks, self.problem.total_weights, self.solver.sharded
-        return {name: ranks.gather(part, total) if name in sharded else part for name, part in state.items()}
+        """On rank 0: the state of a solver with the columns of all ranks, from which any number of ranks can go on."""
+        problem, whole = self.problem, dict(state)
+        for name in sorted(self.solver.sharded & state.keys()):
+            whole[name] = problem.weight_ranks.gather(state[name], problem.total_weights)
+        for name in sorted(self.solver.parted & state.keys()):
+            unit = _unit(state[name])
+            whole[name] = problem.ranks.join(state[name], -(-problem.model.size * unit // 8), unit=unit)
+        return whole
 
     def _shared_out(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's columns of it."""
-        ranks, sharded = self.problem.weight_ranks, self.solver.sharded
-        return {name: ranks.share(whole) if name in sharded else whole for name, whole in state.items()}
+        problem, own = self.problem, dict(state)
+        for name in self.solver.sharded & state.keys():
+            own[name] = problem.weight_ranks.share(state[name])
+        for name in self.solver.parted & state.keys():
+            own[name] = problem.ranks.cut(state[name], unit=_unit(state[name]))
+        return own
 
     def _settings(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one before."""
@@ -290,16 +302,24 @@ class _Run:
         return bool(self.problem.ranks.least(int(finite), self.problem.model.device))
 
     def _restore(self, record: Record) -> None:
-        """Go back to the last snapshot with steps of half the size."""
+        """Go back to the last snapshot with steps of half the size.
+
+        Raises:
+            DataError: it is a sample's gradient that is not finite; names it.
+            DivergedError: eight restarts did not help.
+        """
         self.restores += 1
         step, state = self.snapshot
         failed = self.done + 1
         if self.restores > _MOST_RESTORES:
+            self.problem.refuse_bad_gradients(self.before)
             raise DivergedError(
                 f"step {failed} is not finite after {_MOST_RESTORES} restarts with ever smaller steps ({record}); "
                 "lower inner_lr and lr_model, or look for extreme values in the data. The last checkpoint is as it was"
             )
         self.solver.load_state_dict(state)
+        if self.restores == 1:  # a search takes the gradients of all samples
+            self.problem.refuse_bad_gradients(self.solver.candidates().values())
         self.solver.slow_down()
         self.snapshot = (step, self.solver.state_dict())  # of this pace, should it fail from here again
         self.done = step
@@ -308,3 +328,8 @@ class _Run:
             f"step {failed} gave a number that is not finite; going on from step {step} with half the steps",
             stacklevel=4,
         )
+
+
+def _unit(columns: Tensor) -> int:
+    """How many of these columns hold eight parameters: one byte of packed signs, or eight entries."""
+    return 1 if columns.dtype == torch.uint8 else 8

@@ -1,5 +1,7 @@
 """One rank of a small problem: ``python ranks_problem.py FOLDER [STEP]``; at outer step STEP rank 1 dies.
 
+Or ``python ranks_problem.py FOLDER CASE...`` for some of the cases alone.
+
 Under torchrun, or with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, the ranks share the work.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from simmst.errors import DataError
 from simmst.sim2real import ReweightingConfig, reweight
 from simmst.sim2real.ranks import ALONE, Ranks, started_ranks
 
@@ -21,6 +24,8 @@ CASES = {
     "batches": {"solver": "cutting-plane", "simulated_batch": 9, "real_batch": 5, "inner_steps": 2, "warmup_steps": 2},
     "cities": {"solver": "cutting-plane", "cities": True},
     "signs": {"solver": "cutting-plane", "norm": "l1", "storage": "sign"},
+    "bfloat16": {"solver": "cutting-plane", "storage": "bfloat16", "refresh_every": 3},
+    "signs of cities": {"solver": "qp", "cities": True, "norm": "l1", "storage": "sign"},
     "qp": {"solver": "qp"},
     "paper": {"solver": "paper", "lr_weights": 0.01, "lr_model": 0.01, "lr_multipliers": 0.01},
     "online": {"solver": "online", "weight_decay": 0.1},
@@ -69,14 +74,31 @@ def solve(case, ranks: Ranks = ALONE, *, steps=40, **options):
     return found, torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-def main(folder: str, dies_at: str | None = None) -> None:
+def refusal(ranks: Ranks, spoilt: str, number: int) -> str:
+    """What is said of a sample whose loss is finite, but whose gradient is NaN: that of a root at 0."""
+    simulated, real, _ = data()
+    inside = {"simulated": torch.ones(N), "real": torch.ones(len(real[0]))}
+    inside[spoilt][number] = 0
+
+    def rooted(model, batch):
+        return loss(model, batch) + (batch[2] * model(batch[0]).squeeze(1)).square().sqrt()
+
+    parts = (*simulated, inside["simulated"]), (*real, inside["real"])
+    try:
+        reweight(module(), rooted, *parts, config=ReweightingConfig(steps=4, derivative="forward"), ranks=ranks)
+    except DataError as error:
+        return str(error)
+    return "nothing"
+
+
+def main(folder: str, *cases: str) -> None:
     torch.set_num_threads(1)
-    with started_ranks("cpu", timeout_seconds=20) as ranks:
-        if dies_at is not None:
-            die(Path(folder), int(dies_at), ranks)
+    with started_ranks("cpu", timeout_seconds=60) as ranks:
+        if cases and cases[0].isdigit():
+            die(Path(folder), int(cases[0]), ranks)
             return
         results = {}
-        for case in CASES:
+        for case in cases or CASES:
             saved = {}
             found, phi = solve(case, ranks, save=lambda t, n, saved=saved: saved.update({n["done"]: (t, n)}))
             results[case] = {"weights": found.weights, "phi": phi, "raw": found.raw_weights, "state": saved.get(20)}
@@ -85,6 +107,10 @@ def main(folder: str, dies_at: str | None = None) -> None:
                 torch.distributed.broadcast_object_list(state, 0)
             resumed, _ = solve(case, ranks, resume=state[0])
             results[case]["resumed"] = resumed.weights
+            solve(case, save=lambda t, n, saved=saved: saved.update({n["done"]: (t, n)}))
+            of_one, _ = solve(case, ranks, resume=saved[20])
+            results[case]["resumed of one"] = of_one.weights
+        results["refusals"] = [refusal(ranks, "simulated", 23), refusal(ranks, "real", 3)]
         torch.save(results, Path(folder) / f"{ranks.number}.pt")
 
 

@@ -40,6 +40,58 @@ def test_a_bad_sample_is_named(value):
         reweight(p.module, half_square, p.simulated, p.real, validation=spoilt(p.test, 2, value), config=QUICK)
 
 
+def rooted(module, batch):
+    """A root of something that is 0 for a sample whose third number is 0: a finite loss, and a gradient of NaN."""
+    return half_square(module, batch) + (batch[2] * module(batch[0]).squeeze(1)).square().sqrt()
+
+
+def with_zero(pair, *numbers):
+    inside = torch.ones_like(pair[1])
+    inside[list(numbers)] = 0
+    return *pair, inside
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.parametrize("solver", ["cutting-plane", "qp", "online", "joint"])
+def test_a_sample_whose_gradient_is_not_finite_is_named(solver, chunk):
+    p = small()
+    nn.init.constant_(p.module.weight, 0.5)
+    config = ReweightingConfig(steps=12, derivative="forward", chunk=chunk)
+    for simulated, real, named in (
+        (with_zero(p.simulated, 17, 22), with_zero(p.real), "simulated sample 17"),
+        (with_zero(p.simulated), with_zero(p.real, 3), "real sample 3"),
+        (with_zero(p.simulated, 29), with_zero(p.real, 0), "simulated sample 29"),
+    ):
+        with pytest.raises(DataError, match=f"the loss of {named} is finite, but its gradient is not; leave"):
+            reweight(p.module, rooted, simulated, real, solver=solver, config=config)
+    found = reweight(p.module, rooted, with_zero(p.simulated), with_zero(p.real), solver=solver, config=config)
+    assert torch.isfinite(found.weights).all()
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_a_gradient_that_is_not_finite_later_on_is_named():
+    """The root's inside is positive at the start, and 0 once the model's result for the sample has reached a bound."""
+
+    def bounded(module, batch):
+        rest = batch[2] - module(batch[0]).squeeze(1)
+        return half_square(module, batch) + (rest * (rest > 0)).sqrt()
+
+    p = small()
+    simulated, real = ((*pair, torch.full_like(pair[1], 1e6)) for pair in (p.simulated, p.real))
+    number = int(p.real[1].argmax())
+    real[2][number] = 0.05
+    with pytest.raises(DataError, match=f"the loss of real sample {number} is finite, but its gradient is not"):
+        reweight(p.module, bounded, simulated, real, config=ReweightingConfig(steps=300, derivative="forward"))
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_a_run_that_diverges_blames_no_sample():
+    p = small()
+    config = ReweightingConfig(steps=300, inner_lr=1e6, derivative="forward")
+    with pytest.raises(DivergedError, match="lower inner_lr"):
+        reweight(p.module, half_square, p.simulated, p.real, config=config)
+
+
 def test_a_spoilt_module_is_not_blamed_on_the_samples():
     p = small()
     nn.init.constant_(p.module.weight, float("nan"))

@@ -10,28 +10,46 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_problem import CASES, solve
+from ranks_problem import CASES, data, loss, module, solve
 
 from simmst.errors import ConfigError
 from simmst.sim2real import ReweightingConfig, reweight
+from simmst.sim2real.cutting_plane import CuttingPlane
+from simmst.sim2real.polyhedron import Polyhedron
+from simmst.sim2real.problem import Problem
 from simmst.sim2real.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("ranks_problem.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+FEW = ["cutting-plane", "signs of cities"]
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distribution")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What each of two ranks found, by case."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def launched(count, folder, *cases):
+    """What each of so many ranks found, by case."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     done = subprocess.run(
-        [*command, str(SCRIPT), str(folder)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        [*command, str(SCRIPT), str(folder), *cases],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{number}.pt", weights_only=False) for number in (0, 1)]
+    return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return launched(2, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four ranks for a model of 21 parameters, three parts of which are not empty."""
+    return launched(4, tmp_path_factory.mktemp("four"), *FEW)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -56,6 +74,26 @@ def test_a_checkpoint_is_resumed_bit_for_bit_and_by_another_number_of_ranks(two,
     assert torch.equal(two[0][case]["resumed"], two[0][case]["weights"])
     alone, _ = solve(case, resume=two[0][case]["state"])
     torch.testing.assert_close(alone.weights, two[0][case]["weights"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(two[0][case]["resumed of one"], two[0][case]["weights"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_a_rank_without_a_part_of_the_model_gives_the_same(four, case):
+    found, phi = solve(case)
+    assert Ranks(3, 4).part(len(phi)) == slice(21, 21)
+    for rank in four:
+        torch.testing.assert_close(rank[case]["weights"], found.weights, rtol=0, atol=1e-5)
+        torch.testing.assert_close(rank[case]["resumed of one"], found.weights, rtol=0, atol=1e-5)
+        torch.testing.assert_close(rank[case]["phi"], phi, rtol=0, atol=1e-4)
+        assert torch.equal(rank[case]["phi"], four[0][case]["phi"])
+        assert torch.equal(rank[case]["resumed"], rank[case]["weights"])
+
+
+def test_all_ranks_name_the_sample_whose_gradient_is_not_finite(two, four):
+    for rank in (*two, *four):
+        simulated, real = rank["refusals"]
+        assert simulated.startswith("the loss of simulated sample 23 is finite, but its gradient is not")
+        assert real.startswith("the loss of real sample 3 is finite, but its gradient is not")
 
 
 def test_a_rank_that_dies_ends_the_others_and_leaves_the_checkpoint(tmp_path):
@@ -98,6 +136,46 @@ def test_ownership_covers_every_sample_once():
             assert rank.owned(total) == len(own)
             assert rank.place(own).tolist() == list(range(len(own)))
             assert torch.equal(rank.share(index), own)
+
+
+def test_parts_of_the_model_follow_each_other_and_begin_at_whole_bytes():
+    for total in (1, 8, 21, 64, 100):
+        for count in (1, 2, 3, 7):
+            parts = [Ranks(number, count).part(total) for number in range(count)]
+            whole_bytes = [Ranks(number, count).part(-(-total // 8), unit=1) for number in range(count)]
+            assert [index for part in parts for index in range(total)[part]] == list(range(total))
+            assert all(part.start % 8 == 0 or part.start == total for part in parts)
+            for part, packed in zip(parts, whole_bytes, strict=True):
+                assert (-(-part.start // 8), -(-part.stop // 8)) == (packed.start, packed.stop)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "sign"])
+def test_a_rank_keeps_its_columns_of_the_planes_and_no_others(storage):
+    size, row = 8_000_000, torch.randn(8_000_000, generator=torch.Generator().manual_seed(0))
+    row = row.sign() * 0.5 if storage == "sign" else row
+    bits = {"float32": 32, "bfloat16": 16, "sign": 1}[storage]
+    for number in range(4):
+        ranks = Ranks(number, 4)
+        planes = Polyhedron(3, size, max_planes=2, storage=storage, device=torch.device("cpu"), ranks=ranks)
+        assert planes.model_rows.entries.nbytes == 2 * size * bits // 8 // 4
+        planes.model_rows.push(row, planes.part)
+        assert torch.equal(planes.model_rows.dense()[0], row[ranks.part(size)].to(planes.model_rows.dense().dtype))
+
+
+@pytest.mark.parametrize("groups", [None, torch.arange(37) % 5])
+def test_the_planes_of_a_solver_hold_the_columns_of_its_rank(groups):
+    simulated, real, _ = data()
+    config = ReweightingConfig(derivative="forward", max_planes=3)
+    for number, own in ((0, 16), (1, 5)):
+        solver = CuttingPlane(Problem(module(), loss, simulated, real, config, groups, _Unconnected(number, 2)))
+        planes = solver.polyhedron
+        planes.anchor(solver.w, solver.phi)
+        assert planes.model_rows.entries.shape == (3, own)
+        assert planes.weight_rows.entries.shape == (3, len(solver.w))
+        assert {name: len(part) for name, part in planes.state_dict().items() if name.startswith("anchor")} == {
+            "anchor_weights": len(solver.w),
+            "anchor_phi": own,
+        }
 
 
 def test_what_one_process_alone_can_do_is_refused():
