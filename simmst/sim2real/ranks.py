@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from torch import Tensor
 from simmst.errors import SimmstError
 
 TIMEOUT_SECONDS = 300.0
+# Gloo's threads free the tensors of the last exchange a moment after it, and take Python's lock for that; where the
+# interpreter has ended before, the process aborts.
+_LETTING_GO = 0.1
 
 
 class RankError(SimmstError, RuntimeError):
@@ -217,6 +221,7 @@ def started_ranks(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
         with _answered():
             dist.barrier()  # none closes its connections while another still waits for an answer
     finally:
+        time.sleep(_LETTING_GO)
         dist.destroy_process_group()
 
 
