@@ -37,7 +37,7 @@ from simmst.training import RunFolder, TrainingConfig, derive_seed, seeded, solv
 SOLVERS = ("real-only", "joint", "pretrain-finetune", "cutting-plane")
 MORE = ", with the validation days"
 # The errors are absolute, so that is the loss; simulated cities bear longer training than the default.
-TRAINING = {"loss": "mae", "epochs": 40, "patience": 10, "reweighting": {"steps": 150}}
+TRAINING = {"loss": "mae", "epochs": 40, "patience": 10, "reweighting": {"steps": 150, "share_decay": 0.0}}
 
 
 class Series(NamedTuple):

@@ -91,7 +91,7 @@ class ReweightingConfig:
     lr_weights: float = 0.05
     weight_optimizer: str = "adam"
     weight_decay: float = 0.0
-    share_decay: float = 0.0
+    share_decay: float = 0.01
     derivative: str = "auto"
     simulated_batch: int | None = None
     real_batch: int | None = None

@@ -31,6 +31,7 @@ from simmst.training.seeds import derive_seed, generator_state, seeded, set_gene
 from simmst.training.validation import batch_losses, validation_losses
 
 _HIGHWAY_WINDOWS = 4096
+_RIDGES = (1e-3, 1e-1, 10.0)  # to choose from where there are fewer windows, which a weak penalty lets follow by heart
 
 
 class NonFiniteLossError(SimmstError, ArithmeticError):
@@ -70,7 +71,7 @@ def train_stage(
         resume: False forgets what the run folder has of this stage.
         keep_initial: let the weights from before the stage compete on the validation windows too.
         fit_highway: start the model's linear autoregression, where it has one, at its least-squares solution on a
-            sample of the training windows.
+            sample of the training windows; where these are few, with the penalty that the validation windows prefer.
         progress: called after each step.
 
     Returns:
@@ -179,7 +180,15 @@ class _Stage:
             self.train_windows, _HIGHWAY_WINDOWS, seed=self.config.seed, epoch=0, limit=_HIGHWAY_WINDOWS
         )
         batch = next(first).to(self.device)
-        fit(batch.values, batch.marks, batch.target)
+        if self.validation_windows is None or len(self.train_windows) >= _HIGHWAY_WINDOWS:
+            fit(batch.values, batch.marks, batch.target)
+            return
+        before, found = self.snapshot(), []
+        for ridge in _RIDGES:
+            self.model.load_state_dict(before)
+            fit(batch.values, batch.marks, batch.target, ridge=ridge)
+            found.append((float(np.nanmean(self.validate())), self.snapshot()))
+        self.model.load_state_dict(min(found, key=lambda pair: pair[0])[1])
 
     def train(self, progress: Progress) -> None:
         """Run the epochs that are left, then put the best weights into the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def test_linear_problems_converge_and_recover(tmp_path):
     assert not any(row["diverged"] for row in found)
     for name in ("shipped", "minimiser"):
         assert sorted(row[name] for row in found)[20] >= 0.85
+    assert statistics.median(row["auc"] for row in found) >= 0.80
 
 
 @pytest.mark.slow

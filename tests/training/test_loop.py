@@ -376,6 +376,25 @@ def test_the_highway_starts_at_its_least_squares_solution(real):
     assert plain.best_score == pytest.approx(before, rel=1e-3)
 
 
+def test_few_windows_take_the_penalty_that_validation_prefers(real):
+    class Few:
+        def __len__(self):
+            return 10
+
+        def batch(self, indices):
+            return real[0].batch(indices)
+
+    scores = []
+    for ridge in (1e-3, 1e-1, 10.0):
+        model, batch = sim_mst_net(real[0]), real[0].batch(range(10))
+        model.fit_highway(batch.values, batch.marks, batch.target, ridge=ridge)
+        scores.append(validation_loss(model, real[1]))
+    assert min(scores) < 0.9 * scores[0], "otherwise this compares nothing"
+    config = dataclasses.replace(CONFIG, epochs=1, learning_rate=1e-9, validation_samples=None)
+    started = train_stage(sim_mst_net(real[0]), Few(), real[1], config, stage="real", fit_highway=True)
+    assert started.best_score == pytest.approx(min(scores), rel=1e-3)
+
+
 def test_the_whole_model_trains_with_its_own_task_weights(real):
     model = sim_mst_net(real[0])
     history = train_stage(model, *real, dataclasses.replace(CONFIG, epochs=2), stage="real")
