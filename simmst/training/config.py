@@ -50,7 +50,8 @@ class TrainingConfig:
         real_share: the part of each batch that solver "joint" takes from the real windows.
         finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
         finetune_learning_rate: the learning rate of that stage, as a fraction of `learning_rate`.
-        fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution.
+        fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution; fewer than
+            4,096 windows with the penalty that the validation split prefers.
         reweighting: settings of the solvers that weigh simulated windows; its seed is derived from `seed` and it.
         weights: those solvers give a weight to each "sample", or to each "city" for all of its windows.
         samples_per_city: windows of each simulated city that they weigh, the same ones throughout.
