@@ -137,7 +137,7 @@ class Run:
         return ["--only", self.options.only, "--machine", str(self.folder / "machine.jsonl")]
 
     def _scale(self) -> list[str]:
-        return ["--scale", "tiny", "--backends", "reference,cpp,triton,cuda"] if self.options.dry_run else []
+        return ["--scale", "tiny", "--backends", "reference,cpu,triton,cuda"] if self.options.dry_run else []
 
     def _pip(self) -> Command:
         """Compiled for this GPU alone; the C++ kernels, which are not timed here, for one instruction set."""

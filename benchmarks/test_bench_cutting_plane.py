@@ -94,7 +94,7 @@ def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) ->
 
     def run_ours() -> Tensor:
         return cutting_plane_step_(
-            stored, coefficients, gradient, ours, anchor, offsets, lr=lr, adam_state=state, backend="cpp"
+            stored, coefficients, gradient, ours, anchor, offsets, lr=lr, adam_state=state, backend="cpu"
         )
 
     values, lines = run_ours(), slice(0, 8)
@@ -123,13 +123,13 @@ def test_values(benchmark: Any, large: dict[str, Tensor], fmt: str) -> None:
     stored, matrix, offsets, point = _stored(large["planes"], fmt), large["planes"], large["offsets"], large["point"]
     rows = stored.unpack()[:8] if isinstance(stored, PackedSigns) else stored[:8].float()
     exact = torch.stack([row.double() @ point.double() for row in rows]) + offsets[:8].double()
-    ours = cutting_plane_values(stored, offsets, point, backend="cpp")
+    ours = cutting_plane_values(stored, offsets, point, backend="cpu")
     _assert_close(ours[:8], exact, torch.addmv(offsets[:8], rows, point))
     compare(
         benchmark,
         Case(
             name=f"values L=64 N=2.1e6 {fmt}",
-            ours=lambda: cutting_plane_values(stored, offsets, point, backend="cpp"),
+            ours=lambda: cutting_plane_values(stored, offsets, point, backend="cpu"),
             peer=lambda: torch.addmv(offsets, matrix, point),
             bytes=_nbytes(stored) + point.nbytes,
             flops=2.0 * matrix.numel(),
@@ -156,7 +156,7 @@ def test_penalty_and_gradient(benchmark: Any, fmt: str) -> None:
         return total, gradient
 
     def ours() -> tuple[Tensor, Tensor]:
-        total = cutting_plane_penalty(stored, offsets, multipliers, point, backend="cpp")
+        total = cutting_plane_penalty(stored, offsets, multipliers, point, backend="cpu")
         return total, torch.autograd.grad(total.sum(), point)[0]
 
     def peer() -> tuple[Tensor, Tensor]:  # by hand: cheaper than autograd, and the same work

@@ -46,7 +46,7 @@ class Layers(nn.Module):
         self.theirs = nn.MultiheadAttention(CHANNELS, HEADS, batch_first=True)
         nn.init.normal_(self.theirs.in_proj_bias)
         self.norm = nn.LayerNorm(CHANNELS)
-        self.ours = SpatialAttention(CHANNELS, HEADS, residual=True, norm=True, backend="cpp")
+        self.ours = SpatialAttention(CHANNELS, HEADS, residual=True, norm=True, backend="cpu")
         self.ours.load_state_dict(self.theirs.state_dict(), strict=False)
         self.eval()
 

@@ -21,7 +21,7 @@ class SpatialAttention(nn.Module):
         residual: add the input.
         norm: LayerNorm over the channels at the end; parameters ``norm.weight`` and ``norm.bias``.
         eps: of the LayerNorm.
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
         device: of the parameters.
         dtype: of the parameters.
 

@@ -16,7 +16,7 @@ class TaskInteraction(nn.Module):
     Args:
         embed_dim: C, the width of a token, a multiple of num_heads.
         num_heads: number of attention heads.
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Example:
         >>> TaskInteraction(16, 4)(torch.randn(2, 3, 10, 16)).shape

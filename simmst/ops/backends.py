@@ -19,7 +19,7 @@ from simmst.native.cuda.launch import emulated as emulated
 from simmst.ops import measured_choice
 from simmst.ops.limits import why_too_large, why_too_little_memory
 
-BACKENDS = ("reference", "cpp", "triton", "cuda")
+BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
 
 _REFERENCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -27,12 +27,12 @@ _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
-    "cpp": "simmst.native.cpu.{operator}",
+    "cpu": "simmst.native.cpu.{operator}",
     "triton": "simmst.kernels.{operator}",
     "cuda": "simmst.native.cuda.{operator}",
 }
 # Tried in this order when no backend is named; on a GPU those come first that measured_choice.json says are faster.
-_PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 
 class Availability(NamedTuple):
@@ -66,7 +66,7 @@ def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) 
     return None
 
 
-def _why_not_cpp(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def _why_not_cpu(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
     module, reason = load_native("simmst._cpu")
     if module is None:
         return reason
@@ -146,7 +146,7 @@ def _not_among_gpu_dtypes(dtype: torch.dtype) -> str:
 
 _PREDICATES = {
     "reference": _why_not_reference,
-    "cpp": _why_not_cpp,
+    "cpu": _why_not_cpu,
     "triton": _why_not_triton,
     "cuda": _why_not_cuda,
 }
@@ -265,7 +265,7 @@ def availability() -> list[Availability]:
 
     Example:
         >>> [row.backend for row in availability() if row.operator == "cutting_plane"]
-        ['reference', 'cpp', 'triton', 'cuda']
+        ['reference', 'cpu', 'triton', 'cuda']
     """
     rows = []
     for operator in OPERATORS:

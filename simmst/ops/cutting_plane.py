@@ -40,7 +40,7 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
         offsets: c, (P, L) or (L,), any of those four dtypes.
         point: x, (P, N) or (N,), any of those four dtypes. A NumPy array goes with NumPy arrays for the rest, and the
             result is one; so for the other functions here.
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
         v, (P, L) or (L,), in the wider of the dtypes of point and offsets.
@@ -80,7 +80,7 @@ def cutting_plane_penalty(
         offsets: c, (P, L) or (L,).
         multipliers: mu, (P, L) or (L,).
         point: x, (P, N) or (N,).
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
         (P,) or (), in the widest of the dtypes of point, offsets and multipliers.
@@ -124,7 +124,7 @@ def cutting_plane_lagrangian(
         offsets: c, (P, L) or (L,).
         multipliers: mu, (P, L) or (L,).
         point: x, (P, N) or (N,).
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
         (P,) or (), in the widest of the dtypes of point, offsets and multipliers.
@@ -188,7 +188,7 @@ def cutting_plane_step_(
         adam_state: None for plain gradient descent, or (exp_avg, exp_avg_sq, step) as torch.optim.Adam keeps them: two
             tensors of the shape and dtype of point (or float32 for a half-precision point) and a tensor of shape (), on
             the device of point or on the CPU. Updated in place, with betas (0.9, 0.999) and eps 1e-8.
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
         The values after the step, (P, L) or (L,), in the dtype of anchor_values.

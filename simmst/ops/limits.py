@@ -31,7 +31,7 @@ def why_too_large(operator: str, backend: str, sizes: Mapping[str, int]) -> str 
     Example:
         >>> why_too_large("prob_sparse_attention", "cuda", {"head_width": 160})
         'its largest head width is 128, got 160'
-        >>> why_too_large("prob_sparse_attention", "cpp", {"head_width": 160}) is None
+        >>> why_too_large("prob_sparse_attention", "cpu", {"head_width": 160}) is None
         True
     """
     for name, largest in LARGEST.get(backend, {}).get(operator, {}).items():

@@ -130,7 +130,7 @@ def prob_sparse_attention(
             None is Informer's choice: ``"cumsum"`` when causal, else ``"mean"``.
         normalizer: ``"keys"`` divides the sum in the measure by L_K (Informer), ``"samples"`` by S.
         return_aux: also return a :class:`ProbSparseAux`.
-        backend: ``"reference"``, ``"cpp"``, ``"triton"``, ``"cuda"``, or None to choose.
+        backend: ``"reference"``, ``"cpu"``, ``"triton"``, ``"cuda"``, or None to choose.
 
     Returns:
         out (..., L_Q, D_V) in the dtype of query, or (out, aux). Differentiable in query, key and value; the selection

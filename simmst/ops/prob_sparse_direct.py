@@ -54,10 +54,10 @@ def forward_in_one_call(
         return None
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         return None
-    if choose(_OPERATOR, backend, device=query.device, dtype=query.dtype) != "cpp":
+    if choose(_OPERATOR, backend, device=query.device, dtype=query.dtype) != "cpu":
         return None
     try:
-        out: Tensor = implementation(_OPERATOR, "cpp").forward(
+        out: Tensor = implementation(_OPERATOR, "cpu").forward(
             query,
             key,
             value,

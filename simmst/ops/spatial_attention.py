@@ -62,7 +62,7 @@ def spatial_attention(
         norm_bias: (C,), shift of the LayerNorm, or None.
         eps: of the LayerNorm.
         scale: factor of the scores, 1 / sqrt(D) when None.
-        backend: None to choose, or one of "reference", "cpp", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
         A contiguous tensor of the shape and dtype of x.
@@ -128,7 +128,7 @@ def spatial_attention(
             scale=scale,
         )
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
-    if chosen == "cpp" and _is_output_alone_wanted((x, *given.values())):
+    if chosen == "cpu" and _is_output_alone_wanted((x, *given.values())):
         forward = implementation(_OPERATOR, chosen).forward
         options = {"num_heads": num_heads, "residual": residual, "eps": eps, "scale": scale}
         direct: Tensor = forward(x, *weights, key_padding_mask, norm_weight, norm_bias, **options)[0]

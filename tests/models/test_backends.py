@@ -50,24 +50,24 @@ def double():
 
 @pytest.mark.parametrize("factor", [5, ALL_QUERIES])
 @pytest.mark.usefixtures("double")
-def test_the_loss_curve_on_cpp_is_the_reference_s(factor):
+def test_the_loss_curve_on_the_cpu_backend_is_the_reference_s(factor):
     """In float64, where training multiplies the first rounding by some 1e7 in 50 steps and 1e-6 is still far away."""
-    reference, compiled = loss_curve("reference", factor), loss_curve("cpp", factor)
+    reference, compiled = loss_curve("reference", factor), loss_curve("cpu", factor)
     assert reference[-5:].mean() < 0.7 * reference[:5].mean()
     torch.testing.assert_close(compiled, reference, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("factor", [5, ALL_QUERIES])
 def test_the_loss_curve_in_float32_is_the_same_until_roundings_grow(factor):
-    reference, compiled = loss_curve("reference", factor, 20), loss_curve("cpp", factor, 20)
+    reference, compiled = loss_curve("reference", factor, 20), loss_curve("cpu", factor, 20)
     torch.testing.assert_close(compiled, reference, rtol=1e-3, atol=0)
 
 
-def test_forecasts_on_cpp_are_the_reference_s():
+def test_forecasts_on_the_cpu_backend_are_the_reference_s():
     torch.manual_seed(1)
     config = SimMSTNetConfig(services=("net",), input_length=12, horizon=3, label_length=6, backend="reference")
     plain = SimMSTNet(config).eval()
-    compiled = SimMSTNet(SimMSTNetConfig(**{**config.to_dict(), "services": ("net",), "backend": "cpp"})).eval()
+    compiled = SimMSTNet(SimMSTNetConfig(**{**config.to_dict(), "services": ("net",), "backend": "cpu"})).eval()
     compiled.load_state_dict(plain.state_dict())
     values, marks = torch.randn(5, 12, 1, 5, 5), torch.randn(5, 15, config.num_marks)
     torch.testing.assert_close(compiled(values, marks), plain(values, marks), rtol=1e-4, atol=1e-5)

@@ -46,7 +46,7 @@ def with_native(monkeypatch: pytest.MonkeyPatch, **modules: list[str] | None) ->
 
 def test_the_first_backend_that_can_run_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with_native(monkeypatch, cpu=["prob_sparse_attention"])
-    assert choose(None) == "cpp"
+    assert choose(None) == "cpu"
     backends._resolve.cache_clear()
     with_native(monkeypatch, cpu=None)
     assert choose(None) == "reference"
@@ -57,19 +57,19 @@ def test_the_environment_sets_the_default_and_an_argument_overrides_it(monkeypat
     with_native(monkeypatch, cpu=["prob_sparse_attention"])
     monkeypatch.setenv("SIMMST_BACKEND", "reference")
     assert choose(None) == "reference"
-    assert choose("cpp") == "cpp"
+    assert choose("cpu") == "cpu"
     monkeypatch.setenv("SIMMST_BACKEND", "")
-    assert choose(None) == "cpp"
+    assert choose(None) == "cpu"
     monkeypatch.setenv("SIMMST_BACKEND", "numpy")
-    with pytest.raises(ValueError, match="SIMMST_BACKEND is 'numpy'; it must be one of reference, cpp, triton, cuda"):
+    with pytest.raises(ValueError, match="SIMMST_BACKEND is 'numpy'; it must be one of reference, cpu, triton, cuda"):
         choose(None)
 
 
 @pytest.mark.parametrize(
     ("backend", "modules", "message"),
     [
-        ("cpp", {"cpu": None}, "no file"),
-        ("cpp", {"cpu": ["cutting_plane"]}, "this build of simmst._cpu has no prob_sparse_attention kernel"),
+        ("cpu", {"cpu": None}, "no file"),
+        ("cpu", {"cpu": ["cutting_plane"]}, "this build of simmst._cpu has no prob_sparse_attention kernel"),
         ("cuda", {"cuda": None}, "no file"),
         ("cuda", {"cuda": []}, "this build of simmst._cuda has no prob_sparse_attention kernel"),
         ("cuda", {"cuda": ["prob_sparse_attention"]}, "it runs on CUDA tensors, got device 'cpu'"),
@@ -120,7 +120,7 @@ def test_triton_takes_cpu_tensors_in_its_interpreter_alone(monkeypatch: pytest.M
     with pytest.raises(BackendUnavailableError, match=r"dtype torch\.float64 is none of"):
         choose("triton", dtype=torch.float64)
     with_native(monkeypatch, cpu=["prob_sparse_attention"])
-    assert choose(None) == "cpp", "the interpreter is never chosen, only asked for"
+    assert choose(None) == "cpu", "the interpreter is never chosen, only asked for"
 
 
 def test_cuda_takes_cpu_tensors_in_its_emulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_the_table_in_the_package_is_sound() -> None:
     [
         ["float64", 256, ["cuda"]],
         ["bfloat16", 300, ["cuda"]],
-        ["bfloat16", 256, ["cpp"]],
+        ["bfloat16", 256, ["cpu"]],
         ["bfloat16", 256, ["cuda", "cuda"]],
         ["bfloat16", 256, []],
         ["bfloat16", 256],
@@ -282,9 +282,9 @@ def test_dtypes_and_devices_of_the_cpu_backends(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BackendUnavailableError, match=r"dtype torch\.int32 is none of"):
         choose("reference", dtype=torch.int32)
     with pytest.raises(BackendUnavailableError, match="runs on CPU tensors, got device 'meta'"):
-        choose("cpp", device=torch.device("meta"))
+        choose("cpu", device=torch.device("meta"))
     with pytest.raises(
-        BackendUnavailableError, match=r"no backend can run prob_sparse_attention here: cpp: .*reference"
+        BackendUnavailableError, match=r"no backend can run prob_sparse_attention here: cpu: .*reference"
     ):
         choose(None, dtype=torch.int32)
 
@@ -296,9 +296,9 @@ def test_inside_a_transform_only_plain_torch_runs(monkeypatch: pytest.MonkeyPatc
     with torch.autograd.forward_ad.dual_level():
         seen.append(choose(None))
         with pytest.raises(BackendUnavailableError, match="forward-mode AD need backend 'reference'"):
-            choose("cpp")
+            choose("cpu")
     assert seen == ["reference", "reference"]
-    assert choose(None) == "cpp"
+    assert choose(None) == "cpu"
 
 
 def test_availability_lists_every_pair_with_a_reason() -> None:

@@ -41,9 +41,9 @@ def adam_state(point):
 
 @pytest.fixture
 def seam(monkeypatch):
-    """Lead backend "cpp" to the reference, behind the library operators."""
+    """Lead backend "cpu" to the reference, behind the library operators."""
     oracle = importlib.import_module("simmst.reference.cutting_plane")
-    monkeypatch.setattr("simmst.ops.cutting_plane.choose", lambda *args, **kwargs: "cpp")
+    monkeypatch.setattr("simmst.ops.cutting_plane.choose", lambda *args, **kwargs: "cpu")
     monkeypatch.setattr("simmst.ops.cutting_plane_library.implementation", lambda operator, backend: oracle)
 
 
@@ -234,7 +234,7 @@ def test_backends_are_explicit(monkeypatch):
     planes, offsets, _, point = problem()
     with pytest.raises(BackendUnavailableError, match=r"backend 'cuda' .* cannot run cutting_plane: "):
         cutting_plane_values(planes, offsets, point, backend="cuda")
-    with pytest.raises(ValueError, match="'fast'; it must be one of reference, cpp, triton, cuda"):
+    with pytest.raises(ValueError, match="'fast'; it must be one of reference, cpu, triton, cuda"):
         cutting_plane_values(planes, offsets, point, backend="fast")
     monkeypatch.setenv("SIMMST_BACKEND", "triton")
     with pytest.raises(BackendUnavailableError, match="SIMMST_BACKEND"):

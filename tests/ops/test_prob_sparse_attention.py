@@ -20,7 +20,7 @@ operators = torch.ops.simmst
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Backend "cpp" by way of the reference, as a kernel would be plugged in; holds the names of the calls."""
+    """Backend "cpu" by way of the reference, as a kernel would be plugged in; holds the names of the calls."""
     calls = []
 
     class Kernel:
@@ -33,9 +33,9 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(
         prob_sparse_library,
         "implementation",
-        lambda operator, backend: stand_in if backend == "cpp" else load(operator, backend),
+        lambda operator, backend: stand_in if backend == "cpu" else load(operator, backend),
     )
-    monkeypatch.setitem(backends._PREDICATES, "cpp", lambda operator, device, dtype: None)
+    monkeypatch.setitem(backends._PREDICATES, "cpu", lambda operator, device, dtype: None)
     backends._resolve.cache_clear()
     yield calls
     backends._resolve.cache_clear()
@@ -182,7 +182,7 @@ BAD_CALLS = [
     ({"sample": torch.tensor([0, 25])}, ValueError, "sample must hold indices from 0 to 24, got values from 0 to 25"),
     ({"sample": torch.tensor([-1, 2])}, ValueError, "got values from -1 to 2"),
     ({"sample": torch.zeros(3, dtype=torch.int64, device="meta")}, ValueError, "sample must be on cpu"),
-    ({"backend": "fast"}, ValueError, "argument backend is 'fast'; it must be one of reference, cpp, triton, cuda"),
+    ({"backend": "fast"}, ValueError, "argument backend is 'fast'; it must be one of reference, cpu, triton, cuda"),
 ]
 
 
@@ -296,12 +296,12 @@ def test_eager_compiled_and_reference_calls_agree(kernel: list[str], dropout_p: 
 
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
     results = []
-    for run, backend in ((attention, "reference"), (attention, "cpp"), (compiled, "cpp"), (compiled, "reference")):
+    for run, backend in ((attention, "reference"), (attention, "cpu"), (compiled, "cpu"), (compiled, "reference")):
         kernel.clear()
         torch.manual_seed(5)
         out = run(query, key, value, backend)
         results.append([out, *torch.autograd.grad(out.square().sum(), (query, key, value))])
-        assert set(kernel) == ({"select", "attend", "attend_backward"} if backend == "cpp" else set())
+        assert set(kernel) == ({"select", "attend", "attend_backward"} if backend == "cpu" else set())
     for result in results[1:]:
         for got, wanted in zip(result, results[0], strict=True):
             torch.testing.assert_close(got, wanted)
@@ -321,12 +321,12 @@ def test_a_kernel_is_chosen_when_none_is_named_and_plain_torch_inside_transforms
         assert torch.autograd.forward_ad.unpack_dual(out).tangent is not None
     assert kernel == []
     with pytest.raises(BackendUnavailableError, match=r"torch\.func transforms"):
-        torch.func.grad(lambda q: prob_sparse_attend(q, key, value, top, backend="cpp")[0].sum())(query)
+        torch.func.grad(lambda q: prob_sparse_attend(q, key, value, top, backend="cpu")[0].sum())(query)
 
 
 def test_kernels_refuse_a_second_derivative(kernel: list[str]) -> None:
     tensors = inputs(2, grad=True)
-    out, _ = prob_sparse_attend(*tensors, torch.zeros(2, 1, dtype=torch.int64), backend="cpp")
+    out, _ = prob_sparse_attend(*tensors, torch.zeros(2, 1, dtype=torch.int64), backend="cpu")
     first = torch.autograd.grad(out.square().sum(), tensors, create_graph=True)
     with pytest.raises(RuntimeError, match='backend="reference" to differentiate twice'):
         first[0].sum().backward()
@@ -361,7 +361,7 @@ def test_inductor() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_export(kernel: list[str], backend: str) -> None:
     class Attention(torch.nn.Module):
         def forward(self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor) -> Tensor:
@@ -374,6 +374,6 @@ def test_export(kernel: list[str], backend: str) -> None:
         Attention(), (*tensors, sample), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}, None)
     )
     names = [str(node.target) for node in exported.graph.nodes]
-    assert ("simmst.prob_sparse_attend.default" in names) == (backend == "cpp")
+    assert ("simmst.prob_sparse_attend.default" in names) == (backend == "cpu")
     larger = inputs(5)
     torch.testing.assert_close(exported.module()(*larger, sample), prob_sparse_attention(*larger, sample=sample))

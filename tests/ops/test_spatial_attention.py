@@ -66,12 +66,12 @@ def public(tensors, mask=None, norm=True, bias=True, **options):
 
 @pytest.fixture
 def seam(monkeypatch):
-    """Lead backend "cpp" to the reference, behind the library operators."""
+    """Lead backend "cpu" to the reference, behind the library operators."""
 
     # By import_module: as an attribute of the package the name is the function.
     module = importlib.import_module("simmst.ops.spatial_attention")
     oracle = importlib.import_module("simmst.reference.spatial_attention")
-    monkeypatch.setattr(module, "choose", lambda *args, **kwargs: "cpp")
+    monkeypatch.setattr(module, "choose", lambda *args, **kwargs: "cpu")
     monkeypatch.setattr(module, "implementation", lambda operator, backend: oracle)
 
 
@@ -199,7 +199,7 @@ def test_backends_are_explicit(monkeypatch):
     torch.testing.assert_close(public(tensors, backend="reference"), reference_result(tensors, None, True, True))
     with pytest.raises(BackendUnavailableError, match=r"backend 'cuda' .* cannot run spatial_attention: "):
         public(tensors, backend="cuda")
-    with pytest.raises(ValueError, match="'fast'; it must be one of reference, cpp, triton, cuda"):
+    with pytest.raises(ValueError, match="'fast'; it must be one of reference, cpu, triton, cuda"):
         public(tensors, backend="fast")
     monkeypatch.setenv("SIMMST_BACKEND", "triton")
     with pytest.raises(BackendUnavailableError, match="SIMMST_BACKEND"):

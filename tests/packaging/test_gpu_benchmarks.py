@@ -84,7 +84,7 @@ def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Pat
         ("benchmarks", "passed"),
     ]
     assert {row["case"] for row in result["rows"]} == {case.name for case in gpu_cases.CASES}
-    assert {"reference", "cpp"} <= {row["backend"] for row in result["rows"]}
+    assert {"reference", "cpu"} <= {row["backend"] for row in result["rows"]}
     assert not any(row["problem"] for row in result["rows"])
     refused = run("--apply", str(tmp_path / "gpu.json"))
     assert refused.returncode == 1

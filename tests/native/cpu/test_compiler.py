@@ -28,7 +28,7 @@ def attention_inputs() -> list[Tensor]:
 
 
 def sparse(query: Tensor, key: Tensor, value: Tensor, sample: Tensor) -> Tensor:
-    return prob_sparse_attention(query, key, value, factor=2, sample=sample, backend="cpp")
+    return prob_sparse_attention(query, key, value, factor=2, sample=sample, backend="cpu")
 
 
 def sample() -> Tensor:
@@ -36,7 +36,7 @@ def sample() -> Tensor:
 
 
 def spatial(x: Tensor, weight: Tensor, out_weight: Tensor) -> Tensor:
-    return spatial_attention(x, weight, None, out_weight, None, num_heads=2, residual=True, backend="cpp")
+    return spatial_attention(x, weight, None, out_weight, None, num_heads=2, residual=True, backend="cpu")
 
 
 def spatial_inputs() -> list[Tensor]:
@@ -50,9 +50,9 @@ def plane_inputs() -> list[Tensor]:
 
 
 def planes_together(planes: Tensor, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, ...]:
-    values = cutting_plane_values(planes, offsets, point, backend="cpp")
-    penalty = cutting_plane_penalty(planes, offsets, multipliers, point, backend="cpp")
-    return values, penalty, cutting_plane_lagrangian(planes, offsets, multipliers, point, backend="cpp")
+    values = cutting_plane_values(planes, offsets, point, backend="cpu")
+    penalty = cutting_plane_penalty(planes, offsets, multipliers, point, backend="cpu")
+    return values, penalty, cutting_plane_lagrangian(planes, offsets, multipliers, point, backend="cpu")
 
 
 CASES: list[Any] = [
@@ -65,10 +65,10 @@ CASES: list[Any] = [
 @pytest.mark.parametrize("causal", [False, True])
 def test_opcheck_prob_sparse(causal: bool) -> None:
     query, key, value = (x[0].requires_grad_() for x in attention_inputs())
-    top, measure = OPS.prob_sparse_select(query.detach(), key.detach(), sample(), 5, "keys", "cpp")
+    top, measure = OPS.prob_sparse_select(query.detach(), key.detach(), sample(), 5, "keys", "cpu")
     assert measure.shape == (3, 30)
-    torch.library.opcheck(OPS.prob_sparse_select.default, (query.detach(), key.detach(), sample(), 5, "keys", "cpp"))
-    options = (None, causal, 0.3, "cumsum" if causal else "mean", 0.0, "cpp")
+    torch.library.opcheck(OPS.prob_sparse_select.default, (query.detach(), key.detach(), sample(), 5, "keys", "cpu"))
+    options = (None, causal, 0.3, "cumsum" if causal else "mean", 0.0, "cpu")
     torch.library.opcheck(OPS.prob_sparse_attend.default, (query, key, value, top, *options))
 
 
@@ -77,10 +77,10 @@ def test_opcheck_cutting_planes(packed: bool) -> None:
     planes, offsets, multipliers, point = plane_inputs()
     stored = tuple(pack_signs(planes))[:2] if packed else (planes, None)
     grads = multipliers.clone().requires_grad_(), point.clone().requires_grad_()
-    torch.library.opcheck(OPS.cutting_plane_values, (*stored, offsets, grads[1], "cpp"))
+    torch.library.opcheck(OPS.cutting_plane_values, (*stored, offsets, grads[1], "cpu"))
     for operator in (OPS.cutting_plane_penalty, OPS.cutting_plane_lagrangian):
-        torch.library.opcheck(operator, (*stored, offsets, *grads, "cpp"))
-    step = (*stored, multipliers, torch.ones_like(point), point, point.clone(), offsets, None, None, None, 0.1, "cpp")
+        torch.library.opcheck(operator, (*stored, offsets, *grads, "cpu"))
+    step = (*stored, multipliers, torch.ones_like(point), point, point.clone(), offsets, None, None, None, 0.1, "cpu")
     torch.library.opcheck(OPS.cutting_plane_step_, step)
 
 
@@ -124,7 +124,7 @@ def test_the_step_compiles_and_updates_in_place() -> None:
 
     def step(point: Tensor) -> Tensor:
         return cutting_plane_step_(
-            planes, coefficients, gradient, point, torch.zeros_like(point), offsets, lr=0.1, backend="cpp"
+            planes, coefficients, gradient, point, torch.zeros_like(point), offsets, lr=0.1, backend="cpu"
         )
 
     eager, compiled = point.clone(), point.clone()

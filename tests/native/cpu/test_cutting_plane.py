@@ -212,7 +212,7 @@ def test_gradients(isa, fmt, name):
     planes, offsets, multipliers, point, *_ = problem((3, 9, 1029), fmt)
     arguments = multipliers.requires_grad_(), point.requires_grad_()
     weights = torch.rand(3, dtype=F64)
-    total = public(planes, offsets, *arguments, backend="cpp")
+    total = public(planes, offsets, *arguments, backend="cpu")
     expected = public(wide(planes), offsets, *arguments, backend="reference")
     ours = torch.autograd.grad(total, arguments, weights, retain_graph=True)
     theirs = torch.autograd.grad(expected, arguments, weights, create_graph=True)
@@ -234,14 +234,14 @@ def test_gradcheck(packed):
     for function in (cutting_plane_penalty, cutting_plane_lagrangian):
 
         def call(m, x, function=function):
-            return function(planes, offsets, m, x, backend="cpp")
+            return function(planes, offsets, m, x, backend="cpu")
 
         assert torch.autograd.gradcheck(call, (multipliers, point))
         assert torch.autograd.gradgradcheck(call, (multipliers, point))
         only = torch.autograd.grad(call(multipliers.detach(), point).sum(), point)[0]
         both = torch.autograd.grad(call(multipliers, point).sum(), [multipliers, point])[1]
         assert torch.equal(only, both)
-    assert torch.autograd.gradcheck(lambda x: cutting_plane_values(planes, offsets, x, backend="cpp"), point)
+    assert torch.autograd.gradcheck(lambda x: cutting_plane_values(planes, offsets, x, backend="cpu"), point)
 
 
 @pytest.mark.parametrize("rows", [(12, 60_000), (40, 3, 2000)], ids=str)
@@ -269,7 +269,7 @@ def test_many_steps_follow_torch_optim(isa, fmt, adam):
         optimizer.step()
         expected = anchor_values + torch.einsum("pln,pn->pl", matrix, parameter.detach() - anchor)
         values = cutting_plane_step_(
-            planes, multipliers, gradient, point, anchor, anchor_values, lr=0.05, adam_state=state, backend="cpp"
+            planes, multipliers, gradient, point, anchor, anchor_values, lr=0.05, adam_state=state, backend="cpu"
         )
         assert_exact({"values": values, "point": point}, {"values": expected, "point": parameter.detach()})
         multipliers = (multipliers + 0.01 * values).clamp(min=0)
@@ -401,7 +401,7 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch):
         native.values(torch.ones(1, 1), torch.ones(1), torch.ones(1))
 
 
-def test_the_public_functions_choose_cpp(monkeypatch):
+def test_the_public_functions_choose_the_cpu_backend(monkeypatch):
     called = []
     real = native.values
     monkeypatch.setattr(native, "values", lambda *args: called.append(True) or real(*args))
@@ -409,7 +409,7 @@ def test_the_public_functions_choose_cpp(monkeypatch):
     assert called
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_numpy_in_numpy_out(backend, dtype):
     planes, offsets, multipliers, point, gradient, anchor = (t.numpy().astype(dtype) for t in problem((2, 3, 13)))

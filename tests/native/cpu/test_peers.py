@@ -15,7 +15,7 @@ from simmst.ops.prob_sparse_counts import informer_count
 pytest.importorskip("simmst._cpu", reason="this installation has no compiled CPU module")
 
 BATCH, HEADS, WIDTH, FACTOR = 2, 4, 16, 5
-BACKENDS = ["cpp", "reference"]
+BACKENDS = ["cpu", "reference"]
 
 
 def draw(length: int, seed: int) -> Tensor:

@@ -276,14 +276,14 @@ def test_indices_out_of_range_are_refused_before_memory_is_touched(isa: str) -> 
         with pytest.raises(IndexError, match="sample must hold indices from 0 to 11"):
             native.select(query, key, wrong, u=3)
         with pytest.raises(ValueError, match="sample must hold indices from 0 to 11"):
-            prob_sparse_attention(query, key, value, sample=wrong, backend="cpp")
+            prob_sparse_attention(query, key, value, sample=wrong, backend="cpu")
     for bad in (-1, 10):
         wrong = top.clone()
         wrong[1, 3] = bad
         with pytest.raises(IndexError, match="top must hold indices from 0 to 9"):
             native.attend(query, key, value, wrong)
         with pytest.raises(ValueError, match="top must hold indices from 0 to 9"):
-            prob_sparse_attend(query, key, value, wrong, backend="cpp")
+            prob_sparse_attend(query, key, value, wrong, backend="cpu")
 
 
 def test_the_module_checks_sizes_itself() -> None:
@@ -309,7 +309,7 @@ def test_it_is_the_automatic_choice_and_gives_gradients_through_autograd() -> No
     query, key, value = inputs(2, 3, queries=48, keys=60)
     sample = torch.randint(60, (48, 25))
     results = []
-    for backend in (None, "cpp", "reference"):
+    for backend in (None, "cpu", "reference"):
         leaves = [x.clone().requires_grad_() for x in (query, key, value)]
         out, aux = prob_sparse_attention(*leaves, sample=sample, is_causal=True, return_aux=True, backend=backend)
         out.sin().sum().backward()
@@ -319,7 +319,7 @@ def test_it_is_the_automatic_choice_and_gives_gradients_through_autograd() -> No
     assert_same(results[1], results[2])
     leaves = [x[:1, :1, :12].clone().requires_grad_() for x in (query, key, value)]
     top = torch.tensor([[[0, 3, 7]]])
-    assert torch.autograd.gradcheck(lambda *x: prob_sparse_attend(*x, top, backend="cpp")[0], leaves)
+    assert torch.autograd.gradcheck(lambda *x: prob_sparse_attend(*x, top, backend="cpu")[0], leaves)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -334,12 +334,12 @@ def test_the_short_way_the_long_way_and_the_dispatcher_agree_to_the_bit(
         short = prob_sparse_attention(query, key, value, sample=sample, is_causal=is_causal)
         long, aux = prob_sparse_attention(query, key, value, sample=sample, is_causal=is_causal, return_aux=True)
         assert torch.equal(short, long)
-        options = (is_causal, 0.25, "cumsum" if is_causal else "mean", 0.0, "cpp")
+        options = (is_causal, 0.25, "cumsum" if is_causal else "mean", 0.0, "cpu")
         dispatched = torch.ops.simmst.prob_sparse_attend(query, key, value, aux.top, None, *options)
         direct = attend_operator(query, key, value, aux.top, None, *options)
         assert all(torch.equal(a, b) for a, b in zip(dispatched, direct, strict=True))
         assert torch.equal(short, direct[0])
-        chosen = torch.ops.simmst.prob_sparse_select(query, key, sample, aux.top.shape[-1], "keys", "cpp")
+        chosen = torch.ops.simmst.prob_sparse_select(query, key, sample, aux.top.shape[-1], "keys", "cpu")
         assert torch.equal(chosen[0], aux.top)
         assert torch.equal(prob_sparse_select(query, key, sample, u=aux.top.shape[-1])[1], chosen[1])
 
@@ -349,7 +349,7 @@ def test_compiled_without_a_graph_break() -> None:
     sample = torch.randint(40, (40, 20))
 
     def step(x: Tensor) -> Tensor:
-        return prob_sparse_attention(x, key, value, sample=sample, backend="cpp").sum(-1)
+        return prob_sparse_attention(x, key, value, sample=sample, backend="cpu").sum(-1)
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(query), step(query))
