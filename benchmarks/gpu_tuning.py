@@ -11,8 +11,8 @@ import torch
 from gpu_cases import Case
 from gpu_measure import problem_with
 from gpu_timing import time_in_turn
-from simmst.kernels import configurations
 
+from simmst.kernels import configurations
 from simmst.ops import measured_choice
 
 CONFIGURATIONS, CHOICE = Path("kernels/configurations.json"), Path("simmst/ops/measured_choice.json")

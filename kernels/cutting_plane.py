@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 import triton
-from simmst.kernels.configurations import Configuration, configuration
-from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
 from torch import Tensor
 
+from simmst.kernels.configurations import Configuration, configuration
+from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
 from simmst.reference.cutting_plane import PackedSigns, Planes
 
 

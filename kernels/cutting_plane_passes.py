@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from simmst.kernels.cutting_plane_tiles import (
     adam_scalars,
     combine_rows,

@@ -27,12 +27,12 @@ from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
+
 from simmst.kernels.configurations import Configuration, configuration
 from simmst.kernels.prob_sparse_attention_backward import _combine_query, _gradients, _sum_chunks
 from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
 from simmst.kernels.prob_sparse_attention_select import _measure, _measure_and_top, _top
-from torch import Tensor
-
 from simmst.reference.philox import keep_threshold
 from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import (
     batch_offset,

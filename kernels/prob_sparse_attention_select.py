@@ -15,6 +15,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+
 from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import batch_offset, load_rows, signature
 from simmst.kernels.specialisations import Specialisation

@@ -35,6 +35,8 @@ from __future__ import annotations
 
 import torch
 import triton
+from torch import Tensor
+
 from simmst.kernels import spatial_attention_long as long
 from simmst.kernels.spatial_attention_backward import fused_backward, reduce_partials
 from simmst.kernels.spatial_attention_forward import fused_forward
@@ -48,7 +50,6 @@ from simmst.kernels.spatial_attention_sizes import (
     sizes,
 )
 from simmst.kernels.spatial_attention_tiles import LOG2_E
-from torch import Tensor
 
 Gradients = tuple[
     Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from simmst.kernels.spatial_attention_forward import project_into
 from simmst.kernels.spatial_attention_tiles import (
     attend_again,

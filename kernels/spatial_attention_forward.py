@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from simmst.kernels.spatial_attention_tiles import (
     LN_2,
     attend,

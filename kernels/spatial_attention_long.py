@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from simmst.kernels.spatial_attention_sizes import Sizes, matrices, programs
 from simmst.kernels.spatial_attention_tiles import (
     LOG2_E,
@@ -29,7 +31,6 @@ from simmst.kernels.spatial_attention_tiles import (
     store_tile,
     visible_keys,
 )
-from torch import Tensor
 
 ROW_TILE = 4096  # elements of a tile of the kernels that go by rows
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 import triton
-from simmst.kernels.configurations import Configuration, configuration
 from torch import Tensor
+
+from simmst.kernels.configurations import Configuration, configuration
 
 # The fused kernels take maps up to these sizes: beyond them the work of one map is worth many programs, or its tiles
 # exceed the registers of one. A map of up to FEW_POSITIONS is fused however few maps there are.

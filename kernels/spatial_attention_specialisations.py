@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import triton
+
 from simmst.kernels.configurations import Configuration, named
 from simmst.kernels.spatial_attention_backward import fused_backward, reduce_partials
 from simmst.kernels.spatial_attention_forward import fused_forward

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
-from simmst.kernels.configurations import Configuration
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
+
+from simmst.kernels.configurations import Configuration
 
 CAPABILITIES = (80, 90, 100)
 # Bytes of shared memory that one block can have, by compute capability.

@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import compiled
 import triton
 from compiled import Job, Record
+
 from simmst.kernels import configurations
 from simmst.kernels.configurations import Configuration
 from simmst.kernels.specialisations import SHARED_LIMIT, Resources, Specialisation, compile_ahead

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from simmst.kernels import configurations
 
 from simmst.errors import ConfigError
+from simmst.kernels import configurations
 
 ENTRY = {
     "configurations": {

@@ -14,9 +14,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 import triton
+from triton.backends.compiler import GPUTarget
+
 from simmst.kernels import specialisations
 from simmst.kernels.cutting_plane_specialisations import SPECIALISATIONS
-from triton.backends.compiler import GPUTarget
 
 
 def compiled(label: str, configuration: str = "rows64"):

@@ -12,6 +12,7 @@ import gpu_report
 import gpu_tuning
 import pytest
 import torch
+
 from simmst.kernels import configurations
 from simmst.kernels.configurations import configuration
 
