@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst import __version__
-from simmst.data.city_shards import read_headers, write_shard
+from simmst.data.readers.city_shards import read_headers, write_shard
 from simmst.errors import ConfigError
 from simmst.files import write_json
 from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files

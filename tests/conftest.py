@@ -1,9 +1,13 @@
-"""Every test draws from the same seed; HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer."""
+"""Every test draws from the same seed; without ``SIMMST_DATA``, real data is looked for beside the checkout.
+
+HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,10 @@ if importlib.util.find_spec("hypothesis") is not None:
     settings.register_profile("light", max_examples=12, deadline=None)
     if "HYPOTHESIS_PROFILE" in os.environ:
         settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+if DATA.is_dir():
+    os.environ.setdefault("SIMMST_DATA", str(DATA))
 
 
 @pytest.fixture(autouse=True)

@@ -246,14 +246,14 @@ class TrafficDataset:
 
     def save(self, path: str | Path) -> Path:
         """Write the data set to a compressed .npz file, which `from_npz` reads back exactly."""
-        from simmst.data.npz import write_npz
+        from simmst.data.readers.npz import write_npz
 
         return write_npz(self, path)
 
     @classmethod
     def from_arrays(cls, activity: Any, time: Any, **attributes: Any) -> TrafficDataset:
-        """Build a data set from arrays; see `simmst.data.arrays.from_arrays`."""
-        from simmst.data.arrays import from_arrays
+        """Build a data set from arrays; see `simmst.data.readers.arrays.from_arrays`."""
+        from simmst.data.readers.arrays import from_arrays
 
         return from_arrays(activity, time, **attributes)
 
@@ -261,15 +261,15 @@ class TrafficDataset:
     def from_dataframe(
         cls, frame: Any, *, cells: Mapping[Any, tuple[int, int]] | None = None, **options: Any
     ) -> TrafficDataset:
-        """Build a data set from a long or wide data frame; see `simmst.data.frames.from_dataframe`."""
-        from simmst.data.frames import from_dataframe
+        """Build a data set from a long or wide data frame; see `simmst.data.readers.frames.from_dataframe`."""
+        from simmst.data.readers.frames import from_dataframe
 
         return from_dataframe(frame, cells=cells, **options)
 
     @classmethod
     def from_npz(cls, path: str | Path) -> TrafficDataset:
-        """Read a .npz file; see `simmst.data.npz.from_npz`."""
-        from simmst.data.npz import from_npz
+        """Read a .npz file; see `simmst.data.readers.npz.from_npz`."""
+        from simmst.data.readers.npz import from_npz
 
         return from_npz(path)
 
@@ -277,8 +277,8 @@ class TrafficDataset:
     def from_telecom_italia(
         cls, pattern: str | Path | Iterable[str | Path], grid: str = "milan", **options: Any
     ) -> TrafficDataset:
-        """Read official daily files; see `simmst.data.telecom_italia.from_telecom_italia`."""
-        from simmst.data.telecom_italia import from_telecom_italia
+        """Read official daily files; see `simmst.data.readers.telecom_italia.from_telecom_italia`."""
+        from simmst.data.readers.telecom_italia import from_telecom_italia
 
         return from_telecom_italia(pattern, grid, **options)
 

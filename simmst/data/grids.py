@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from simmst.data.library import GRIDS_FILE, find_beside_or_in_library
+from simmst.data.directory import data_directory
 from simmst.errors import ConfigError, DataError
 
 # Height and width in cells, edge in metres.
 _RASTERS = {"milan": (100, 100, 235.0), "trento": (98, 117, 1000.0)}
 GRIDS = tuple(_RASTERS)
+GRIDS_FILE = "milan_trento_grids.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,11 @@ class Grid:
             raise DataError(f"cell {int(ids[~inside].flat[0])} is not on the {self.name} grid, {self.describe()}")
         return np.stack(np.divmod(ids - 1, self.mask.shape[1]), axis=-1)
 
+    def crop(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Cell ids and places of the box low <= (row, column) < high."""
+        box = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
+        return self.cell_id[box], None if self.lonlat is None else self.lonlat[box]
+
     def describe(self) -> str:
         """The ids in words, for messages."""
         return f"which has {int(self.mask.sum())} cells with ids in 1..{self.mask.size}"
@@ -84,7 +90,7 @@ def load_grid(name: str, path: str | Path | None = None) -> Grid:
     if name not in _RASTERS:
         raise ConfigError(f"unknown grid {name!r}; give one of {', '.join(GRIDS)}")
     height, width, size = _RASTERS[name]
-    file = find_beside_or_in_library(GRIDS_FILE, path)
+    file = _grids_file(path)
     if file is None:
         return Grid(name, np.ones((height, width), dtype=bool), size, None, official=name == "milan")
     with np.load(file, allow_pickle=False) as arrays:
@@ -97,3 +103,17 @@ def load_grid(name: str, path: str | Path | None = None) -> Grid:
     mask[ids - 1] = True
     lonlat[ids - 1] = places
     return Grid(name, mask.reshape(height, width), size, lonlat.reshape(height, width, 2), official=True)
+
+
+def _grids_file(path: str | Path | None) -> Path | None:
+    """The grids file at, in or beside `path`, which must lead to it, or in the data folder, which may lack it."""
+    if path is not None:
+        file = Path(path) if Path(path).is_file() else Path(path) / GRIDS_FILE
+        if not file.is_file():
+            raise DataError(f"there is no {file}; give the path of {GRIDS_FILE}")
+        return file
+    try:
+        file = data_directory() / GRIDS_FILE
+    except DataError:  # the folder is optional here
+        return None
+    return file if file.is_file() else None

@@ -12,7 +12,7 @@ import numpy as np
 from simmst.data.calendar import utc_offset_seconds
 from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import load_grid
-from simmst.data.telecom_italia_lines import ROW, SLOT_MS
+from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS
 from simmst.errors import ConfigError, DataError
 from simmst.extras import import_extra
 from simmst.files import write_atomically

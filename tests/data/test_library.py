@@ -6,7 +6,6 @@ import pytest
 from simmst.data import (
     available,
     data_directory,
-    library,
     load,
     load_grid,
     read_published_predictions,
@@ -25,10 +24,7 @@ def folder():
 
 @pytest.fixture
 def no_folder(monkeypatch):
-    def missing():
-        raise DataError("there is no data folder; set SIMMST_DATA")
-
-    monkeypatch.setattr(library, "data_directory", missing)
+    monkeypatch.delenv("SIMMST_DATA", raising=False)
 
 
 def need(folder, name):
@@ -46,16 +42,13 @@ def test_data_directory_follows_the_environment(tmp_path, monkeypatch):
         data_directory()
 
 
-def test_data_directory_beside_the_working_folder(tmp_path, monkeypatch):
+def test_the_data_folder_is_never_guessed(tmp_path, monkeypatch, no_folder):
     (tmp_path / "shared" / "data").mkdir(parents=True)
     (tmp_path / "work").mkdir()
-    monkeypatch.delenv("SIMMST_DATA", raising=False)
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "elsewhere" / "a" / "b" / "c.py"))
-    assert data_directory() == tmp_path / "shared" / "data"
-    (tmp_path / "shared" / "data").rmdir()
     with pytest.raises(DataError, match="set SIMMST_DATA"):
         data_directory()
+    assert available() == []
 
 
 def test_unknown_names(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simmst.data import TrafficDataset, load, load_grid
-from simmst.data import telecom_italia as reader
+from simmst.data.readers import telecom_italia as reader
 from simmst.errors import ConfigError, DataError
 
 pytest.importorskip("polars")

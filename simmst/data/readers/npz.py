@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from simmst.data.arrays import from_arrays
 from simmst.data.dataset import TrafficDataset
-from simmst.data.grids import Grid, load_grid
-from simmst.data.library import GRIDS_FILE
+from simmst.data.grids import GRIDS_FILE, load_grid
+from simmst.data.readers.arrays import from_arrays
 from simmst.errors import DataError
 from simmst.files import write_atomically
 
@@ -206,7 +205,7 @@ def _on_milan(
     low, high = places.min(axis=0), places.max(axis=0) + 1
     rows, cols = (places - low).T
     height, width = (high - low).tolist()
-    cell_id, lonlat = crop(grid, low, high)
+    cell_id, lonlat = grid.crop(low, high)
     steps, num_services = activity.shape[:2]
     dense = np.full((steps, num_services, height, width), np.nan, dtype=np.float32)
     dense[:, :, rows, cols] = activity.reshape(steps, num_services, -1)
@@ -223,9 +222,3 @@ def _on_milan(
         name=path.stem,
         **_ITALY,
     )
-
-
-def crop(grid: Grid, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cell ids and places of the box low <= (row, column) < high."""
-    box = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
-    return grid.cell_id[box], None if grid.lonlat is None else grid.lonlat[box]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simmst.data.arrays import from_arrays
 from simmst.data.calendar import zone
 from simmst.data.dataset import TrafficDataset
+from simmst.data.readers.arrays import from_arrays
 from simmst.errors import DataError
 from simmst.extras import import_extra
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import Grid, load_grid
-from simmst.data.npz import crop, from_npz, npz_path, source_of, write_npz
-from simmst.data.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
+from simmst.data.readers.npz import from_npz, npz_path, source_of, write_npz
+from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
 from simmst.errors import ConfigError, DataError
 from simmst.extras import import_extra
 
@@ -243,7 +243,7 @@ def _assemble(parts: list[_Part], grid: Grid, seen: np.ndarray, cells: str) -> T
         view[part.covered] = piece[part.covered]
     mask = np.ascontiguousarray(mask[box])
     activity[:, :, ~mask] = np.nan
-    cell_id, lonlat = crop(grid, low, high)
+    cell_id, lonlat = grid.crop(low, high)
     seconds = (first + np.arange(count, dtype=np.int64)) * (SLOT_MS // 1000)
     return TrafficDataset(
         activity=activity,
