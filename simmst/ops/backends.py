@@ -15,6 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from simmst.errors import BackendUnavailableError
+from simmst.native.checkout import warn_of_hidden_installation
 from simmst.native.cuda.launch import emulated as emulated
 from simmst.ops import measured_choice
 from simmst.ops.limits import why_too_large, why_too_little_memory
@@ -57,6 +58,8 @@ def load_native(name: str) -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module(name), ""
     except ImportError as error:
+        if name == "simmst._cpu":
+            warn_of_hidden_installation()
         return None, f"the compiled module {name} is not in this installation ({error})"
 
 

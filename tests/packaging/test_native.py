@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +84,31 @@ def test_kernels_are_shipped_without_shadowing_other_packages():
     assert spec is not None
     assert spec.origin is None, "simmst.kernels must be a plain folder, without __init__.py"
     assert not (Path(__file__).resolve().parents[2] / "kernels" / "__init__.py").exists()
+
+
+def test_sources_in_the_way_of_compiled_modules_are_noticed_once(tmp_path, cpu):
+    sources, installed = tmp_path / "checkout" / "simmst", tmp_path / "installed" / "simmst"
+    for folder in (sources, installed):
+        folder.parent.mkdir()
+        shutil.copytree(
+            Path(simmst.__file__).parent, folder, ignore=shutil.ignore_patterns("*.so", "kernels", "__pycache__")
+        )
+    shutil.copy(cpu.__file__, installed)
+    code = """
+import sys, torch
+sys.path.insert(1, sys.argv[1])
+from simmst import ops
+for _ in range(2):
+    ops.cutting_plane_values(torch.ones(1, 2), torch.ones(1), torch.ones(2))
+"""
+
+    def said(cwd, further):
+        command = [sys.executable, "-c", code, str(further)]
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")
+        }
+        run = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+        return run.stderr.count(f"the sources in {sources}"), run.stderr.count(f"the installation in {installed}")
+
+    assert said(sources.parent, installed.parent) == (1, 1)
+    assert said(installed.parent, sources.parent) == (0, 0)
