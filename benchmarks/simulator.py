@@ -82,8 +82,8 @@ def rays(quick: bool) -> dict[str, Any]:
     """Trace a city's radio."""
     from simmst.errors import MissingExtraError, RayTracingError
     from simmst.simulation import CityConfig
-    from simmst.simulation.ray_tracing import RayTracedRadio
-    from simmst.simulation.ray_tracing_probe import require_ray_tracing
+    from simmst.simulation.radio.ray_tracing import RayTracedRadio
+    from simmst.simulation.radio.ray_tracing_probe import require_ray_tracing
 
     try:
         require_ray_tracing()

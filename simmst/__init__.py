@@ -25,7 +25,7 @@ _ATTRIBUTES = {
     "SimMSTNet": "simmst.models",
     "STNet": "simmst.models",
 }
-_ROOMS = ("ops", "nn", "reference", "models", "baselines", "simulation", "data", "training", "evaluation")
+_ROOMS = ("ops", "nn", "reference", "models", "baselines", "simulation", "realism", "data", "training", "evaluation")
 
 
 def __getattr__(name: str) -> Any:

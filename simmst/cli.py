@@ -247,7 +247,8 @@ def run_simulate(options: Namespace) -> None:
 
 def run_compare(options: Namespace) -> None:
     """Run ``simmst simulate --compare``."""
-    from simmst.simulation import DomainPrior, compare_files
+    from simmst.realism import compare_files
+    from simmst.simulation import DomainPrior
 
     for name, unused in (("city", bool(options.city)), ("format", options.format != "shards")):
         if unused:

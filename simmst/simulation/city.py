@@ -15,12 +15,12 @@ from simmst.errors import ConfigError
 from simmst.simulation.clock import Clock
 from simmst.simulation.config import CityConfig
 from simmst.simulation.outline import outline_mask
-from simmst.simulation.prior import DomainPrior
-from simmst.simulation.radio import RadioModel, StatisticalRadio
-from simmst.simulation.ray_tracing import RayTracedRadio
-from simmst.simulation.reporting import OperatorReporting, ReportingModel
+from simmst.simulation.prior.domain_prior import DomainPrior
+from simmst.simulation.radio.ray_tracing import RayTracedRadio
+from simmst.simulation.radio.statistical import RadioModel, StatisticalRadio
+from simmst.simulation.reporting.operator import OperatorReporting, ReportingModel
 from simmst.simulation.streams import stream
-from simmst.simulation.traffic import SharedPresenceTraffic, TrafficModel
+from simmst.simulation.traffic.shared_presence import SharedPresenceTraffic, TrafficModel
 
 RADIOS: dict[str, RadioModel] = {"statistical": StatisticalRadio(), "ray-traced": RayTracedRadio()}
 TRAFFIC = SharedPresenceTraffic()

@@ -1,0 +1,203 @@
+"""One real file against the simulated cities that were cut to its shape: a row a statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simmst.extras import import_extra
+from simmst.realism.crops import Crop
+from simmst.realism.measurements import DISTANCES, Measurement, Statistic, measure, subjects
+from simmst.realism.statistics import kolmogorov_smirnov, wasserstein
+
+if TYPE_CHECKING:
+    import rich.table
+
+BAND = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statistic, real against simulated.
+
+    Attributes:
+        subject: the service, or the pair of services.
+        statistic: what is measured.
+        real: its value in the file.
+        low: 5 % quantile over the simulated cities; 0 for distances, of which none is too small.
+        median: their median.
+        high: their 95 % quantile.
+        percentile: per cent of the simulated cities below the real value.
+        note: why the real value lies outside the band; empty inside it.
+    """
+
+    subject: str
+    statistic: Statistic
+    real: float
+    low: float
+    median: float
+    high: float
+    percentile: float
+    note: str
+
+    @property
+    def inside(self) -> bool:
+        """Whether the real value lies in the simulated 5-95 % band."""
+        return self.low <= self.real <= self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain, JSON-able values."""
+        numbers = {name: getattr(self, name) for name in ("real", "low", "median", "high", "percentile")}
+        return {
+            "subject": self.subject,
+            "statistic": self.statistic.key,
+            "label": self.statistic.label,
+            **numbers,
+            "inside": self.inside,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FileComparison:
+    """One file against the simulated cities.
+
+    Attributes:
+        name: of the file.
+        surrogate: whether the file itself is simulated.
+        description: what was simulated to compare with it.
+        cautions: what a reader must know of the comparison.
+        rows: the statistics that the file has.
+        reasons: why it has not the others, by (subject, label).
+        usual: how many statistics of a simulated city lie outside the band of all: median and 95 % quantile.
+        real: the file's measurement.
+        simulated: the cities'.
+    """
+
+    name: str
+    surrogate: bool
+    description: str
+    cautions: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reasons: dict[tuple[str, str], str]
+    usual: tuple[int, int]
+    real: Measurement = field(repr=False)
+    simulated: tuple[Measurement, ...] = field(repr=False)
+
+    @property
+    def outside(self) -> tuple[Row, ...]:
+        """The rows whose real value lies outside the band."""
+        return tuple(row for row in self.rows if not row.inside)
+
+    @property
+    def verdict(self) -> str:
+        """One line on the whole file."""
+        count, (usual, most) = len(self.outside), self.usual
+        tail = "" if count <= most else ": more than chance explains"
+        return (
+            f"{len(self.rows) - count} of {len(self.rows)} statistics in the band, {count} outside; of a simulated "
+            f"city {usual} are outside, of one in twenty more than {most}{tail}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain, JSON-able values."""
+        return {
+            "file": self.name,
+            "surrogate": self.surrogate,
+            "simulated": self.description,
+            "cautions": list(self.cautions),
+            "verdict": self.verdict,
+            "outside": len(self.outside),
+            "usually_outside": {"median": self.usual[0], "95_percent": self.usual[1]},
+            "statistics": [row.to_dict() for row in self.rows],
+            "not_computable": [
+                {"subject": subject, "statistic": label, "reason": reason}
+                for (subject, label), reason in self.reasons.items()
+            ],
+        }
+
+    def to_table(self) -> rich.table.Table:
+        """Return a `rich` table of the rows, those outside the band in bold with their reason.
+
+        Raises:
+            MissingExtraError: `rich` is not installed.
+        """
+        text = import_extra("rich.text", extra="forecast").Text
+        table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
+            box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
+        )
+        table.add_column("service", no_wrap=True)
+        table.add_column("statistic")
+        for head in ("real", "5 %", "median", "95 %", "percentile"):
+            table.add_column(head, justify="right", no_wrap=True)
+        table.add_column("in the band?")
+        for row in self.rows:
+            numbers = [f"{value:.3f}" for value in (row.real, row.low, row.median, row.high)]
+            verdict = "yes" if row.inside else f"NO: {row.note}"
+            cells = [row.subject, row.statistic.label, *numbers, f"{row.percentile:.0f}", verdict]
+            table.add_row(*(text(cell) for cell in cells), style="" if row.inside else "bold")
+        return table
+
+    def reasons_in_words(self) -> list[str]:
+        """Return one line for each reason why statistics have no value."""
+        lines = []
+        for reason in dict.fromkeys(self.reasons.values()):
+            labels = dict.fromkeys(label for (_, label), why in self.reasons.items() if why == reason)
+            lines.append(f"not computable ({reason}): {'; '.join(labels)}")
+        return lines
+
+
+def compare_crop(crop: Crop, simulated: list[Measurement]) -> FileComparison:
+    """Hold a file's statistics against those of the cities that were cut to its shape."""
+    real = measure(crop.like)
+    _take_distances(real, simulated)
+    rows, columns, reasons = [], [], {}
+    for subject, statistic in subjects(crop.like.services):
+        name = (subject, statistic.key)
+        values = np.array([one.values.get(name, np.nan) for one in simulated])
+        present = values[~np.isnan(values)]
+        if name not in real.values:
+            reasons[subject, statistic.label] = real.reasons.get(name, "there is no value")
+        elif len(present) * 2 < len(values):
+            reasons[subject, statistic.label] = "most simulated cities have no value"
+        else:
+            rows.append(_row(subject, statistic, real.values[name], present))
+            columns.append((values < rows[-1].low) | (values > rows[-1].high))
+    outside = np.sum(columns, axis=0) if columns else np.zeros(len(simulated))
+    usual = int(np.median(outside)), int(np.ceil(np.quantile(outside, 0.95)))
+    return FileComparison(
+        name=crop.like.name,
+        surrogate=crop.like.surrogate,
+        description=crop.description,
+        cautions=crop.cautions,
+        rows=tuple(rows),
+        reasons=reasons,
+        usual=usual,
+        real=real,
+        simulated=tuple(simulated),
+    )
+
+
+def _take_distances(real: Measurement, simulated: Sequence[Measurement]) -> None:
+    """Add how far each marginal lies from the typical simulated one: the medians of the cities' quantiles."""
+    for service, quantiles in real.quantiles.items():
+        others = [one for one in simulated if service in one.quantiles]
+        if not others:
+            continue
+        typical = np.median([one.quantiles[service] for one in others], axis=0)
+        for one in (real, *others):
+            measured = quantiles if one is real else one.quantiles[service]
+            one.values[service, "ks"] = kolmogorov_smirnov(measured, typical)
+            one.values[service, "wasserstein"] = wasserstein(measured, typical)
+
+
+def _row(subject: str, statistic: Statistic, real: float, simulated: np.ndarray) -> Row:
+    low, median, high = (float(value) for value in np.quantile(simulated, (BAND[0], 0.5, BAND[1])))
+    if statistic.key in DISTANCES:
+        low = 0.0
+    percentile = 100 * float((np.sum(simulated < real) + 0.5 * np.sum(simulated == real)) / len(simulated))
+    note = statistic.above if real > high else statistic.below if real < low else ""
+    return Row(subject, statistic, real, low, median, high, percentile, note)

@@ -1,0 +1,72 @@
+"""Ensembles: simulated cities cut to compare with files, measured one by one and thrown away."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from simmst.errors import ConfigError
+from simmst.realism.crops import Crop
+from simmst.realism.measurements import Measurement, measure
+from simmst.simulation.city import simulate_city
+from simmst.simulation.prior.domain_prior import DomainPrior
+
+MIN_CITIES = 20  # fewer have no 5 and 95 % quantiles
+
+
+def measure_cities(
+    crops: Sequence[Crop],
+    *,
+    cities: int,
+    seed: int,
+    prior: DomainPrior,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[Measurement, ...]]:
+    """Simulate cities 0 to `cities` - 1 in the shape of every crop, and measure them.
+
+    City i has the same parameters in every crop, but for those that a crop settles; and it is the same whatever the
+    number of cities and workers.
+
+    Args:
+        crops: what to simulate.
+        cities: how many.
+        seed: of the family of cities.
+        prior: law of their parameters.
+        workers: processes. More than one are started afresh ("spawn"), so a script must guard its main part with
+            ``if __name__ == "__main__":``.
+        progress: called with (cities done, cities).
+
+    Returns:
+        For each city, its measurement in each crop.
+
+    Raises:
+        ConfigError: `cities` is below 20, or `workers` below one.
+    """
+    for name, value, least in (("cities", cities, MIN_CITIES), ("workers", workers, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    one = functools.partial(_measure_city, tuple(crops), prior, seed)
+    if workers == 1:
+        return _collect(map(one, range(cities)), cities, progress)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return _collect(pool.map(one, range(cities)), cities, progress)
+
+
+def _measure_city(crops: tuple[Crop, ...], prior: DomainPrior, seed: int, index: int) -> tuple[Measurement, ...]:
+    return tuple(
+        measure(crop.cut(simulate_city(prior.sample(seed, index, **crop.city)), seed, index)) for crop in crops
+    )
+
+
+def _collect(
+    measured: Iterable[tuple[Measurement, ...]], cities: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[Measurement, ...]]:
+    done = []
+    for one in measured:
+        done.append(one)
+        if progress is not None:
+            progress(len(done), cities)
+    return done

@@ -1,0 +1,199 @@
+"""The realism report: does every statistic of a real file lie within those of simulated cities of the same shape?"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simmst.data.dataset import TrafficDataset
+from simmst.data.library import load
+from simmst.errors import DataError, SimmstError
+from simmst.extras import import_extra
+from simmst.files import write_json
+from simmst.realism.comparison import BAND, FileComparison, compare_crop
+from simmst.realism.crops import Crop
+from simmst.realism.ensembles import measure_cities
+from simmst.realism.plots import plot_realism
+from simmst.simulation.prior.domain_prior import DomainPrior
+
+if TYPE_CHECKING:
+    import rich.console
+
+
+@dataclass(frozen=True, eq=False)
+class RealismReport:
+    """Real files against cities simulated in their shape.
+
+    Attributes:
+        files: one comparison a file.
+        skipped: by file, why it could not be compared.
+        cities: how many cities were simulated for each file.
+        seed: of the family of cities.
+        prior: what the prior is, in words.
+    """
+
+    files: tuple[FileComparison, ...]
+    skipped: dict[str, str]
+    cities: int
+    seed: int
+    prior: str
+
+    @property
+    def title(self) -> str:
+        """One line that says what was compared."""
+        return f"Real traffic against {self.cities} simulated cities (seed {self.seed}, {self.prior})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain, JSON-able values."""
+        return {
+            "title": self.title,
+            "cities": self.cities,
+            "seed": self.seed,
+            "prior": self.prior,
+            "band": list(BAND),
+            "files": [comparison.to_dict() for comparison in self.files],
+            "skipped": [{"file": name, "reason": reason} for name, reason in self.skipped.items()],
+        }
+
+    def print(self, console: rich.console.Console | None = None) -> None:
+        """Print a table a file, on standard output unless a console is given.
+
+        Raises:
+            MissingExtraError: `rich` is not installed.
+        """
+        if console is None:
+            console = import_extra("rich.console", extra="forecast").Console()
+        say = functools.partial(console.print, markup=False, highlight=False)
+        say(self.title)
+        for comparison in self.files:
+            label = "SURROGATE " if comparison.surrogate else ""
+            say(f"\n{label}{comparison.name}: {comparison.description}")
+            console.print(comparison.to_table())
+            say(comparison.verdict)
+            for line in (*comparison.cautions, *comparison.reasons_in_words()):
+                say(line)
+        for name, reason in self.skipped.items():
+            say(f"\nnot compared: {name}: {reason}")
+
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
+        """Write ``realism.json`` and one page of plots, ``realism.png``, into a folder.
+
+        Returns:
+            The two paths.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        folder = Path(folder)
+        return (
+            write_json(folder / "realism.json", self.to_dict()),
+            plot_realism(self.title, self.files, folder / "realism.png"),
+        )
+
+
+def compare(
+    real: Sequence[TrafficDataset],
+    *,
+    cities: int = 100,
+    seed: int = 0,
+    prior: DomainPrior | None = None,
+    place_cells: int | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> RealismReport:
+    """Compare real data sets with cities simulated in their shape, step, length, calendar and gaps.
+
+    Args:
+        real: the data sets.
+        cities: how many cities to simulate for each, at least 20.
+        seed: of the family of cities.
+        prior: law of their parameters; `DomainPrior.default` when None.
+        place_cells: of data sets of places, cells a side of a place; when None several sizes take turns.
+        workers: processes.
+        progress: called with (cities done, cities).
+
+    Raises:
+        ConfigError: a number is too small.
+        DataError: there is no data set, or one cannot be compared: unknown service or step.
+
+    Example:
+        >>> from simmst.simulation import surrogate_city
+        >>> held_out = surrogate_city(0, height=6, width=6, days=2, services=["internet"])
+        >>> report = compare([held_out], cities=20)
+        >>> report.files[0].rows[0].statistic.key, report.files[0].surrogate
+        ('ks', True)
+    """
+    if not real:
+        raise DataError("there is nothing to compare; give at least one data set")
+    crops = [Crop.of(dataset, place_cells=place_cells) for dataset in real]
+    prior = DomainPrior.default() if prior is None else prior
+    measured = measure_cities(crops, cities=cities, seed=seed, prior=prior, workers=workers, progress=progress)
+    files = tuple(compare_crop(crop, [city[number] for city in measured]) for number, crop in enumerate(crops))
+    return RealismReport(files, {}, cities, seed, prior.note or "default prior")
+
+
+def compare_files(
+    paths: Sequence[str | Path],
+    *,
+    cities: int = 100,
+    seed: int = 0,
+    prior: DomainPrior | None = None,
+    place_cells: int | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> RealismReport:
+    """Compare files as `compare` does; those that hold no comparable traffic are named with the reason.
+
+    Args:
+        paths: files or names, as `simmst.data.load` takes them.
+        cities: as in `compare`.
+        seed: as in `compare`.
+        prior: as in `compare`.
+        place_cells: as in `compare`.
+        workers: as in `compare`.
+        progress: as in `compare`.
+
+    Raises:
+        ConfigError: a number is too small.
+        DataError: no file can be compared; the message has the reason of each.
+    """
+    opened = [_open(path) for path in paths]
+    datasets = [one for one in opened if isinstance(one, TrafficDataset)]
+    skipped = {str(path): one for path, one in zip(paths, opened, strict=True) if isinstance(one, str)}
+    if not datasets:
+        reasons = "; ".join(skipped.values()) or "none was given"
+        raise DataError(f"there is no file to compare: {reasons}")
+    report = compare(
+        datasets, cities=cities, seed=seed, prior=prior, place_cells=place_cells, workers=workers, progress=progress
+    )
+    return RealismReport(report.files, skipped, cities, seed, report.prior)
+
+
+def _open(path: str | Path) -> TrafficDataset | str:
+    """Return a file's data set, or the reason why it cannot be compared."""
+    try:
+        dataset = load(path)
+        Crop.of(dataset)
+    except SimmstError as error:
+        return str(error)
+    return dataset
+
+
+def outside_in_words(report: RealismReport) -> list[str]:
+    """Return one line for each statistic outside the band, over all files.
+
+    Example:
+        >>> outside_in_words(RealismReport((), {}, 20, 0, "default prior"))
+        []
+    """
+    return [
+        f"{comparison.name}, {row.subject}, {row.statistic.label}: {row.real:.3f}, band {row.low:.3f} to "
+        f"{row.high:.3f}: {row.note}"
+        for comparison, row in itertools.chain.from_iterable(
+            ((comparison, row) for row in comparison.outside) for comparison in report.files
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The prior: laws of the parameters of simulated cities."""

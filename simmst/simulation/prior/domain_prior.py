@@ -1,0 +1,245 @@
+"""Domain randomisation: a typed prior over the parameters of simulated cities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from simmst.errors import ConfigError
+from simmst.extras import import_extra
+from simmst.files import write_atomically
+from simmst.simulation.config import PARAMETER_RANGES, CityConfig, resolve_services, suggestion
+from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters
+from simmst.simulation.prior.distributions import (
+    Categorical,
+    Distribution,
+    LogUniform,
+    TruncatedNormal,
+    Uniform,
+    from_plain,
+    to_plain,
+)
+from simmst.simulation.services import DEFAULT_SERVICES, SERVICE_RANGES, check_range
+from simmst.simulation.streams import stream
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainPrior:
+    """Independent laws of the parameters of a `CityConfig`.
+
+    A parameter is a field of `CityConfig`, or ``"<service>.<field>"`` for a number of one service, such as
+    ``"call.rate_per_user_hour"`` (which concerns cities that have that service). Parameters without a law keep the
+    default of `CityConfig`. Each parameter is drawn from its own random stream: changing the law of one changes no
+    other.
+
+    Attributes:
+        parameters: laws by parameter.
+        note: where the laws come from, such as the period they were calibrated on; no part of the comparison.
+
+    Raises:
+        ConfigError: a parameter is unknown, or its law allows an impossible value; the message names it.
+
+    Example:
+        >>> prior = DomainPrior({"tilt_deg": Uniform(2.0, 12.0)})
+        >>> 2.0 <= prior.sample(seed=1, index=7).tilt_deg <= 12.0
+        True
+    """
+
+    parameters: Mapping[str, Distribution]
+    note: str = dataclasses.field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every name and that bounds are possible."""
+        object.__setattr__(self, "parameters", dict(self.parameters))
+        for name, distribution in self.parameters.items():
+            _check_parameter(name, distribution)
+
+    @classmethod
+    def default(cls) -> DomainPrior:
+        """Return the training prior: wide enough that real cities should lie within.
+
+        Example:
+            >>> DomainPrior.default().bounds()["carrier_ghz"]
+            (0.8, 3.5)
+        """
+        return cls(default_parameters())
+
+    @classmethod
+    def surrogate(cls) -> DomainPrior:
+        """Return the prior of surrogate cities, which stand for a real city where there is none.
+
+        Sites, density, hours, weekends and service rates lie outside the default prior's bounds, so a surrogate
+        is never a city like those trained on; the other laws are the default's.
+
+        Example:
+            >>> DomainPrior.surrogate().bounds()["inter_site_distance_m"]
+            (1250.0, 1700.0)
+        """
+        return cls(surrogate_parameters())
+
+    def sample(self, seed: int, index: int, **overrides: Any) -> CityConfig:
+        """Draw the configuration of one city.
+
+        Args:
+            seed: seed of the family of cities.
+            index: number of the city within the family.
+            **overrides: fields of `CityConfig` to fix, such as ``days=14`` or ``services=["internet"]``. The other
+                parameters are drawn as they would be without.
+
+        Raises:
+            ConfigError: an override is unknown or out of range.
+
+        Example:
+            >>> prior = DomainPrior.default()
+            >>> prior.sample(3, 5, days=2).carrier_ghz == prior.sample(3, 5).carrier_ghz
+            True
+        """
+        identity = CityConfig(seed=seed, index=index)  # checks both
+        values: dict[str, Any] = {"seed": identity.seed, "index": identity.index, **overrides}
+        services = {
+            service.name: service for service in resolve_services(values.get("services", tuple(DEFAULT_SERVICES)))
+        }
+        for name, distribution in self.parameters.items():
+            owner, _, field = name.rpartition(".")
+            if name in overrides or (owner and owner not in services):
+                continue
+            value = distribution.sample(stream(seed, index, f"prior/{name}"))
+            if owner:
+                services[owner] = dataclasses.replace(services[owner], **{field: value})
+            else:
+                values[name] = value
+        values["services"] = list(services.values())
+        return CityConfig.from_dict(values)
+
+    def log_prob(self, config: CityConfig) -> float:
+        """Return the log density of a configuration; minus infinity where it is impossible.
+
+        Parameters of services that the city does not have are left out.
+
+        Example:
+            >>> DomainPrior({"tilt_deg": Uniform(2.0, 12.0)}).log_prob(CityConfig(tilt_deg=13.0))
+            -inf
+        """
+        return sum(self.parameters[name].log_prob(value) for name, value in self.values(config).items())
+
+    def values(self, config: CityConfig) -> dict[str, Any]:
+        """Return the values that this prior's parameters have in a configuration.
+
+        Example:
+            >>> DomainPrior({"tilt_deg": Uniform(2.0, 12.0)}).values(CityConfig(tilt_deg=3.0))
+            {'tilt_deg': 3.0}
+        """
+        services = {service.name: service for service in config.services}
+        return {
+            name: getattr(services[owner] if owner else config, field)
+            for name, owner, field in self._split()
+            if not owner or owner in services
+        }
+
+    def _split(self) -> Iterator[tuple[str, str, str]]:
+        for name in self.parameters:
+            owner, _, field = name.rpartition(".")
+            yield name, owner, field
+
+    def bounds(self) -> dict[str, tuple[Any, ...]]:
+        """Return the lowest and highest value of each parameter; all values of a categorical."""
+        return {name: distribution.bounds for name, distribution in self.parameters.items()}
+
+    def narrow(self, parameters: Mapping[str, Any]) -> DomainPrior:
+        """Return a prior in which some parameters have another law.
+
+        Args:
+            parameters: by parameter, a distribution, a pair ``(low, high)`` that keeps the kind of a uniform or
+                log-uniform law (and the shape of a truncated normal), or a constant.
+
+        Raises:
+            ConfigError: a parameter is unknown, or a pair is given for a law that has no interval.
+
+        Example:
+            >>> DomainPrior.default().narrow({"carrier_ghz": (1.8, 2.1), "scenario": "UMa"}).bounds()["carrier_ghz"]
+            (1.8, 2.1)
+        """
+        narrowed = dict(self.parameters)
+        for name, law in parameters.items():
+            current = narrowed.get(name)
+            if isinstance(law, tuple) and len(law) == 2 and all(isinstance(end, (int, float)) for end in law):
+                if isinstance(current, (Uniform, LogUniform, TruncatedNormal)):
+                    narrowed[name] = dataclasses.replace(current, low=law[0], high=law[1])
+                    continue
+                raise ConfigError(f"parameter {name!r} has no interval to narrow to {law}; give it a distribution")
+            narrowed[name] = Categorical((law,)) if isinstance(law, (int, float, str)) else law
+        return DomainPrior(narrowed, self.note)
+
+    def to_yaml(self, path: str | Path) -> Path:
+        """Write all laws to a YAML file.
+
+        Args:
+            path: the file; replaced as a whole or not at all.
+
+        Returns:
+            The path.
+        """
+        yaml = import_extra("yaml", extra="forecast")
+        plain = {name: to_plain(distribution) for name, distribution in self.parameters.items()}
+        content = {"base": "none", **({"note": self.note} if self.note else {}), "parameters": plain}
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> DomainPrior:
+        """Read laws from a YAML file.
+
+        The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
+        high: ..}`` (or log-uniform, truncated-normal, categorical, dates), and optionally ``base``: ``default`` (also
+        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep, and ``note``, a text.
+
+        Raises:
+            ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
+                and parameter.
+        """
+        yaml = import_extra("yaml", extra="forecast")
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read as a prior: {error}") from error
+        if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
+            raise ConfigError(f"{path} is no prior: it needs a mapping 'parameters' from names to distributions")
+        unknown = sorted(set(content) - {"base", "note", "parameters"}, key=str)
+        if unknown:
+            raise ConfigError(f"{path}: unknown key {unknown[0]!r}; a prior holds 'base', 'note' and 'parameters'")
+        bases = {"default": default_parameters(), "surrogate": surrogate_parameters(), "none": {}}
+        base = content.get("base", "default")
+        if base not in bases:
+            raise ConfigError(f"{path}: base is {base!r}; choose one of {', '.join(bases)}")
+        note = content.get("note", "")
+        if not isinstance(note, str):
+            raise ConfigError(f"{path}: note is {note!r}; it must be a text")
+        try:
+            return cls(
+                {**bases[base], **{name: from_plain(name, plain) for name, plain in content["parameters"].items()}},
+                note,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_parameter(name: str, distribution: Distribution) -> None:
+    """Raise unless the parameter exists and every value of its law is possible."""
+    if not all(hasattr(distribution, part) for part in ("sample", "log_prob", "bounds")):
+        raise ConfigError(f"parameter {name!r} is {distribution!r}; give it a distribution, such as Uniform(low, high)")
+    owner, _, field = str(name).rpartition(".")
+    ranges = SERVICE_RANGES if owner else PARAMETER_RANGES
+    if field in ranges:
+        for value in distribution.bounds:
+            check_range(f"parameter {name!r}: a value allowed by {distribution}", value, *ranges[field])
+    elif not owner and field in ("scenario", "radio", "outline", "step_minutes", "start", "height", "width", "days"):
+        try:
+            for value in distribution.bounds:
+                CityConfig(**{field: value})
+        except ConfigError as error:
+            raise ConfigError(f"parameter {name!r}: {error}") from error
+    else:
+        known = [*PARAMETER_RANGES, "scenario", "start", "call.rate_per_user_hour"]
+        raise ConfigError(f"unknown parameter {name!r}{suggestion(name, known)}")

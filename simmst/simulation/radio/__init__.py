@@ -1,0 +1,1 @@
+"""The radio stage: which sectors serve which cells, and how well."""

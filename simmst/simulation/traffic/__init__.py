@@ -1,0 +1,1 @@
+"""The traffic stage: what users do, cell by cell and slot by slot."""

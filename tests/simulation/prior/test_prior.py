@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simmst.errors import ConfigError
+from simmst.simulation import Categorical, CityConfig, Dates, DomainPrior, LogUniform, TruncatedNormal, Uniform
+from simmst.simulation.prior.distributions import from_plain, to_plain
+
+LAWS = [
+    Uniform(-1.0, 3.0),
+    LogUniform(0.01, 10.0),
+    TruncatedNormal(1.0, 2.0, -1.0, 2.0),
+    Categorical(("a", "b", "c"), (0.5, 0.25, 0.25)),
+    Dates("2013-11-01", "2013-11-10"),
+]
+
+
+@pytest.mark.parametrize("law", LAWS[:3], ids=lambda law: type(law).__name__)
+def test_densities_integrate_to_one_and_match_the_draws(law):
+    low, high = law.bounds
+    grid = np.linspace(low, high, 20001)
+    density = np.exp([law.log_prob(float(x)) for x in grid])
+    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(grid))])
+    assert cumulative[-1] == pytest.approx(1.0, abs=2e-3)
+    rng = np.random.default_rng(0)
+    draws = np.sort([law.sample(rng) for _ in range(3000)])
+    assert low <= draws[0] <= draws[-1] <= high
+    empirical = np.arange(1, 3001) / 3000
+    assert np.abs(np.interp(draws, grid, cumulative) - empirical).max() < 0.035  # Kolmogorov-Smirnov, p about 0.001
+    assert law.log_prob(low - 1e-9) == law.log_prob(high + 1e-9) == -math.inf
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+def test_laws_survive_plain_values(law):
+    assert from_plain("x", to_plain(law)) == law
+
+
+def test_categories_and_dates():
+    rng = np.random.default_rng(0)
+    drawn = [LAWS[3].sample(rng) for _ in range(2000)]
+    assert drawn.count("a") / 2000 == pytest.approx(0.5, abs=0.05)
+    assert LAWS[3].log_prob("b") == math.log(0.25)
+    assert LAWS[3].log_prob("d") == -math.inf
+    dates = {LAWS[4].sample(rng) for _ in range(300)}
+    assert (min(dates), max(dates), len(dates)) == ("2013-11-01", "2013-11-10", 10)
+    assert LAWS[4].log_prob("2013-11-11") == -math.inf
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Uniform(1.0, 1.0),
+        lambda: LogUniform(0.0, 1.0),
+        lambda: TruncatedNormal(0.0, 0.0, -1.0, 1.0),
+        lambda: TruncatedNormal(0.0, 1.0, 50.0, 60.0),
+        lambda: Categorical(()),
+        lambda: Categorical(("a", "b"), (0.5, 0.6)),
+        lambda: Dates("2013-11-02", "2013-11-01"),
+    ],
+)
+def test_impossible_laws_are_refused(build):
+    with pytest.raises(ConfigError):
+        build()
+
+
+def test_draws_depend_on_seed_and_index_alone():
+    prior = DomainPrior.default()
+    forwards = [prior.sample(4, index) for index in range(6)]
+    backwards = [prior.sample(4, index) for index in reversed(range(6))][::-1]
+    assert forwards == backwards
+    assert len({config.carrier_ghz for config in forwards}) == 6
+    assert prior.sample(5, 0).carrier_ghz != forwards[0].carrier_ghz
+
+
+def test_changing_one_law_or_fixing_one_field_changes_no_other_draw():
+    prior = DomainPrior.default()
+    plain = prior.values(prior.sample(1, 2))
+    narrowed = prior.narrow({"tilt_deg": (3.0, 3.5), "call.rate_per_user_hour": 0.2})
+    changed = narrowed.values(narrowed.sample(1, 2, carrier_ghz=2.0))
+    assert {name for name in plain if plain[name] != changed[name]} == {
+        "tilt_deg",
+        "call.rate_per_user_hour",
+        "carrier_ghz",
+    }
+    assert 3.0 <= changed["tilt_deg"] <= 3.5
+    assert type(narrowed.parameters["tilt_deg"]) is Uniform
+
+
+def test_log_prob_is_finite_for_own_draws_and_minus_infinity_elsewhere():
+    default, surrogate = DomainPrior.default(), DomainPrior.surrogate()
+    for index in range(10):
+        assert math.isfinite(default.log_prob(default.sample(1, index)))
+        assert math.isfinite(surrogate.log_prob(surrogate.sample(1, index)))
+        assert default.log_prob(surrogate.sample(1, index)) == -math.inf
+    two = DomainPrior({"tilt_deg": Uniform(2.0, 12.0), "scenario": Categorical(("UMa", "UMi"))})
+    assert two.log_prob(CityConfig()) == pytest.approx(-math.log(10) - math.log(2))
+
+
+def test_surrogate_parameters_lie_outside_the_default_bounds():
+    default, surrogate = DomainPrior.default().bounds(), DomainPrior.surrogate().bounds()
+    outside = {
+        name
+        for name, (low, *_, high) in surrogate.items()
+        if isinstance(low, float) and (low > default[name][-1] or high < default[name][0])
+    }
+    assert outside >= {
+        "inter_site_distance_m",
+        "density_log_std",
+        "phase_h",
+        "weekend_factor",
+        "call.rate_per_user_hour",
+        "sms.rate_per_user_hour",
+        "internet.rate_per_user_hour",
+    }
+
+
+def test_services_the_city_lacks_are_left_out():
+    prior = DomainPrior.default()
+    config = prior.sample(1, 0, services=["internet"])
+    assert config.service_names == ("internet",)
+    assert config.services[0] == prior.sample(1, 0).services[2]
+    assert "call.rate_per_user_hour" not in prior.values(config)
+    assert math.isfinite(prior.log_prob(config))
+
+
+def test_wrong_overrides_are_named():
+    with pytest.raises(ConfigError, match="no field 'dais'; did you mean 'days'"):
+        DomainPrior.default().sample(1, 0, dais=3)
+    with pytest.raises(ConfigError, match=r"CityConfig\.seed is -1"):
+        DomainPrior.default().sample(-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"carier_ghz": Uniform(1.0, 2.0)}, "unknown parameter 'carier_ghz'; did you mean 'carrier_ghz'"),
+        ({"call.colour": Uniform(1.0, 2.0)}, "unknown parameter 'call.colour'"),
+        ({"carrier_ghz": Uniform(0.1, 2.0)}, "parameter 'carrier_ghz'"),
+        ({"call.rate_per_user_hour": Uniform(-1.0, 2.0)}, "parameter 'call.rate_per_user_hour'"),
+        ({"scenario": Categorical(("UMa", "InF"))}, "parameter 'scenario'.*'InF'"),
+        ({"carrier_ghz": 2.0}, "parameter 'carrier_ghz' is 2.0; give it a distribution"),
+    ],
+)
+def test_unknown_and_impossible_parameters_are_named(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        DomainPrior(parameters)
+
+
+def test_narrowing_needs_an_interval():
+    with pytest.raises(ConfigError, match="'scenario' has no interval"):
+        DomainPrior.default().narrow({"scenario": (1.0, 2.0)})
+
+
+@pytest.mark.parametrize("prior", [DomainPrior.default(), DomainPrior.surrogate()], ids=["default", "surrogate"])
+def test_yaml_round_trip(tmp_path, prior):
+    pytest.importorskip("yaml")
+    path = prior.to_yaml(tmp_path / "prior.yaml")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["prior.yaml"]
+    again = DomainPrior.from_yaml(path)
+    assert again == prior
+    assert again.sample(2, 3) == prior.sample(2, 3)
+
+
+def test_yaml_keeps_the_base_for_parameters_not_named(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "prior.yaml"
+    path.write_text("parameters:\n  tilt_deg: {distribution: uniform, low: 3, high: 4}\n  scenario: UMi\n")
+    prior = DomainPrior.from_yaml(path)
+    assert prior.bounds()["tilt_deg"] == (3, 4)
+    assert prior.bounds()["scenario"] == ("UMi",)
+    assert prior.bounds()["carrier_ghz"] == DomainPrior.default().bounds()["carrier_ghz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parameters: {tlt_deg: 3}", "unknown parameter 'tlt_deg'; did you mean 'tilt_deg'"),
+        ("parameters: {tilt_deg: 300}", "parameter 'tilt_deg'.*300.*between 0 and 20"),
+        ("parameters: {tilt_deg: {distribution: uniform, low: 5}}", "'tilt_deg': uniform needs the fields low, high"),
+        ("parameters: {tilt_deg: {distribution: uniform, low: 5, hi: 6}}", "uniform has no field 'hi'"),
+        ("parameters: {tilt_deg: {distribution: gauss}}", "distribution 'gauss' is unknown"),
+        ("parameters: {tilt_deg: {distribution: uniform, low: 6, high: 5}}", "'tilt_deg'.*low must be a number below"),
+        ("parameters: {tilt_deg: [1, 2]}", "parameter 'tilt_deg' is"),
+        ("base: wide\nparameters: {}", "base is 'wide'"),
+        ("params: {}", "needs a mapping 'parameters'"),
+        ("extra: 1\nparameters: {}", "unknown key 'extra'"),
+        ("note: 3\nparameters: {}", "note is 3; it must be a text"),
+        ("a: [", "cannot be read as a prior"),
+    ],
+)
+def test_bad_yaml_names_file_and_parameter(tmp_path, text, message):
+    pytest.importorskip("yaml")
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"(?s)bad\.yaml.*" + message):
+        DomainPrior.from_yaml(path)
+
+
+def test_missing_yaml_file_is_named(tmp_path):
+    pytest.importorskip("yaml")
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        DomainPrior.from_yaml(tmp_path / "none.yaml")
+
+
+def test_the_guide_lists_every_parameter_with_its_bounds():
+    guide = Path(__file__).parents[3] / "docs" / "simulator.md"
+    if not guide.is_file():
+        pytest.skip("the guides are not beside the tests")
+    rows = {line.split("|")[1].strip(): line for line in guide.read_text(encoding="utf-8").splitlines() if "|" in line}
+    for name, law in DomainPrior.default().parameters.items():
+        row = rows[f"`{name}`"]
+        expected = law.bounds if not isinstance(law.bounds[0], float) else [f"{end:g}" for end in law.bounds]
+        assert all(str(end) in row.split("|")[2] for end in expected), row
