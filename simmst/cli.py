@@ -176,14 +176,14 @@ def run_demo(options: Namespace) -> None:
 
 def run_train(options: Namespace) -> None:
     """Run ``simmst train``."""
+    from simmst.distributed import process_group
     from simmst.forecaster_config import ForecasterConfig
     from simmst.jobs import train
-    from simmst.sim2real.ranks import started_ranks
     from simmst.training import resolve_device
 
     config = ForecasterConfig.from_dict(options.forecaster.as_dict())
     device = resolve_device(config.training.device).type
-    with started_ranks(device) as ranks, progress_bars(quiet=options.quiet or ranks.number > 0) as progress:
+    with process_group(device) as distribution, progress_bars(quiet=options.quiet or distribution.rank > 0) as progress:
         outcome = train(
             options.data,
             options.out,
@@ -194,7 +194,7 @@ def run_train(options: Namespace) -> None:
             test_days=options.test_days,
             overwrite=options.overwrite,
             progress=progress,
-            ranks=ranks,
+            distribution=distribution,
         )
     if outcome is not None:  # on the first of several processes
         show_outcome(outcome)

@@ -13,13 +13,13 @@ import torch
 
 from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, Report, WeightReport, evaluate
 from simmst.evaluation.intervals import checked_level
 from simmst.extras import import_extra
 from simmst.forecaster_config import ForecasterConfig, Plan, make_plan
 from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.training import (
     Checkpoint,
@@ -130,7 +130,7 @@ class Forecaster:
         validation_steps: int | None = None,
         run: RunFolder | None = None,
         progress: Progress = quiet,
-        ranks: Ranks = ALONE,
+        distribution: Distribution = ALONE,
     ) -> Forecaster:
         """Fit on real traffic and, where the model learns from them, on simulated cities.
 
@@ -145,7 +145,7 @@ class Forecaster:
                 series is short.
             run: where metrics and checkpoints go; a fit that was killed goes on from there.
             progress: called as the work advances.
-            ranks: the processes that share a re-weighting; the forecaster of rank 0 is the fitted one.
+            distribution: the processes that share a re-weighting; the forecaster of rank 0 is the fitted one.
 
         Returns:
             The forecaster itself. After a solver that weighs simulated windows, `weight_report` tells their weights.
@@ -168,9 +168,9 @@ class Forecaster:
             calibrated = make().fit(dataset, plan.spec, plan.train)
         else:
             if plan.learns_from_cities:
-                cities = self._simulate(dataset, wanted, progress, ranks)
+                cities = self._simulate(dataset, wanted, progress, distribution)
                 city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
-            predictor, result = self._train(dataset, plan, cities, run, progress, ranks)
+            predictor, result = self._train(dataset, plan, cities, run, progress, distribution)
             calibrated = predictor
             self.weight_report = self._weights(dataset, result, cities, known=isinstance(wanted, int))
         held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
@@ -377,11 +377,15 @@ class Forecaster:
         return list(cities)
 
     def _simulate(
-        self, dataset: TrafficDataset, wanted: int | list[TrafficDataset], progress: Progress, ranks: Ranks
+        self,
+        dataset: TrafficDataset,
+        wanted: int | list[TrafficDataset],
+        progress: Progress,
+        distribution: Distribution,
     ) -> list[TrafficDataset]:
         if isinstance(wanted, int):
             seed = derive_seed(self.config.training.seed, "cities")
-            return cities_like(dataset, wanted, seed=seed, progress=progress, ranks=ranks)
+            return cities_like(dataset, wanted, seed=seed, progress=progress, distribution=distribution)
         return [self._same_kind(city, dataset) for city in wanted]
 
     def _train(
@@ -391,7 +395,7 @@ class Forecaster:
         cities: Sequence[TrafficDataset],
         run: RunFolder | None,
         progress: Progress,
-        ranks: Ranks,
+        distribution: Distribution,
     ) -> tuple[ModelPredictor, Result]:
         assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
         spec = plan.spec
@@ -411,7 +415,7 @@ class Forecaster:
             config=self.config.training,
             run=run,
             progress=progress,
-            ranks=ranks,
+            distribution=distribution,
         )
         return ModelPredictor(network, plan.scaler, spec), result
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simmst.data import Split, TrafficDataset, chronological_split, load
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError, DataError, SimmstError
 from simmst.evaluation import (
     Forecasts,
@@ -27,10 +28,9 @@ from simmst.evaluation import (
 from simmst.files import write_atomically
 from simmst.forecaster import RECENT_FILE, WEIGHTS_FILE, Forecaster
 from simmst.forecaster_config import ForecasterConfig, make_plan
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.similar_cities import simulation_step
 from simmst.training import Progress, RunFolder, quiet
-from simmst.training.solvers import refuse_ranks
+from simmst.training.solvers import refuse_processes
 
 if TYPE_CHECKING:
     import pandas
@@ -157,7 +157,7 @@ def fit_and_test(
     simulated: int | Sequence[TrafficDataset] | None,
     test_days: int = 7,
     progress: Progress = quiet,
-    ranks: Ranks = ALONE,
+    distribution: Distribution = ALONE,
 ) -> Outcome:
     """Fit on all but the last days, test on those, and write the report and the pictures into the run folder.
 
@@ -168,7 +168,7 @@ def fit_and_test(
         simulated: as in `Forecaster.fit`.
         test_days: days at the end to test on, fewer where the series is short (the report says so).
         progress: called as the work advances.
-        ranks: the processes that share a re-weighting; this is rank 0.
+        distribution: the processes that share a re-weighting; this is rank 0.
 
     Raises:
         DataError: the series is too short.
@@ -188,7 +188,9 @@ def fit_and_test(
         return Outcome(report, tuple(path for path in files if path.is_file()), forecaster)
     forecaster = Forecaster(config=config)
     past = dataset.slice_steps(0, split.test.start)
-    forecaster.fit(past, simulated, validation_steps=len(split.validation), run=run, progress=progress, ranks=ranks)
+    forecaster.fit(
+        past, simulated, validation_steps=len(split.validation), run=run, progress=progress, distribution=distribution
+    )
     report = forecaster.evaluate(dataset, split)
     weights = forecaster.weight_report
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
@@ -247,7 +249,7 @@ def train(
     test_days: int = 7,
     overwrite: bool = False,
     progress: Progress = quiet,
-    ranks: Ranks = ALONE,
+    distribution: Distribution = ALONE,
 ) -> Outcome | None:
     """Train a forecaster on a file, test it on the file's last days and write a run folder.
 
@@ -263,7 +265,7 @@ def train(
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
-        ranks: the processes that share a re-weighting, one of which this is; all are called alike.
+        distribution: the processes that share a re-weighting, one of which this is; all are called alike.
 
     Returns:
         What rank 0 made of it; None on the other ranks, whose work is the re-weighting alone.
@@ -274,7 +276,7 @@ def train(
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
-    refuse_ranks(config.solver or "pretrain-finetune", ranks)
+    refuse_processes(config.solver or "pretrain-finetune", distribution)
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
@@ -285,15 +287,19 @@ def train(
         "test_days": test_days,
         "forecaster": config.to_dict(),
     }
-    if ranks.number:
-        if not ranks.told():
+    if distribution.rank:
+        if not distribution.broadcast_object():
             past = dataset.slice_steps(0, split.test.start)
             validation = len(split.validation)
-            Forecaster(config=config).fit(past, simulated, validation_steps=validation, run=RunFolder(out), ranks=ranks)
+            Forecaster(config=config).fit(
+                past, simulated, validation_steps=validation, run=RunFolder(out), distribution=distribution
+            )
         return None
     run = open_run(out, settings, overwrite=overwrite)
-    ranks.tell(run.finished)
-    return fit_and_test(dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, ranks=ranks)
+    distribution.broadcast_object(run.finished)
+    return fit_and_test(
+        dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, distribution=distribution
+    )
 
 
 def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from simmst.data import TrafficDataset
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError, DataError
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, ServiceConfig, simulate_city
 from simmst.training import Progress, quiet
 
@@ -76,7 +76,7 @@ def simulation_step(step_minutes: int) -> int:
 
 
 def cities_like(
-    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, ranks: Ranks = ALONE
+    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, distribution: Distribution = ALONE
 ) -> list[TrafficDataset]:
     """Simulate cities that have the services and the slots of a series.
 
@@ -85,7 +85,7 @@ def cities_like(
         number: how many; 0 gives none.
         seed: of the family of cities.
         progress: called after each city.
-        ranks: processes that simulate some of them each, and all get them all.
+        distribution: processes that simulate some of them each, and all get them all.
 
     Returns:
         The cities, drawn from the training prior, their services named as in the series.
@@ -99,11 +99,11 @@ def cities_like(
     if number == 0:
         return []
     configs, own = _configs_like(dataset, number, seed), []
-    for index in range(ranks.number, number, ranks.count):
+    for index in range(distribution.rank, number, distribution.world_size):
         city = simulate_city(configs[index])
         own.append(city.with_(services=dataset.services).resample(dataset.step_minutes))
-        progress("simulate", len(own), ranks.owned(number))
-    return ranks.collect(own)
+        progress("simulate", len(own), distribution.shard_size(number))
+    return distribution.all_gather_object(own)
 
 
 def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from simmst import jobs
+from simmst.distributed import Distribution
 from simmst.errors import CheckpointError, ConfigError
 from simmst.forecaster_config import ForecasterConfig
 from simmst.sim2real import ReweightingConfig
-from simmst.sim2real.ranks import Ranks
 from simmst.simulation import surrogate_city
 from simmst.training import TrainingConfig, load_checkpoint, reweighting
 
@@ -105,7 +105,7 @@ def test_a_solver_with_work_for_one_process_is_refused_in_several(file, tmp_path
 
     config = dataclasses.replace(CONFIG, solver="joint")
     with pytest.raises(ConfigError, match="'joint' runs in one process, and 2 were started; start it without torchrun"):
-        jobs.train(file, tmp_path / "run", config, simulated=1, ranks=Ranks(0, 2))
+        jobs.train(file, tmp_path / "run", config, simulated=1, distribution=Distribution(0, 2))
     assert not (tmp_path / "run").exists()
 
 

@@ -40,8 +40,8 @@ class CuttingPlane:
     Source: Sim-MSTNet, Algorithm 1, Eq. 1-8; multipliers projected and planes normalised, lifted and aged.
     """
 
-    sharded = frozenset({"w", "adam_exp_avg", "adam_exp_avg_sq", "planes.weight_rows", "planes.anchor_weights"})
-    parted = frozenset({"planes.model_rows", "planes.anchor_phi"})
+    strided = frozenset({"w", "adam_exp_avg", "adam_exp_avg_sq", "planes.weight_rows", "planes.anchor_weights"})
+    blocked = frozenset({"planes.model_rows", "planes.anchor_phi"})
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
@@ -60,8 +60,8 @@ class CuttingPlane:
             max_planes=self.config.max_planes,
             storage=self.config.storage,
             device=model.device,
-            ranks=problem.ranks,
-            weights_shared=problem.groups is None,
+            distribution=problem.distribution,
+            weights_sharded=problem.groups is None,
         )
         self.gram = self.polyhedron.gram()  # of the planes, for "qp"
         self.pace = 1.0

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
 from simmst.ops import PackedSigns, cutting_plane_step_, cutting_plane_values, pack_signs
-from simmst.sim2real.ranks import ALONE, Ranks
 
 AdamState = tuple[Tensor, Tensor, Tensor]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -92,9 +92,9 @@ class Polyhedron:
         max_planes: capacity; adding to a full polyhedron evicts the oldest.
         storage: of the rows for phi.
         device: of everything.
-        ranks: the processes that the columns are shared out to. Each is given the whole of phi and of its gradients,
-            keeps the columns of `part`, and gets the whole of phi back.
-        weights_shared: whether w and its columns are shared out to them, too; else w is the same on every rank.
+        distribution: the processes that share the columns. Each is given the whole of phi and of its gradients, keeps
+            the columns of `block`, and gets the whole of phi back.
+        weights_sharded: whether w and its columns are shared out to them, too; else w is the same on every rank.
 
     Example:
         >>> polyhedron = Polyhedron(2, 3, max_planes=2, storage="float32", device=torch.device("cpu"))
@@ -113,13 +113,13 @@ class Polyhedron:
         max_planes: int,
         storage: str,
         device: torch.device,
-        ranks: Ranks = ALONE,
-        weights_shared: bool = True,
+        distribution: Distribution = ALONE,
+        weights_sharded: bool = True,
     ) -> None:
-        self.max_planes, self.ranks, self.weights_shared = max_planes, ranks, weights_shared
-        self.part = ranks.part(num_parameters)
+        self.max_planes, self.distribution, self.weights_sharded = max_planes, distribution, weights_sharded
+        self.block = distribution.block(num_parameters)
         self.weight_rows = Rows(max_planes, num_weights, "float32", device)
-        self.model_rows = Rows(max_planes, self.part.stop - self.part.start, storage, device)
+        self.model_rows = Rows(max_planes, self.block.stop - self.block.start, storage, device)
         self.offsets = torch.zeros(0, dtype=torch.float64, device=device)
         self.multipliers = torch.zeros(0, dtype=torch.float32, device=device)
         self.age = torch.zeros(0, dtype=torch.int64, device=device)
@@ -132,22 +132,22 @@ class Polyhedron:
 
     def evaluate(self, weights: Tensor, phi: Tensor) -> Tensor:
         """Return v = A w + B phi + c in float64, from scratch."""
-        return self.ranks.sum(self._evaluate(weights, phi)[1])
+        return self.distribution.all_reduce(self._evaluate(weights, phi)[1])
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's share of A w + c, and of v."""
         of_weights = self._once(
             cutting_plane_values(self.weight_rows.planes(), self._share(self.offsets), weights.double())
         )
-        return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.part].double())
+        return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.block].double())
 
     def _share(self, of_weights: Tensor) -> Tensor:
         """What this rank's product with w is to be added to."""
-        return self.ranks.once(of_weights) if self.weights_shared else of_weights
+        return self.distribution.partial(of_weights) if self.weights_sharded else of_weights
 
     def _once(self, of_weights: Tensor) -> Tensor:
         """This rank's share of a sum over w: all of it on rank 0 where w is the same on every rank."""
-        return of_weights if self.weights_shared else self.ranks.once(of_weights)
+        return of_weights if self.weights_sharded else self.distribution.partial(of_weights)
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
         """Lower offsets until (w, psi), feasible by construction, satisfies every plane."""
@@ -179,7 +179,7 @@ class Polyhedron:
             others[self.age.argmax()] = False
             self.keep(others.nonzero().squeeze(1))
         self.weight_rows.push(a)
-        self.model_rows.push(b, self.part)
+        self.model_rows.push(b, self.block)
         new = self.offsets.new_zeros(1)
         self.offsets = torch.cat([self.offsets, new])
         self.multipliers = torch.cat([self.multipliers, new.to(self.multipliers.dtype)])
@@ -190,16 +190,16 @@ class Polyhedron:
     def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
         zero = self.offsets.new_zeros(1)
         of_weights = self._once(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
-        product = cutting_plane_values(_last(self.model_rows), of_weights, phi[self.part].double())
-        return self.ranks.sum(product)[0]
+        product = cutting_plane_values(_last(self.model_rows), of_weights, phi[self.block].double())
+        return self.distribution.all_reduce(product)[0]
 
     def anchor(self, weights: Tensor, phi: Tensor) -> None:
         """Take (w, phi) as the point from which values are kept by differences; values are renewed in float64."""
-        self._anchors = weights.clone(), phi[self.part].clone()
+        self._anchors = weights.clone(), phi[self.block].clone()
         if not len(self):
             self._anchor_values, self.values = None, self.offsets
             return
-        of_weights, whole = self.ranks.sum(torch.stack(self._evaluate(weights, phi)))
+        of_weights, whole = self.distribution.all_reduce(torch.stack(self._evaluate(weights, phi)))
         self._anchor_values = of_weights, whole - of_weights
         self.values = whole
 
@@ -232,16 +232,16 @@ class Polyhedron:
         of_weights, of_model = self._anchor_values
         parts = (
             (self.weight_rows, weight_gradient, weights, lr_weights, adam_state),
-            (self.model_rows, model_gradient[self.part], phi[self.part], lr_model, None),
+            (self.model_rows, model_gradient[self.block], phi[self.block], lr_model, None),
         )
         values = [
             cutting_plane_step_(rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state)
             for (rows, gradient, point, lr, state), anchor, known in zip(
-                parts, self._anchors, (self._share(of_weights), self.ranks.once(of_model)), strict=True
+                parts, self._anchors, (self._share(of_weights), self.distribution.partial(of_model)), strict=True
             )
         ]
-        self.ranks.renew_(phi)
-        self.values = self.ranks.sum(self._once(values[0]) + values[1])
+        self.distribution.all_gather_block_(phi)
+        self.values = self.distribution.all_reduce(self._once(values[0]) + values[1])
 
     def gram(self) -> Tensor:
         """B B^T of the rows for phi, float64 (L, L)."""
@@ -249,12 +249,14 @@ class Polyhedron:
         columns = [
             cutting_plane_values(self.model_rows.planes(), zero, row.double()) for row in self.model_rows.dense()
         ]
-        return self.ranks.sum(torch.stack(columns)) if columns else zero.view(0, 0)
+        return self.distribution.all_reduce(torch.stack(columns)) if columns else zero.view(0, 0)
 
     def along(self, direction: Tensor) -> Tensor:
         """B u for a direction u of phi, float64 (L,)."""
         zero = torch.zeros_like(self.offsets)
-        return self.ranks.sum(cutting_plane_values(self.model_rows.planes(), zero, direction[self.part].double()))
+        return self.distribution.all_reduce(
+            cutting_plane_values(self.model_rows.planes(), zero, direction[self.block].double())
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as tensors, with this rank's columns; `load_state_dict` restores it bit for bit."""

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError, DataError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel, PerSampleLoss
 from simmst.sim2real.inner import Inner, gradient_and_value, move
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.sim2real.samples import Draws, Samples, as_samples
 
 Record = dict[str, float]
@@ -39,9 +39,9 @@ class Mean:
         chunk: int,
         seed: int,
         stream: str,
-        ranks: Ranks = ALONE,
+        distribution: Distribution = ALONE,
     ) -> None:
-        self.model, self.samples, self.chunk, self.ranks = model, samples, chunk, ranks
+        self.model, self.samples, self.chunk, self.distribution = model, samples, chunk, distribution
         self.draws = Draws(len(samples), size, seed=seed, stream=stream)
 
     def gradient(self, phi: Tensor, step: int) -> tuple[Tensor, float]:
@@ -53,11 +53,11 @@ class Mean:
             shares = torch.full((len(part),), 1 / len(index), dtype=phi.dtype, device=phi.device)
             piece, loss = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
             gradient, value = gradient + piece, value + loss
-        return self.ranks.sum(gradient), float(self.ranks.sum(value))
+        return self.distribution.all_reduce(gradient), float(self.distribution.all_reduce(value))
 
     def value(self, phi: Tensor) -> float:
         """Return G over all samples."""
-        return float(self.ranks.sum(self.losses(phi).double().sum())) / len(self.samples)
+        return float(self.distribution.all_reduce(self.losses(phi).double().sum())) / len(self.samples)
 
     @torch.no_grad()
     def losses(self, phi: Tensor) -> Tensor:
@@ -69,10 +69,12 @@ class Mean:
     def first_bad_gradient(self, phi: Tensor) -> int | None:
         """Return the first sample whose gradient is not finite at phi; None without one, or where losses are not."""
         total = len(self.samples)
-        if not self.ranks.least(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
+        if not self.distribution.all_reduce_min(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
             return None
         found = (self._bad_among(part, phi) for part in self._parts(torch.arange(total)))
-        first = self.ranks.least(next((number for number in found if number is not None), total), self.model.device)
+        first = self.distribution.all_reduce_min(
+            next((number for number in found if number is not None), total), self.model.device
+        )
         return None if first == total else first
 
     def _bad_among(self, index: Tensor, phi: Tensor) -> int | None:
@@ -89,7 +91,7 @@ class Mean:
 
     def _parts(self, index: Tensor) -> list[Tensor]:
         """This rank's share of the samples `index`, cut into chunks."""
-        return [part for part in self.ranks.share(index).split(self.chunk) if len(part)]
+        return [part for part in self.distribution.shard(index).split(self.chunk) if len(part)]
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Problem:
         real: samples that decide the weights; they are trained on.
         config: the settings.
         groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
-        ranks: the processes that share the work.
+        distribution: the processes that share the work.
 
     Raises:
         ConfigError: the module cannot be weighed so, or the groups do not fit.
@@ -116,7 +118,7 @@ class Problem:
     real: Any
     config: ReweightingConfig
     groups: Tensor | None = None
-    ranks: Ranks = ALONE
+    distribution: Distribution = ALONE
     model: FlatModel = field(init=False)
     inner: Inner = field(init=False)
     outer: Mean = field(init=False)
@@ -126,9 +128,9 @@ class Problem:
         self.simulated = as_samples(self.simulated, "simulated")
         self.real = as_samples(self.real, "real")
         self.model = FlatModel(self.module, self.per_sample_loss)
-        if self.ranks.count > 1:
-            self.model.store(self.ranks.first(self.model.flatten()))
-        self.inner = Inner(self.model, self.simulated, self.config, self.ranks)
+        if self.distribution.world_size > 1:
+            self.model.store(self.distribution.broadcast(self.model.flatten()))
+        self.inner = Inner(self.model, self.simulated, self.config, self.distribution)
         self.outer = self.mean(self.real, self.config.real_batch, "real")
         if self.groups is not None:
             self.groups = torch.as_tensor(self.groups, dtype=torch.int64)
@@ -137,13 +139,19 @@ class Problem:
                     f"groups must give each of the {len(self.simulated)} simulated samples a number from 0 on, "
                     f"got shape {tuple(self.groups.shape)}"
                 )
-            self.own_groups = self.ranks.share(self.groups).to(self.model.device)
+            self.own_groups = self.distribution.shard(self.groups).to(self.model.device)
 
     def mean(self, samples: Samples, size: int | None, stream: str) -> Mean:
         """Return the mean loss over samples."""
         config = self.config
         return Mean(
-            self.model, samples, size=size, chunk=config.chunk, seed=config.seed, stream=stream, ranks=self.ranks
+            self.model,
+            samples,
+            size=size,
+            chunk=config.chunk,
+            seed=config.seed,
+            stream=stream,
+            distribution=self.distribution,
         )
 
     @property
@@ -152,14 +160,14 @@ class Problem:
         return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
 
     @property
-    def weight_ranks(self) -> Ranks:
+    def weight_distribution(self) -> Distribution:
         """The ranks that the weights are shared out to; groups' weights are the same on every rank."""
-        return self.ranks if self.groups is None else ALONE
+        return self.distribution if self.groups is None else ALONE
 
     @property
     def num_weights(self) -> int:
         """Number of weights that this rank keeps."""
-        return self.weight_ranks.owned(self.total_weights)
+        return self.weight_distribution.shard_size(self.total_weights)
 
     def spread(self, weights: Tensor) -> Tensor:
         """Give each of this rank's samples its group's weight, (n_r,)."""
@@ -170,7 +178,7 @@ class Problem:
         if self.own_groups is None:
             return per_sample
         own = per_sample.new_zeros(self.num_weights).index_add_(0, self.own_groups, per_sample)
-        return self.ranks.sum(own)
+        return self.distribution.all_reduce(own)
 
     def decay(self, weights: Tensor) -> Tensor:
         """Return the gradient for w of what draws the weights towards uniform ones."""
@@ -191,11 +199,12 @@ class Problem:
             if samples is None:
                 continue
             bad = ~torch.isfinite(self.mean(samples, None, name).losses(phi))
-            number = self.ranks.share(torch.arange(len(samples), device=bad.device))[bad]
-            first = self.ranks.least(int(number[0]) if len(number) else len(samples), phi.device)
+            number = self.distribution.shard(torch.arange(len(samples), device=bad.device))[bad]
+            first = self.distribution.all_reduce_min(int(number[0]) if len(number) else len(samples), phi.device)
             if first < len(samples):
+                count = int(self.distribution.all_reduce(bad.sum()))
                 raise DataError(
-                    f"the loss of {name} sample {first} is not finite ({int(self.ranks.sum(bad.sum()))} of "
+                    f"the loss of {name} sample {first} is not finite ({count} of "
                     f"{len(samples)} are not); leave the sample out, or mask its missing values in the loss"
                 )
 
@@ -221,13 +230,13 @@ class Solver(Protocol):
 
     Attributes:
         problem: with the settings that hold for this solver.
-        sharded: the tensors of its state with a column for each weight of this rank.
-        parted: those with a column for each parameter of this rank's part of the model.
+        strided: the tensors of its state with a column for each weight of this rank.
+        blocked: those with a column for each parameter of this rank's part of the model.
     """
 
     problem: Problem
-    sharded: frozenset[str]
-    parted: frozenset[str]
+    strided: frozenset[str]
+    blocked: frozenset[str]
 
     def step(self, number: int) -> Record:
         """Take outer step `number` and return what is to be logged of it."""

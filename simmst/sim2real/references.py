@@ -23,8 +23,8 @@ class Plain:
         stages: for each stage, which kinds of samples it sees; the steps are divided evenly.
     """
 
-    sharded: frozenset[str] = frozenset()
-    parted: frozenset[str] = frozenset()
+    strided: frozenset[str] = frozenset()
+    blocked: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem, stages: tuple[tuple[str, ...], ...]) -> None:
         self.problem, self.config = problem, problem.config
@@ -84,8 +84,8 @@ class Online:
     Source: Shu et al. 2019, "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting".
     """
 
-    sharded = frozenset({"w", "adam_first", "adam_second"})
-    parted: frozenset[str] = frozenset()
+    strided = frozenset({"w", "adam_first", "adam_second"})
+    blocked: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config
@@ -138,11 +138,11 @@ class Exact:
             are asked for.
     """
 
-    sharded: frozenset[str] = frozenset()
-    parted: frozenset[str] = frozenset()
+    strided: frozenset[str] = frozenset()
+    blocked: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem) -> None:
-        if problem.ranks.count > 1:
+        if problem.distribution.world_size > 1:
             raise ConfigError("solver 'exact' runs in one process; start it without torchrun")
         if problem.model.size > _EXACT_LIMIT:
             raise ConfigError(

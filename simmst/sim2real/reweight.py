@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError, SimmstError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
 from simmst.sim2real.flat_model import PerSampleLoss
 from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record, Solver
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.sim2real.references import Adam, Exact, Online, joint, pretrain_finetune, real_only, unweighted
 from simmst.sim2real.samples import Samples, as_samples, refuse_overlap
 
@@ -78,7 +78,7 @@ def reweight(
     resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
     save: Save | None = None,
     progress: Callable[[int, int, Record], None] | None = None,
-    ranks: Ranks = ALONE,
+    distribution: Distribution = ALONE,
 ) -> Reweighted:
     r"""Weigh simulated samples by what they teach about real ones, and train a model on both.
 
@@ -102,8 +102,8 @@ def reweight(
         resume: what `save` was given last.
         save: called with tensors and numbers every `checkpoint_every` steps and at the end.
         progress: called as progress(steps done, steps, record) after each step.
-        ranks: the processes that share the work, from `simmst.sim2real.ranks.started_ranks`; all call this alike, with
-            the same data, and get the same result. `save` and `progress` are called on rank 0; give `resume` to all.
+        distribution: the processes that share the work, from `simmst.distributed.process_group`; all call this alike,
+            with the same data, and get the same result. Rank 0 calls `save` and `progress`; give `resume` to all.
 
     Returns:
         The weights, the choice and the log.
@@ -138,7 +138,7 @@ def reweight(
     """
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
-    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, ranks)
+    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, distribution)
     chooses = None if validation is None else as_samples(validation, "validation")
     if chooses is not None:
         refuse_overlap(problem.real, chooses)
@@ -159,9 +159,9 @@ class _Run:
         self.name, self.solver, self.save = name, solver, save
         self.problem, self.config = solver.problem, solver.problem.config
         # All ranks together gather what one of them writes.
-        ranks = self.problem.ranks
-        self.saves = ranks.least(int(save is None), self.problem.model.device) == 0
-        if ranks.number:
+        distribution = self.problem.distribution
+        self.saves = distribution.all_reduce_min(int(save is None), self.problem.model.device) == 0
+        if distribution.rank:
             self.save = None
         self.held_out: Mean | None = None
         if validation is not None:
@@ -192,7 +192,7 @@ class _Run:
                 state = self.state()
                 if self.save:
                     self.save(*state)
-            if progress and not self.problem.ranks.number:
+            if progress and not self.problem.distribution.rank:
                 progress(self.done, self.config.steps, self.history[-1])
 
     def refit(self, start: Tensor) -> None:
@@ -214,9 +214,9 @@ class _Run:
             name = min(scores, key=scores.__getitem__)
             _, step, phi = self.best[name]
         self.problem.model.store(phi)
-        own, ranks = self.solver.weights(), self.problem.ranks
-        raw = self.problem.weight_ranks.gather(own, self.problem.total_weights)
-        share = ranks.gather(torch.sigmoid(self.problem.spread(own)).float(), len(self.problem.simulated))
+        own, distribution = self.solver.weights(), self.problem.distribution
+        raw = self.problem.weight_distribution.all_gather(own, self.problem.total_weights)
+        share = distribution.all_gather(torch.sigmoid(self.problem.spread(own)).float(), len(self.problem.simulated))
         return Reweighted(share, raw, name, step, scores, self.history)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -239,20 +239,20 @@ class _Run:
     def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """On rank 0: the state of a solver with the columns of all ranks, from which any number of ranks can go on."""
         problem, whole = self.problem, dict(state)
-        for name in sorted(self.solver.sharded & state.keys()):
-            whole[name] = problem.weight_ranks.gather(state[name], problem.total_weights)
-        for name in sorted(self.solver.parted & state.keys()):
+        for name in sorted(self.solver.strided & state.keys()):
+            whole[name] = problem.weight_distribution.all_gather(state[name], problem.total_weights)
+        for name in sorted(self.solver.blocked & state.keys()):
             unit = _unit(state[name])
-            whole[name] = problem.ranks.join(state[name], -(-problem.model.size * unit // 8), unit=unit)
+            whole[name] = problem.distribution.gather_block(state[name], -(-problem.model.size * unit // 8), unit=unit)
         return whole
 
-    def _shared_out(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _shards(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's columns of it."""
         problem, own = self.problem, dict(state)
-        for name in self.solver.sharded & state.keys():
-            own[name] = problem.weight_ranks.share(state[name])
-        for name in self.solver.parted & state.keys():
-            own[name] = problem.ranks.cut(state[name], unit=_unit(state[name]))
+        for name in self.solver.strided & state.keys():
+            own[name] = problem.weight_distribution.shard(state[name])
+        for name in self.solver.blocked & state.keys():
+            own[name] = problem.distribution.shard_block(state[name], unit=_unit(state[name]))
         return own
 
     def _settings(self) -> dict[str, Any]:
@@ -279,9 +279,9 @@ class _Run:
         def part(name: str) -> dict[str, Tensor]:
             return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
-        self.solver.load_state_dict(self._shared_out(part("solver")))
+        self.solver.load_state_dict(self._shards(part("solver")))
         self.done, self.restores = numbers["done"], numbers["restores"]
-        self.snapshot = (numbers["snapshot_step"], self._shared_out(part("snapshot")))
+        self.snapshot = (numbers["snapshot_step"], self._shards(part("snapshot")))
         self.history = list(numbers["history"])
         models = part("best")
         self.best = {name: (score, step, models[name]) for name, (score, step) in numbers["best"].items()}
@@ -299,7 +299,7 @@ class _Run:
         finite = all(abs(value) < float("inf") for value in record.values()) and all(
             bool(torch.isfinite(vector).all()) for vector in vectors
         )
-        return bool(self.problem.ranks.least(int(finite), self.problem.model.device))
+        return bool(self.problem.distribution.all_reduce_min(int(finite), self.problem.model.device))
 
     def _restore(self, record: Record) -> None:
         """Go back to the last snapshot with steps of half the size.

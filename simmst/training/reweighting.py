@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from simmst.data import Batch
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import CheckpointError, ConfigError
 from simmst.models import TaskWeights, masked_loss
 from simmst.sim2real import Reweighted, reweight
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.training.checkpoint import load_checkpoint, save_checkpoint
 from simmst.training.chosen_windows import ChosenWindows, choose_windows
 from simmst.training.config import TrainingConfig, resolve_device
@@ -71,7 +71,7 @@ def reweight_stage(
     *,
     run: RunFolder | None,
     progress: Progress,
-    ranks: Ranks = ALONE,
+    distribution: Distribution = ALONE,
 ) -> tuple[History, WindowWeights]:
     """Weigh simulated windows and leave the model that the solver found in `model`.
 
@@ -89,7 +89,8 @@ def reweight_stage(
         config: the settings.
         run: where metrics and checkpoints go; a run that was killed goes on from its last checkpoint.
         progress: called after each step.
-        ranks: the processes that share the work; all leave the same model. Rank 0 writes, all read the run folder.
+        distribution: the processes that share the work; all leave the same model. Rank 0 writes, all read
+            the run folder.
 
     Raises:
         ConfigError: the model is bound to a backend that cannot be differentiated forward.
@@ -97,7 +98,7 @@ def reweight_stage(
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
     _refuse_backend(model)
-    stage = _Stage(solver, model, simulated, real, validation, config, run, progress, ranks)
+    stage = _Stage(solver, model, simulated, real, validation, config, run, progress, distribution)
     with seeded(derive_seed(config.seed, STAGE), stage.device):
         return stage.run_to_end()
 
@@ -115,9 +116,15 @@ class _Stage:
         config: TrainingConfig,
         run: RunFolder | None,
         progress: Progress,
-        ranks: Ranks,
+        distribution: Distribution,
     ) -> None:
-        self.solver, self.config, self.run, self.progress, self.ranks = solver, config, run, progress, ranks
+        self.solver, self.config, self.run, self.progress, self.distribution = (
+            solver,
+            config,
+            run,
+            progress,
+            distribution,
+        )
         self.device = resolve_device(config.device)
         self.model = model.to(self.device)
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
@@ -151,7 +158,7 @@ class _Stage:
             resume=resume,
             save=lambda tensors, numbers: self.save(tensors, numbers, tasks),
             progress=lambda done, total, record: self.progress(STAGE, done, total, _shown(record)),
-            ranks=self.ranks,
+            distribution=self.distribution,
         )
         self.model.eval()
         return self.finished(found), self.weights_of(found)
@@ -229,7 +236,7 @@ class _Stage:
         """
         path = None if self.run is None else self.run.checkpoint_path(STAGE)
         if self.run is None or path is None or not path.exists():
-            if self.run is not None and self.ranks.number == 0:
+            if self.run is not None and self.distribution.rank == 0:
                 self.run.drop_metrics(STAGE, after_epoch=-1)
             return None
         checkpoint = load_checkpoint(path)
@@ -242,7 +249,7 @@ class _Stage:
                 f"checkpoint {path} is of another run: {'; '.join(different)}; go on with the settings and data it was "
                 "made with, or choose another run folder"
             )
-        if self.ranks.number == 0:
+        if self.distribution.rank == 0:
             self.run.drop_metrics(STAGE, after_epoch=checkpoint.state["epoch"])
             self.history.records = self.run.metrics(STAGE)
         return checkpoint.group("state"), checkpoint.state["numbers"]

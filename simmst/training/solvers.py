@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
-from simmst.sim2real.ranks import ALONE, Ranks
 from simmst.training.chosen_windows import datasets_of
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
@@ -34,7 +34,7 @@ class Problem:
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing.
         progress: called after each step.
-        ranks: the processes that share the re-weighting.
+        distribution: the processes that share the re-weighting.
     """
 
     real_train: WindowSource | None
@@ -43,7 +43,7 @@ class Problem:
     config: TrainingConfig
     run: RunFolder | None = None
     progress: Progress = quiet
-    ranks: Ranks = ALONE
+    distribution: Distribution = ALONE
 
     def stage(
         self,
@@ -171,9 +171,9 @@ def reweighting(name: str) -> Solver:
             config,
             run=problem.run,
             progress=problem.progress,
-            ranks=problem.ranks,
+            distribution=problem.distribution,
         )
-        if problem.ranks.number or config.after_reweighting == "nothing":  # what follows is the work of rank 0
+        if problem.distribution.rank or config.after_reweighting == "nothing":  # what follows is the work of rank 0
             return Result((history,), STAGE, weights)
         found = Rival(model, problem)
         histories = [history]
@@ -227,7 +227,7 @@ def solve(
     config: TrainingConfig,
     run: RunFolder | None = None,
     progress: Progress = quiet,
-    ranks: Ranks = ALONE,
+    distribution: Distribution = ALONE,
 ) -> Result:
     """Train a model with the solver of a name; the best weights are in the model afterwards.
 
@@ -240,7 +240,7 @@ def solve(
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing. A run that was killed goes on when called again.
         progress: called after each step.
-        ranks: the processes that share the re-weighting; what follows it is done by rank 0, whose result counts.
+        distribution: the processes that share the re-weighting; what follows it is done by rank 0, whose result counts.
 
     Returns:
         The history of each stage, and which one the model's weights come from.
@@ -265,23 +265,23 @@ paper, pretrain-finetune, qp, real-only
             instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
             raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
     refuse_overlap(real_train, real_validation)
-    refuse_ranks(name, ranks)
-    return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress, ranks))
+    refuse_processes(name, distribution)
+    return entry.solver(model, Problem(real_train, real_validation, simulated, config, run, progress, distribution))
 
 
-def refuse_ranks(name: str, ranks: Ranks) -> None:
+def refuse_processes(name: str, distribution: Distribution) -> None:
     """Raise where several processes were started for a solver that has work for one.
 
     Raises:
         ConfigError: says which solvers share theirs.
 
     Example:
-        >>> refuse_ranks("real-only", ALONE)
+        >>> refuse_processes("real-only", ALONE)
     """
-    if ranks.count > 1 and name not in REWEIGHTING:
+    if distribution.world_size > 1 and name not in REWEIGHTING:
         raise ConfigError(
-            f"solver {name!r} runs in one process, and {ranks.count} were started; start it without torchrun, or "
-            f"choose one that shares its work: {', '.join(REWEIGHTING)}"
+            f"solver {name!r} runs in one process, and {distribution.world_size} were started; "
+            f"start it without torchrun, or choose one that shares its work: {', '.join(REWEIGHTING)}"
         )
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_problem import CASES, data, loss, module, solve
+from distributed_problem import CASES, data, loss, module, solve
 
+from simmst.distributed import Distribution
 from simmst.errors import ConfigError
 from simmst.sim2real import ReweightingConfig, reweight
 from simmst.sim2real.cutting_plane import CuttingPlane
 from simmst.sim2real.polyhedron import Polyhedron
 from simmst.sim2real.problem import Problem
-from simmst.sim2real.ranks import Ranks
 
-SCRIPT = Path(__file__).with_name("ranks_problem.py")
+SCRIPT = Path(__file__).with_name("distributed_problem.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 FEW = ["cutting-plane", "signs of cities"]
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_resumed_bit_for_bit_and_by_another_number_of_ranks(two,
 @pytest.mark.parametrize("case", FEW)
 def test_a_rank_without_a_part_of_the_model_gives_the_same(four, case):
     found, phi = solve(case)
-    assert Ranks(3, 4).part(len(phi)) == slice(21, 21)
+    assert Distribution(3, 4).block(len(phi)) == slice(21, 21)
     for rank in four:
         torch.testing.assert_close(rank[case]["weights"], found.weights, rtol=0, atol=1e-5)
         torch.testing.assert_close(rank[case]["resumed of one"], found.weights, rtol=0, atol=1e-5)
@@ -126,40 +126,21 @@ def test_a_rank_that_dies_ends_the_others_and_leaves_the_checkpoint(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
-def test_ownership_covers_every_sample_once():
-    for total in (1, 2, 7, 12):
-        ranks = [Ranks(number, 3) for number in range(3)]
-        index = torch.arange(total)
-        assert sorted(torch.cat([rank.own(index) for rank in ranks]).tolist()) == index.tolist()
-        for rank in ranks:
-            own = rank.own(index)
-            assert rank.owned(total) == len(own)
-            assert rank.place(own).tolist() == list(range(len(own)))
-            assert torch.equal(rank.share(index), own)
-
-
-def test_parts_of_the_model_follow_each_other_and_begin_at_whole_bytes():
-    for total in (1, 8, 21, 64, 100):
-        for count in (1, 2, 3, 7):
-            parts = [Ranks(number, count).part(total) for number in range(count)]
-            whole_bytes = [Ranks(number, count).part(-(-total // 8), unit=1) for number in range(count)]
-            assert [index for part in parts for index in range(total)[part]] == list(range(total))
-            assert all(part.start % 8 == 0 or part.start == total for part in parts)
-            for part, packed in zip(parts, whole_bytes, strict=True):
-                assert (-(-part.start // 8), -(-part.stop // 8)) == (packed.start, packed.stop)
-
-
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "sign"])
 def test_a_rank_keeps_its_columns_of_the_planes_and_no_others(storage):
     size, row = 8_000_000, torch.randn(8_000_000, generator=torch.Generator().manual_seed(0))
     row = row.sign() * 0.5 if storage == "sign" else row
     bits = {"float32": 32, "bfloat16": 16, "sign": 1}[storage]
     for number in range(4):
-        ranks = Ranks(number, 4)
-        planes = Polyhedron(3, size, max_planes=2, storage=storage, device=torch.device("cpu"), ranks=ranks)
+        distribution = Distribution(number, 4)
+        planes = Polyhedron(
+            3, size, max_planes=2, storage=storage, device=torch.device("cpu"), distribution=distribution
+        )
         assert planes.model_rows.entries.nbytes == 2 * size * bits // 8 // 4
-        planes.model_rows.push(row, planes.part)
-        assert torch.equal(planes.model_rows.dense()[0], row[ranks.part(size)].to(planes.model_rows.dense().dtype))
+        planes.model_rows.push(row, planes.block)
+        assert torch.equal(
+            planes.model_rows.dense()[0], row[distribution.block(size)].to(planes.model_rows.dense().dtype)
+        )
 
 
 @pytest.mark.parametrize("groups", [None, torch.arange(37) % 5])
@@ -187,10 +168,10 @@ def test_what_one_process_alone_can_do_is_refused():
             samples,
             samples,
             config=ReweightingConfig(derivative="double-backward"),
-            ranks=_Unconnected(0, 2),
+            distribution=_Unconnected(0, 2),
         )
 
 
-class _Unconnected(Ranks):
-    def first(self, tensor):
+class _Unconnected(Distribution):
+    def broadcast(self, tensor):
         return tensor

@@ -1,0 +1,239 @@
+"""Several processes that share one piece of work: what each of them holds, and what they exchange.
+
+Two layouts share a tensor's columns out. Strided, rank r of R holds the columns r, r + R, r + 2 R, ...: so are samples
+with their weights, whose number may be any. In blocks, it holds the r-th of R contiguous parts: so are the parameters
+of a model. One process alone exchanges nothing, and needs no torch.distributed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from simmst.errors import SimmstError
+
+TIMEOUT_SECONDS = 300.0
+# Gloo's threads free the tensors of the last exchange a moment after it, and take Python's lock for that; where the
+# interpreter has ended before, the process aborts.
+_LETTING_GO = 0.1
+
+
+class RankError(SimmstError, RuntimeError):
+    """Another rank ended, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """This process among those that share the work; one alone by default.
+
+    Attributes:
+        rank: number of this process, from 0 on.
+        world_size: number of processes.
+
+    Raises:
+        RankError: in any exchange, where another rank does not take part.
+
+    Example:
+        >>> second = Distribution(1, 3)
+        >>> second.shard(torch.arange(8)), second.shard_size(8)
+        (tensor([1, 4, 7]), 3)
+        >>> second.select(torch.tensor([0, 1, 4, 5])), second.local(torch.tensor([1, 4]))
+        (tensor([1, 4]), tensor([0, 1]))
+        >>> second.block(21), Distribution(2, 3).block(21)
+        (slice(8, 16, None), slice(16, 21, None))
+        >>> Distribution().all_reduce(torch.ones(2))
+        tensor([1., 1.])
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    # Strided columns
+
+    def shard(self, columns: Tensor) -> Tensor:
+        """Return this rank's columns (..., n_r) of (..., n)."""
+        return columns if self.world_size == 1 else columns[..., self.rank :: self.world_size].contiguous()
+
+    def shard_size(self, total: int) -> int:
+        """Return how many of `total` columns are in this rank's shard."""
+        return len(range(self.rank, total, self.world_size))
+
+    def select(self, index: Tensor) -> Tensor:
+        """Return those of the column numbers `index` that are in this rank's shard."""
+        return index if self.world_size == 1 else index[index % self.world_size == self.rank]
+
+    def local(self, index: Tensor) -> Tensor:
+        """Return the places in this rank's shard of its columns `index`."""
+        return index if self.world_size == 1 else index // self.world_size
+
+    def all_gather(self, shard: Tensor, total: int) -> Tensor:
+        """Return (..., total) on every rank from the shards (..., n_r)."""
+        if self.world_size == 1:
+            return shard
+        most = -(-total // self.world_size)
+        padded = shard.new_zeros((*shard.shape[:-1], most))
+        padded[..., : shard.shape[-1]] = shard
+        shards = [torch.empty_like(padded) for _ in range(self.world_size)]
+        with _answered():
+            dist.all_gather(shards, padded)
+        return torch.stack(shards, dim=-1).flatten(-2)[..., :total].contiguous()
+
+    def all_gather_object(self, shard: list[Any]) -> list[Any]:
+        """Return a list on every rank, of which rank r has the entries r, r + R, ...; any objects that pickle takes."""
+        if self.world_size == 1:
+            return shard
+        shards: list[Any] = [None] * self.world_size
+        with _answered():
+            dist.all_gather_object(shards, shard)
+        total = sum(map(len, shards))
+        return [shards[number % self.world_size][number // self.world_size] for number in range(total)]
+
+    # Columns in blocks
+
+    def block(self, total: int, *, unit: int = 8) -> slice:
+        """Return this rank's block of `total` columns; blocks follow the order of the ranks, and the last are shorter.
+
+        Args:
+            total: number of columns.
+            unit: columns that stay together; eight, so that entries of one bit come in whole bytes, one for the bytes.
+        """
+        length = self._block_length(total, unit)
+        return slice(min(self.rank * length, total), min((self.rank + 1) * length, total))
+
+    def _block_length(self, total: int, unit: int) -> int:
+        return -(-total // (unit * self.world_size)) * unit
+
+    def shard_block(self, columns: Tensor, *, unit: int = 8) -> Tensor:
+        """Return this rank's block (..., N_r) of (..., N), in memory of its own."""
+        return columns if self.world_size == 1 else columns[..., self.block(columns.shape[-1], unit=unit)].clone()
+
+    def gather_block(self, block: Tensor, total: int, *, unit: int = 8) -> Tensor:
+        """On rank 0: return (..., total) on the CPU from the blocks (..., N_r); others return what they gave."""
+        if self.world_size == 1:
+            return block
+        padded = block.new_zeros((*block.shape[:-1], self._block_length(total, unit)))
+        padded[..., : block.shape[-1]] = block
+        rows = padded.view(-1, padded.shape[-1])
+        with _answered():
+            if self.rank:
+                for row in rows:
+                    dist.gather(row.view(torch.uint8))
+                return block
+            whole = torch.empty((len(rows), total), dtype=rows.dtype)
+            blocks = rows.new_empty((self.world_size, rows.shape[-1]))
+            for number, row in enumerate(rows):  # one at a time, so that little more than the result is held
+                dist.gather(row.view(torch.uint8), list(blocks.view(torch.uint8)))  # bytes, as gloo lacks some dtypes
+                whole[number] = blocks.flatten()[:total]
+        return whole.view(*block.shape[:-1], total)
+
+    def all_gather_block_(self, whole: Tensor) -> None:
+        """Fill `whole` (N,), of which each rank has changed its block, with the blocks of all, in place."""
+        if self.world_size == 1:
+            return
+        block, length = whole[self.block(len(whole))], self._block_length(len(whole), 8)
+        padded = whole.new_zeros(length)
+        padded[: len(block)] = block
+        blocks = whole.new_empty(self.world_size * length)
+        with _answered():
+            dist.all_gather_into_tensor(blocks.view(torch.uint8), padded.view(torch.uint8))
+        whole.copy_(blocks[: len(whole)])
+
+    # Whole values
+
+    def partial(self, tensor: Tensor) -> Tensor:
+        """Return this rank's addend of a tensor that all hold: zeros but on rank 0, so that a sum counts it once."""
+        return tensor if self.rank == 0 else torch.zeros_like(tensor)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the ranks."""
+        if self.world_size == 1:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with _answered():
+            dist.all_reduce(total)
+        return total
+
+    def all_reduce_min(self, value: int, device: torch.device) -> int:
+        """Return the lowest of the ranks' numbers."""
+        if self.world_size == 1:
+            return value
+        lowest = torch.tensor(value, device=device)
+        with _answered():
+            dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+        return int(lowest)
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of rank 0."""
+        if self.world_size == 1:
+            return tensor
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with _answered():
+            dist.broadcast(copy, 0)
+        return copy
+
+    def broadcast_object(self, value: Any = None) -> Any:
+        """Return what rank 0 gives, any object that pickle takes; what the others give is ignored."""
+        if self.world_size == 1:
+            return value
+        held = [value]
+        with _answered():
+            dist.broadcast_object_list(held, 0)
+        return held[0]
+
+
+ALONE = Distribution()
+
+
+@contextmanager
+def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Distribution]:
+    """Join the processes that ``torchrun`` started, and leave them at the end; one process alone needs none of it.
+
+    Args:
+        device: where the tensors lie, "cpu" (exchanged by gloo) or "cuda" (by NCCL, one GPU a rank).
+        timeout_seconds: how long a rank waits for the others before it gives up.
+
+    Raises:
+        RankError: the others cannot be reached, or one of them ends.
+
+    Example:
+        >>> with process_group("cpu") as distribution:
+        ...     distribution.world_size
+        1
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with _answered():
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
+        )
+    try:
+        yield Distribution(dist.get_rank(), dist.get_world_size())
+        with _answered():
+            dist.barrier()  # none closes its connections while another still waits for an answer
+    finally:
+        time.sleep(_LETTING_GO)
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            "another rank of this run has ended or does not answer "
+            f"({str(error).splitlines()[0]}); the last checkpoint is as it was: look at what that rank said, and start "
+            "the same command again to go on from there"
+        ) from error
