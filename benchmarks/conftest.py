@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # harness, machine and recorded, for the benchmarks as well
-import harness
+import pytest
+
+import simmst
+from cpu import gate
+
+
+def pytest_configure() -> None:
+    """Refuse to time the reference in place of the kernels, as ``python -m pytest`` would in a checkout."""
+    package = Path(simmst.__file__).parent
+    if package == Path(__file__).parents[1] / "simmst" and find_spec("simmst._cpu") is None:
+        raise pytest.UsageError(
+            f"simmst was imported from its sources in {package}, which hold no compiled modules: install it and start "
+            "'pytest benchmarks', not 'python -m pytest benchmarks'"
+        )
 
 
 def pytest_sessionfinish() -> None:
-    harness.keep_recording()
+    gate.keep_recording()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    table = harness.lines()
+    table = gate.lines()
     if table:
         terminalreporter.section("simmst against its peers: ratio = peer's time / ours")
         for line in table:

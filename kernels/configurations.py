@@ -10,8 +10,8 @@ The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane
                      "interpreter" is for that alone: it is neither compiled ahead of time nor tried on a GPU
 
 and once, under `measured`, the device, date, commit and versions that buckets were measured with. While it is null, the
-buckets are reasoned from the sizes of tiles, registers and shared memory alone. `benchmarks/gpu.py --tune` measures and
-writes them. This file imports neither torch nor triton.
+buckets are reasoned from the sizes of tiles, registers and shared memory alone. `python benchmarks gpu --tune` measures
+and writes them. This file imports neither torch nor triton.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which GPU backend an operator prefers, as measured: the table measured_choice.json beside this file.
 
-`benchmarks/gpu.py --tune` measures the backends against each other and writes the table:
+`python benchmarks gpu --tune` measures the backends against each other and writes the table:
 
     measured     {"device", "date", "commit", "versions"} of the measurement; null until there is one
     choices      operator -> list of [dtype, bucket, backends from the fastest to the slowest]

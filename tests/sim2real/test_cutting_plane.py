@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import curved, half_square, linear
 from torch import nn
 
+from sim2real.problems import curved, half_square, linear
 from simmst.sim2real import ReweightingConfig, TensorSamples, reweight
 from simmst.sim2real.cutting_plane import CuttingPlane, nonnegative_least_squares, qp
 from simmst.sim2real.flat_model import FlatModel

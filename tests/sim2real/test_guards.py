@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
-from problems import half_square, linear
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
+from sim2real.problems import half_square, linear
 from simmst.errors import ConfigError, DataError
 from simmst.sim2real import DivergedError, ReweightingConfig, TensorSamples, reweight
 from simmst.sim2real.cutting_plane import CuttingPlane

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from problems import half_square
 from torch import nn
 
+from sim2real.problems import half_square
 from simmst.errors import ConfigError
 from simmst.sim2real import ReweightingConfig, TensorSamples
 from simmst.sim2real.flat_model import FlatModel

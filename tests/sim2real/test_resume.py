@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from problems import half_square, linear
 
+from sim2real.problems import half_square, linear
 from simmst.errors import ConfigError
 from simmst.sim2real import SOLVERS, ReweightingConfig, reweight
 
@@ -139,9 +138,8 @@ def test_another_run_is_not_gone_on_with(change, message):
 
 
 PROGRAM = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
-sys.path.insert(0, {folder!r})
 import test_resume
 test_resume.stop = lambda: os.kill(os.getpid(), signal.SIGKILL)
 test_resume.run("qp", {{}}, folder=Path({out!r}), kill_at=24)
@@ -150,11 +148,11 @@ test_resume.run("qp", {{}}, folder=Path({out!r}), kill_at=24)
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path):
-    program = PROGRAM.format(folder=str(Path(__file__).parent), out=str(tmp_path))
+    program = PROGRAM.format(out=str(tmp_path))
     finished = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,  # not the sources, which hold no compiled kernels
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=False,
     )

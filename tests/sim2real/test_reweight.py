@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import half_square, linear
 from torch.utils.data import TensorDataset
 
+from sim2real.problems import half_square, linear
 from simmst.sim2real import SOLVERS, ReweightingConfig, reweight
 
 

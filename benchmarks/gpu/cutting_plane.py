@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from gpu_checks import excess
-from gpu_work import Work, first_words, pick
 from torch import Tensor
 
+from gpu.work import Work, first_words, pick
+from harness.checks import excess
 from simmst.ops.cutting_plane import PackedSigns, Planes, cutting_plane_step_, pack_signs
 
 PLANES, LR = 64, 1e-3

@@ -1,4 +1,4 @@
-"""How long an outer step of re-weighting takes, and how much memory: `python benchmarks/sim2real_steps.py`.
+"""How long an outer step of re-weighting takes, and how much memory: `python benchmarks sim2real.steps`.
 
 Steps of the default solver on a network of |phi| parameters and 30,638 simulated samples, against
 
@@ -13,17 +13,17 @@ team (2), `--rounds` the rounds (5), `--quick` takes small sizes, `--out` writes
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Case, Timing, team, time_in_turn
-from machine import conditions
 from torch import Tensor, nn
 
+import harness
+from cpu.gate import Case, Timing, team, time_in_turn
+from harness.machine import conditions
 from simmst.sim2real import ReweightingConfig
 from simmst.sim2real.cutting_plane import CuttingPlane
 from simmst.sim2real.polyhedron import AdamState, Polyhedron
@@ -212,7 +212,7 @@ def line(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("sim2real.steps", __doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py prints and keeps, from made-up timings: the table, the file, and the tables of a tuned run."""
+"""What a run on a GPU prints and keeps, from made-up timings: the table, the file, and the tables of a tuned run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gpu_report
-import gpu_tuning
 import pytest
 import torch
 
+from gpu import report, tuning
 from simmst.kernels import configurations
 from simmst.kernels.configurations import configuration
 
@@ -57,22 +56,22 @@ RESULT = {
 
 
 def test_the_table_shows_shortfalls_and_problems() -> None:
-    first, second = gpu_report.table(RESULT["rows"])[1:]
+    first, second = report.table(RESULT["rows"])[1:]
     assert first.split()[-9:] == ["4.000", "2.000", "2.00", "1.8", "1.90", "75%/80%", "75%", "bytes", "SHORT"]
     assert "NOT TIMED (floor 1.8): the values is off by 1" in second
-    summary = "\n".join(gpu_report.summary(RESULT))
+    summary = "\n".join(report.summary(RESULT))
     assert "copy 4.20 TB/s, products in TFLOP/s: bfloat16 800" in summary
     assert "suite failed" in summary
     assert "2 rows: 1 under what is to be reached (SHORT), 1 not timed" in summary
-    text = gpu_report.markdown(RESULT)
+    text = report.markdown(RESULT)
     assert "Measured on 2026-01-02 at commit abc on a GPU, driver 1.2, torch 2.11." in text
     assert text.count("\n|") == 4
-    assert gpu_report.table([]) == ["no case was measured"]
+    assert report.table([]) == ["no case was measured"]
 
 
 def test_the_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "gpu.json"
-    gpu_report.write(path, RESULT)
+    report.write(path, RESULT)
     assert json.loads(path.read_text()) == RESULT
     assert [each.name for each in path.parent.iterdir()] == ["gpu.json"]
 
@@ -98,8 +97,6 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_tuning_keeps_the_fastest_configuration_that_is_right(kernel: dict[str, Any]) -> None:
-    import gpu_tuning
-
     def ours(backend: str) -> None:
         time.sleep({"slow": 0.02, "fast": 0.002, "wrong": 0.0}[configuration("cutting_plane.step", "N16").name])
 
@@ -109,12 +106,12 @@ def test_tuning_keeps_the_fastest_configuration_that_is_right(kernel: dict[str, 
     work = SimpleNamespace(ours=ours, complaint=complaint, results=lambda backend: [torch.zeros(1)])
     kept: list[dict[str, Any]] = []
     case = SimpleNamespace(build=lambda device, scale: work)
-    gpu_tuning.tune([case, case], CPU, "tiny", seconds=0.05, keep=kept.append)
+    tuning.tune([case, case], CPU, "tiny", seconds=0.05, keep=kept.append)
     assert len(kept) == 1, "a bucket is tried once"
     assert (kept[0]["kernel"], kept[0]["bucket"], kept[0]["best"]) == ("cutting_plane.step", "N16", "fast")
     assert set(kept[0]["milliseconds"]) == {"slow", "fast"}
     measured = {"device": "a GPU", "date": "2026-01-02", "commit": "abc", "versions": {}}
-    content = gpu_tuning.configured(kernel, kept, measured)
+    content = tuning.configured(kernel, kept, measured)
     assert content["kernels"]["cutting_plane.step"]["buckets"] == {"N8": "slow", "N16": "fast"}
     assert content["measured"] == measured
     assert kernel["kernels"]["cutting_plane.step"]["buckets"] == {"N8": "slow"}, "the table in hand stays as it was"
@@ -137,11 +134,11 @@ def test_the_choice_is_made_of_cases_that_both_backends_ran() -> None:
         row("reference", 50.0),
     ]
     measured = {"device": "a GPU", "date": "2026-01-02", "commit": "abc", "versions": {}}
-    assert gpu_tuning.choices(rows, measured) == {
+    assert tuning.choices(rows, measured) == {
         "measured": measured,
         "choices": {"cutting_plane": [["float32", 1024, ["triton", "cuda"]], ["float32", 8192, ["cuda", "triton"]]]},
     }
-    assert gpu_tuning.choices(rows[:1], measured) == {"measured": None, "choices": {}}
+    assert tuning.choices(rows[:1], measured) == {"measured": None, "choices": {}}
 
 
 def test_tables_are_written_into_a_tree_and_into_an_installation(kernel: dict[str, Any], tmp_path: Path) -> None:
@@ -152,7 +149,7 @@ def test_tables_are_written_into_a_tree_and_into_an_installation(kernel: dict[st
         (path / "configurations.json").write_text(json.dumps(kernel))
     tuned = [{"kernel": "cutting_plane.step", "bucket": "N16", "best": "fast", "milliseconds": {}}]
     both = [ROW, {**ROW, "backend": "cuda", "ratio": 3.0}]
-    written = gpu_tuning.apply({**RESULT, "tuned": tuned, "rows": both}, [tree, site])
+    written = tuning.apply({**RESULT, "tuned": tuned, "rows": both}, [tree, site])
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "tree/kernels/configurations.json",
         "tree/simmst/ops/measured_choice.json",
@@ -165,4 +162,4 @@ def test_tables_are_written_into_a_tree_and_into_an_installation(kernel: dict[st
         assert content["measured"]["device"] == "a GPU"
     assert json.loads(written[1].read_text())["choices"]["cutting_plane"] == [["float32", 1 << 24, ["cuda", "triton"]]]
     with pytest.raises(ValueError, match="it was a dry run, or ran without --tune"):
-        gpu_tuning.apply(RESULT, [tree])
+        tuning.apply(RESULT, [tree])

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from gpu_checks import excess
-from gpu_work import Work, first_words, pick
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gpu.work import Work, first_words, pick
+from harness.checks import excess
 from simmst.ops import prob_sparse_attend, prob_sparse_attention, prob_sparse_select
 from simmst.ops.prob_sparse_counts import informer_count
 

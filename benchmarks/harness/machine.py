@@ -87,7 +87,7 @@ def _field(path: Path, name: str) -> int:
 @functools.cache
 def commit() -> str:
     """The commit that the working tree is on, marked when it has changes."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     run = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"],
         capture_output=True,

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import recorded
 import torch
-from machine import conditions, copy_bandwidth, matrix_rate, peak_memory, processor, read_bandwidth
+
+from cpu import recorded
+from harness.machine import conditions, copy_bandwidth, matrix_rate, peak_memory, processor, read_bandwidth
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""How well re-weighting does on problems whose answer is known: `python benchmarks/sim2real_problems.py`.
+"""How well re-weighting does on problems whose answer is known: `python benchmarks sim2real.recovery`.
 
     linear   settings drawn from `RANGES` by seed; recovery = (unweighted - found) / (unweighted - exact), the share of
              the test error due to bad simulated samples that a solver takes away, of the model that ships and of the
@@ -10,10 +10,8 @@ All with default settings. `--solver` takes another than the default one; `--out
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import harness
+from sim2real.problems import Small, curved, half_square, linear
 from simmst.sim2real import DivergedError, ReweightingConfig, reweight
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "sim2real"))
-from problems import Small, curved, half_square, linear
 
 RANGES = {
     "features": (5, 40),
@@ -133,7 +130,7 @@ def print_curved(rows: list[dict[str, Any]], solvers: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("sim2real.recovery", __doc__)
     parser.add_argument("--solver", default="cutting-plane", help="solver of the linear problem")
     parser.add_argument("--linear-seeds", type=int, nargs="*", default=list(LINEAR_SEEDS))
     parser.add_argument("--curved-seeds", type=int, nargs="*", default=list(CURVED_SEEDS))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from machine import commit, instruction_set, processor
 
+from harness.machine import commit, instruction_set, processor
 from simmst.files import write_json
 
 # A case fails under this part of the ratio that was recorded, or of its floor where none was.

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sim2real_real_data.py"
-
-
-@pytest.fixture(scope="module")
-def program():
-    spec = importlib.util.spec_from_file_location("sim2real_real_data", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from sim2real import real_data as program
 
 
 def found(solver, seed, mae):
@@ -26,7 +15,7 @@ def found(solver, seed, mae):
     return {**case, "mae": {solver: {"net": mae}, **naive}, "left_out": {}}
 
 
-def test_a_row_compares_solvers_seed_by_seed_and_with_the_best_naive_forecast(program):
+def test_a_row_compares_solvers_seed_by_seed_and_with_the_best_naive_forecast():
     cases = [found("real-only", 0, 12.0), found("real-only", 1, 16.0)]
     cases += [found("cutting-plane", 0, 9.0), found("cutting-plane", 1, 8.0)]
     *_, row = program.table(cases).splitlines()
@@ -38,19 +27,19 @@ def test_a_row_compares_solvers_seed_by_seed_and_with_the_best_naive_forecast(pr
     assert float(cells[9]) == pytest.approx(1.7)
 
 
-def test_a_ratio_without_its_other_side_is_left_open(program):
+def test_a_ratio_without_its_other_side_is_left_open():
     *_, row = program.table([found("cutting-plane", 0, 9.0)]).splitlines()
     assert [cell.strip() for cell in row.strip("|").split("|")][-3:] == ["-", "0.900", "1.800"]
 
 
-def test_every_case_has_a_name_of_its_own(program, tmp_path):
+def test_every_case_has_a_name_of_its_own(tmp_path):
     options = program.parse(["--out", str(tmp_path), "--seeds", "2"])
     names = [case.name for case in program.cases(options)]
     assert len(names) == len(set(names)) == 2 * 4 * (4 * 3 + 4 * 3 + 3 * 2)
 
 
 @pytest.mark.parametrize("data", ["milan-hourly", "milan-10min", "services-hourly"])
-def test_training_validation_and_test_lie_apart(program, data):
+def test_training_validation_and_test_lie_apart(data):
     from simmst.data import data_directory
     from simmst.errors import DataError
 

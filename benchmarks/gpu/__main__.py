@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Install, check, tune and time the GPU kernels on a machine with a GPU, in one go and without a network.
 
-    python benchmarks/gpu.py                  everything, inside eight minutes
-    python benchmarks/gpu.py --tune           also tries the launch configurations and writes the measured tables
-    python benchmarks/gpu.py --dry-run        the same program on the CPU with tiny shapes; its figures mean nothing
-    python benchmarks/gpu.py --apply FILE     write the tables of a tuned run on another machine into this tree
+    python benchmarks gpu                  everything, inside eight minutes
+    python benchmarks gpu --tune           also tries the launch configurations and writes the measured tables
+    python benchmarks gpu --dry-run        the same program on the CPU with tiny shapes; its figures mean nothing
+    python benchmarks gpu --apply FILE     write the tables of a tuned run on another machine into this tree
 
 Needs torch, triton, numpy, pytest, pytest-benchmark, pybind11, scikit-build-core (with CMake), and nvcc for the backend
 "cuda". Prints one table and writes JSON to --out, else to $OUT/gpu.json, else to runs/gpu.json; what a stage found
@@ -29,12 +28,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gpu_budget
-import gpu_report
 import torch
-from gpu_budget import Command, Outcome, Stage
 
-ROOT = Path(__file__).resolve().parents[1]
+import harness
+from gpu import budget, report
+from gpu.budget import Command, Outcome, Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = (sys.executable, str(ROOT / "benchmarks"))
 BACKENDS = ("triton", "cuda")
 NO_GPU = 3
 
@@ -52,17 +53,17 @@ def main(arguments: list[str]) -> int:
         return NO_GPU
     with tempfile.TemporaryDirectory(prefix="simmst-gpu-") as folder:
         run = Run(options, Path(folder))
-        outcomes = gpu_budget.run_all(run.stages(), options.budget, after=run.keep)
+        outcomes = budget.run_all(run.stages(), options.budget, after=run.keep)
         result = run.result(outcomes)
         if result["tuned"]:
             run.write_tables(ROOT)
-    for line in [*gpu_report.table(result["rows"]), *gpu_report.summary(result), f"written: {options.out}"]:
+    for line in [*report.table(result["rows"]), *report.summary(result), f"written: {options.out}"]:
         print(line)
     return 0 if all(outcome.good for outcome in outcomes) else 1
 
 
 def _arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("gpu", __doc__)
     parser.add_argument("--out", type=Path, help="the JSON file")
     parser.add_argument("--budget", type=float, default=470.0, metavar="SECONDS", help="for all stages together (470)")
     parser.add_argument("--only", default="", metavar="TEXT", help="time the cases with this in their name")
@@ -85,7 +86,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-# In this order. The weights share the time that is left: see gpu_budget.allotment.
+# In this order. The weights share the time that is left: see budget.allotment.
 STAGES = ("install", "machine", "suite", "sanitizers", "tune", "benchmarks")
 _WATCHED = (("memcheck", "triton"), ("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda"))
 _WEIGHTS = {"machine": 20, "install": 120, "suite": 120, "sanitizers": 60, "tune": 120, "benchmarks": 150}
@@ -128,9 +129,9 @@ class Run:
 
     def _child(self, stage: str, *arguments: str, name: str = "", **environment: str) -> Command:
         name = name or stage
-        script, result = str(ROOT / "benchmarks/gpu_child.py"), str(self.folder / f"{name}.jsonl")
+        result = str(self.folder / f"{name}.jsonl")
         site = [] if self.options.installed or self.options.dry_run else ["--site", str(self.site)]
-        argv = [sys.executable, script, stage, result, "--device", self.device, *site, *arguments]
+        argv = [*PROGRAMS, "gpu.child", stage, result, "--device", self.device, *site, *arguments]
         return Command(name, argv, {**self.environment, **environment}, str(self.folder))
 
     def _only(self) -> list[str]:
@@ -182,7 +183,7 @@ class Run:
 
     def keep(self, outcomes: list[Outcome]) -> None:
         result = self.result(outcomes)
-        gpu_report.write(self.options.out, result)
+        report.write(self.options.out, result)
         if outcomes[-1].stage == "tune" and result["tuned"] and self.site.exists():
             self.write_tables(self.site)  # the benchmarks that follow run what was found
 
@@ -204,15 +205,15 @@ class Run:
         return [json.loads(line) for line in whole.splitlines()]
 
     def write_tables(self, root: Path) -> None:
-        command = [sys.executable, __file__, "--apply", str(self.options.out), "--root", str(root)]
+        command = [*PROGRAMS, "gpu", "--apply", str(self.options.out), "--root", str(root)]
         subprocess.run(command, env={**os.environ, **self.environment}, cwd=self.folder, check=True)
 
 
 def _apply(path: Path, root: Path) -> int:
-    import gpu_tuning  # it needs simmst
+    from gpu import tuning  # it needs simmst
 
     try:
-        written = gpu_tuning.apply(json.loads(path.read_text()), [root])
+        written = tuning.apply(json.loads(path.read_text()), [root])
     except ValueError as error:
         print(f"{path}: {error}", file=sys.stderr)
         return 1

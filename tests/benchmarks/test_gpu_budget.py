@@ -1,4 +1,4 @@
-"""The stages of benchmarks/gpu.py share one budget of time, and none can hide or take the others' part."""
+"""The stages of a run on a GPU share one budget of time, and none can hide or take the others' part."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-import gpu_budget
 import pytest
-from gpu_budget import Command, Ended, Stage
+
+from gpu import budget
+from gpu.budget import Command, Ended, Stage
 
 
 class Clock:
@@ -19,7 +20,7 @@ class Clock:
         return self.now
 
 
-def staged(*takes: tuple[str, float, float, int | None], budget: float = 100.0) -> list[tuple[str, str, float]]:
+def staged(*takes: tuple[str, float, float, int | None], seconds: float = 100.0) -> list[tuple[str, str, float]]:
     """(stage, weight, seconds it would take, exit code) -> (stage, state, seconds allotted)."""
     clock = Clock()
     stages = [Stage(name, weight, lambda name=name: [Command(name, [])]) for name, weight, _, _ in takes]
@@ -30,8 +31,8 @@ def staged(*takes: tuple[str, float, float, int | None], budget: float = 100.0) 
         clock.now += min(seconds, limit)
         return (Ended(commands[0].name, None if seconds > limit else code, min(seconds, limit), ""),)
 
-    outcomes = gpu_budget.run_all(stages, budget, clock=clock, run=pretend, tell=lambda line: None)
-    assert clock.now - 100.0 <= budget
+    outcomes = budget.run_all(stages, seconds, clock=clock, run=pretend, tell=lambda line: None)
+    assert clock.now - 100.0 <= seconds
     return [(outcome.stage, outcome.state, outcome.allotted) for outcome in outcomes]
 
 
@@ -42,7 +43,7 @@ def test_time_that_a_stage_leaves_goes_to_those_after_it() -> None:
 
 def test_a_stage_that_runs_out_of_time_leaves_the_others_theirs() -> None:
     assert staged(("a", 1, 1000, 0), ("b", 1, 50, 0)) == [("a", "out of time", 50.0), ("b", "passed", 50.0)]
-    assert staged(("a", 1, 1, 0), ("b", 1, 1, 0), budget=1.0)[0][1] == "not run"
+    assert staged(("a", 1, 1, 0), ("b", 1, 1, 0), seconds=1.0)[0][1] == "not run"
 
 
 def test_what_needs_a_stage_that_failed_is_not_run() -> None:
@@ -51,7 +52,7 @@ def test_what_needs_a_stage_that_failed_is_not_run() -> None:
     other = Stage("other", 1, lambda: [Command("true", [sys.executable, "-c", ""])])
     told, kept = [], []
     stages = [failing, needing, other]
-    outcomes = gpu_budget.run_all(stages, 60, tell=told.append, after=lambda so_far: kept.append(len(so_far)))
+    outcomes = budget.run_all(stages, 60, tell=told.append, after=lambda so_far: kept.append(len(so_far)))
     assert [(outcome.state, outcome.good) for outcome in outcomes] == [
         ("failed", False),
         ("not run", False),
@@ -69,10 +70,10 @@ def test_a_command_out_of_time_is_killed_with_what_it_started(tmp_path: Path) ->
     child = "import subprocess, sys; print('begun', flush=True); "
     child += f"subprocess.run([sys.executable, '-c', {grandchild!r}, {str(tmp_path / 'late')!r}])"
     quick = Command("quick", [sys.executable, "-c", "print('done')"])
-    ended = gpu_budget.run_beside([Command("slow", [sys.executable, "-c", child]), quick], 2.0)
+    ended = budget.run_beside([Command("slow", [sys.executable, "-c", child]), quick], 2.0)
     assert [(one.name, one.code) for one in ended] == [("slow", None), ("quick", 0)]
     assert "begun" in ended[0].tail
     assert ended[1].tail == "done\n"
     assert ended[0].seconds < 4
-    gpu_budget.run_beside([Command("wait", [sys.executable, "-c", "import time; time.sleep(3)"])], 10)
+    budget.run_beside([Command("wait", [sys.executable, "-c", "import time; time.sleep(3)"])], 10)
     assert not (tmp_path / "late").exists()

@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import gpu_checks
 import torch
-from gpu_cases import Case
-from gpu_timing import copy_bandwidth, matrix_rate, time_in_turn
-from gpu_work import Work
 
+from gpu.cases import Case
+from gpu.work import Work
+from harness import checks
+from harness.timing import copy_bandwidth, matrix_rate, time_in_turn
 from simmst.errors import BackendUnavailableError
 
 
@@ -117,8 +117,8 @@ def problem_with(work: Work, backend: str, device: torch.device) -> str:
     try:
         return (
             work.complaint(backend)
-            or gpu_checks.differences(lambda: work.results(backend))
-            or gpu_checks.graph_problem(lambda: work.results(backend), device)
+            or checks.differences(lambda: work.results(backend))
+            or checks.graph_problem(lambda: work.results(backend), device)
         )
     except BackendUnavailableError as error:
         return str(error)

@@ -1,8 +1,8 @@
 """What simulated cities bring where real data are scarce: MAE on the last days of real series, by days to train on.
 
-    python benchmarks/sim2real_real_data.py --out results
-    python benchmarks/sim2real_real_data.py --out results --data milan-hourly --days 1 2 --seeds 5
-    python benchmarks/sim2real_real_data.py --out results --table
+    python benchmarks sim2real.real_data --out results
+    python benchmarks sim2real.real_data --out results --data milan-hourly --days 1 2 --seeds 5
+    python benchmarks sim2real.real_data --out results --table
 
 Each case (series, days, horizon, solver, seed) is a JSON file in ``OUT/cases``; a case that is there is not repeated,
 and one that was cut off goes on from its checkpoint. Targets of training lie in the last DAYS days before the
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import harness
 from simmst.baselines import BASELINES
 from simmst.data import CALENDAR_FEATURES, ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
 from simmst.errors import DataError
@@ -255,7 +256,7 @@ def _ratio(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], nam
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("sim2real.real_data", __doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--days", type=int, nargs="+", help="the series' own when left out")

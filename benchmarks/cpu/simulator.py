@@ -1,4 +1,4 @@
-"""How long the simulator takes and how much memory: `python benchmarks/simulator.py`.
+"""How long the simulator takes and how much memory: `python benchmarks cpu.simulator`.
 
 Three cases, each in a process of its own, its result checked:
 
@@ -11,7 +11,6 @@ Wall seconds, CPU seconds of all processes together and the greatest resident me
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import harness
 
 GOALS = {
     "cities": "under 60 s on two cores",
@@ -128,7 +129,7 @@ def run(case: str, quick: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Run the cases and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("cpu.simulator", __doc__)
     parser.add_argument("--quick", action="store_true", help="small cases: see that everything works")
     parser.add_argument("--case", choices=sorted(CASES), help="run one case here and print it as JSON")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")

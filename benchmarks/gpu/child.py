@@ -1,6 +1,6 @@
-"""The stages of benchmarks/gpu.py that need simmst, each in a process of its own: it starts them, nobody else need.
+"""The stages of a run that need simmst, each in a process of its own: ``python benchmarks gpu`` starts them.
 
-    gpu_child.py machine | benchmarks | tune | small | suite RESULT [options]
+    python benchmarks gpu.child machine | benchmarks | tune | small | suite RESULT [options]
 
 RESULT gets one JSON line for everything found, as soon as it is found: a process that is killed leaves its part.
 """
@@ -14,18 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gpu_cases
-import gpu_measure
-import gpu_tuning
 import pytest
 import torch
 
+import harness
 import simmst
+from gpu import cases, measure, tuning
 from simmst.ops import backends
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser("gpu.child", __doc__)
     parser.add_argument("stage", choices=sorted(_STAGES))
     parser.add_argument("result", type=Path)
     parser.add_argument("--device", default="cuda", type=torch.device)
@@ -54,15 +53,15 @@ Keep = Callable[[dict[str, Any]], None]
 
 
 def _machine(options: argparse.Namespace, keep: Keep) -> int:
-    keep(gpu_measure.Ceilings.measure(options.device)._asdict())
+    keep(measure.Ceilings.measure(options.device)._asdict())
     return 0
 
 
 def _benchmarks(options: argparse.Namespace, keep: Keep) -> int:
     if options.machine and options.machine.exists():
-        ceilings = gpu_measure.Ceilings(**json.loads(options.machine.read_text().splitlines()[-1]))
+        ceilings = measure.Ceilings(**json.loads(options.machine.read_text().splitlines()[-1]))
     else:
-        ceilings = gpu_measure.Ceilings.measure(options.device)
+        ceilings = measure.Ceilings.measure(options.device)
     problems = []
 
     def keep_row(row: dict[str, Any]) -> None:
@@ -70,13 +69,13 @@ def _benchmarks(options: argparse.Namespace, keep: Keep) -> int:
         problems.append(row["problem"])
         print(row["case"], row["backend"], row["problem"] or f"{row['ratio']:.2f}", flush=True)
 
-    cases = gpu_cases.chosen(options.only)
+    chosen = cases.chosen(options.only)
     if options.device.type == "cuda":
-        gpu_measure.rows(cases, options.backends.split(","), options.device, options.scale, ceilings, keep=keep_row)
+        measure.rows(chosen, options.backends.split(","), options.device, options.scale, ceilings, keep=keep_row)
     else:
-        for case in cases:
+        for case in chosen:
             able = _able(case.operator, options)
-            gpu_measure.rows([case], able, options.device, options.scale, ceilings, seconds=0.02, keep=keep_row)
+            measure.rows([case], able, options.device, options.scale, ceilings, seconds=0.02, keep=keep_row)
     return 1 if any(problems) or not problems else 0
 
 
@@ -90,13 +89,13 @@ def _able(operator: str, options: argparse.Namespace) -> list[str]:
 
 
 def _tune(options: argparse.Namespace, keep: Keep) -> int:
-    gpu_tuning.tune(gpu_cases.chosen(options.only), options.device, options.scale, keep=keep)
+    tuning.tune(cases.chosen(options.only), options.device, options.scale, keep=keep)
     return 0
 
 
 def _small(options: argparse.Namespace, keep: Keep) -> int:
     """Every case once at small shapes, for a sanitizer to watch."""
-    for case in gpu_cases.chosen(options.only):
+    for case in cases.chosen(options.only):
         for backend in options.backends.split(","):
             case.build(options.device, "tiny").results(backend)
             torch.cuda.synchronize(options.device)

@@ -1,6 +1,6 @@
 """Cutting planes against the same work in plain PyTorch: two products with the planes and the update between them.
 
-    pytest benchmarks/test_bench_cutting_plane.py
+    pytest benchmarks/cpu/test_cutting_plane.py
 
 Every case checks its result before it is timed. A pass over the planes can be no faster than reading them, so the
 roofline is the machine's read bandwidth. ``SIMMST_BENCH_THREADS`` sets the team (2).
@@ -19,9 +19,8 @@ from torch import Tensor
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 
-from harness import Case, compare, team
-from machine import read_bandwidth
-
+from cpu.gate import Case, compare, team
+from harness.machine import read_bandwidth
 from simmst.ops.cutting_plane import (
     PackedSigns,
     Planes,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "sim2real_problems.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def figures(folder, *arguments):
     out = folder / "figures.json"
-    command = [sys.executable, str(PROGRAM), *map(str, arguments), "--out", str(out)]
+    command = [sys.executable, str(BENCHMARKS), "sim2real.recovery", *map(str, arguments), "--out", str(out)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return json.loads(out.read_text())
@@ -45,9 +45,9 @@ def test_curved_problems_are_better_than_the_references(tmp_path):
 
 @pytest.mark.slow
 def test_the_benchmark_of_steps_runs(tmp_path):
-    program, out = PROGRAM.with_name("sim2real_steps.py"), tmp_path / "figures.json"
-    command = [sys.executable, str(program), "--quick", "--rounds", "1", "--threads", "1", "--out", str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCHMARKS), "sim2real.steps", "--quick", "--rounds", "1", "--threads", "1"]
+    finished = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     rows = json.loads(out.read_text())["rows"]
     assert [row["case"] for row in rows].count("loop without refresh") == 3

@@ -17,7 +17,7 @@ pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the 
 # Each side waits; what a case needs is read from the environment, so that a second run can be slower.
 CASES = """
 import os, time
-from harness import Case, compare
+from cpu.gate import Case, compare
 
 def side(name):
     waits = [float(wait) / 1e3 for wait in os.environ[name].split()]
@@ -35,9 +35,8 @@ def test_two(benchmark):
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    for name in ("conftest.py", "harness.py", "machine.py", "recorded.py"):
-        (tmp_path / name).write_text((BENCHMARKS / name).read_text())
-    (tmp_path / "test_bench_cases.py").write_text(CASES)
+    (tmp_path / "conftest.py").write_text((BENCHMARKS / "conftest.py").read_text())
+    (tmp_path / "test_cases.py").write_text(CASES)
 
     def run(ours: str, peer: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {"OURS": ours, "PEER": peer, "SIMMST_BENCH_RECORDED": str(tmp_path / "recorded.json")}
@@ -49,7 +48,7 @@ def run(tmp_path: Path) -> Any:
             text=True,
             check=False,
             cwd=tmp_path,
-            env={**cleaned, **variables, **environment},
+            env={**cleaned, "PYTHONPATH": str(BENCHMARKS), **variables, **environment},
         )
 
     return run
@@ -114,7 +113,7 @@ def test_every_case_says_what_its_figures_depend_on(run: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_simulators_benchmark_runs(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "simulator.py"), "--quick", "--out", str(tmp_path / "figures.json")]
+    command = [sys.executable, str(BENCHMARKS), "cpu.simulator", "--quick", "--out", str(tmp_path / "figures.json")]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_cases import Case
-from gpu_measure import problem_with
-from gpu_timing import time_in_turn
 
+from gpu.cases import Case
+from gpu.measure import problem_with
+from harness.timing import time_in_turn
 from simmst.kernels import configurations
 from simmst.ops import measured_choice
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import gpu_cutting_plane
-import gpu_prob_sparse
-import gpu_spatial
 import torch
-from gpu_work import Work
+
+from gpu import cutting_plane, prob_sparse_attention, spatial_attention
+from gpu.work import Work
 
 
 class Case(NamedTuple):
@@ -40,14 +39,14 @@ def _sparse_forward(length: int, sampling: str, peer: str, **floors: float) -> C
     name = f"ProbSparse forward, {sampling.replace('_', '-')} samples, L={length}"
 
     def build(device: torch.device, scale: str) -> Work:
-        return gpu_prob_sparse.forward(device, scale, length, sampling, flash=peer == FLASH)
+        return prob_sparse_attention.forward(device, scale, length, sampling, flash=peer == FLASH)
 
     return Case(name, SPARSE, BF16, length, peer, floors, build)
 
 
 def _sparse_both(length: int, **floors: float) -> Case:
     def build(device: torch.device, scale: str) -> Work:
-        return gpu_prob_sparse.forward_and_backward(device, scale, length)
+        return prob_sparse_attention.forward_and_backward(device, scale, length)
 
     return Case(
         f"ProbSparse forward + backward, shared samples, L={length}", SPARSE, BF16, length, FLASH, floors, build
@@ -58,14 +57,14 @@ def _spatial(positions: int, direction: str, **floors: float) -> Case:
     backward = direction == "forward + backward"
 
     def build(device: torch.device, scale: str) -> Work:
-        return gpu_spatial.layer(device, scale, positions, backward=backward)
+        return spatial_attention.layer(device, scale, positions, backward=backward)
 
     return Case(f"spatial {direction}, 1024 maps, N={positions}", SPATIAL, BF16, positions, CHAIN, floors, build)
 
 
 def _step(stored: str, share: tuple[float, float] | None, **floors: float) -> Case:
     def build(device: torch.device, scale: str) -> Work:
-        return gpu_cutting_plane.step(device, scale, stored)
+        return cutting_plane.step(device, scale, stored)
 
     shares = {} if share is None else dict(zip(("triton", "cuda"), share, strict=True))
     dtype = BF16 if stored == "bfloat16" else torch.float32

@@ -1,6 +1,6 @@
 """ProbSparse attention in C++ against full attention and the public ProbSparse implementations.
 
-    pytest benchmarks/test_bench_prob_sparse_attention.py
+    pytest benchmarks/cpu/test_prob_sparse_attention.py
 
 64 heads of width 64, factor 5, samples per query, one thread.
 """
@@ -18,9 +18,8 @@ from torch import Tensor
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 
-from harness import NOTES, Case, compare, team
-from machine import conditions, peak_memory
-
+from cpu.gate import NOTES, Case, compare, team
+from harness.machine import conditions, peak_memory
 from simmst.ops import prob_sparse_attention
 from simmst.ops.prob_sparse_counts import informer_count
 from simmst.reference import prob_sparse_attention as reference

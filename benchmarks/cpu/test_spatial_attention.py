@@ -1,6 +1,6 @@
 """Spatial attention against the same layer put together from PyTorch's own operators.
 
-    pytest benchmarks/test_bench_spatial_attention.py
+    pytest benchmarks/cpu/test_spatial_attention.py
 
 Every case checks its result before it is timed. The layer is nearly all matrix products, so that their rate is its
 roofline. ``SIMMST_BENCH_THREADS`` sets the team (1).
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 
-from harness import Case, compare, team
-
+from cpu.gate import Case, compare, team
 from simmst.nn import SpatialAttention
 
 THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "1"))

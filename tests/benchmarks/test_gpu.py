@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: its arguments, stages and cases, what it times, and a dry run of it all."""
+"""`python benchmarks gpu` where there is no GPU: its arguments, stages and cases, what it times, a dry run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu_budget
-import gpu_cases
-import gpu_checks
 import pytest
 import torch
-from gpu_budget import Stage
 
+from gpu import budget, cases
+from gpu.budget import Stage
+from harness import checks
 from simmst.ops.backends import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +28,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     worlds = ("TRITON_INTERPRET", "SIMMST_CUDA_EMULATION", "SIMMST_BACKEND", "OUT")
     clean = {name: value for name, value in os.environ.items() if name not in worlds}
     return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu.py"), *arguments],
+        [sys.executable, str(BENCHMARKS), "gpu", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -83,7 +82,7 @@ def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Pat
         ("machine", "passed"),
         ("benchmarks", "passed"),
     ]
-    assert {row["case"] for row in result["rows"]} == {case.name for case in gpu_cases.CASES}
+    assert {row["case"] for row in result["rows"]} == {case.name for case in cases.CASES}
     assert {"reference", "cpu"} <= {row["backend"] for row in result["rows"]}
     assert not any(row["problem"] for row in result["rows"])
     refused = run("--apply", str(tmp_path / "gpu.json"))
@@ -103,7 +102,7 @@ def test_a_stage_that_fails_is_reported_and_fails_the_run(tmp_path: Path) -> Non
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The stages of a run on a pretended GPU."""
-    import gpu
+    from gpu import __main__ as gpu
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
@@ -140,7 +139,7 @@ def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suit
 
 
 def test_another_installation_in_the_way_is_not_measured(tmp_path: Path) -> None:
-    child = [sys.executable, str(BENCHMARKS / "gpu_child.py"), "machine", str(tmp_path / "machine.jsonl")]
+    child = [sys.executable, str(BENCHMARKS), "gpu.child", "machine", str(tmp_path / "machine.jsonl")]
     found = subprocess.run(
         [*child, "--device", "cpu", "--site", str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -155,7 +154,7 @@ def test_a_tool_that_is_missing_leaves_its_stage_out_and_says_so(
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)
     stages = on_a_gpu()
     assert stages["install"].commands()[0].environment["SIMMST_CUDA"] == "OFF"
-    (outcome,) = gpu_budget.run_all([stages["sanitizers"]._replace(needs=())], 10.0, tell=lambda line: None)
+    (outcome,) = budget.run_all([stages["sanitizers"]._replace(needs=())], 10.0, tell=lambda line: None)
     assert (outcome.state, outcome.good) == ("left out", True)
     assert outcome.reason == "there is no compute-sanitizer on PATH"
 
@@ -181,9 +180,9 @@ TO_REACH = {
 def test_every_ratio_to_reach_is_among_the_cases() -> None:
     found = {
         (case.name, backend): floor
-        for case in gpu_cases.CASES
+        for case in cases.CASES
         for backend, floor in case.floors.items()
-        if case.peer != gpu_cases.PLAIN
+        if case.peer != cases.PLAIN
     }
     wanted = {
         (name.format(size), backend): floor
@@ -191,51 +190,51 @@ def test_every_ratio_to_reach_is_among_the_cases() -> None:
         for size, floor in sizes.items()
     }
     assert found == wanted
-    plain = [case for case in gpu_cases.CASES if case.peer == gpu_cases.PLAIN]
+    plain = [case for case in cases.CASES if case.peer == cases.PLAIN]
     assert {case.floors["triton"] for case in plain} == {10.0}
-    assert len({(case.name, case.peer) for case in gpu_cases.CASES}) == len(gpu_cases.CASES)
-    shares = {case.name: case.shares for case in gpu_cases.CASES if case.shares}
+    assert len({(case.name, case.peer) for case in cases.CASES}) == len(cases.CASES)
+    shares = {case.name: case.shares for case in cases.CASES if case.shares}
     dense = ("float32", "bfloat16")
     assert shares == {f"plane step, L=64, N=1e7, {kind}": {"triton": 0.8, "cuda": 0.85} for kind in dense}
 
 
 def test_the_bytes_and_operations_of_a_case_are_counted() -> None:
     """By hand: one read of every plane and of three vectors, one write of the point; two products of L x N."""
-    work = gpu_cases.chosen("plane step, L=64, N=1e7, float32")[0].build(CPU, "tiny")
+    work = cases.chosen("plane step, L=64, N=1e7, float32")[0].build(CPU, "tiny")
     assert work.bytes == 4 * (64 * 1000 + 4 * 1000)
     assert work.flops == 4 * 64 * 1000
-    sparse = gpu_cases.chosen("ProbSparse forward, shared samples, L=96")[0].build(CPU, "tiny")
+    sparse = cases.chosen("ProbSparse forward, shared samples, L=96")[0].build(CPU, "tiny")
     assert sparse.bytes == 4 * (4 * 40 * 64) * 2
     assert sparse.flops == 4 * 40 * 64 * (2 * 20 + 4 * 20 + 1)
 
 
-@pytest.mark.parametrize("case", gpu_cases.CASES[::3], ids=lambda case: f"{case.name}, {case.peer}")
-def test_a_wrong_result_is_not_timed(case: gpu_cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpu_measure
+@pytest.mark.parametrize("case", cases.CASES[::3], ids=lambda case: f"{case.name}, {case.peer}")
+def test_a_wrong_result_is_not_timed(case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import measure
 
     work = case.build(CPU, "tiny")
-    assert gpu_measure.problem_with(work, "reference", CPU) == ""
-    right = gpu_checks.excess
+    assert measure.problem_with(work, "reference", CPU) == ""
+    right = checks.excess
     for wrong in (lambda x: x + 0.5, lambda x: torch.full_like(x, float("nan")), lambda x: x[..., :-1]):
-        monkeypatch.setattr(gpu_checks, "excess", right)
-        for module in ("gpu_prob_sparse", "gpu_spatial", "gpu_cutting_plane"):
+        monkeypatch.setattr(checks, "excess", right)
+        for module in OPERATORS:
             spoilt = lambda name, ours, plain, exact, wrong=wrong: right(name, wrong(ours), plain, exact)  # noqa: E731
-            monkeypatch.setattr(sys.modules[module], "excess", spoilt)
-        assert gpu_measure.problem_with(work, "reference", CPU)
+            monkeypatch.setattr(sys.modules[f"gpu.{module}"], "excess", spoilt)
+        assert measure.problem_with(work, "reference", CPU)
 
 
 def test_a_result_that_changes_is_not_timed() -> None:
     results = iter([[torch.zeros(2)], [torch.zeros(2) + 1e-7]])
-    assert gpu_checks.differences(lambda: next(results)) == "two runs differ in result [0]"
+    assert checks.differences(lambda: next(results)) == "two runs differ in result [0]"
 
 
 def test_a_backend_that_cannot_run_gets_a_row_that_says_why() -> None:
-    import gpu_measure
+    from gpu import measure
 
-    ceilings = gpu_measure.Ceilings(1e9, dict.fromkeys(("float32", "bfloat16", "float16"), 1e9))
+    ceilings = measure.Ceilings(1e9, dict.fromkeys(("float32", "bfloat16", "float16"), 1e9))
     rows: list[dict[str, Any]] = []
-    case = gpu_cases.chosen("N=121")[0]
-    gpu_measure.rows([case], ["reference", "cuda"], CPU, "tiny", ceilings, seconds=0.01, keep=rows.append)
+    case = cases.chosen("N=121")[0]
+    measure.rows([case], ["reference", "cuda"], CPU, "tiny", ceilings, seconds=0.01, keep=rows.append)
     assert [row["backend"] for row in rows] == ["reference", "cuda"]
     assert rows[0]["ratio"] > 0
     assert "cannot run spatial_attention" in rows[1]["problem"]
@@ -244,5 +243,5 @@ def test_a_backend_that_cannot_run_gets_a_row_that_says_why() -> None:
     def broken(device: torch.device, scale: str) -> Any:
         raise RuntimeError("out of memory")
 
-    gpu_measure.rows([case._replace(build=broken)], ["cuda"], CPU, "tiny", ceilings, keep=rows.append)
+    measure.rows([case._replace(build=broken)], ["cuda"], CPU, "tiny", ceilings, keep=rows.append)
     assert rows[-1]["problem"] == "RuntimeError: out of memory"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from gpu_checks import excess
-from gpu_work import Work, first_words, pick
 from torch import Tensor
 
+from gpu.work import Work, first_words, pick
+from harness.checks import excess
 from simmst.ops import spatial_attention
 
 CHANNELS, HEADS = 64, 4

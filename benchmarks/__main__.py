@@ -1,0 +1,34 @@
+"""Run a program of this folder: ``python benchmarks PROGRAM [options]``.
+
+    gpu                 install, check, tune and time the GPU kernels
+    sim2real.recovery   how well re-weighting does on problems whose answer is known
+    sim2real.steps      what an outer step of re-weighting costs
+    sim2real.real_data  errors on real series with few days to train on
+    cpu.simulator       the simulator's time and memory
+
+The C++ kernels are timed by ``pytest benchmarks``. Both put this folder on Python's path, and not the checkout around
+it, whose sources hold no compiled modules: ``import simmst`` finds the installed package.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+
+PROGRAMS = (*re.findall(r"^    (\S+)  ", __doc__ or "", re.MULTILINE), "gpu.child")
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(__doc__)
+    elif name not in PROGRAMS:
+        sys.exit(f"there is no program {name!r}; the programs are: {', '.join(PROGRAMS[:-1])}")
+    else:
+        del sys.argv[1]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How well re-weighting does on problems whose answer is known and on real series, and what a step costs."""
