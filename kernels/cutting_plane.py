@@ -29,9 +29,9 @@ import torch
 import triton
 from torch import Tensor
 
+from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.kernels.configurations import Configuration, configuration
 from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
-from simmst.reference.cutting_plane import PackedSigns, Planes
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import math
 import triton
 import triton.language as tl
 
-from simmst.reference.cutting_plane import BETA1, BETA2, EPS
+from simmst.core.cutting_plane import BETA1, BETA2, EPS
 
 _BETA1, _BETA2, _EPS = tl.constexpr(BETA1), tl.constexpr(BETA2), tl.constexpr(EPS)
 _LOG2_BETA1, _LOG2_BETA2 = tl.constexpr(math.log2(BETA1)), tl.constexpr(math.log2(BETA2))

@@ -29,12 +29,12 @@ import torch
 import triton
 from torch import Tensor
 
+from simmst.core.philox import keep_threshold
+from simmst.core.prob_sparse_attention import divisor, empty_out, resolve_fill, resolve_scale
 from simmst.kernels.configurations import Configuration, configuration
 from simmst.kernels.prob_sparse_attention_backward import _combine_query, _gradients, _sum_chunks
 from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
 from simmst.kernels.prob_sparse_attention_select import _measure, _measure_and_top, _top
-from simmst.reference.philox import keep_threshold
-from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 
 _FAMILY = {torch.float32: "single", torch.float16: "half", torch.bfloat16: "half"}
 _SHORT = 1024  # up to so many rows one program does a batch entry
@@ -56,12 +56,12 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
     if measure.numel() == 0:
         return top, measure
-    divisor = key.shape[-2] if normalizer == "keys" else sample.shape[-1]
+    count = float(divisor(key, sample, normalizer))
     q, k, sample = _four(query), _four(key), sample.contiguous()
     batch, queries, width = q.shape[0] * q.shape[1], q.shape[2], q.shape[3]
     per_query = sample.dim() == 2
     sizes = (q.shape[1], queries, k.shape[2], sample.shape[-1], width)
-    strides = (*q.stride()[:3], *k.stride()[:3], float(divisor))
+    strides = (*q.stride()[:3], *k.stride()[:3], count)
     constants = {"PER_QUERY": per_query, "PRECISION": _precision(query), "BLOCK_D": _block(width)}
     kind = "gather" if per_query else "measure"
     tile = _configuration(f"{kind}_{_FAMILY[query.dtype]}", query, length=queries)
@@ -99,9 +99,7 @@ def attend(
         >>> out.shape, lse.shape
         (torch.Size([3, 3]), torch.Size([1]))
     """
-    same_width = value.shape[-1] == query.shape[-1]
-    out = torch.empty_like(query) if same_width else query.new_empty((*query.shape[:-1], value.shape[-1]))
-    lse = query.new_empty(top.shape, dtype=torch.float32)
+    out, lse = empty_out(query, value), query.new_empty(top.shape, dtype=torch.float32)
     if query.shape[:-1].numel() == 0:
         return out, lse
     q, k, v, o, top = _four(query), _four(key), _four(value), _four(out), top.contiguous()

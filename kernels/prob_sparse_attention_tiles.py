@@ -51,7 +51,7 @@ def slots_of(rows, top, u):
 def kept_weights(seed, batch, rows, start, keep, BLOCK_U: tl.constexpr, BLOCK_N: tl.constexpr):
     """Which weights of the columns `start`, ... survive dropout, [BLOCK_U, BLOCK_N]; `start` is a multiple of 4.
 
-    The counters are those of `simmst.reference.philox`: one draw gives the words of four columns. `keep` is the
+    The counters are those of `simmst.core.philox`: one draw gives the words of four columns. `keep` is the
     threshold less 2**31, so that it fits a signed word.
     """
     quads = tl.zeros([BLOCK_U, 1], tl.uint32) + (start // 4 + tl.arange(0, BLOCK_N // 4)).to(tl.uint32)[None, :]

@@ -37,6 +37,7 @@ import torch
 import triton
 from torch import Tensor
 
+from simmst.core.spatial_attention import Gradients
 from simmst.kernels import spatial_attention_long as long
 from simmst.kernels.spatial_attention_backward import fused_backward, reduce_partials
 from simmst.kernels.spatial_attention_forward import fused_forward
@@ -50,10 +51,6 @@ from simmst.kernels.spatial_attention_sizes import (
     sizes,
 )
 from simmst.kernels.spatial_attention_tiles import LOG2_E
-
-Gradients = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
 
 
 def forward(

@@ -20,8 +20,8 @@ pytest.importorskip("simmst._cpu", reason="the compiled module is not installed"
 
 from cpu.gate import NOTES, Case, compare, team
 from harness.machine import conditions, peak_memory
+from simmst.core.prob_sparse_attention import informer_count
 from simmst.ops import prob_sparse_attention
-from simmst.ops.prob_sparse_counts import informer_count
 from simmst.reference import prob_sparse_attention as reference
 
 WIDTH, FACTOR = 64, 5

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gpu.work import Work, first_words, pick
 from harness.checks import excess
-from simmst.ops.cutting_plane import PackedSigns, Planes, cutting_plane_step_, pack_signs
+from simmst.core.cutting_plane import PackedSigns, Planes, pack_signs
+from simmst.ops import cutting_plane_step_
 
 PLANES, LR = 64, 1e-3
 

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu.work import Work, first_words, pick
 from harness.checks import excess
+from simmst.core.prob_sparse_attention import informer_count
 from simmst.ops import prob_sparse_attend, prob_sparse_attention, prob_sparse_select
-from simmst.ops.prob_sparse_counts import informer_count
 
 FACTOR, WIDTH = 5, 64
 CHECKED = 2  # heads that are compared with float64

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from simmst.core.philox import philox_indices
+from simmst.core.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count
 from simmst.ops.backends import BACKENDS
 from simmst.ops.checks import check_choice, check_dropout, check_integer, describe_all
-from simmst.ops.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count, prob_sparse_attention
-from simmst.reference.philox import philox_indices
+from simmst.ops.prob_sparse_attention import prob_sparse_attention
 
 # The Philox seed of every layer's samples in evaluation mode. Any constant would do; forecasts depend on it.
 EVALUATION_SEED = (0x51E57, 0x2021)
@@ -122,7 +123,7 @@ class ProbSparseAttention(nn.Module):
         check_integer("vdim", vdim, minimum=1)
         check_integer("factor", factor, minimum=1)
         check_dropout(dropout)
-        check_choice("fill", fill, FILLS)
+        check_choice("fill", fill, (None, *FILLS))
         check_choice("normalizer", normalizer, NORMALIZERS)
         check_choice("sampling", sampling, SAMPLINGS)
         check_choice("backend", backend, (None, *BACKENDS))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd import forward_ad
 
+from simmst.core import dtypes
 from simmst.errors import BackendUnavailableError
 from simmst.native.checkout import warn_of_hidden_installation
 from simmst.native.cuda.launch import emulated as emulated
@@ -23,8 +24,6 @@ from simmst.ops.limits import why_too_large, why_too_little_memory
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
 
-_REFERENCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
@@ -64,8 +63,8 @@ def load_native(name: str) -> tuple[ModuleType | None, str]:
 
 
 def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    if dtype not in _REFERENCE_DTYPES:
-        return f"dtype {dtype} is none of {', '.join(map(str, _REFERENCE_DTYPES))}"
+    if dtype not in dtypes.FLOATS:
+        return f"dtype {dtype} is none of {', '.join(map(str, dtypes.FLOATS))}"
     return None
 
 
@@ -94,7 +93,7 @@ def _why_not_triton(operator: str, device: torch.device, dtype: torch.dtype) -> 
 def _why_not_interpreted(operator: str, dtype: torch.dtype) -> str | None:
     if dtype == torch.bfloat16 and operator != "cutting_plane":
         return "Triton's interpreter computes bfloat16 matrix products wrongly; use float32 or float16"
-    return None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype)
+    return None if dtype in dtypes.GPU_FLOATS else _not_among_gpu_dtypes(dtype)
 
 
 def interpreted() -> bool:
@@ -115,7 +114,7 @@ def _why_not_cuda(operator: str, device: torch.device, dtype: torch.dtype) -> st
     if emulated():
         if device.type != "cpu":
             return f"the emulator runs on CPU tensors, got device {str(device)!r}"
-        why, number = None if dtype in _GPU_DTYPES else _not_among_gpu_dtypes(dtype), -1
+        why, number = None if dtype in dtypes.GPU_FLOATS else _not_among_gpu_dtypes(dtype), -1
     else:
         why, number = _why_not_gpu(device, dtype), device.index
     if why is not None:
@@ -135,7 +134,7 @@ def _why_not_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
         return "torch sees no CUDA device"
     if device.type != "cuda":
         return f"it runs on CUDA tensors, got device {str(device)!r}"
-    if dtype not in _GPU_DTYPES:
+    if dtype not in dtypes.GPU_FLOATS:
         return _not_among_gpu_dtypes(dtype)
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
@@ -144,7 +143,7 @@ def _why_not_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _not_among_gpu_dtypes(dtype: torch.dtype) -> str:
-    return f"dtype {dtype} is none of {', '.join(map(str, _GPU_DTYPES))}"
+    return f"dtype {dtype} is none of {', '.join(map(str, dtypes.GPU_FLOATS))}"
 
 
 _PREDICATES = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from simmst.core import dtypes
 
 
 def describe(tensor: Tensor) -> str:
@@ -46,8 +46,8 @@ def check_float_tensors(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOAT_DTYPES:
-            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
+        if tensor.dtype not in dtypes.FLOATS:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes.FLOATS)
             raise TypeError(f"{name} must hold one of {allowed}, got {describe(tensor)}")
         if first is None:
             first = tensor

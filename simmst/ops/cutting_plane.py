@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simmst.core import dtypes
+from simmst.core.cutting_plane import PackedSigns, Planes, pack_signs
 from simmst.ops import cutting_plane_library as _library  # noqa: F401 registers torch.ops.simmst.*
 from simmst.ops.backends import choose
-from simmst.ops.checks import FLOAT_DTYPES, check_number, describe
+from simmst.ops.checks import check_number, describe
 from simmst.ops.cutting_plane_fused import can_fuse, fused
 from simmst.ops.measured_choice import bucket
 from simmst.ops.numpy_arrays import call_with_arrays
 from simmst.reference import cutting_plane as reference
-from simmst.reference.cutting_plane import PackedSigns, Planes, pack_signs
 
 __all__ = [
     "PackedSigns",
@@ -262,8 +263,8 @@ def _describe_planes(planes: Planes) -> str:
 def _check_tensor(name: str, argument: str, tensor: Any, device: torch.device | None = None) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: {argument} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOAT_DTYPES:
-        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
+    if tensor.dtype not in dtypes.FLOATS:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes.FLOATS)
         raise TypeError(f"{name}: {argument} must hold one of {allowed}, got {describe(tensor)}")
     if device is not None and tensor.device != device:
         raise ValueError(f"{name}: {argument} must be on the device of point, {device}, got {describe(tensor)}")

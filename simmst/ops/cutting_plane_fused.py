@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.ops.backends import implementation
-from simmst.reference.cutting_plane import PackedSigns, Planes
 
 
 def can_fuse(backend: str, point: Tensor) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.ops.backends import implementation
-from simmst.reference.cutting_plane import PackedSigns, Planes
 
 
 def _module(backend: str) -> ModuleType:

@@ -11,6 +11,14 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import (
+    FILLS,
+    NORMALIZERS,
+    SAMPLINGS,
+    informer_count,
+    resolve_fill,
+    resolve_scale,
+)
 from simmst.ops.autocast import cast_under_autocast
 from simmst.ops.backends import choose, concrete
 from simmst.ops.checks import (
@@ -26,17 +34,12 @@ from simmst.ops.checks import (
     describe_all,
 )
 from simmst.ops.measured_choice import bucket
-from simmst.ops.prob_sparse_counts import informer_count
 from simmst.ops.prob_sparse_direct import forward_in_one_call
 from simmst.ops.prob_sparse_forward import BACKENDS as FORWARD_BACKENDS
 from simmst.ops.prob_sparse_forward import forward_operator
 from simmst.ops.prob_sparse_library import attend_operator, select_operator
-from simmst.reference import prob_sparse_attention as reference
 
 OPERATOR = "prob_sparse_attention"
-SAMPLINGS = ("per_query", "shared")
-NORMALIZERS = ("keys", "samples")
-FILLS = (None, "mean", "cumsum", "cummean")
 
 
 class ProbSparseAux(NamedTuple):
@@ -177,7 +180,7 @@ def prob_sparse_attention(
         measure = None
         top = torch.arange(queries, device=query.device).expand(*query.shape[:-2], queries)
     elif chosen in FORWARD_BACKENDS:
-        scale, fill = reference.resolve_scale(scale, query), reference.resolve_fill(fill, is_causal)
+        scale, fill = resolve_scale(scale, query), resolve_fill(fill, is_causal)
         out, lse, top, measure = forward_operator(
             query, key, value, sample, seed, u, normalizer, is_causal, scale, fill, float(dropout_p), chosen
         )
@@ -309,7 +312,7 @@ def _attend(
     dropout_p: float,
     chosen: str,
 ) -> tuple[Tensor, Tensor]:
-    scale, fill = reference.resolve_scale(scale, query), reference.resolve_fill(fill, is_causal)
+    scale, fill = resolve_scale(scale, query), resolve_fill(fill, is_causal)
     return attend_operator(query, key, value, top, seed, is_causal, scale, fill, float(dropout_p), chosen)
 
 
@@ -345,7 +348,7 @@ def _check_options(is_causal: bool, scale: float | None, fill: str | None, dropo
         check_number("scale", scale)
         if abs(scale) == float("inf"):
             raise ValueError(f"scale must be finite, got {scale}")
-    check_choice("fill", fill, FILLS)
+    check_choice("fill", fill, (None, *FILLS))
     check_dropout(dropout_p)
 
 
@@ -360,4 +363,4 @@ def _check_sample(sample: Tensor, query: Tensor, key: Tensor) -> None:
     check_index_range("sample", sample, key.shape[-2])
 
 
-__all__ = ["ProbSparseAux", "informer_count", "prob_sparse_attend", "prob_sparse_attention", "prob_sparse_select"]
+__all__ = ["ProbSparseAux", "prob_sparse_attend", "prob_sparse_attention", "prob_sparse_select"]

@@ -11,8 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import informer_count
 from simmst.ops.backends import choose, implementation
-from simmst.ops.prob_sparse_counts import informer_count
 
 _OPERATOR = "prob_sparse_attention"
 _count = functools.lru_cache(maxsize=256)(informer_count)

@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from simmst.reference.philox import STREAM_DROPOUT, keep_threshold, philox_words
+from simmst.core.philox import STREAM_DROPOUT, keep_threshold, philox_words
+from simmst.core.prob_sparse_attention import divisor, resolve_fill, resolve_scale
 
 # A row chunk of scores stays below this many times the size of query and key together, or has this many rows.
 _CHUNK_FACTOR = 2
@@ -48,20 +49,20 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     """
     work = torch.promote_types(query.dtype, torch.float32)
     query, key = query.detach().to(work), key.detach().to(work)
-    divisor = key.shape[-2] if normalizer == "keys" else sample.shape[-1]
+    count = divisor(key, sample, normalizer)
     if sample.dim() == 1:
-        measure = _sparsity(query @ key[..., sample, :].mT, divisor)
+        measure = _sparsity(query @ key[..., sample, :].mT, count)
     else:
-        measure = _measure_per_query(query, key, sample, divisor)
+        measure = _measure_per_query(query, key, sample, count)
     order = measure.sort(dim=-1, descending=True, stable=True).indices
     return order[..., :u].sort(dim=-1).values, measure
 
 
-def _sparsity(scores: Tensor, divisor: int) -> Tensor:
-    return scores.amax(-1) - scores.sum(-1) / divisor
+def _sparsity(scores: Tensor, count: int) -> Tensor:
+    return scores.amax(-1) - scores.sum(-1) / count
 
 
-def _measure_per_query(query: Tensor, key: Tensor, sample: Tensor, divisor: int) -> Tensor:
+def _measure_per_query(query: Tensor, key: Tensor, sample: Tensor, count: int) -> Tensor:
     queries, keys, width, samples = query.shape[-2], key.shape[-2], query.shape[-1], sample.shape[-1]
     gather_keys = keys > _KEYS_PER_SAMPLE * samples
     budget = _CHUNK_FACTOR * (queries + keys) * width
@@ -74,7 +75,7 @@ def _measure_per_query(query: Tensor, key: Tensor, sample: Tensor, divisor: int)
             scores = (key[..., index, :] @ rows[..., None]).squeeze(-1)  # [..., R, S]
         else:
             scores = (rows @ key.mT).gather(-1, index.expand(*rows.shape[:-1], samples))
-        measures.append(_sparsity(scores, divisor))
+        measures.append(_sparsity(scores, count))
     return torch.cat(measures, -1) if len(measures) > 1 else measures[0]
 
 
@@ -101,7 +102,7 @@ def attend(
         scale: of the scores; None is 1 / sqrt(D).
         fill: ``"mean"`` of all values, ``"cumsum"`` or ``"cummean"`` of the values j <= min(i, L_K - 1); None is
             ``"cumsum"`` when causal, else ``"mean"``.
-        dropout_p: probability of dropping a weight; see :mod:`simmst.reference.philox` for which.
+        dropout_p: probability of dropping a weight; see :mod:`simmst.core.philox` for which.
         seed: int64 (2,), needed with dropout.
 
     Returns:
@@ -179,16 +180,6 @@ def attend_backward(
         rest = wide.scatter(-2, row_index, 0.0)
         grad_value = grad_value + _fill_gradient(rest, key.shape[-2], resolve_fill(fill, is_causal))
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
-
-
-def resolve_scale(scale: float | None, query: Tensor) -> float:
-    """The scale of the scores: the one given, or 1 / sqrt(D)."""
-    return 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
-
-
-def resolve_fill(fill: str | None, is_causal: bool) -> str:
-    """The fill: the one given, or Informer's choice."""
-    return ("cumsum" if is_causal else "mean") if fill is None else fill
 
 
 def _row_index(top: Tensor, width: int) -> Tensor:

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-Gradients = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
+from simmst.core.spatial_attention import Gradients
 
 
 class _Scores(NamedTuple):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import informer_count
 from simmst.errors import BackendUnavailableError
 from simmst.ops import backends, prob_sparse_attend, prob_sparse_attention, prob_sparse_library, prob_sparse_select
-from simmst.ops.prob_sparse_attention import informer_count
 from simmst.reference import prob_sparse_attention as reference
 
 operators = torch.ops.simmst

@@ -6,15 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simmst.reference.cutting_plane import (
-    PackedSigns,
-    combine,
-    lagrangian,
-    pack_signs,
-    penalty,
-    step_,
-    values,
-)
+from simmst.core.cutting_plane import PackedSigns, pack_signs
+from simmst.reference.cutting_plane import combine, lagrangian, penalty, step_, values
 
 F64 = torch.float64
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simmst.reference.cutting_plane import BETA1, BETA2, PackedSigns, Planes
+from simmst.core import dtypes
+from simmst.core.cutting_plane import BETA1, BETA2, PackedSigns, Planes
 
 _cpu: Any = importlib.import_module("simmst._cpu")
-# The numbers of DataType in csrc/cpu/cutting_plane.hpp.
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4}
 _HALF = (torch.bfloat16, torch.float16)
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, number of the type, shape, strides
 
@@ -159,7 +158,7 @@ def _total(
 
 
 def _array(tensor: Tensor) -> _Array:
-    return tensor.data_ptr(), _TYPES[tensor.dtype], tensor.shape, tensor.stride()
+    return tensor.data_ptr(), dtypes.CODES[tensor.dtype], tensor.shape, tensor.stride()
 
 
 def _array_or_none(tensor: Tensor | None) -> _Array | None:

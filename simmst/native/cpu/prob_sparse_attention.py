@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
+from simmst.core import dtypes
+from simmst.core.prob_sparse_attention import FILLS, divisor, empty_out, resolve_fill, resolve_scale
 
 _cpu: Any = importlib.import_module("simmst._cpu")
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
+_FILLS = {fill: code for code, fill in enumerate(FILLS)}
 
 _Parts = tuple[int, torch.Size, tuple[int, ...]]
 
@@ -31,15 +31,15 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     """
     top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     measure = _empty_wide(query, query.shape[:-1])
-    divisor = _divisor(key, sample, normalizer)
+    count = divisor(key, sample, normalizer)
     query, key, sample = _row_major(query), _row_major(key), sample.contiguous()
     _cpu.prob_sparse_select(
-        _DTYPES[query.dtype],
+        dtypes.CODES[query.dtype],
         torch.get_num_threads(),
         _parts(query),
         _parts(key),
         _parts(sample),
-        divisor,
+        count,
         _parts(top),
         _parts(measure),
     )
@@ -74,13 +74,13 @@ def forward(
     width = shape[-1]
     out = torch.empty_like(query) if value_shape[-1] == width else query.new_empty((*shape[:-1], value_shape[-1]))
     _cpu.prob_sparse_forward(
-        _DTYPES[query.dtype],
+        dtypes.CODES[query.dtype],
         torch.get_num_threads(),
         (query.data_ptr(), shape, query.stride()),
         (key.data_ptr(), key.shape, key.stride()),
         (value.data_ptr(), value_shape, value.stride()),
         (sample.data_ptr(), sample.shape, sample.stride()),
-        _divisor(key, sample, normalizer),
+        divisor(key, sample, normalizer),
         u,
         is_causal,
         1.0 / math.sqrt(width) if scale is None else scale,
@@ -113,10 +113,7 @@ def attend(
         >>> out.shape, lse.shape
         (torch.Size([3, 3]), torch.Size([1]))
     """
-    if value.shape[-1] == query.shape[-1]:
-        out = torch.empty_like(query)
-    else:
-        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    out = empty_out(query, value)
     lse = _empty_wide(query, top.shape)
     query, key, value, top = _row_major(query), _row_major(key), _row_major(value), top.contiguous()
     rows = _row_major(out)
@@ -181,7 +178,7 @@ def _call(
             raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
         seed0, seed1 = seed.tolist()
     return (
-        _DTYPES[query.dtype],
+        dtypes.CODES[query.dtype],
         torch.get_num_threads(),
         _parts(query),
         _parts(key),
@@ -198,14 +195,6 @@ def _call(
 
 def _parts(tensor: Tensor) -> _Parts:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
-def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
-    if normalizer == "keys":
-        return key.shape[-2]
-    if normalizer == "samples":
-        return sample.shape[-1]
-    raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
 
 
 def _empty_wide(query: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Gradients = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
+from simmst.core import dtypes
+from simmst.core.spatial_attention import Gradients
 
 _cpu: Any = importlib.import_module("simmst._cpu")
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _NONE = (0, 0)
 
 
@@ -55,7 +53,7 @@ def forward(
         (shape[0], num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
     )
     _cpu.spatial_attention_forward(
-        _DTYPES[x.dtype],
+        dtypes.CODES[x.dtype],
         x.data_ptr(),
         shape,
         x.stride(),
@@ -114,7 +112,7 @@ def backward(
     if grad.dtype != x.dtype or not grad.is_cpu:
         raise TypeError(f"the gradient must be {x.dtype} on cpu like x, got {grad.dtype} on {grad.device}")
     _cpu.spatial_attention_backward(
-        _DTYPES[x.dtype],
+        dtypes.CODES[x.dtype],
         grad.data_ptr(),
         grad.shape,
         grad.stride(),

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simmst.native.cuda.launch import DTYPES, array, array_or_none, module, on
-from simmst.reference.cutting_plane import BETA1, BETA2, PackedSigns, Planes
+from simmst.core import dtypes
+from simmst.core.cutting_plane import BETA1, BETA2, PackedSigns, Planes
+from simmst.native.cuda.launch import array, array_or_none, module, on
 
 _cuda: Any = module()
 
@@ -154,7 +155,7 @@ def _prepare(planes: Planes) -> tuple[Tensor, Tensor | None, Tensor]:
         rows = rows.contiguous()
     shape = planes.shape
     problems = shape[0] if len(shape) == 3 else 1
-    floats = _cuda.cutting_plane_workspace(DTYPES[rows.dtype], problems, shape[-2], shape[-1], rows.get_device())
+    floats = _cuda.cutting_plane_workspace(dtypes.CODES[rows.dtype], problems, shape[-2], shape[-1], rows.get_device())
     return rows, scale, torch.empty(floats, dtype=torch.float32, device=rows.device)
 
 

@@ -10,17 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The numbers of DataType in csrc/cuda/half_types.hpp.
-DTYPES = {
-    torch.float32: 0,
-    torch.float64: 1,
-    torch.bfloat16: 2,
-    torch.float16: 3,
-    torch.uint8: 4,
-    torch.int64: 5,
-    torch.bool: 6,
-    torch.int32: 7,
-}
+from simmst.core import dtypes
+
 Array = tuple[int, int, tuple[int, ...], tuple[int, ...], int]  # address, dtype, shape, strides, device
 
 
@@ -44,7 +35,7 @@ def module() -> Any:
 
 def array(tensor: Tensor) -> Array:
     """A tensor as the bindings take it. It must stay alive until the call has returned."""
-    return tensor.data_ptr(), DTYPES[tensor.dtype], tensor.shape, tensor.stride(), tensor.get_device()
+    return tensor.data_ptr(), dtypes.CODES[tensor.dtype], tensor.shape, tensor.stride(), tensor.get_device()
 
 
 def array_or_none(tensor: Tensor | None) -> Array | None:

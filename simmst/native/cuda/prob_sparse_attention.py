@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import FILLS, divisor, empty_out, resolve_fill, resolve_scale
 from simmst.native.cuda.launch import Array, array, array_or_none, module, on
-from simmst.reference.prob_sparse_attention import resolve_fill, resolve_scale
 
 _cuda = module()
-_FILLS = {"mean": 0, "cumsum": 1, "cummean": 2}
+_FILLS = {fill: code for code, fill in enumerate(FILLS)}
 _MOST_BATCH_DIMS = 4  # of the compiled module
 
 
@@ -27,13 +27,13 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     """
     top = query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
-    divisor = _divisor(key, sample, normalizer)
+    count = divisor(key, sample, normalizer)
     query, key, sample = _matrices(query), _matrices(key), sample.contiguous()
     _cuda.prob_sparse_select(
         array(query),
         array(key),
         array(sample),
-        divisor,
+        count,
         array(top),
         array(measure),
         *_machine(query),
@@ -61,7 +61,7 @@ def attend(
         >>> x, top = torch.randn(2, 100, 64, device="cuda"), torch.zeros(2, 1, device="cuda")  # doctest: +SKIP
         >>> out, lse = attend(x, x, x, top.long())  # doctest: +SKIP
     """
-    out, lse = _empty_out(query, value), query.new_empty(top.shape, dtype=torch.float32)
+    out, lse = empty_out(query, value), query.new_empty(top.shape, dtype=torch.float32)
     rows = _matrices(out)
     query, key, value, top = _matrices(query), _matrices(key), _matrices(value), top.contiguous()
     seed = _checked(seed, dropout_p)
@@ -102,9 +102,9 @@ def forward(
         >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
         >>> out, lse, top, measure = forward(x, x, x, sample, u=25)  # doctest: +SKIP
     """
-    out, top = _empty_out(query, value), query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
+    out, top = empty_out(query, value), query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     lse, measure = (query.new_empty(shape, dtype=torch.float32) for shape in (top.shape, query.shape[:-1]))
-    divisor = _divisor(key, sample, normalizer)
+    count = divisor(key, sample, normalizer)
     rows = _matrices(out)
     query, key, value, sample = _matrices(query), _matrices(key), _matrices(value), sample.contiguous()
     seed = _checked(seed, dropout_p)
@@ -113,7 +113,7 @@ def forward(
         array(key),
         array(value),
         array(sample),
-        divisor,
+        count,
         array_or_none(seed),
         *_options(query, is_causal, scale, fill, dropout_p),
         array(rows),
@@ -168,12 +168,6 @@ def attend_backward(
     return results[0], results[1], results[2]
 
 
-def _empty_out(query: Tensor, value: Tensor) -> Tensor:
-    if value.shape[-1] == query.shape[-1]:
-        return torch.empty_like(query)
-    return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
 def _checked(seed: Tensor | None, dropout_p: float) -> Tensor | None:
     if dropout_p > 0.0 and seed is None:
         raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
@@ -217,14 +211,6 @@ def _returned(result: Tensor, rows: Tensor) -> Tensor:
     if rows.data_ptr() == result.data_ptr():
         return result
     return result.copy_(rows.view(result.shape))
-
-
-def _divisor(key: Tensor, sample: Tensor, normalizer: str) -> int:
-    if normalizer == "keys":
-        return key.shape[-2]
-    if normalizer == "samples":
-        return sample.shape[-1]
-    raise ValueError(f"normalizer must be 'keys' or 'samples', got {normalizer!r}")
 
 
 __all__ = ["attend", "attend_backward", "forward", "select"]

@@ -11,12 +11,10 @@ import functools
 import torch
 from torch import Tensor
 
+from simmst.core import dtypes
+from simmst.core.spatial_attention import Gradients
 from simmst.native.cuda import spatial_attention_long as long
-from simmst.native.cuda.launch import DTYPES, array, array_or_none, module, on
-
-Gradients = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
+from simmst.native.cuda.launch import array, array_or_none, module, on
 
 
 def forward(
@@ -116,7 +114,8 @@ def backward(
             long.backward(grad, x, *weights, key_padding_mask, lse, num_heads, residual, eps, scale, output_mask)
         )
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
-    size = module().spatial_attention_backward_bytes(DTYPES[x.dtype], batch, positions, channels, num_heads, device)
+    code = dtypes.CODES[x.dtype]
+    size = module().spatial_attention_backward_bytes(code, batch, positions, channels, num_heads, device)
     workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
     module().spatial_attention_backward(
         array(grad),
@@ -141,7 +140,7 @@ def why_not_fused(dtype: torch.dtype, positions: int, channels: int, num_heads: 
         >>> why_not_fused(torch.bfloat16, 1000, 64, 4, 0)
         'more than 512 positions'
     """
-    reason: str = module().spatial_attention_why_not(DTYPES[dtype], positions, channels, num_heads, device)
+    reason: str = module().spatial_attention_why_not(dtypes.CODES[dtype], positions, channels, num_heads, device)
     return reason
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import informer_count
 from simmst.ops import prob_sparse_attention
-from simmst.ops.prob_sparse_counts import informer_count
 
 pytest.importorskip("simmst._cpu", reason="this installation has no compiled CPU module")
 

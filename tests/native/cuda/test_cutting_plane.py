@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simmst.core.cutting_plane import PackedSigns, pack_signs
 from simmst.native.cuda.launch import array, emulated, module
 from simmst.reference import cutting_plane as reference
-from simmst.reference.cutting_plane import PackedSigns, pack_signs
 
 name = "simmst._cuda_emulated" if emulated() else "simmst._cuda"
 _cuda = pytest.importorskip(name, reason=f"{name} is not in this installation")

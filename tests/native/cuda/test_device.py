@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from simmst.core.philox import philox4x32
 from simmst.native.cuda.launch import array
-from simmst.reference.philox import philox4x32
 
 MODULES = [name for name in ("simmst._cuda_emulated", "simmst._cuda") if importlib.util.find_spec(name)]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simmst.reference.philox import STREAM_DROPOUT, keep_threshold, philox4x32, philox_indices, philox_words
+from simmst.core.philox import STREAM_DROPOUT, keep_threshold, philox4x32, philox_indices, philox_words
 
 # Known answers published with Random123: counter, key, result.
 KNOWN_ANSWERS = [
