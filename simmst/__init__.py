@@ -7,6 +7,7 @@ Three doors: :mod:`simmst.ops` and :mod:`simmst.nn` for the operators and layers
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -25,16 +26,19 @@ _ATTRIBUTES = {
     "SimMSTNet": "simmst.models",
     "STNet": "simmst.models",
 }
-_ROOMS = ("ops", "nn", "reference", "models", "baselines", "simulation", "realism", "data", "training", "evaluation")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"simmst.{name}")
     if name in _ATTRIBUTES:
         return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
+    if name in _rooms():
+        return importlib.import_module(f"simmst.{name}")
     raise AttributeError(f"module 'simmst' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ATTRIBUTES, *_ROOMS})
+    return sorted({*globals(), *_ATTRIBUTES, *_rooms()})
+
+
+def _rooms() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]

@@ -2,6 +2,6 @@
 
 import sys
 
-from simmst.cli import main
+from simmst.commands.main import main
 
 sys.exit(main())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.machine import commit, instruction_set, processor
-from simmst.files import write_json
+from simmst.foundation.files import write_json
 
 # A case fails under this part of the ratio that was recorded, or of its floor where none was.
 ROOM_FOR_NOISE = 0.7

@@ -35,8 +35,8 @@ GOALS = {
 
 def cities(quick: bool) -> dict[str, Any]:
     """Simulate to disk, and read samples back."""
-    from simmst.city_folder import simulate
     from simmst.data import CityShards, StreamedWindows, WindowSpec
+    from simmst.jobs import simulate
 
     number = 40 if quick else 1277
     with tempfile.TemporaryDirectory() as folder:

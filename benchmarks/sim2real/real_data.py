@@ -30,9 +30,9 @@ from simmst.baselines import BASELINES
 from simmst.data import CALENDAR_FEATURES, ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
 from simmst.errors import DataError
 from simmst.evaluation import ModelPredictor, Predictor, evaluate
-from simmst.files import write_json
+from simmst.forecaster.similar_cities import cities_like
+from simmst.foundation.files import write_json
 from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
-from simmst.similar_cities import cities_like
 from simmst.training import RunFolder, TrainingConfig, derive_seed, seeded, solve
 
 SOLVERS = ("real-only", "joint", "pretrain-finetune", "cutting-plane")

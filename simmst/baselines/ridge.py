@@ -11,7 +11,7 @@ from simmst.baselines.base import check_same_cells, checked_origins, checked_tra
 from simmst.data import Scaler, TrafficDataset, WindowSpec
 from simmst.data.calendar import calendar_features, slot_of_day
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 # The calendar has the first two; a day of traffic rises and falls more sharply than those can follow.
 _HIGHER_HARMONICS = (3, 4, 5, 6)

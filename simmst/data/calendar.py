@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 CALENDAR_FEATURES: tuple[str, ...] = (
     "day_sin",

@@ -12,7 +12,7 @@ import numpy as np
 
 from simmst.data.calendar import utc_offset_seconds
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas

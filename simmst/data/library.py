@@ -10,7 +10,7 @@ from simmst.data.readers.frames import from_dataframe
 from simmst.data.readers.npz import from_npz
 from simmst.data.readers.telecom_italia import from_telecom_italia
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 
 def load(path_or_name: str | Path) -> TrafficDataset:

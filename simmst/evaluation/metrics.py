@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 FloatArray = npt.NDArray[np.floating]
 

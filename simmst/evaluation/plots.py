@@ -12,8 +12,8 @@ import numpy.typing as npt
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.report import SURROGATE, Forecasts
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 from simmst.training.history import History
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from simmst.errors import DataError
 from simmst.evaluation.metrics import Scores, skill
-from simmst.extras import import_extra
-from simmst.files import write_json
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_json
 
 if TYPE_CHECKING:
     import pandas

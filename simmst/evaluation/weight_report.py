@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simmst.errors import DataError
-from simmst.extras import import_extra
-from simmst.files import write_json
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_json
 from simmst.training import WindowWeights
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 from simmst.realism.crops import Crop
 from simmst.realism.measurements import DISTANCES, Measurement, Statistic, measure, subjects
 from simmst.realism.statistics import kolmogorov_smirnov, wasserstein

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from simmst.errors import ConfigError
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 from simmst.realism.comparison import FileComparison
 from simmst.realism.measurements import LEVELS, SPATIAL_LAGS, Measurement
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from simmst.data.dataset import TrafficDataset
 from simmst.data.library import load
 from simmst.errors import DataError, SimmstError
-from simmst.extras import import_extra
-from simmst.files import write_json
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_json
 from simmst.realism.comparison import BAND, FileComparison, compare_crop
 from simmst.realism.crops import Crop
 from simmst.realism.ensembles import measure_cities

@@ -10,7 +10,7 @@ import numpy as np
 
 from simmst.data.calendar import local_seconds
 from simmst.errors import ConfigError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 from simmst.simulation.config import CityConfig
 
 WEEKDAY, SATURDAY, SUNDAY = 0, 1, 2

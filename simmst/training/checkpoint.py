@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from simmst.errors import CheckpointError
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 
 FORMAT = "simmst-checkpoint"
 VERSION = 1

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from simmst.errors import CheckpointError, DataError, SimmstError
+from simmst.foundation.progress import Progress, quiet
 from simmst.models import TaskWeights
 from simmst.training.checkpoint import (
     Checkpoint,
@@ -25,7 +26,6 @@ from simmst.training.checkpoint import (
 from simmst.training.config import TrainingConfig, learning_rate_at, resolve_device
 from simmst.training.history import History
 from simmst.training.mixing import TrainingWindows, WindowSource, epoch_batches
-from simmst.training.progress import Progress, quiet
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
 from simmst.training.validation import batch_losses, validation_losses

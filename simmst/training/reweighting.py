@@ -25,7 +25,7 @@ from simmst.training.mixing import WindowSource, epoch_batches
 from simmst.training.seeds import derive_seed, seeded
 
 if TYPE_CHECKING:
-    from simmst.training.progress import Progress
+    from simmst.foundation.progress import Progress
     from simmst.training.run_folder import RunFolder
 
 STAGE = "reweight"

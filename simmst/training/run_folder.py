@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from simmst.errors import CheckpointError, ConfigError
-from simmst.files import write_atomically, write_json
+from simmst.foundation.files import write_atomically, write_json
 
 _PACKAGES = ("simmst", "torch", "numpy", "pandas", "polars", "scikit-learn", "safetensors", "matplotlib", "holidays")
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
+from simmst.foundation.progress import Progress, quiet
 from simmst.training.chosen_windows import datasets_of
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
 from simmst.training.loop import train_stage
 from simmst.training.mixing import MixedWindows, TrainingWindows, WeightedWindows, WindowSource
 from simmst.training.overlap import refuse_overlap
-from simmst.training.progress import Progress, quiet
 from simmst.training.reweighting import STAGE, WindowWeights, reweight_stage
 from simmst.training.run_folder import RunFolder
 from simmst.training.validation import validation_losses

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from simmst.cli import build_parser
+from simmst.commands.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

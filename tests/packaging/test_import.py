@@ -45,7 +45,7 @@ import simmst
 from simmst import Forecaster, TrafficDataset
 for room in ('ops', 'reference', 'nn', 'models', 'baselines', 'simulation', 'data', 'training', 'evaluation'):
     __import__('simmst.' + room)
-import simmst.info, simmst.cli
+import simmst.jobs.installation, simmst.commands.main
 print('fine')
 """
     assert run_python(code).strip() == "fine"
@@ -53,7 +53,7 @@ print('fine')
 
 def test_a_missing_extra_is_named():
     from simmst.errors import MissingExtraError
-    from simmst.extras import import_extra
+    from simmst.foundation.extras import import_extra
 
     with pytest.raises(MissingExtraError, match=r"pip install 'simmst\[forecast\]'"):
         import_extra("a_package_nobody_has", extra="forecast")

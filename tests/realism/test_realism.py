@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from simmst.cli import main
+from simmst.commands.main import main
 from simmst.errors import ConfigError, DataError
 from simmst.realism import compare, compare_files
 from simmst.realism.measurements import catalogue, measure

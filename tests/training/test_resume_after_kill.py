@@ -88,7 +88,7 @@ def test_killed_between_any_two_writes(tmp_path, real, simulated, monkeypatch, s
     """The process dies at the n-th write of a file, for every n; the next process goes on."""
     from training_city import CONFIG, tiny_net
 
-    import simmst.files as files
+    import simmst.foundation.files as files
     import simmst.training.run_folder as run_folder
     from simmst.training import solve
 

@@ -177,7 +177,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("name", ["cutting-plane", "online"])
 def test_killed_between_any_two_writes(tmp_path, real, cities, monkeypatch, name):
     """The process dies at the n-th write of a file, for every n; the next process goes on."""
-    import simmst.files as files
+    import simmst.foundation.files as files
 
     def whole_run(folder):
         run = RunFolder.create(folder, {"solver": name})

@@ -14,8 +14,8 @@ import numpy as np
 
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import DataError
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 
 SHARD_PATTERN = "cities-*.parquet"
 _VERSION = 1

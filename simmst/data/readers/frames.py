@@ -11,7 +11,7 @@ from simmst.data.calendar import zone
 from simmst.data.dataset import TrafficDataset
 from simmst.data.readers.arrays import from_arrays
 from simmst.errors import DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas

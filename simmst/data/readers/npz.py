@@ -14,7 +14,7 @@ from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import GRIDS_FILE, load_grid
 from simmst.data.readers.arrays import from_arrays
 from simmst.errors import DataError
-from simmst.files import write_atomically
+from simmst.foundation.files import write_atomically
 
 _VERSION = 1
 _TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")

@@ -17,7 +17,7 @@ from simmst.data.grids import Grid, load_grid
 from simmst.data.readers.npz import from_npz, npz_path, source_of, write_npz
 from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
 from simmst.errors import ConfigError, DataError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     import polars

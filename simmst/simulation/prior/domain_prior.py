@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from simmst.errors import ConfigError
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 from simmst.simulation.config import PARAMETER_RANGES, CityConfig, resolve_services, suggestion
 from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters
 from simmst.simulation.prior.distributions import (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from simmst.files import write_atomically
+from simmst.foundation.files import write_atomically
 from simmst.simulation.config import CityConfig
 from simmst.simulation.radio.built_environment import Buildings, BuiltEnvironment, write_scene
 from simmst.simulation.radio.ray_tracing_probe import require_ray_tracing

@@ -14,8 +14,8 @@ from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import load_grid
 from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS
 from simmst.errors import ConfigError, DataError
-from simmst.extras import import_extra
-from simmst.files import write_atomically
+from simmst.foundation.extras import import_extra
+from simmst.foundation.files import write_atomically
 
 _HOME, _NONE = 39, 0
 _PREFIX = {"milan": "sms-call-internet-mi-", "trento": "sms-call-internet-tn-"}

@@ -5,7 +5,7 @@ import pytest
 
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.similar_cities import cities_like, simulation_step, stand_in_notes, stand_ins
+from simmst.forecaster.similar_cities import cities_like, simulation_step, stand_in_notes, stand_ins
 from simmst.simulation import DEFAULT_SERVICES, ServiceConfig, simulate_cities
 
 

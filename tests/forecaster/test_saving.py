@@ -8,9 +8,10 @@ import json
 import pytest
 import torch
 
-from simmst import Forecaster, forecaster
+from simmst import Forecaster
 from simmst.errors import CheckpointError, ConfigError, DataError
-from simmst.forecaster_config import ForecasterConfig
+from simmst.forecaster import forecaster
+from simmst.forecaster.config import ForecasterConfig
 from simmst.simulation import surrogate_city
 from simmst.training import TrainingConfig, load_checkpoint, save_checkpoint
 

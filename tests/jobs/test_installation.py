@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from simmst import info
 from simmst.errors import ConfigError
+from simmst.jobs import installation as info
 from simmst.ops.backends import BACKENDS, OPERATORS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def shown(width=200):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import simmst
-from simmst import cli, jobs
-from simmst.cli import COMMANDS, main
+from simmst import jobs
+from simmst.commands import main as cli
+from simmst.commands.main import COMMANDS, main
 from simmst.simulation import surrogate_city
 from simmst.training import RunFolder
 
@@ -312,7 +313,7 @@ def test_a_missing_extra_is_told_in_one_line(monkeypatch, capsys):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return import_module(name, *arguments)
 
-    monkeypatch.setattr("simmst.extras.importlib.import_module", missing)
+    monkeypatch.setattr("simmst.foundation.extras.importlib.import_module", missing)
     assert "pip install 'simmst[forecast]'" in refused(capsys, "info")
 
 

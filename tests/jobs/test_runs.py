@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import simmst.files
-from simmst import Forecaster, TrafficDataset, jobs
+import simmst.foundation.files
+from simmst import Forecaster, TrafficDataset
 from simmst.baselines import BASELINES
 from simmst.data import data_directory
 from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.evaluation import plots
-from simmst.forecaster_config import ForecasterConfig
+from simmst.forecaster.config import ForecasterConfig
+from simmst.jobs import runs as jobs
 from simmst.simulation import surrogate_city
 from simmst.training import RunFolder, TrainingConfig, load_checkpoint
 
@@ -48,7 +49,7 @@ def no_pictures(monkeypatch):
     """Pictures take longer than training does here."""
 
     def draw(forecaster, dataset, report, run):
-        return [simmst.files.write_json(run.figures / "picture.json", 1)]
+        return [simmst.foundation.files.write_json(run.figures / "picture.json", 1)]
 
     monkeypatch.setattr(jobs, "draw", draw)
 
@@ -161,7 +162,7 @@ def test_killed_between_any_two_writes(file, tmp_path, monkeypatch, simulated):
     config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, finetune_epochs=1))
     jobs.train(file, tmp_path / "whole", config, simulated=simulated)
     left = [0]
-    fsync = simmst.files.os.fsync
+    fsync = simmst.foundation.files.os.fsync
 
     def counted(handle):
         left[0] -= 1
@@ -169,7 +170,7 @@ def test_killed_between_any_two_writes(file, tmp_path, monkeypatch, simulated):
             raise Killed
         fsync(handle)
 
-    monkeypatch.setattr(simmst.files.os, "fsync", counted)
+    monkeypatch.setattr(simmst.foundation.files.os, "fsync", counted)
     broken = tmp_path / "broken"
     for number in range(1, 60):
         left[0] = number

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from simmst.files import write_atomically, write_json
+from simmst.foundation.files import write_atomically, write_json
 
 
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from simmst import __version__
 from simmst.errors import ConfigError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 from simmst.ops import measured_choice
 from simmst.ops.backends import availability, load_native
 

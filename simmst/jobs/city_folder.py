@@ -16,7 +16,7 @@ from typing import Any
 from simmst import __version__
 from simmst.data.readers.city_shards import read_headers, write_shard
 from simmst.errors import ConfigError
-from simmst.files import write_json
+from simmst.foundation.files import write_json
 from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files
 from simmst.simulation.prior.distributions import to_plain
 from simmst.training import Progress, quiet

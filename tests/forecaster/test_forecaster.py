@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from simmst import Forecaster, TrafficDataset, forecaster
+from simmst import Forecaster, TrafficDataset
 from simmst.baselines import BASELINES
 from simmst.data import chronological_split, data_directory
 from simmst.errors import ConfigError, DataError
-from simmst.forecaster_config import ForecasterConfig
+from simmst.forecaster import forecaster
+from simmst.forecaster.config import ForecasterConfig
 from simmst.models import STNet
 from simmst.simulation import surrogate_city
 from simmst.training import TrainingConfig

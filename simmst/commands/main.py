@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from simmst import __version__
 from simmst.errors import ConfigError, SimmstError
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -35,7 +35,7 @@ def build_parser() -> ArgumentParser:
         MissingExtraError: jsonargparse is not installed.
     """
     jsonargparse = import_extra("jsonargparse", extra="forecast")
-    from simmst.forecaster_config import ForecasterConfig
+    from simmst.forecaster.config import ForecasterConfig
 
     parser: ArgumentParser = jsonargparse.ArgumentParser(
         prog="simmst",
@@ -159,7 +159,7 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
 
 def run_demo(options: Namespace) -> None:
     """Run ``simmst demo``."""
-    from simmst.demo import demo
+    from simmst.jobs import demo
 
     with progress_bars(quiet=options.quiet) as progress:
         outcome = demo(
@@ -177,7 +177,7 @@ def run_demo(options: Namespace) -> None:
 def run_train(options: Namespace) -> None:
     """Run ``simmst train``."""
     from simmst.distributed import process_group
-    from simmst.forecaster_config import ForecasterConfig
+    from simmst.forecaster.config import ForecasterConfig
     from simmst.jobs import train
     from simmst.training import resolve_device
 
@@ -223,7 +223,7 @@ def run_forecast(options: Namespace) -> None:
 
 def run_simulate(options: Namespace) -> None:
     """Run ``simmst simulate``."""
-    from simmst.city_folder import simulate
+    from simmst.jobs import simulate
 
     if options.compare:
         run_compare(options)
@@ -270,7 +270,7 @@ def run_compare(options: Namespace) -> None:
 
 def run_info(options: Namespace) -> None:
     """Run ``simmst info``."""
-    from simmst.info import show
+    from simmst.jobs.installation import show
 
     show(console())
 

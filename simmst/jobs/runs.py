@@ -25,10 +25,11 @@ from simmst.evaluation import (
     plot_task_weights,
     plot_weights,
 )
-from simmst.files import write_atomically
-from simmst.forecaster import RECENT_FILE, WEIGHTS_FILE, Forecaster
-from simmst.forecaster_config import ForecasterConfig, make_plan
-from simmst.similar_cities import simulation_step
+from simmst.forecaster import Forecaster
+from simmst.forecaster.config import ForecasterConfig, make_plan
+from simmst.forecaster.forecaster import RECENT_FILE, WEIGHTS_FILE
+from simmst.forecaster.similar_cities import simulation_step
+from simmst.foundation.files import write_atomically
 from simmst.training import Progress, RunFolder, quiet
 from simmst.training.solvers import refuse_processes
 

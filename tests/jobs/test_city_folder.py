@@ -10,10 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from simmst import TrafficDataset, city_folder
-from simmst.city_folder import simulate
+from simmst import TrafficDataset
 from simmst.data import CityShards
 from simmst.errors import ConfigError, DataError
+from simmst.jobs import city_folder
+from simmst.jobs.city_folder import simulate
 from simmst.simulation import DomainPrior, Uniform, simulate_cities, simulate_city
 
 SMALL = {"height": 3, "width": 3, "days": 1}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from simmst.extras import import_extra
+from simmst.foundation.extras import import_extra
 
 
 class Progress(Protocol):

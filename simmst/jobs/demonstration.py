@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from simmst.forecaster_config import ForecasterConfig
-from simmst.jobs import Outcome, checked_split, described, fit_and_test, open_data, open_run, unfinished
+from simmst.forecaster.config import ForecasterConfig
+from simmst.jobs.runs import Outcome, checked_split, described, fit_and_test, open_data, open_run, unfinished
 from simmst.simulation import surrogate_city
 from simmst.training import Progress, TrainingConfig, quiet
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from simmst.training.progress import RichProgress, quiet
+from simmst.foundation.progress import RichProgress, quiet
 
 rich_console = pytest.importorskip("rich.console")
 

@@ -17,10 +17,10 @@ from simmst.distributed import ALONE, Distribution
 from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, Report, WeightReport, evaluate
 from simmst.evaluation.intervals import checked_level
-from simmst.extras import import_extra
-from simmst.forecaster_config import ForecasterConfig, Plan, make_plan
+from simmst.forecaster.config import ForecasterConfig, Plan, make_plan
+from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
+from simmst.foundation.extras import import_extra
 from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
-from simmst.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.training import (
     Checkpoint,
     Progress,

@@ -8,7 +8,7 @@ import pytest
 from simmst.baselines import BASELINES
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.forecaster_config import ForecasterConfig, make_plan, training_and_validation, window_spec
+from simmst.forecaster.config import ForecasterConfig, make_plan, training_and_validation, window_spec
 from simmst.training import TrainingConfig
 
 

@@ -8,14 +8,14 @@ import warnings
 import numpy as np
 import pytest
 
-from simmst import demo as demo_module
-from simmst import jobs
 from simmst.baselines import BASELINES
-from simmst.cli import main
+from simmst.commands.main import main
 from simmst.data import data_directory
-from simmst.demo import FULL, QUICK, demo
 from simmst.errors import ConfigError, DataError
 from simmst.forecaster import Forecaster
+from simmst.jobs import demonstration as demo_module
+from simmst.jobs import runs as jobs
+from simmst.jobs.demonstration import FULL, QUICK, demo
 from simmst.simulation import DomainPrior, surrogate_city
 
 for package in ("pandas", "matplotlib", "rich", "safetensors", "jsonargparse"):

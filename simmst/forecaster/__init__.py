@@ -1,0 +1,6 @@
+"""The high-level door: fit on a few days of traffic, forecast every cell, with the naive forecasts beside it."""
+
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.forecaster import Forecaster
+
+__all__ = ["Forecaster", "ForecasterConfig"]

@@ -1,0 +1,1 @@
+"""What every room stands on: optional imports, whole files, progress."""

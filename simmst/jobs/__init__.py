@@ -1,0 +1,7 @@
+"""What the commands do: each job reads files, calls the library, writes files, and returns what it made."""
+
+from simmst.jobs.city_folder import simulate
+from simmst.jobs.demonstration import demo
+from simmst.jobs.runs import Outcome, evaluate, fit_and_test, forecast, train
+
+__all__ = ["Outcome", "demo", "evaluate", "fit_and_test", "forecast", "simulate", "train"]
