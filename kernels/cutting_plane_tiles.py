@@ -30,12 +30,11 @@ def load_stored(rows, present, start, columns, COLUMNS: tl.constexpr, PACKED: tl
         here = tl.max_contiguous(tl.arange(0, COLUMNS // 8), 1)
         inside = here * 8 < columns - start
         start = start // 8
-        zero = 0
     else:
         here = tl.arange(0, COLUMNS)
         inside = here < columns - start
-        zero = 0.0
     mask = present[:, None] & inside[None, :]
+    zero = 0 if PACKED else 0.0
     return tl.load((rows + start)[:, None] + here[None, :], mask=mask, other=zero, eviction_policy=EVICTION)
 
 

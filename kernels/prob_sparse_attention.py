@@ -237,7 +237,7 @@ def _family(query: Tensor, value: Tensor) -> str:
 
 def _block(size: int) -> int:
     """The tile that covers a size; matrix products need at least 16."""
-    return max(16, triton.next_power_of_2(size))
+    return max(16, int(triton.next_power_of_2(size)))
 
 
 def _precision(query: Tensor) -> str:

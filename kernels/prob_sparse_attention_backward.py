@@ -15,18 +15,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import (
     batch_offset,
     kept_weights,
     load_rows,
-    signature,
     slots_of,
     store_rows,
     sum_of_parts,
     visible_keys,
 )
-from simmst.kernels.specialisations import Specialisation
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -251,79 +248,3 @@ def _combine_query(
         for split in range(0, splits):
             total += load_rows(parts, split * u + slots, slots >= 0, width, width, BLOCK_D)
     store_rows(grad_query, rows, rows < queries, grad_query_row, width, total, BLOCK_D)
-
-
-_KINDS = (("bf16", "half", "ieee"), ("fp32", "single", "ieee"), ("fp32", "single", "tf32"))
-_STRIDES = " ".join(
-    f"{tensor}_{name}"
-    for tensor in ("query", "key", "value", "out", "grad_out", "grad_query", "grad_key", "grad_value")
-    for name in ("batch", "head", "row")
-)
-
-
-def _tile(dtype: str, width: int, division: str) -> int:
-    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
-    return 16 if width == 16 else 32 if dtype == "fp32" and (width > 64 or division == "several") else 64
-
-
-def _specialisation(kind: tuple[str, str, str], width: int, division: str, mode: str) -> Specialisation:
-    """Of `_gradients`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
-    dtype, family, precision = kind
-    causal = mode == "causal"
-    whole = division == "whole"
-    wide = "_wide" if width > 64 else ""
-    return Specialisation(
-        kernel=_gradients,
-        signature=signature(
-            (f"*{dtype}:16", "grad_out query key value out grad_query grad_key grad_value"),
-            ("*i64:16", "top seed" if causal else "top"),
-            ("*fp32:16", "lse" if whole else "lse sums parts"),
-            ("i32", "heads queries keys u keep chunk splits chunks"),
-            ("i32:16", f"width value_width {_STRIDES}"),
-            ("fp32", "scale dropout_factor"),
-        ),
-        constants={
-            **({} if causal else {"seed": None}), **({"sums": None, "parts": None} if whole else {}),
-            "WHOLE": whole, "ONE_TILE": division != "several", "CAUSAL": causal, "DROPOUT": causal,
-            "FILL": "cummean" if causal else "mean", "PRECISION": precision,
-            "BLOCK_U": _tile(dtype, width, division), "BLOCK_D": width, "BLOCK_V": width,
-        },
-        configurations=named(f"prob_sparse_attention.gradients_{family}{wide}"),
-        label=f"prob_sparse_attention.gradients {dtype} {precision} D{width} {mode} {division}",
-    )  # fmt: skip
-
-
-def _row_specialisation(dtype: str, width: int) -> list[Specialisation]:
-    """Of the two kernels that go through rows."""
-    return [
-        Specialisation(
-            kernel=_sum_chunks,
-            signature=signature(
-                (f"*{dtype}:16", "grad_out"), ("*i64:16", "top"), ("*fp32:16", "sums"),
-                ("i32", "heads queries keys u chunk"), ("i32:16", "value_width out_batch out_head out_row"),
-            ),
-            constants={"FILL": "cummean", "BLOCK_V": width},
-            configurations=named("prob_sparse_attention.sum_chunks"),
-            label=f"prob_sparse_attention.sum_chunks {dtype} D{width}",
-        ),
-        Specialisation(
-            kernel=_combine_query,
-            signature=signature(
-                ("*i64:16", "top"), ("*fp32:16", "parts"), (f"*{dtype}:16", "grad_query"),
-                ("i32", "heads queries u splits"), ("i32:16", "width grad_query_batch grad_query_head grad_query_row"),
-            ),
-            constants={"BLOCK_D": width},
-            configurations=named("prob_sparse_attention.combine_query"),
-            label=f"prob_sparse_attention.combine_query {dtype} D{width}",
-        ),
-    ]  # fmt: skip
-
-
-SPECIALISATIONS = [
-    *(_specialisation(kind, 64, division, "causal") for kind in _KINDS for division in ("whole", "split", "several")),
-    *(_specialisation(kind, 64, division, "mean") for kind in _KINDS[:2] for division in ("whole", "split")),
-    *(_specialisation(kind, 128, "split", "causal") for kind in _KINDS),
-    *(_specialisation(kind, 16, "whole", "causal") for kind in _KINDS),
-    *_row_specialisation("bf16", 64),
-    *_row_specialisation("fp32", 128),
-]

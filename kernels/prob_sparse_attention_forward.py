@@ -14,18 +14,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from simmst.kernels.configurations import named
 from simmst.kernels.prob_sparse_attention_tiles import (
     batch_offset,
     kept_weights,
     load_rows,
-    signature,
     slots_of,
     store_rows,
     sum_of_parts,
     visible_keys,
 )
-from simmst.kernels.specialisations import Specialisation
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -219,69 +216,3 @@ def _combine(
             factor = dropout_factor / tl.where(slots >= 0, total, 1.0)
             tile = tl.where((slots >= 0)[:, None], weighted * factor[:, None], tile)
         store_rows(out, rows, rows < end, out_row, value_width, tile, BLOCK_V)
-
-
-_SIZES = (
-    ("*i64:16", "top"),
-    ("*fp32:16", "lse"),
-    ("i32", "heads queries keys u chunk splits"),
-    ("i32:16", "value_width value_batch value_head value_row out_batch out_head out_row"),
-    ("fp32", "dropout_factor"),
-)
-_PARTS = (("*fp32:16", "parts statistics"),)
-_KINDS = (("bf16", "half", "ieee"), ("fp32", "single", "ieee"), ("fp32", "single", "tf32"))
-
-
-def _tile(dtype: str, width: int) -> int:
-    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
-    return 16 if width == 16 else 32 if dtype == "fp32" and width > 64 else 64
-
-
-def _specialisation(kind: tuple[str, str, str], width: int, whole: bool, mode: str) -> Specialisation:
-    """Of `_attend`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
-    dtype, family, precision = kind
-    causal = mode == "causal"
-    wide = "_wide" if width > 64 else ""
-    absent = {**({} if causal else {"seed": None}), **({"parts": None, "statistics": None} if whole else {})}
-    return Specialisation(
-        kernel=_attend,
-        signature=signature(
-            (f"*{dtype}:16", "query key value out"),
-            *_SIZES,
-            ("i32", "keep"),
-            ("i32:16", "width query_batch query_head query_row key_batch key_head key_row"),
-            ("fp32", "scale"),
-            *((("*i64:16", "seed"),) if causal else ()),
-            *(() if whole else _PARTS),
-        ),
-        constants={
-            **absent,
-            "WHOLE": whole, "CAUSAL": causal, "FILL": "cummean" if causal else "mean", "DROPOUT": causal,
-            "PRECISION": precision, "BLOCK_U": _tile(dtype, width),
-            "BLOCK_D": width, "BLOCK_V": width,
-        },
-        configurations=named(f"prob_sparse_attention.attend_{family}{wide}"),
-        label=f"prob_sparse_attention.attend {dtype} {precision} D{width} {mode}{' whole' if whole else ''}",
-    )  # fmt: skip
-
-
-def _combine_specialisation(dtype: str, width: int, fill: str) -> Specialisation:
-    return Specialisation(
-        kernel=_combine,
-        signature=signature((f"*{dtype}:16", "value out"), *_SIZES, *_PARTS),
-        constants={"FILL": fill, "BLOCK_U": 64, "BLOCK_V": width},
-        configurations=named("prob_sparse_attention.combine"),
-        label=f"prob_sparse_attention.combine {dtype} D{width} {fill}",
-    )
-
-
-SPECIALISATIONS = [
-    *(_specialisation(kind, 64, whole, "causal") for kind in _KINDS for whole in (True, False)),
-    *(_specialisation(kind, 64, whole, "mean") for kind in _KINDS[:2] for whole in (True, False)),
-    *(_specialisation(kind, 128, False, "causal") for kind in _KINDS),
-    *(_specialisation(kind, 16, True, "causal") for kind in _KINDS),
-    *(
-        _combine_specialisation(*each)
-        for each in (("bf16", 64, "mean"), ("bf16", 64, "cummean"), ("fp32", 128, "cummean"))
-    ),
-]

@@ -11,14 +11,10 @@ deterministic, ascending, without a sort. A row of measures that fits one block 
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from simmst.kernels.configurations import named
-from simmst.kernels.prob_sparse_attention_tiles import batch_offset, load_rows, signature
-from simmst.kernels.specialisations import Specialisation
+from simmst.kernels.prob_sparse_attention_tiles import batch_offset, load_rows
 
 
 @triton.jit
@@ -189,48 +185,3 @@ def _measure_and_top(
         tl.store(measure + rows, found, mask=rows < queries)
     tl.debug_barrier()  # other threads read what these wrote
     _select_rows(measure, top + batch.to(tl.int64) * u, queries, u, BLOCK, True)
-
-
-_KINDS = (  # samples, dtype, family of configurations, precision of products
-    ("measure", "bf16", "half", "ieee"),
-    ("measure", "fp32", "single", "ieee"),
-    ("measure", "fp32", "single", "tf32"),
-    ("gather", "bf16", "half", "ieee"),
-    ("gather", "fp32", "single", "ieee"),
-)
-_SIZES = (
-    ("*i64:16", "sample"),
-    ("*fp32:16", "measure"),
-    ("i32", "heads queries keys samples"),
-    ("i32:16", "width query_batch query_head query_row key_batch key_head key_row"),
-    ("fp32", "divisor"),
-)
-
-
-def _specialisation(
-    kernel: Any, kind: tuple[str, str, str, str], width: int, types: tuple[tuple[str, str], ...] = (), **constants: int
-) -> Specialisation:
-    samples, dtype, family, precision = kind
-    return Specialisation(
-        kernel=kernel,
-        signature=signature((f"*{dtype}:16", "query key"), *_SIZES, *types),
-        constants={"PER_QUERY": samples == "gather", "PRECISION": precision, "BLOCK_D": width, **constants},
-        configurations=named(f"prob_sparse_attention.{samples}_{family}"),
-        label=f"prob_sparse_attention.{kernel.__name__[1:]} {samples} {dtype} {precision} D{width}",
-    )
-
-
-SPECIALISATIONS = [
-    *(_specialisation(_measure, kind, width) for kind in _KINDS for width in (64, 128)),
-    *(_specialisation(_measure_and_top, kind, 64, (("*i64:16", "top"), ("i32", "u")), BLOCK=1024) for kind in _KINDS),
-    *(
-        Specialisation(
-            kernel=_top,
-            signature=signature(("*fp32:16", "measure"), ("*i64:16", "top"), ("i32", "queries u")),
-            constants={"IN_REGISTERS": in_registers},
-            configurations=named("prob_sparse_attention.top"),
-            label=f"prob_sparse_attention.top {'in registers' if in_registers else 'in blocks'}",
-        )
-        for in_registers in (True, False)
-    ),
-]

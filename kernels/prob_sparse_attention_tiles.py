@@ -79,21 +79,10 @@ def sum_of_parts(parts, first, last, stride, width, BLOCK: tl.constexpr, BLOCK_P
     return total
 
 
-def signature(*kinds: tuple[str, str]) -> dict[str, str]:
-    """The signature of a specialisation from types and the arguments that have them.
-
-    Example:
-        >>> signature(("*bf16:16", "query key"), ("i32", "u"))
-        {'query': '*bf16:16', 'key': '*bf16:16', 'u': 'i32'}
-    """
-    return {name: kind for kind, names in kinds for name in names.split()}
-
-
 __all__ = [
     "batch_offset",
     "kept_weights",
     "load_rows",
-    "signature",
     "slots_of",
     "store_rows",
     "sum_of_parts",

@@ -33,6 +33,8 @@ between its phases; on sm_100 up to 170 and 1,090 as chosen (tests/kernels/resou
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -78,8 +80,8 @@ def forward(
     lse = torch.empty((size.maps, num_heads, size.positions), dtype=torch.float32, device=x.device)
     if x.numel() == 0:
         return out, lse
-    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
-    w_in, b_in, w_out, b_out = (contiguous(weight) for weight in weights)
+    w_in, w_out = in_proj_weight.contiguous(), out_proj_weight.contiguous()
+    b_in, b_out = contiguous(in_proj_bias), contiguous(out_proj_bias)
     mask, empty = empty_maps(key_padding_mask)
     last = contiguous(norm_weight), contiguous(norm_bias)
     with torch.cuda.device_of(x):
@@ -169,8 +171,8 @@ def backward(
     elif any(gradient is not None for gradient in found):
         size = sizes(x, num_heads)
         mask, empty = empty_maps(key_padding_mask)
-        weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
-        w_in, b_in, w_out, b_out = (contiguous(weight) for weight in weights)
+        w_in, w_out = in_proj_weight.contiguous(), out_proj_weight.contiguous()
+        b_in, b_out = contiguous(in_proj_bias), contiguous(out_proj_bias)
         last = contiguous(norm_weight), contiguous(norm_bias)
         lse = lse.contiguous()
         everything = long.Given(x, w_in, b_in, w_out, b_out, mask, empty, *last, residual, eps, scale)
@@ -187,7 +189,7 @@ def _launch_backward(size: Sizes, grad: Tensor, given: long.Given, lse: Tensor, 
     x = given.x
     count = programs(size.maps, chosen.num_warps, x.device)
     area = size.positions * size.channels
-    f32 = {"dtype": torch.float32, "device": x.device}
+    f32: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     stage = torch.empty((count, 7, area), dtype=x.dtype, device=x.device)
     partials = None
     if any(gradient is not None for gradient in found[1:]):

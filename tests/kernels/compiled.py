@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import os
@@ -10,8 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import cutting_plane_specialisations
+import prob_sparse_attention_specialisations
+import spatial_attention_specialisations
+from specialisations import CAPABILITIES, Resources, Specialisation, compile_ahead
+
 from simmst.kernels import configurations
-from simmst.kernels.specialisations import CAPABILITIES, Resources, Specialisation, compile_ahead
 
 RECORD = Path(__file__).with_name("resources.json")
 RECORDING = os.environ.get("SIMMST_RECORD") == "1"
@@ -23,7 +26,6 @@ ROOM = 8
 class Job(NamedTuple):
     """One compilation, by names alone, so that it can be sent to another process."""
 
-    module: str
     label: str
     configuration: str
     capability: int
@@ -35,30 +37,28 @@ class Job(NamedTuple):
 
     def run(self) -> Resources:
         """Compile it."""
-        specialisation = next(one for one in specialisations(self.module) if one.label == self.label)
+        specialisation = next(one for one in SPECIALISATIONS if one.label == self.label)
         chosen = next(one for one in specialisation.configurations if one.name == self.configuration)
         return compile_ahead(specialisation, chosen, self.capability)
 
 
+SPECIALISATIONS: tuple[Specialisation, ...] = (
+    *cutting_plane_specialisations.SPECIALISATIONS,
+    *prob_sparse_attention_specialisations.SPECIALISATIONS,
+    *spatial_attention_specialisations.SPECIALISATIONS,
+)
+
+
 def modules() -> list[ModuleType]:
-    """The files of kernels/ but those that hold no kernel."""
+    """The files of kernels/ but the one that holds no kernel."""
     names = sorted(path.stem for path in configurations.FILE.parent.glob("*.py"))
-    return [importlib.import_module(f"simmst.kernels.{name}") for name in names if name not in _WITHOUT_KERNELS]
-
-
-_WITHOUT_KERNELS = ("configurations", "specialisations")
-
-
-@functools.cache
-def specialisations(module: str) -> tuple[Specialisation, ...]:
-    return tuple(getattr(importlib.import_module(module), "SPECIALISATIONS", ()))
+    return [importlib.import_module(f"simmst.kernels.{name}") for name in names if name != "configurations"]
 
 
 def jobs() -> list[Job]:
     return [
-        Job(module.__name__, one.label, configuration.name, capability)
-        for module in modules()
-        for one in specialisations(module.__name__)
+        Job(one.label, configuration.name, capability)
+        for one in SPECIALISATIONS
         for configuration in one.configurations
         for capability in CAPABILITIES
     ]

@@ -19,11 +19,11 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 
 import compiled
 import triton
-from compiled import Job, Record
+from compiled import SPECIALISATIONS, Job, Record
+from specialisations import SHARED_LIMIT, Resources, Specialisation, compile_ahead
 
 from simmst.kernels import configurations
 from simmst.kernels.configurations import Configuration
-from simmst.kernels.specialisations import SHARED_LIMIT, Resources, Specialisation, compile_ahead
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
@@ -84,7 +84,7 @@ def test_the_record_holds_these_kernels_and_no_others() -> None:
 @pytest.mark.parametrize("module", compiled.modules(), ids=lambda module: module.__name__.rpartition(".")[2])
 def test_every_kernel_is_specialised_or_called_by_one_that_is(module) -> None:
     everything = [value for each in compiled.modules() for value in vars(each).values() if _is_kernel(value)]
-    specialised = {id(one.kernel) for each in compiled.modules() for one in compiled.specialisations(each.__name__)}
+    specialised = {id(one.kernel) for one in SPECIALISATIONS}
     for name, value in vars(module).items():
         if _is_kernel(value) and value.fn.__module__ == module.__name__ and id(value) not in specialised:
             callers = [other for other in everything if other is not value and re.search(rf"\b{name}\(", other.src)]
@@ -97,12 +97,7 @@ def _is_kernel(value: object) -> bool:
 
 @pytest.mark.parametrize("kernel", configurations.kernels())
 def test_every_configuration_is_compiled(kernel: str) -> None:
-    compiled_with = {
-        id(one)
-        for module in compiled.modules()
-        for each in compiled.specialisations(module.__name__)
-        for one in each.configurations
-    }
+    compiled_with = {id(one) for each in SPECIALISATIONS for one in each.configurations}
     missing = [one.name for one in configurations.named(kernel) if id(one) not in compiled_with]
     assert not missing, f"no specialisation is compiled with {kernel}'s {missing}"
 

@@ -13,11 +13,10 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
+import specialisations
 import triton
+from cutting_plane_specialisations import SPECIALISATIONS
 from triton.backends.compiler import GPUTarget
-
-from simmst.kernels import specialisations
-from simmst.kernels.cutting_plane_specialisations import SPECIALISATIONS
 
 
 def compiled(label: str, configuration: str = "rows64"):

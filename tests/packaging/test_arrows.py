@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +13,34 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_imports_point_one_way():
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources laid out as the wheel lays them out, with kernels/ as simmst.kernels, marked for the linter."""
+    root = tmp_path_factory.mktemp("installed")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "kernels")
+    shutil.copytree(ROOT / "simmst", root / "simmst", ignore=ignored)
+    shutil.copytree(ROOT / "kernels", root / "simmst" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "simmst" / "kernels" / "__init__.py").touch()
+    return root
+
+
+def run_python(installed: Path, code: str, *arguments: str) -> str:
     pytest.importorskip("importlinter", reason="import-linter comes with the test extra")
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from importlinter.cli import lint_imports_command; lint_imports_command()",
-            "--no-cache",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    run = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "0 broken" in run.stdout
+    return run.stdout
+
+
+def test_imports_point_one_way(installed: Path):
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    assert "0 broken" in run_python(installed, code, "--no-cache", "--config", str(ROOT / "pyproject.toml"))
+
+
+def test_the_linter_sees_the_kernels(installed: Path):
+    code = (
+        "import grimp; graph = grimp.build_graph('simmst', cache_dir=None); "
+        "print(graph.find_modules_directly_imported_by('simmst.kernels.prob_sparse_attention'))"
+    )
+    assert "simmst.core.philox" in run_python(installed, code)

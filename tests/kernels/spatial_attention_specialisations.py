@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import triton
+from specialisations import Specialisation
 
 from simmst.kernels.configurations import Configuration, named
 from simmst.kernels.spatial_attention_backward import fused_backward, reduce_partials
@@ -21,7 +22,6 @@ from simmst.kernels.spatial_attention_long import (
     norm_gradients,
     query_gradients,
 )
-from simmst.kernels.specialisations import Specialisation
 
 _FLOAT = {"lse", "grad_query", "sums", "partials", "delta"}
 _INTEGERS = {"maps", "positions", "programs", "channels"}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from specialisations import Specialisation
+
 from simmst.kernels.configurations import named
 from simmst.kernels.cutting_plane import launch_options
 from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
-from simmst.kernels.specialisations import Specialisation
 
 _WIDTH = {"fp32": 4, "bf16": 8, "fp16": 8, "u8": 8}
 _SIZES = {"lr": "fp32", "one": "fp32", "rows": "i64", "columns": "i64:16", "blocks": "i32", "workers": "i32"}

@@ -1,7 +1,8 @@
 """Ahead-of-time compilation of the Triton kernels, for GPUs that need not be there.
 
-Every file of kernels ends with a list `SPECIALISATIONS` of what its launchers can produce; tests/kernels compiles each
-with each of its configurations for sm_80, sm_90 and sm_100 and bounds what they use:
+Every hot path has a file `<stem>_specialisations.py` beside this one with a list `SPECIALISATIONS` of what its
+launchers can produce; `test_compiled.py` compiles each with each of its configurations for sm_80, sm_90 and sm_100 and
+bounds what they use:
 
     SPECIALISATIONS = [
         Specialisation(
@@ -128,7 +129,7 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
         # As Triton itself calls it, so that the figures are those of the code that runs.
         like_triton = ["-lineinfo", "-v", *(["--regAllocOptLevel=2"] if _VERSION >= (3, 7) else [])]
         command = [get_ptxas(capability).path, *like_triton, f"--gpu-name={target[1]}", str(file), "-o", f"{file}.o"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 Triton's own assembler
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
     report = run.stderr + run.stdout
     registers = re.search(r"Used (\d+) registers", report)
     frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
