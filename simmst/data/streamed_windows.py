@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from simmst.data.batch import Batch, Indices, WindowSource, as_index, check_sizes
 from simmst.data.dataset import TrafficDataset
 from simmst.data.scaler import Scaler
-from simmst.data.windows import Batch, ConcatWindows, Windows, WindowSpec
+from simmst.data.windows import ConcatWindows, Windows, WindowSpec
 from simmst.errors import ConfigError
 
 
-class StreamedWindows:
+class StreamedWindows(WindowSource):
     """A fixed number of samples of each of many cities, read when they are needed.
 
     Sample j is number ``j % per_city`` of those drawn from city ``j // per_city``; the draw depends on (seed, city)
@@ -63,23 +64,30 @@ class StreamedWindows:
     def __len__(self) -> int:
         return len(self.cities) * self.per_city
 
-    def city_of(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+    @property
+    def parts(self) -> tuple[Windows, ...]:
+        """None: the cities are read when they are needed."""
+        return ()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of samples of each city, int64 (C,)."""
+        return np.full(len(self.cities), self.per_city)
+
+    def city_of(self, indices: Indices) -> np.ndarray:
         """Which city each sample is from, int64 (B,)."""
         return np.asarray(indices, dtype=np.int64).reshape(-1) // self.per_city
 
-    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Gather samples by number; every city among them is read once.
 
         Raises:
             IndexError: a number is outside 0..len-1.
         """
-        index = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if index.size and not 0 <= index.min() <= index.max() < len(self):
-            bad = int(index.min() if index.min() < 0 else index.max())
-            raise IndexError(f"sample {bad} is outside the {len(self)} samples, 0..{len(self) - 1}")
+        index = as_index(indices, len(self))
         city = self.city_of(index)
         parts, numbers, starts = [], np.empty_like(index), 0
-        for number in np.unique(city):
+        for number in np.unique(city) if len(index) else (0,):
             windows, drawn = self._windows(int(number))
             rows = city == number
             numbers[rows] = starts + drawn[index[rows] % self.per_city]
@@ -99,8 +107,7 @@ class StreamedWindows:
             epoch: number of the pass.
             limit: stop after so many samples.
         """
-        if batch_size < 1 or (limit is not None and limit < 1):
-            raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
+        check_sizes(batch_size, limit)
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.cities))
         left = len(self) if limit is None else min(limit, len(self))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from simmst.data.batch import Batch, Indices, WindowSource, as_index, gather_from
 from simmst.data.calendar import calendar_features
 from simmst.data.dataset import TrafficDataset
 from simmst.data.scaler import Scaler
@@ -80,29 +81,7 @@ class WindowSpec:
         return -self.offsets[0]
 
 
-class Batch(NamedTuple):
-    """Samples as torch tensors; values and target are on the scaler's scale, NaN = missing or outside the city.
-
-    Attributes:
-        values: float32 (B, T_in, K, n, n).
-        marks: float32 (B, T_in + T_out, M), calendar features of the input and then the target slots.
-        mask: bool (B, n, n), True inside the city.
-        target: float32 (B, T_out, K), the centre cell.
-        index: int64 (B,), the samples' numbers.
-    """
-
-    values: torch.Tensor
-    marks: torch.Tensor
-    mask: torch.Tensor
-    target: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # a field of this name hides tuple.index
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device."""
-        return Batch(*(tensor.to(device) for tensor in self))
-
-
-class Windows:
+class Windows(WindowSource):
     """Samples of one data set: every origin with every cell inside the city.
 
     An origin is the index of the first target slot. It is taken when its whole target lies in `steps` and its inputs
@@ -157,18 +136,23 @@ class Windows:
     def __len__(self) -> int:
         return self.num_origins * self.num_cells
 
-    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+    @property
+    def parts(self) -> tuple[Windows]:
+        """These windows, which are of one city."""
+        return (self,)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of samples, int64 (1,)."""
+        return np.array([len(self)])
+
+    def batch(self, indices: Indices) -> Batch:
         """Gather samples by number.
 
         Raises:
             IndexError: a number is outside 0..len-1.
         """
-        index = _as_index(indices, len(self))
-        values, marks, mask, target = self.gather(index)
-        return Batch(*(torch.from_numpy(array) for array in (values, marks, mask, target, index)))
-
-    def gather(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Gather samples as contiguous numpy arrays: values, marks, mask, target (shapes as in `Batch`)."""
+        index = as_index(indices, len(self))
         origin, row, col = self._locate(index)
         past = origin[:, None] + self._offsets - self._first  # (B, T_in)
         ahead = origin[:, None] + self._ahead - self._first  # (B, T_out)
@@ -185,11 +169,11 @@ class Windows:
             mask = self._masks[row, col]
             target = self._values[ahead, :, row[:, None] + p, col[:, None] + p]
         marks = self._marks[np.concatenate([past, ahead], axis=1)]
-        return np.ascontiguousarray(values), marks, np.ascontiguousarray(mask), np.ascontiguousarray(target)
+        return Batch(*map(torch.from_numpy, map(np.ascontiguousarray, (values, marks, mask, target, index))))
 
-    def raw_target(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+    def raw_target(self, indices: Indices) -> np.ndarray:
         """Targets in raw units, float32 (B, T_out, K); NaN = missing or beyond the end of the series."""
-        origin, row, col = self._locate(_as_index(indices, len(self)))
+        origin, row, col = self._locate(as_index(indices, len(self)))
         ahead = origin[:, None] + self._ahead
         inside = ahead < self.dataset.num_steps
         target = self.dataset.activity[np.where(inside, ahead, 0), :, row[:, None], col[:, None]]
@@ -223,7 +207,19 @@ class Windows:
         return view(self._values, (n, n), axis=(2, 3)), view(mask, (n, n))
 
 
-class ConcatWindows:
+class CityWindows(WindowSource, Protocol):
+    """Windows whose cities are known: those of one city, or of many, numbered city after city."""
+
+    @property
+    def parts(self) -> Sequence[Windows]:
+        """The windows of each city in memory; none where the cities are streamed."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of samples of each city, int64 (C,)."""
+
+
+class ConcatWindows(WindowSource):
     """Windows of several data sets as one; samples are numbered part after part.
 
     Args:
@@ -247,80 +243,30 @@ class ConcatWindows:
                     f"{self.spec} of {', '.join(services)}, {part.dataset.name} has {part.spec} of "
                     f"{', '.join(part.dataset.services)}"
                 )
-        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])]).astype(np.int64)
+        self.lengths = np.array([len(part) for part in self.parts])
+        self._starts = np.cumsum([0, *self.lengths])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def part_of(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+    def part_of(self, indices: Indices) -> np.ndarray:
         """Which part each sample belongs to, int64 (B,)."""
-        index = _as_index(indices, len(self))
+        index = as_index(indices, len(self))
         return np.searchsorted(self._starts, index, side="right").astype(np.int64) - 1
 
-    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Gather samples by number; they may come from different parts."""
-        index = _as_index(indices, len(self))
-        which = self.part_of(index)
-        n, spec = self.spec.neighbourhood, self.spec
-        services = self.parts[0].dataset.num_services
-        marks_width = self.parts[0]._marks.shape[1]
-        arrays = (
-            np.empty((len(index), spec.input_length, services, n, n), dtype=np.float32),
-            np.empty((len(index), spec.input_length + spec.horizon, marks_width), dtype=np.float32),
-            np.empty((len(index), n, n), dtype=bool),
-            np.empty((len(index), spec.horizon, services), dtype=np.float32),
-        )
-        for part in np.unique(which):
-            rows = np.flatnonzero(which == part)
-            for whole, piece in zip(arrays, self.parts[part].gather(index[rows] - self._starts[part]), strict=True):
-                whole[rows] = piece
-        return Batch(*(torch.from_numpy(array) for array in (*arrays, index)))
+        return gather_from(self.parts, as_index(indices, len(self)))
 
-    def raw_target(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+    def raw_target(self, indices: Indices) -> np.ndarray:
         """Targets in raw units, float32 (B, T_out, K)."""
-        index = _as_index(indices, len(self))
+        index = as_index(indices, len(self))
         which = self.part_of(index)
         target = np.empty((len(index), self.spec.horizon, self.parts[0].dataset.num_services), dtype=np.float32)
         for part in np.unique(which):
             rows = np.flatnonzero(which == part)
             target[rows] = self.parts[part].raw_target(index[rows] - self._starts[part])
         return target
-
-
-def batches(
-    windows: Windows | ConcatWindows,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    shuffle: bool = True,
-    limit: int | None = None,
-) -> Iterator[Batch]:
-    """Go once through the samples in batches; the order depends on (seed, epoch) alone.
-
-    Args:
-        windows: the samples.
-        batch_size: samples a batch; the last one may be smaller.
-        seed: seed of the order.
-        epoch: number of the pass; every epoch has its own order.
-        shuffle: whether to shuffle; otherwise by number.
-        limit: at most that many samples, a fresh draw without repeats every epoch.
-
-    Raises:
-        ConfigError: batch_size or limit below 1.
-    """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
-    generator = np.random.default_rng([seed, epoch])
-    total = len(windows)
-    if limit is not None and limit < total:
-        order = generator.choice(total, size=limit, replace=False)
-        if not shuffle:
-            order.sort()
-    else:
-        order = generator.permutation(total) if shuffle else np.arange(total)
-    for start in range(0, len(order), batch_size):
-        yield windows.batch(order[start : start + batch_size])
 
 
 def _origins(dataset: TrafficDataset, spec: WindowSpec, steps: range) -> np.ndarray:
@@ -333,11 +279,3 @@ def _origins(dataset: TrafficDataset, spec: WindowSpec, steps: range) -> np.ndar
             f"{steps.start}..{steps.stop}; use fewer input slots, a shorter horizon or a longer series"
         )
     return np.arange(first, last + 1, dtype=np.int64)
-
-
-def _as_index(indices: Sequence[int] | np.ndarray | torch.Tensor, total: int) -> np.ndarray:
-    index = np.asarray(indices).astype(np.int64).reshape(-1)
-    if index.size and (index.min() < 0 or index.max() >= total):
-        bad = int(index.min() if index.min() < 0 else index.max())
-        raise IndexError(f"sample {bad} is outside the {total} samples, 0..{total - 1}")
-    return index

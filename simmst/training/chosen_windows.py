@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from simmst.data import Batch, ConcatWindows, StreamedWindows, Windows
+from simmst.data import Batch, CityWindows, WindowSource, concat_batches, index_batch
+from simmst.data.batch import Indices
 from simmst.errors import DataError
-from simmst.training.mixing import WindowSource
 from simmst.training.seeds import derive_seed
 
 _SCAN = 2048  # windows looked at together
 
 
-class ChosenWindows:
+class ChosenWindows(WindowSource):
     """Some windows of a source, numbered from 0 on.
 
     Args:
@@ -26,7 +23,7 @@ class ChosenWindows:
         keep: hold the gathered windows in memory.
 
     Example:
-        >>> from simmst.data import Scaler, TrafficDataset, WindowSpec
+        >>> from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
         >>> city = TrafficDataset.from_arrays(np.ones((48, 3, 3)), np.arange(48) * 3600, country=None)
         >>> spec = WindowSpec.recent(2, 6, steps_per_day=24, neighbourhood=3)
         >>> windows = Windows(city, spec, Scaler.fit(city, range(48)), steps=range(48))
@@ -37,21 +34,23 @@ class ChosenWindows:
 
     def __init__(self, source: WindowSource, numbers: np.ndarray, cities: np.ndarray, *, keep: bool = False) -> None:
         self.source, self.numbers, self.cities = source, numbers, cities
-        self._kept = _gathered(source, numbers) if keep and len(numbers) else None
+        starts = range(0, len(numbers), _SCAN) if keep else ()
+        pieces = [source.batch(numbers[start : start + _SCAN]) for start in starts]
+        self._kept = concat_batches(pieces) if pieces else None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Gather windows by their number here."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
-        if self._kept is not None:
-            return Batch(*(tensor[index] for tensor in self._kept))._replace(index=index)
-        return self.source.batch(self.numbers[index.numpy()])._replace(index=index)
+        kept = self._kept
+        batch = self.source.batch(self.numbers[index.numpy()]) if kept is None else index_batch(kept, index)
+        return batch._replace(index=index)
 
 
 def choose_windows(
-    source: WindowSource, *, per_city: int | None, seed: int, limit: int | None = None, keep: bool = False
+    source: CityWindows, *, per_city: int | None, seed: int, limit: int | None = None, keep: bool = False
 ) -> ChosenWindows:
     """Choose windows that have an observed target; the choice depends on (source, seed) alone.
 
@@ -66,9 +65,9 @@ def choose_windows(
         DataError: no window has an observed target.
     """
     numbers, cities = [], []
-    for city, own in enumerate(_numbers_by_city(source)):
-        drawn = own
-        if per_city is not None and per_city < len(own):
+    for city, (stop, length) in enumerate(zip(np.cumsum(source.lengths), source.lengths, strict=True)):
+        drawn = own = np.arange(stop - length, stop)
+        if per_city is not None and per_city < length:
             drawn = np.sort(np.random.default_rng(derive_seed(seed, city)).choice(own, per_city, replace=False))
         numbers.append(drawn)
         cities.append(np.full(len(drawn), city, dtype=np.int64))
@@ -84,40 +83,13 @@ def choose_windows(
     return ChosenWindows(source, number[observed], city_of[observed], keep=keep)
 
 
-def datasets_of(source: WindowSource) -> list[Windows]:
-    """Return the windows of each city that is in memory; none of those that are streamed.
-
-    Example:
-        >>> from simmst.data import Scaler, TrafficDataset, WindowSpec
-        >>> city = TrafficDataset.from_arrays(np.ones((48, 3, 3)), np.arange(48) * 3600, country=None)
-        >>> spec = WindowSpec.recent(2, 6, steps_per_day=24, neighbourhood=3)
-        >>> len(datasets_of(Windows(city, spec, Scaler.fit(city, range(48)), steps=range(48))))
-        1
-    """
-    if isinstance(source, StreamedWindows):
-        return []
-    return list(source.parts) if isinstance(source, ConcatWindows) else [source]
-
-
-def _numbers_by_city(source: WindowSource) -> list[np.ndarray]:
-    if isinstance(source, StreamedWindows):
-        return list(np.arange(len(source)).reshape(-1, source.per_city))
-    starts = np.cumsum([0] + [len(part) for part in datasets_of(source)])
-    return [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
-
-
-def _observed(source: WindowSource, numbers: np.ndarray) -> np.ndarray:
+def _observed(source: CityWindows, numbers: np.ndarray) -> np.ndarray:
     """Which windows have at least one observed target, bool (n,)."""
-    parts = datasets_of(source)
-    if parts and not any(np.isnan(part.dataset.activity[..., part.dataset.mask]).any() for part in parts):
+    data = [part.dataset for part in source.parts]
+    if data and not any(np.isnan(dataset.activity[..., dataset.mask]).any() for dataset in data):
         return np.ones(len(numbers), dtype=bool)
     seen = [
         (~torch.isnan(source.batch(numbers[start : start + _SCAN]).target)).any(dim=2).any(dim=1).numpy()
         for start in range(0, len(numbers), _SCAN)
     ]
     return np.concatenate(seen)
-
-
-def _gathered(source: WindowSource, numbers: np.ndarray) -> Batch:
-    pieces = [source.batch(numbers[start : start + _SCAN]) for start in range(0, len(numbers), _SCAN)]
-    return Batch(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))

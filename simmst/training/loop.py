@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from simmst.data import WindowSource
 from simmst.errors import CheckpointError, DataError, SimmstError
 from simmst.foundation.progress import Progress, quiet
 from simmst.models import TaskWeights
@@ -25,7 +26,6 @@ from simmst.training.checkpoint import (
 )
 from simmst.training.config import TrainingConfig, learning_rate_at, resolve_device
 from simmst.training.history import History
-from simmst.training.mixing import TrainingWindows, WindowSource, epoch_batches
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
 from simmst.training.validation import batch_losses, validation_losses
@@ -40,7 +40,7 @@ class NonFiniteLossError(SimmstError, ArithmeticError):
 
 def train_stage(
     model: nn.Module,
-    train_windows: TrainingWindows,
+    train_windows: WindowSource,
     validation_windows: WindowSource | None,
     config: TrainingConfig,
     *,
@@ -115,7 +115,7 @@ class _Stage:
     def __init__(
         self,
         model: nn.Module,
-        train_windows: TrainingWindows,
+        train_windows: WindowSource,
         validation_windows: WindowSource | None,
         config: TrainingConfig,
         device: torch.device,
@@ -176,9 +176,7 @@ class _Stage:
         if fit is None or getattr(self.model, "highway", None) is None:
             return
         # epoch 0 is never trained on, so its order is free for this
-        first = epoch_batches(
-            self.train_windows, _HIGHWAY_WINDOWS, seed=self.config.seed, epoch=0, limit=_HIGHWAY_WINDOWS
-        )
+        first = self.train_windows.batches(_HIGHWAY_WINDOWS, seed=self.config.seed, epoch=0, limit=_HIGHWAY_WINDOWS)
         batch = next(first).to(self.device)
         if self.validation_windows is None or len(self.train_windows) >= _HIGHWAY_WINDOWS:
             fit(batch.values, batch.marks, batch.target)
@@ -220,15 +218,9 @@ class _Stage:
         self.model.train()
         totals: list[np.ndarray] = []
         norms = []
-        epoch_windows = epoch_batches(
-            self.train_windows,
-            self.config.batch_size,
-            seed=self.config.seed,
-            epoch=self.epoch,
-            limit=self.config.samples_per_epoch,
-        )
+        size, limit = self.config.batch_size, self.config.samples_per_epoch
         rate = self.config.learning_rate
-        for batch in epoch_windows:
+        for batch in self.train_windows.batches(size, seed=self.config.seed, epoch=self.epoch, limit=limit):
             rate = learning_rate_at(self.config, self.step, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -238,8 +230,8 @@ class _Stage:
             loss = weights.combine(losses)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            limit = math.inf if self.config.gradient_clip is None else self.config.gradient_clip
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+            clip = math.inf if self.config.gradient_clip is None else self.config.gradient_clip
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
             self.check(losses, norm)
             self.optimizer.step()
             self.step += 1

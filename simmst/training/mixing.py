@@ -1,27 +1,24 @@
-"""Batches drawn from real and simulated windows together."""
+"""Batches drawn from real and simulated windows together, or by weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import numpy as np
-import torch
 
-from simmst.data import Batch, ConcatWindows, StreamedWindows, Windows, batches
+from simmst.data import Batch, WindowSource, concat_batches
+from simmst.data.batch import Indices, as_index, gather_from
 from simmst.errors import DataError
-from simmst.sim2real import Samples
 from simmst.training.seeds import derive_seed
 
-WindowSource: TypeAlias = Windows | ConcatWindows | StreamedWindows
 
-
-class MixedWindows:
+class MixedWindows(WindowSource):
     """Real and simulated windows, mixed in every batch in a fixed proportion.
 
     The share of real windows does not depend on how many there are, so a few real days are not drowned by a hundred
-    simulated cities; within one epoch every real window comes once before any comes twice.
+    simulated cities; within one epoch every real window comes once before any comes twice. Real windows are numbered
+    first, then the simulated ones.
 
     Args:
         real: windows of the real city.
@@ -43,78 +40,56 @@ class MixedWindows:
     def __len__(self) -> int:
         return len(self.real) + len(self.simulated)
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None) -> Iterator[Batch]:
-        """Yield an epoch of mixed batches; the order depends on (seed, epoch) alone.
+    def batch(self, indices: Indices) -> Batch:
+        """Gather windows by number."""
+        return gather_from((self.real, self.simulated), as_index(indices, len(self)))
 
-        Args:
-            batch_size: windows in a batch, at least 2.
-            seed: the run's seed.
-            epoch: the epoch's number.
-            limit: windows in the epoch; None takes as many as both sides have together.
-
-        Yields:
-            Batches whose `index` counts the real windows first, then the simulated ones.
-        """
+    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield an epoch of mixed batches of one size, at least 2; the order depends on (seed, epoch) alone."""
         total = len(self) if limit is None else min(limit, len(self))
         num_real = min(max(round(self.real_share * batch_size), 1), batch_size - 1)
         real = _endless(self.real, num_real, derive_seed(seed, "real"), epoch)
         simulated = _endless(self.simulated, batch_size - num_real, derive_seed(seed, "simulated"), epoch)
         for _ in range(math.ceil(total / batch_size)):
             one, two = next(real), next(simulated)
-            two = two._replace(index=two.index + len(self.real))
-            yield Batch(*(torch.cat(parts) for parts in zip(one, two, strict=True)))
+            yield concat_batches([one, two._replace(index=two.index + len(self.real))])
 
 
-class WeightedWindows:
+class WeightedWindows(WindowSource):
     """Windows drawn with repeats, each as often as its weight says.
 
     Args:
-        source: where they are gathered from.
-        numbers: int64 (n,), the windows that may be drawn.
-        weights: (n,), how often, relative to each other.
+        source: the windows.
+        weights: (n,), how often each is drawn, relative to the others.
 
     Raises:
         DataError: no window has a weight above zero.
     """
 
-    def __init__(self, source: Samples, numbers: np.ndarray, weights: np.ndarray) -> None:
+    def __init__(self, source: WindowSource, weights: np.ndarray) -> None:
         shares = np.asarray(weights, dtype=np.float64)
         if not shares.sum() > 0:
             raise DataError(f"none of {len(shares)} windows has a weight above 0; there is nothing to draw")
-        self.source, self.numbers, self.shares = source, numbers, shares / shares.sum()
+        self.source, self.shares = source, shares / shares.sum()
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.source)
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None) -> Iterator[Batch]:
+    def batch(self, indices: Indices) -> Batch:
+        """Gather windows by number."""
+        return self.source.batch(indices)
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield an epoch of batches; the draw depends on (seed, epoch) alone."""
         total = len(self) if limit is None else min(limit, len(self))
         drawn = np.random.default_rng([seed, epoch]).choice(len(self), total, p=self.shares)
         for start in range(0, total, batch_size):
-            yield self.source.batch(self.numbers[drawn[start : start + batch_size]])
-
-
-TrainingWindows: TypeAlias = WindowSource | MixedWindows | WeightedWindows
+            yield self.batch(drawn[start : start + batch_size])
 
 
 def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Shuffle the windows again and again, each time in another order."""
     rounds = 0
     while True:
-        yield from _once(windows, batch_size, derive_seed(seed, epoch, rounds), epoch, None)
+        yield from windows.batches(batch_size, seed=derive_seed(seed, epoch, rounds), epoch=epoch)
         rounds += 1
-
-
-def epoch_batches(
-    windows: TrainingWindows, batch_size: int, *, seed: int, epoch: int, limit: int | None
-) -> Iterator[Batch]:
-    """Yield the training batches of one epoch from any kind of source; the order depends on (seed, epoch) alone."""
-    if isinstance(windows, (MixedWindows, WeightedWindows)):
-        return windows.batches(batch_size, seed=seed, epoch=epoch, limit=limit)
-    return _once(windows, batch_size, seed, epoch, limit)
-
-
-def _once(windows: WindowSource, batch_size: int, seed: int, epoch: int, limit: int | None) -> Iterator[Batch]:
-    if isinstance(windows, StreamedWindows):  # shuffled in an order that reads each city once
-        return windows.batches(batch_size, seed=seed, epoch=epoch, limit=limit)
-    return batches(windows, batch_size, seed=seed, epoch=epoch, shuffle=True, limit=limit)

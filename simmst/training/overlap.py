@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from simmst.data import Windows
+from simmst.data import CityWindows, Windows
 from simmst.errors import DataError
-from simmst.training.chosen_windows import datasets_of
-from simmst.training.mixing import WindowSource
 
 
-def refuse_overlap(train: WindowSource | None, validation: WindowSource | None) -> None:
+def refuse_overlap(train: CityWindows | None, validation: CityWindows | None) -> None:
     """Raise when a slot to forecast in validation is a slot to forecast in training, of the same cells.
 
     Inputs of validation windows may reach back into training: a forecaster sees the past.
@@ -23,8 +21,8 @@ def refuse_overlap(train: WindowSource | None, validation: WindowSource | None) 
     """
     if train is None or validation is None:
         return
-    for one in datasets_of(train):
-        for other in datasets_of(validation):
+    for one in train.parts:
+        for other in validation.parts:
             common = np.intersect1d(_targets(one), _targets(other))
             if len(common) and _same_cells(one, other):
                 raise DataError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simmst.data import Batch
+from simmst.data import Batch, CityWindows, WindowSource
 from simmst.distributed import ALONE, Distribution
 from simmst.errors import CheckpointError, ConfigError
 from simmst.models import TaskWeights, masked_loss
@@ -21,7 +21,6 @@ from simmst.training.chosen_windows import ChosenWindows, choose_windows
 from simmst.training.config import TrainingConfig, resolve_device
 from simmst.training.history import History
 from simmst.training.loop import task_weights_of
-from simmst.training.mixing import WindowSource, epoch_batches
 from simmst.training.seeds import derive_seed, seeded
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ class WindowWeights:
 def reweight_stage(
     solver: str,
     model: nn.Module,
-    simulated: WindowSource,
-    real: WindowSource,
-    validation: WindowSource | None,
+    simulated: CityWindows,
+    real: CityWindows,
+    validation: CityWindows | None,
     config: TrainingConfig,
     *,
     run: RunFolder | None,
@@ -110,9 +109,9 @@ class _Stage:
         self,
         solver: str,
         model: nn.Module,
-        simulated: WindowSource,
-        real: WindowSource,
-        validation: WindowSource | None,
+        simulated: CityWindows,
+        real: CityWindows,
+        validation: CityWindows | None,
         config: TrainingConfig,
         run: RunFolder | None,
         progress: Progress,
@@ -168,7 +167,7 @@ class _Stage:
         fit = getattr(self.model, "fit_highway", None)
         if fit is not None and getattr(self.model, "highway", None) is not None:
             seed, limit = self.config.seed, _HIGHWAY_WINDOWS
-            batch = next(epoch_batches(simulated, limit, seed=seed, epoch=0, limit=limit)).to(self.device)
+            batch = next(simulated.batches(limit, seed=seed, epoch=0, limit=limit)).to(self.device)
             fit(batch.values, batch.marks, batch.target)
 
     @torch.no_grad()

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from simmst.data import CityWindows, WindowSource
 from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
 from simmst.foundation.progress import Progress, quiet
-from simmst.training.chosen_windows import datasets_of
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
 from simmst.training.loop import train_stage
-from simmst.training.mixing import MixedWindows, TrainingWindows, WeightedWindows, WindowSource
+from simmst.training.mixing import MixedWindows, WeightedWindows
 from simmst.training.overlap import refuse_overlap
 from simmst.training.reweighting import STAGE, WindowWeights, reweight_stage
 from simmst.training.run_folder import RunFolder
@@ -37,9 +37,9 @@ class Problem:
         distribution: the processes that share the re-weighting.
     """
 
-    real_train: WindowSource | None
-    real_validation: WindowSource | None
-    simulated: WindowSource | None
+    real_train: CityWindows | None
+    real_validation: CityWindows | None
+    simulated: CityWindows | None
     config: TrainingConfig
     run: RunFolder | None = None
     progress: Progress = quiet
@@ -49,7 +49,7 @@ class Problem:
         self,
         name: str,
         model: nn.Module,
-        windows: TrainingWindows,
+        windows: WindowSource,
         config: TrainingConfig | None = None,
         *,
         keep_initial: bool = False,
@@ -190,14 +190,13 @@ def reweighting(name: str) -> Solver:
     return solver
 
 
-def weighted_windows(simulated: WindowSource, weights: WindowWeights, config: TrainingConfig) -> WeightedWindows:
+def weighted_windows(simulated: CityWindows, weights: WindowWeights, config: TrainingConfig) -> WeightedWindows:
     """Return simulated windows to be drawn by their weights: those weighed, or all of cities weighed as wholes."""
     assert weights.windows is not None  # noqa: S101 - reweight_stage() sets it
-    parts = datasets_of(simulated)
-    if config.weights == "sample" or not parts:
-        return WeightedWindows(weights.windows, np.arange(len(weights.windows)), weights.weights)
-    lengths = np.array([len(part) for part in parts])
-    return WeightedWindows(simulated, np.arange(len(simulated)), np.repeat(weights.by_city() / lengths, lengths))
+    if config.weights == "sample" or not simulated.parts:
+        return WeightedWindows(weights.windows, weights.weights)
+    lengths = simulated.lengths
+    return WeightedWindows(simulated, np.repeat(weights.by_city() / lengths, lengths))
 
 
 def _finer(config: TrainingConfig) -> TrainingConfig:
@@ -221,9 +220,9 @@ def solve(
     name: str,
     model: nn.Module,
     *,
-    real_train: WindowSource | None,
-    real_validation: WindowSource | None,
-    simulated: WindowSource | None = None,
+    real_train: CityWindows | None,
+    real_validation: CityWindows | None,
+    simulated: CityWindows | None = None,
     config: TrainingConfig,
     run: RunFolder | None = None,
     progress: Progress = quiet,
@@ -285,6 +284,6 @@ def refuse_processes(name: str, distribution: Distribution) -> None:
         )
 
 
-def _given(windows: WindowSource | None) -> WindowSource:
+def _given(windows: CityWindows | None) -> CityWindows:
     assert windows is not None  # noqa: S101 - solve() has checked what the solver needs
     return windows

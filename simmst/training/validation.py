@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from simmst.data import Batch
+from simmst.data import Batch, WindowSource
 from simmst.errors import DataError
 from simmst.models import masked_loss
 from simmst.training.config import TrainingConfig, resolve_device
-from simmst.training.mixing import WindowSource
 
 
 def batch_losses(model: nn.Module, batch: Batch, config: TrainingConfig) -> torch.Tensor:

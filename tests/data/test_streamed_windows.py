@@ -68,13 +68,13 @@ def test_an_epoch_gives_every_sample_once_and_reads_every_city_once() -> None:
 
 
 def test_training_batches_come_from_streams_too() -> None:
-    from simmst.training.mixing import MixedWindows, epoch_batches
+    from simmst.training.mixing import MixedWindows
 
     streamed = StreamedWindows([city(seed) for seed in range(3)], SPEC, per_city=4)
     real = Windows(city(9), SPEC, Scaler.fit(city(9), range(48)), steps=range(48))
-    alone = list(epoch_batches(streamed, 5, seed=0, epoch=0, limit=None))
+    alone = list(streamed.batches(5, seed=0, epoch=0))
     assert sorted(torch.cat([batch.index for batch in alone]).tolist()) == list(range(12))
-    mixed = list(epoch_batches(MixedWindows(real, streamed, 0.5), 6, seed=0, epoch=0, limit=60))
+    mixed = list(MixedWindows(real, streamed, 0.5).batches(6, seed=0, epoch=0, limit=60))
     simulated = torch.cat([batch.index for batch in mixed])
     assert (simulated >= len(real)).sum() == 30
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from training_city import CONFIG, sim_mst_net, tiny_net
 
+from simmst.data import WindowSource
 from simmst.errors import CheckpointError, DataError
 from simmst.models import TaskWeights, masked_loss
 from simmst.training import NonFiniteLossError, RunFolder, load_checkpoint, train_stage
-from simmst.training.mixing import MixedWindows, epoch_batches
+from simmst.training.mixing import MixedWindows
 
 
 def validation_loss(model, windows):
@@ -57,7 +58,7 @@ def test_two_runs_are_bit_equal_and_leave_the_callers_generator_alone(real):
 
 def test_the_data_order_depends_on_seed_and_epoch_alone(real):
     def order(seed, epoch):
-        return torch.cat([b.index for b in epoch_batches(real[0], 8, seed=seed, epoch=epoch, limit=40)])
+        return torch.cat([b.index for b in real[0].batches(8, seed=seed, epoch=epoch, limit=40)])
 
     assert torch.equal(order(3, 2), order(3, 2))
     assert not torch.equal(order(3, 2), order(3, 3))
@@ -118,7 +119,7 @@ def test_task_weights_follow_the_shares_of_the_losses(real):
 
 
 def test_missing_targets_are_masked_in_training_and_validation(real):
-    class Holes:
+    class Holes(WindowSource):
         """Windows whose second service was never observed, and a tenth of the first neither."""
 
         def __init__(self, windows):
@@ -349,7 +350,7 @@ def test_mixed_batches_keep_their_proportion(real, simulated):
 def test_every_real_window_comes_before_any_comes_twice(real, simulated):
     few = 40
 
-    class Few:
+    class Few(WindowSource):
         def __len__(self):
             return few
 
@@ -377,7 +378,7 @@ def test_the_highway_starts_at_its_least_squares_solution(real):
 
 
 def test_few_windows_take_the_penalty_that_validation_prefers(real):
-    class Few:
+    class Few(WindowSource):
         def __len__(self):
             return 10
 

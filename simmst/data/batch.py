@@ -1,0 +1,154 @@
+"""Batches of samples, and the protocol of everything that gives them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from simmst.errors import ConfigError
+
+Indices: TypeAlias = Sequence[int] | np.ndarray | torch.Tensor
+
+
+class Batch(NamedTuple):
+    """Samples as torch tensors; values and target are on the scaler's scale, NaN = missing or outside the city.
+
+    Attributes:
+        values: float32 (B, T_in, K, n, n).
+        marks: float32 (B, T_in + T_out, M), calendar features of the input and then the target slots.
+        mask: bool (B, n, n), True inside the city.
+        target: float32 (B, T_out, K), the centre cell.
+        index: int64 (B,), the samples' numbers.
+    """
+
+    values: torch.Tensor
+    marks: torch.Tensor
+    mask: torch.Tensor
+    target: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # a field of this name hides tuple.index
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(tensor.to(device) for tensor in self))
+
+
+def concat_batches(batches: Iterable[Batch]) -> Batch:
+    """Return batches one after the other as one; there must be at least one."""
+    return Batch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))
+
+
+def index_batch(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Return some rows of a batch, int64 (R,), in that order."""
+    return Batch(*(tensor[rows] for tensor in batch))
+
+
+class WindowSource(Protocol):
+    """Samples by number, and epochs of them in batches: windows of a city, of many, or a choice or mixture of these.
+
+    A class that derives from it gives `__len__` and `batch`; `batches` then draws the samples in a shuffled order.
+
+    Example:
+        >>> class Zeros(WindowSource):
+        ...     def __len__(self):
+        ...         return 5
+        ...
+        ...     def batch(self, indices):
+        ...         return Batch(*[torch.zeros(len(indices))] * 4, index=torch.as_tensor(indices))
+        >>> [len(batch.index) for batch in Zeros().batches(2, seed=0, epoch=0)]
+        [2, 2, 1]
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def batch(self, indices: Indices) -> Batch:
+        """Gather samples by number.
+
+        Raises:
+            IndexError: a number is outside 0..len-1.
+        """
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield an epoch of batches; the order depends on (seed, epoch) alone.
+
+        Args:
+            batch_size: samples a batch; the last one may be smaller.
+            seed: seed of the order.
+            epoch: number of the pass; every epoch has its own order.
+            limit: at most that many samples; None takes as many as there are.
+
+        Raises:
+            ConfigError: batch_size or limit below 1.
+        """
+        return batches(self, batch_size, seed=seed, epoch=epoch, limit=limit)
+
+
+def batches(
+    windows: WindowSource,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = True,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Go once through the samples in batches; the order depends on (seed, epoch) alone.
+
+    Args:
+        windows: the samples.
+        batch_size: samples a batch; the last one may be smaller.
+        seed: seed of the order.
+        epoch: number of the pass; every epoch has its own order.
+        shuffle: whether to shuffle; otherwise by number.
+        limit: at most that many samples, another draw without repeats every epoch.
+
+    Raises:
+        ConfigError: batch_size or limit below 1.
+    """
+    check_sizes(batch_size, limit)
+    generator = np.random.default_rng([seed, epoch])
+    total = len(windows)
+    if limit is not None and limit < total:
+        order = generator.choice(total, size=limit, replace=False)
+        if not shuffle:
+            order.sort()
+    else:
+        order = generator.permutation(total) if shuffle else np.arange(total)
+    for start in range(0, len(order), batch_size):
+        yield windows.batch(order[start : start + batch_size])
+
+
+def check_sizes(batch_size: int, limit: int | None) -> None:
+    """Raise ConfigError where an epoch is asked for in batches, or of a size, below 1."""
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
+
+
+def gather_from(sources: Sequence[WindowSource], index: np.ndarray) -> Batch:
+    """Gather samples of several sources, numbered one source after the other; every source is asked once."""
+    starts = np.cumsum([0, *map(len, sources)])
+    which = np.searchsorted(starts, index, side="right") - 1
+    asked = [(number, np.flatnonzero(which == number)) for number in np.unique(which)] or [(0, which)]
+    pieces = [sources[int(number)].batch(index[rows] - starts[number]) for number, rows in asked]
+    whole = pieces[0]
+    if len(pieces) > 1:
+        whole = Batch(*(tensor.new_empty((len(index), *tensor.shape[1:])) for tensor in whole))
+        for (_, rows), piece in zip(asked, pieces, strict=True):
+            for tensor, part in zip(whole, piece, strict=True):
+                tensor.numpy()[rows] = part.numpy()  # several times as fast as torch's indexed writes
+    return whole._replace(index=torch.from_numpy(index))
+
+
+def as_index(indices: Indices, total: int) -> np.ndarray:
+    """Sample numbers as int64 (B,); IndexError where one is outside 0..total-1."""
+    index = np.asarray(indices).astype(np.int64).reshape(-1)
+    if index.size and (index.min() < 0 or index.max() >= total):
+        bad = int(index.min() if index.min() < 0 else index.max())
+        raise IndexError(f"sample {bad} is outside the {total} samples, 0..{total - 1}")
+    return index
