@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,8 @@ from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.report import SURROGATE, Forecasts
 from simmst.foundation.extras import import_extra
-from simmst.foundation.files import write_atomically
+from simmst.foundation.pictures import COLOURS, colours, new_figure, panels, save_picture
 from simmst.training.history import History
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the truth is always black
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_FORMATS = (".png", ".svg", ".pdf")
 
 
 def plot_losses(path: str | Path, histories: Sequence[History], *, dataset: TrafficDataset) -> Path:
@@ -42,18 +35,18 @@ def plot_losses(path: str | Path, histories: Sequence[History], *, dataset: Traf
     """
     if not histories:
         raise DataError("there is no training history to draw; pass the histories of a solver's result")
-    figure = _figure(4.2 * len(histories), 3.4)
-    for axes, history in zip(_panels(figure, 1, len(histories)), histories, strict=True):
-        axes.plot(*history.series("train_loss"), color=_COLOURS[0], marker=".", label="training")
+    figure = new_figure(4.2 * len(histories), 3.4)
+    for axes, history in zip(panels(figure, 1, len(histories)), histories, strict=True):
+        axes.plot(*history.series("train_loss"), color=COLOURS[0], marker=".", label="training")
         epochs, scores = history.series("validation_loss")
         if epochs:
-            axes.plot(epochs, scores, color=_COLOURS[1], marker=".", label="validation")
+            axes.plot(epochs, scores, color=COLOURS[1], marker=".", label="validation")
             axes.axvline(history.best_epoch, color="grey", linewidth=0.8, linestyle=":", label="kept")
         axes.set(title=f"stage {history.stage}", xlabel="epoch", ylabel="loss (scaled)")
         axes.xaxis.set_major_locator(_whole_numbers())
         axes.legend(frameon=False)
     figure.suptitle(f"{_label(dataset)}: loss")
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def plot_task_weights(path: str | Path, histories: Sequence[History], *, dataset: TrafficDataset) -> Path:
@@ -75,11 +68,11 @@ def plot_task_weights(path: str | Path, histories: Sequence[History], *, dataset
     services = next((list(r["task_weights"]) for h in histories for r in h.records if "task_weights" in r), None)
     if services is None:
         raise DataError("no epoch of these histories has task weights to draw")
-    figure = _figure(6.4, 3.4)
-    (axes,) = _panels(figure, 1, 1)
+    figure = new_figure(6.4, 3.4)
+    (axes,) = panels(figure, 1, 1)
     start = 0
     for number, history in enumerate(histories):
-        for service, colour in zip(services, _colours(len(services)), strict=True):
+        for service, colour in zip(services, colours(len(services)), strict=True):
             steps, weights = history.series("task_weights", service, over="step")
             label = service if number == 0 else None
             axes.plot([start + step for step in steps], weights, color=colour, marker=".", label=label)
@@ -90,7 +83,7 @@ def plot_task_weights(path: str | Path, histories: Sequence[History], *, dataset
     axes.legend(frameon=False)
     stages = ", ".join(history.stage for history in histories)
     figure.suptitle(f"{_label(dataset)}: task weights ({stages})")
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def plot_forecast(
@@ -127,23 +120,23 @@ def plot_forecast(
         raise ConfigError(f"step is {step}; the forecasts reach 1 .. {horizon} steps ahead")
     times = _local_times(dataset, forecasts.origins + step - 1)
     dates = import_extra("matplotlib.dates", extra="forecast")
-    figure = _figure(9.0, 1.0 + 2.0 * dataset.num_services)
-    panels = _panels(figure, dataset.num_services, 1, sharex=True)
-    for k, (axes, service) in enumerate(zip(panels, dataset.services, strict=True)):
+    figure = new_figure(9.0, 1.0 + 2.0 * dataset.num_services)
+    stacked = panels(figure, dataset.num_services, 1, sharex=True)
+    for k, (axes, service) in enumerate(zip(stacked, dataset.services, strict=True)):
         axes.plot(times, forecasts.truth[:, cell, step - 1, k], color="black", linewidth=1.2, label="truth")
-        for name, colour in zip(names, _colours(len(names)), strict=True):
+        for name, colour in zip(names, colours(len(names)), strict=True):
             axes.plot(times, forecasts.by_name[name][:, cell, step - 1, k], color=colour, linewidth=1.0, label=name)
         axes.set(ylabel=f"{service}\n{dataset.unit}")
-    panels[0].legend(frameon=False, ncols=len(names) + 1, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    stacked[0].legend(frameon=False, ncols=len(names) + 1, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     locator = dates.AutoDateLocator(maxticks=10)
-    panels[-1].xaxis.set_major_locator(locator)
-    panels[-1].xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-    panels[-1].set(xlabel=f"local time ({dataset.timezone})")
+    stacked[-1].xaxis.set_major_locator(locator)
+    stacked[-1].xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    stacked[-1].set(xlabel=f"local time ({dataset.timezone})")
     row, column = dataset.cells[cell]
     ahead = "1 step" if step == 1 else f"{step} steps"
     where = f"cell {int(dataset.cell_id[row, column])}"
     figure.suptitle(f"{_label(dataset)}, {where}: {ahead} of {dataset.step_minutes} min ahead")
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def plot_error_map(path: str | Path, dataset: TrafficDataset, forecasts: Forecasts, name: str) -> Path:
@@ -171,9 +164,9 @@ def plot_error_map(path: str | Path, dataset: TrafficDataset, forecasts: Forecas
     count = known.sum(axis=(0, 2))
     total = np.where(known, error, 0.0).sum(axis=(0, 2))
     by_cell = np.where(count > 0, total / np.maximum(count, 1), np.nan)  # (C, K)
-    figure = _figure(4.4 * dataset.num_services, 4.0)
+    figure = new_figure(4.4 * dataset.num_services, 4.0)
     draw = _map_painter(dataset)
-    for k, (axes, service) in enumerate(zip(_panels(figure, 1, dataset.num_services), dataset.services, strict=True)):
+    for k, (axes, service) in enumerate(zip(panels(figure, 1, dataset.num_services), dataset.services, strict=True)):
         drawn = draw(axes, by_cell[:, k])
         if drawn is not None:
             figure.colorbar(drawn, ax=axes, label=f"MAE, {dataset.unit}")
@@ -181,7 +174,7 @@ def plot_error_map(path: str | Path, dataset: TrafficDataset, forecasts: Forecas
             axes.set(ylabel=f"MAE, {dataset.unit}")
         axes.set(title=service)
     figure.suptitle(f"{_label(dataset)}: error of {name}")
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def _map_painter(dataset: TrafficDataset) -> Callable[[Any, npt.NDArray[np.floating]], Any]:
@@ -204,7 +197,7 @@ def _map_painter(dataset: TrafficDataset) -> Callable[[Any, npt.NDArray[np.float
 
     def bars(axes: Any, values: npt.NDArray[np.floating]) -> None:
         labels = [str(int(number)) for number in dataset.cell_id[rows, columns]]
-        axes.bar(np.arange(len(values)), np.nan_to_num(values), color=_COLOURS[0])
+        axes.bar(np.arange(len(values)), np.nan_to_num(values), color=COLOURS[0])
         shown = np.arange(0, len(values), max(len(values) // 10, 1))
         axes.set_xticks(shown, [labels[i] for i in shown])
         axes.set(xlabel="cell")
@@ -232,30 +225,5 @@ def _check_names(forecasts: Forecasts, names: Sequence[str]) -> None:
             raise ConfigError(f"there is no predictor {name!r}; there are: {', '.join(forecasts.by_name)}")
 
 
-def _colours(number: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(number)]
-
-
-def _figure(width: float, height: float) -> Figure:
-    # a Figure of its own draws with Agg and leaves pyplot, and so the user's backend, alone
-    figure: Figure = import_extra("matplotlib.figure", extra="forecast").Figure(
-        figsize=(width, height), layout="constrained", dpi=120
-    )
-    return figure
-
-
-def _panels(figure: Figure, rows: int, columns: int, **options: Any) -> list[Any]:
-    panels: list[Any] = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
-    return panels
-
-
 def _whole_numbers() -> Any:
     return import_extra("matplotlib.ticker", extra="forecast").MaxNLocator(integer=True)
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"the picture {path} should end in one of: {', '.join(_FORMATS)}")
-    metadata: Mapping[str, Any] = {"Software": None} if path.suffix == ".png" else {}
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, metadata=dict(metadata)))

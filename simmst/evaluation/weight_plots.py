@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from simmst.evaluation.plots import _COLOURS, _figure, _panels, _save
 from simmst.evaluation.weight_report import WeightReport
+from simmst.foundation.pictures import COLOURS, new_figure, panels, save_picture
 
 _PANELS = 8  # parameters on the page
 
@@ -29,27 +29,27 @@ def plot_weights(path: str | Path, report: WeightReport) -> Path:
     """
     shifts = report.shifts[:_PANELS]
     rows = -(-(1 + len(shifts)) // 3)
-    figure = _figure(10.0, 2.6 * rows)
-    panels = _panels(figure, rows, 3)
+    figure = new_figure(10.0, 2.6 * rows)
+    first, *others = panels(figure, rows, 3)
     ordered = report.weights[report.ranked()]
-    panels[0].bar(np.arange(len(ordered)), ordered, width=1.0, color=_COLOURS[0])
-    panels[0].axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-    panels[0].set(title="weights of the cities", xlabel="city, in order", ylim=(0.0, 1.0))
-    for axes, shift in zip(panels[1:], shifts, strict=False):
+    first.bar(np.arange(len(ordered)), ordered, width=1.0, color=COLOURS[0])
+    first.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    first.set(title="weights of the cities", xlabel="city, in order", ylim=(0.0, 1.0))
+    for axes, shift in zip(others, shifts, strict=False):
         _draw_parameter(axes, report.parameters[shift.name], report.weights)
         axes.set(title=f"{shift.name} ({shift.shift:+.1f})")
-    for axes in panels[1 + len(shifts) :]:
+    for axes in others[len(shifts) :]:
         axes.set_axis_off()
     figure.suptitle(report.title)
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def _draw_parameter(axes: Any, values: np.ndarray, weights: np.ndarray) -> None:
     edges = np.histogram_bin_edges(values, bins=min(12, max(4, len(values) // 4)))
     weighted = weights if weights.sum() > 0 else np.ones_like(weights)
     axes.hist(values, edges, density=True, color="lightgrey", label="all cities")
-    axes.hist(values, edges, density=True, weights=weighted, histtype="step", color=_COLOURS[1], label="weighted")
+    axes.hist(values, edges, density=True, weights=weighted, histtype="step", color=COLOURS[1], label="weighted")
     axes.axvline(values.mean(), color="grey", linewidth=0.8)
-    axes.axvline(np.average(values, weights=weighted), color=_COLOURS[1], linewidth=0.8)
+    axes.axvline(np.average(values, weights=weighted), color=COLOURS[1], linewidth=0.8)
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize="small")

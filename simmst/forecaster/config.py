@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from simmst.baselines import BASELINES
 from simmst.data import CALENDAR_FEATURES, Scaler, TrafficDataset, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import EvaluationProtocol, fitting_windows
+from simmst.foundation.suggestions import suggest
 from simmst.models import SimMSTNetConfig
 from simmst.training import SOLVERS, TrainingConfig, resolve_device
 
@@ -107,8 +107,7 @@ class ForecasterConfig:
         known = [item.name for item in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
+                hint = suggest(name, known, otherwise="the settings are:")
                 raise ConfigError(f"unknown forecaster setting {name!r}; {hint}")
         training = values.get("training", {})
         if isinstance(training, Mapping):

@@ -1,1 +1,1 @@
-"""What every room stands on: optional imports, whole files, progress."""
+"""What every room stands on: optional imports, whole files, progress, worker processes, pictures, suggestions."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from simmst import __version__
 from simmst.data.readers.city_shards import read_headers, write_shard
 from simmst.errors import ConfigError
 from simmst.foundation.files import write_json
+from simmst.foundation.workers import available_cores, in_workers
 from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files
 from simmst.simulation.prior.distributions import to_plain
 from simmst.training import Progress, quiet
@@ -84,7 +82,8 @@ def simulate(
     files = _shards(folder, configs) if format == "shards" else _city_folders(folder, configs)
     jobs = [job for job in files if not job.is_done()]
     done = cities - sum(len(job.configs) for job in jobs)
-    for finished in _run(jobs, workers if workers is not None else _default_workers(cities - done)):
+    workers = _default_workers(cities - done) if workers is None else workers
+    for finished in in_workers(_Job.make, jobs, workers, ordered=False):
         done += len(finished.configs)
         progress("simulate", done, cities)
     rows = [
@@ -108,7 +107,8 @@ class _Job:
         """Whether the file is there, with as many cities as it shall have; half-written ones have other names."""
         return self.path.exists() and (self.official or len(read_headers(self.path)) >= len(self.configs))
 
-    def __call__(self) -> _Job:
+    def make(self) -> _Job:
+        """Simulate the cities and write them."""
         if not self.official:
             write_shard(self.path, map(simulate_city, self.configs))
             return self
@@ -133,30 +133,9 @@ def _city_folders(folder: Path, configs: Sequence[CityConfig]) -> list[_Job]:
     return [_Job(folder / f"city-{config.index:05d}", [config], True) for config in configs]
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
-    """Do the jobs, here or in other processes, and give each back when it is done."""
-    if workers == 1 or len(jobs) < 2:
-        yield from (job() for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_one_thread) as pool:
-        try:
-            yield from (future.result() for future in as_completed([pool.submit(job) for job in jobs]))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _one_thread() -> None:
-    """Keep a worker's linear algebra from taking the cores of the other workers."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _default_workers(cities: int) -> int:
     # In the seconds that a process takes to start, fifty cities are made.
-    return max(1, min(len(os.sched_getaffinity(0)), cities // 50))
+    return max(1, min(available_cores(), cities // 50))
 
 
 class _Manifest:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 
 from simmst.errors import ConfigError
+from simmst.foundation.workers import in_workers
 from simmst.realism.crops import Crop
 from simmst.realism.measurements import Measurement, measure
 from simmst.simulation.city import simulate_city
@@ -49,24 +48,15 @@ def measure_cities(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
     one = functools.partial(_measure_city, tuple(crops), prior, seed)
-    if workers == 1:
-        return _collect(map(one, range(cities)), cities, progress)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return _collect(pool.map(one, range(cities)), cities, progress)
+    measured = []
+    for measurements in in_workers(one, range(cities), workers):
+        measured.append(measurements)
+        if progress is not None:
+            progress(len(measured), cities)
+    return measured
 
 
 def _measure_city(crops: tuple[Crop, ...], prior: DomainPrior, seed: int, index: int) -> tuple[Measurement, ...]:
     return tuple(
         measure(crop.cut(simulate_city(prior.sample(seed, index, **crop.city)), seed, index)) for crop in crops
     )
-
-
-def _collect(
-    measured: Iterable[tuple[Measurement, ...]], cities: int, progress: Callable[[int, int], None] | None
-) -> list[tuple[Measurement, ...]]:
-    done = []
-    for one in measured:
-        done.append(one)
-        if progress is not None:
-            progress(len(done), cities)
-    return done

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from simmst.errors import ConfigError
-from simmst.foundation.extras import import_extra
-from simmst.foundation.files import write_atomically
+from simmst.foundation.pictures import COLOURS, checked_format, colours, new_figure, save_picture
 from simmst.realism.comparison import FileComparison
 from simmst.realism.measurements import LEVELS, SPATIAL_LAGS, Measurement
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_FORMATS = (".png", ".svg", ".pdf")
 _HEADS = (
     "position of the real value in the simulated band",
     "marginal: standardised log traffic",
@@ -42,15 +38,11 @@ def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) 
         ConfigError: another kind of picture, or no file.
         MissingExtraError: matplotlib is not installed.
     """
-    path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"the picture {path} should end in one of: {', '.join(_FORMATS)}")
+    path = checked_format(path)
     if not files:
         raise ConfigError("the report compares no file, so there is nothing to draw")
     rows = len(files)
-    figure = import_extra("matplotlib.figure", extra="forecast").Figure(
-        figsize=(17, 1.2 + 2.9 * rows), layout="constrained", dpi=100
-    )
+    figure = new_figure(17, 1.2 + 2.9 * rows, dpi=100)
     panels = figure.subplots(rows, len(_HEADS), squeeze=False)
     for comparison, axes in zip(files, panels, strict=True):
         _draw_positions(axes[0], comparison)
@@ -62,8 +54,7 @@ def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) 
     for axis, head in zip(panels[0], _HEADS, strict=True):
         axis.set_title(head, fontsize=9)
     figure.suptitle(f"{title}; lines real, bands 5-95 % of the simulated", fontsize=10)
-    metadata: Mapping[str, Any] = {"Software": None} if path.suffix == ".png" else {}
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, metadata=dict(metadata)))
+    return save_picture(figure, path)
 
 
 def _draw_positions(axes: Any, comparison: FileComparison) -> None:
@@ -73,7 +64,7 @@ def _draw_positions(axes: Any, comparison: FileComparison) -> None:
     level = np.array([row.percentile for row in comparison.rows])
     place = np.arange(len(level))
     axes.plot(place[inside], level[inside], ".", color="0.35", markersize=4)
-    axes.plot(place[~inside], level[~inside], "x", color=_COLOURS[1], markersize=5)
+    axes.plot(place[~inside], level[~inside], "x", color=COLOURS[1], markersize=5)
     for row, x, y in zip(comparison.rows, place, level, strict=True):
         if not row.inside:
             axes.annotate(f"{row.subject} {row.statistic.key}", (x, min(max(y, 8), 92)), fontsize=5.5, ha="center")
@@ -127,7 +118,7 @@ def _curve(measured: Measurement, service: str, lags: Sequence[int]) -> list[flo
 
 
 def _coloured(by_service: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(service, _COLOURS[number % len(_COLOURS)]) for number, service in enumerate(by_service)]
+    return list(zip(by_service, colours(len(by_service)), strict=True))
 
 
 def _say(axes: Any, words: str) -> None:

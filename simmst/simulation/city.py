@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError
+from simmst.foundation.workers import in_workers
 from simmst.simulation.clock import Clock
 from simmst.simulation.config import CityConfig
 from simmst.simulation.outline import outline_mask
@@ -111,23 +110,12 @@ def simulate_cities(
     prior = DomainPrior.default() if prior is None else prior
     # Sampled before any process starts: a wrong override fails here, at once.
     configs = [prior.sample(seed, index, **overrides) for index in range(n)]
-    report = progress or _silent
     cities = []
-    if workers == 1:
-        for config in configs:
-            cities.append(simulate_city(config))
-            report(len(cities), n)
-        return cities
-    chunk = max(1, min(8, n // (4 * workers)))
-    with ProcessPoolExecutor(min(workers, n), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for city in pool.map(simulate_city, configs, chunksize=chunk):
-            cities.append(city)
-            report(len(cities), n)
+    for city in in_workers(simulate_city, configs, workers, chunk=max(1, min(8, n // (4 * workers)))):
+        cities.append(city)
+        if progress is not None:
+            progress(len(cities), n)
     return cities
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Report nothing."""
 
 
 @functools.cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.suggestions import suggest
 from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig, check_range
 
 RADIOS = ("statistical", "ray-traced")
@@ -313,7 +313,7 @@ class CityConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise ConfigError(f"CityConfig has no field {name!r}{suggestion(name, known)}")
+                raise ConfigError(f"CityConfig has no field {name!r}; {suggest(name, known)}")
         return cls(**values)
 
 
@@ -363,14 +363,3 @@ def check_date(label: str, value: object) -> datetime.date:
         return datetime.date.fromisoformat(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{label} is {value!r}; it must be a date written as text, such as '2013-11-04'") from error
-
-
-def suggestion(name: object, known: list[str]) -> str:
-    """End an error message about an unknown name: the nearest known one, or all of them.
-
-    Example:
-        >>> suggestion("carier_ghz", ["carrier_ghz", "days"])
-        "; did you mean 'carrier_ghz'?"
-    """
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; the known names are {', '.join(known)}"

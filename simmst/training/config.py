@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from simmst.errors import ConfigError
+from simmst.foundation.suggestions import suggest
 from simmst.sim2real import ReweightingConfig
 
 LOSSES = ("huber", "mae", "mse")
@@ -147,7 +148,9 @@ class TrainingConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise ConfigError(f"unknown training setting {key!r}; {_suggest(key, known)}")
+                raise ConfigError(
+                    f"unknown training setting {key!r}; {suggest(key, known, otherwise='known settings:')}"
+                )
         reweighting = values.get("reweighting")
         if isinstance(reweighting, Mapping):
             values = {**values, "reweighting": _reweighting(reweighting)}
@@ -158,7 +161,9 @@ def _reweighting(values: Mapping[str, Any]) -> ReweightingConfig:
     known = [item.name for item in dataclasses.fields(ReweightingConfig)]
     for key in values:
         if key not in known:
-            raise ConfigError(f"unknown reweighting setting {key!r}; {_suggest(str(key), known)}")
+            raise ConfigError(
+                f"unknown reweighting setting {key!r}; {suggest(key, known, otherwise='known settings:')}"
+            )
     return dataclasses.replace(default_reweighting(), **values)
 
 
@@ -199,13 +204,6 @@ def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> flo
     floor = 0.02
     progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
     return config.learning_rate * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-
-def _suggest(key: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known settings: {', '.join(known)}"
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

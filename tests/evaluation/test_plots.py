@@ -92,8 +92,8 @@ def titles(compared, tmp_path, monkeypatch):
     import simmst.evaluation.plots as plots
 
     seen = []
-    original = plots._save
-    monkeypatch.setattr(plots, "_save", lambda f, p: seen.append(f.get_suptitle()) or original(f, p))
+    original = plots.save_picture
+    monkeypatch.setattr(plots, "save_picture", lambda f, p: seen.append(f.get_suptitle()) or original(f, p))
     dataset, forecasts = compared
     plot_losses(tmp_path / "a.png", [history("real")], dataset=dataset)
     plot_task_weights(tmp_path / "b.png", [history("real")], dataset=dataset)

@@ -132,7 +132,7 @@ def test_a_surrogate_is_labelled_in_the_table_and_in_every_picture(city, trained
     assert text.startswith("SURROGATE surrogate-0")
     assert "SURROGATE: simulated traffic that stands in for a real city" in text
     titles = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: titles.append(figure.get_suptitle()))
+    monkeypatch.setattr(plots, "save_picture", lambda figure, path: titles.append(figure.get_suptitle()))
     model = Forecaster(config=CONFIG).fit(city.slice_steps(0, city.num_steps - 72), None)
     jobs.draw(model, city, trained[1].report, RunFolder(tmp_path))
     assert len(titles) == 4

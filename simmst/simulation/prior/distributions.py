@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from simmst.errors import ConfigError
-from simmst.simulation.config import check_date, suggestion
+from simmst.foundation.suggestions import suggest
+from simmst.simulation.config import check_date
 
 
 class Distribution(Protocol):
@@ -290,7 +291,7 @@ def from_plain(parameter: str, plain: object) -> Distribution:
     known = [field.name for field in fields(cls)]
     for name in given:
         if name not in known:
-            raise ConfigError(f"parameter {parameter!r}: {kind} has no field {name!r}{suggestion(name, known)}")
+            raise ConfigError(f"parameter {parameter!r}: {kind} has no field {name!r}; {suggest(name, known)}")
     try:
         return cls(**given)
     except TypeError as error:

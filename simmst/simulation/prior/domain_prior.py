@@ -10,7 +10,8 @@ from typing import Any
 from simmst.errors import ConfigError
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
-from simmst.simulation.config import PARAMETER_RANGES, CityConfig, resolve_services, suggestion
+from simmst.foundation.suggestions import suggest
+from simmst.simulation.config import PARAMETER_RANGES, CityConfig, resolve_services
 from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters
 from simmst.simulation.prior.distributions import (
     Categorical,
@@ -242,4 +243,4 @@ def _check_parameter(name: str, distribution: Distribution) -> None:
             raise ConfigError(f"parameter {name!r}: {error}") from error
     else:
         known = [*PARAMETER_RANGES, "scenario", "start", "call.rate_per_user_hour"]
-        raise ConfigError(f"unknown parameter {name!r}{suggestion(name, known)}")
+        raise ConfigError(f"unknown parameter {name!r}; {suggest(name, known)}")
