@@ -1,22 +1,19 @@
-"""Shared by the benchmarks: two sides timed in turn in one process, held to a ratio, and one table at the end of a run.
+"""The gate: two sides timed in turn in one process and held to a ratio, and one table at the end of a run.
 
 ``SIMMST_BENCH_ROUNDS`` multiplies the rounds of every case (1).
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from cpu import recorded
-from harness.machine import conditions, copy_bandwidth, matrix_rate, peak_memory, processor, read_bandwidth
+from harness.machine import conditions, copy_bandwidth, matrix_rate, processor, read_bandwidth
+from harness.timing import Timing, time_pair
 
 
 class Case(NamedTuple):
@@ -32,36 +29,13 @@ class Case(NamedTuple):
     rounds: int = 10
     calls: int = 1  # in a round, where one call is too short to time
     warm_up: bool = True
-    bandwidth: Callable[[int], float] = (
-        copy_bandwidth  # what bounds the bytes; read_bandwidth where hardly any is written
-    )
+    # What bounds the bytes; read_bandwidth where hardly any is written.
+    bandwidth: Callable[[int], float] = copy_bandwidth
 
     def key(self) -> str:
         """The name under which the ratio is recorded; a ratio belongs to a size of the team."""
         threads = torch.get_num_threads()
         return self.name if threads == 1 else f"{self.name} on {threads} threads"
-
-
-class Timing(NamedTuple):
-    """Seconds a call and the most bytes that a call held, on both sides."""
-
-    ours: list[float]
-    peer: list[float]
-    ours_peak: int | None
-    peer_peak: int | None
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.peer) / statistics.median(self.ours)
-
-    @property
-    def ratio_of_best(self) -> float:
-        return min(self.peer) / min(self.ours)
-
-    @property
-    def reached(self) -> float:
-        """What a limit is compared with: where others use the machine, the best times say more than the medians."""
-        return max(self.ratio, self.ratio_of_best)
 
 
 class Row(NamedTuple):
@@ -77,13 +51,13 @@ class Row(NamedTuple):
     threads: int
 
     def line(self) -> str:
-        ours, peer = statistics.median(self.timing.ours), statistics.median(self.timing.peer)
+        ours, peer = self.timing.ours, self.timing.peer
         limit = f"{self.limit.ratio:6.2f} {self.limit.source:8}" if self.limit.source != "none" else f"{'-':>6} {'':8}"
-        memory = f"{_megabytes(self.timing.peer_peak):>8} {_megabytes(self.timing.ours_peak):>7}"
+        memory = f"{_megabytes(peer.peak):>8} {_megabytes(ours.peak):>7}"
         work = f"{self.case.bytes / 1e6:7.1f} {self.case.flops / 1e9:7.2f} {self.percent:5.0f}% {self.bound:5}"
         return (
-            f"{self.key:58} {peer * 1e3:10.3f} {ours * 1e3:9.3f} {self.timing.ratio:7.2f} {self.case.floor:6.2f}"
-            f" {limit} {memory} {work}{' (second try)' if self.again else ''}"
+            f"{self.key:58} {peer.median * 1e3:10.3f} {ours.median * 1e3:9.3f} {self.timing.ratio:7.2f}"
+            f" {self.case.floor:6.2f} {limit} {memory} {work}{' (second try)' if self.again else ''}"
         )
 
 
@@ -103,38 +77,8 @@ def rounds_of(case: Case) -> int:
     return max(1, round(case.rounds * float(os.environ.get("SIMMST_BENCH_ROUNDS", "1"))))
 
 
-def time_in_turn(case: Case, rounds: int) -> Timing:
-    """Rounds in which each side runs, so that both meet the same noise.
-
-    Memory is measured in the warm-up, or, for a peer too slow for one, in the first round.
-    """
-    sides = (case.ours, case.peer)
-    times: tuple[list[float], list[float]] = ([], [])
-    peaks: list[int | None] = [None, None]
-    if case.warm_up:
-        peaks = [peak_memory(side)[1] for side in sides]
-    else:
-        case.ours()
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(rounds):
-            for index, side in enumerate(sides):
-                if turn == 0 and not case.warm_up:
-                    seconds, peaks[index] = peak_memory(lambda side=side: _seconds(side, case.calls))
-                else:
-                    seconds = _seconds(side, case.calls)
-                times[index].append(seconds / case.calls)
-    finally:
-        gc.enable()
-    return Timing(*times, *peaks)
-
-
-def _seconds(side: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        side()
-    return time.perf_counter() - start
+def measured(case: Case, rounds: int) -> Timing:
+    return time_pair(case.ours, case.peer, rounds, calls=case.calls, warm_up=case.warm_up)
 
 
 def compare(benchmark: Any, case: Case) -> Row:
@@ -145,11 +89,11 @@ def compare(benchmark: Any, case: Case) -> Row:
     """
     limit = recorded.limit(case.key(), case.floor)
     rounds = rounds_of(case)
-    timing, again = time_in_turn(case, rounds), False
+    timing, again = measured(case, rounds), False
     if timing.reached < limit.ratio:
         first, again = timing, True
         longer = 4 * rounds if case.warm_up else rounds
-        timing = max(first, time_in_turn(case, longer), key=lambda timing: timing.reached)
+        timing = max(first, measured(case, longer), key=lambda timing: timing.reached)
     percent, bound = _roofline(case, timing)
     row = Row(case, case.key(), timing, limit, percent, bound, again, torch.get_num_threads())
     ROWS.append(row)
@@ -168,7 +112,7 @@ def _roofline(case: Case, timing: Timing) -> tuple[float, str]:
     threads = torch.get_num_threads()
     moving = case.bytes / case.bandwidth(threads)
     computing = case.flops / matrix_rate(case.dtype, threads) if case.flops else 0.0
-    return 100 * max(moving, computing) / statistics.median(timing.ours), "bytes" if moving >= computing else "flops"
+    return 100 * max(moving, computing) / timing.ours.median, "bytes" if moving >= computing else "flops"
 
 
 def _kept(row: Row) -> dict[str, Any]:
@@ -179,28 +123,17 @@ def _kept(row: Row) -> dict[str, Any]:
         "floor": row.case.floor,
         "limit": round(row.limit.ratio, 3),
         "limit_from": row.limit.source,
-        "ours_ms": statistics.median(row.timing.ours) * 1e3,
-        "peer_ms": statistics.median(row.timing.peer) * 1e3,
-        "rounds": len(row.timing.ours),
-        "ours_peak_bytes": row.timing.ours_peak,
-        "peer_peak_bytes": row.timing.peer_peak,
+        "ours_ms": row.timing.ours.median * 1e3,
+        "peer_ms": row.timing.peer.median * 1e3,
+        "rounds": len(row.timing.ours.seconds),
+        "ours_peak_bytes": row.timing.ours.peak,
+        "peer_peak_bytes": row.timing.peer.peak,
         "bytes": row.case.bytes,
         "flops": row.case.flops,
         "percent_of_roofline": round(row.percent, 1),
         "bound": row.bound,
         **conditions(),
     }
-
-
-@contextmanager
-def team(threads: int) -> Iterator[None]:
-    """torch's number of threads for a file's cases."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def lines() -> list[str]:
@@ -241,6 +174,3 @@ def keep_recording() -> None:
     """Write the ratios of this run, where it records."""
     if recorded.recording() and ROWS:
         recorded.write({row.key: row.timing.ratio for row in ROWS}, max(row.threads for row in ROWS))
-
-
-__all__ = ["NOTES", "ROWS", "Case", "Row", "Timing", "compare", "keep_recording", "lines", "team", "time_in_turn"]

@@ -81,6 +81,3 @@ def write(ratios: dict[str, float], threads: int) -> Path:
         "ratios": {**kept, **{case: round(ratio, 3) for case, ratio in ratios.items()}},
     }
     return write_json(path(), content)
-
-
-__all__ = ["ROOM_FOR_NOISE", "Limit", "foreign", "limit", "path", "read", "recording", "write"]

@@ -19,8 +19,9 @@ from torch import Tensor
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 
-from cpu.gate import Case, compare, team
-from harness.machine import read_bandwidth
+from cpu.gate import Case, compare
+from harness.checks import excess
+from harness.machine import read_bandwidth, team
 from simmst.ops.cutting_plane import (
     PackedSigns,
     Planes,
@@ -48,12 +49,6 @@ def _stored(planes: Tensor, fmt: str) -> Planes:
 
 def _nbytes(planes: Planes) -> int:
     return planes.bits.nbytes + planes.scale.nbytes if isinstance(planes, PackedSigns) else planes.nbytes
-
-
-def _assert_close(ours: Tensor, exact: Tensor, peer: Tensor) -> None:
-    """The error is at most twice the peer's, which computes the same in float32, plus a rounding."""
-    error, allowed = (ours - exact).abs().max(), (peer - exact).abs().max()
-    assert error <= 2 * allowed + 1e-6 * exact.abs().max(), (error.item(), allowed.item())
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) ->
     values, lines = run_ours(), slice(0, 8)
     rows = stored.unpack()[lines] if isinstance(stored, PackedSigns) else stored[lines].float()
     exact = torch.stack([row.double() @ (ours.double() - anchor.double()) for row in rows]) + offsets[lines].double()
-    _assert_close(values[lines], exact, torch.addmv(offsets[lines], rows, ours - anchor))
+    assert not excess("the values", values[lines], torch.addmv(offsets[lines], rows, ours - anchor), exact)
     # Of gradient, anchor, point (and both averages) each is read once and written at most once; the planes are read.
     vectors = 9 if adam else 5
     compare(
@@ -123,7 +118,7 @@ def test_values(benchmark: Any, large: dict[str, Tensor], fmt: str) -> None:
     rows = stored.unpack()[:8] if isinstance(stored, PackedSigns) else stored[:8].float()
     exact = torch.stack([row.double() @ point.double() for row in rows]) + offsets[:8].double()
     ours = cutting_plane_values(stored, offsets, point, backend="cpu")
-    _assert_close(ours[:8], exact, torch.addmv(offsets[:8], rows, point))
+    assert not excess("the values", ours[:8], torch.addmv(offsets[:8], rows, point), exact)
     compare(
         benchmark,
         Case(
@@ -167,7 +162,7 @@ def test_penalty_and_gradient(benchmark: Any, fmt: str) -> None:
         plain = torch_penalty(unpacked, offsets, multipliers, point)
         exact = torch_penalty(unpacked.double(), offsets.double(), multipliers.double(), point.double())
     for got, expected, allowed in zip(ours(), exact, plain, strict=True):
-        _assert_close(got, expected, allowed)
+        assert not excess("the penalty or its gradient", got, allowed, expected)
     compare(
         benchmark,
         Case(

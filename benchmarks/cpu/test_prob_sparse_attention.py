@@ -18,8 +18,8 @@ from torch import Tensor
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 
-from cpu.gate import NOTES, Case, compare, team
-from harness.machine import conditions, peak_memory
+from cpu.gate import NOTES, Case, compare
+from harness.machine import conditions, peak_memory, team
 from simmst.core.prob_sparse_attention import informer_count
 from simmst.ops import prob_sparse_attention
 from simmst.reference import prob_sparse_attention as reference

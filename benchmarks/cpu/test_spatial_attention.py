@@ -20,7 +20,9 @@ from torch import Tensor, nn
 pytest.importorskip("simmst._cpu", reason="the compiled module is not installed")
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 
-from cpu.gate import Case, compare, team
+from cpu.gate import Case, compare
+from harness.checks import excess
+from harness.machine import team
 from simmst.nn import SpatialAttention
 
 THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "1"))
@@ -69,12 +71,6 @@ def _flops(positions: int, *, backward: bool) -> int:
     return MAPS * (projections + scores + (2 * projections + scores * 5 // 2 if backward else 0))
 
 
-def _assert_close(ours: Tensor, peer: Tensor, exact: Tensor) -> None:
-    """The error is at most twice the peer's, which computes the same in float32, plus a rounding."""
-    error, allowed = (ours - exact).abs().max(), (peer - exact).abs().max()
-    assert error <= 2 * allowed + 1e-6 * exact.abs().max(), (error.item(), allowed.item())
-
-
 @pytest.fixture(scope="module")
 def layers() -> Layers:
     return Layers()
@@ -98,7 +94,7 @@ def test_forward(benchmark: Any, layers: Layers, maps: Tensor, peer: str, layout
         exact = layers.double().chain(tokens.double())
         layers.float()
         ours = layers.ours(x)
-        _assert_close(ours if layout == "tokens" else ours.flatten(2).mT, theirs(tokens), exact)
+        assert not excess("the output", ours if layout == "tokens" else ours.flatten(2).mT, theirs(tokens), exact)
         case = Case(
             f"spatial forward, {layout}, N={tokens.shape[1]}, {peer}",
             lambda: layers.ours(x),
@@ -126,7 +122,7 @@ def test_forward_and_backward(benchmark: Any, layers: Layers, maps: Tensor) -> N
     layers.float()
     both = gradients(layers.ours, our_parameters), gradients(layers.chain, their_parameters)
     for one, two, three in zip(*both, exact, strict=True):
-        _assert_close(one, two, three)
+        assert not excess("a gradient", one, two, three)
     case = Case(
         f"spatial forward + backward, tokens, N={tokens.shape[1]}, chain",
         lambda: gradients(layers.ours, our_parameters),

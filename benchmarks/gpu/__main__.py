@@ -33,6 +33,7 @@ import torch
 import harness
 from gpu import budget, report
 from gpu.budget import Command, Outcome, Stage
+from harness.machine import commit, said
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = (sys.executable, str(ROOT / "benchmarks"))
@@ -225,12 +226,12 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: _version(package) for package in ("triton", "numpy")}
     if nvcc := _nvcc():
-        versions["nvcc"] = _said([nvcc, "--version"]).rpartition("release ")[2].partition(",")[0]
+        versions["nvcc"] = said([nvcc, "--version"]).rpartition("release ")[2].partition(",")[0]
     gpu = not options.dry_run
-    driver = _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if gpu else "none"
+    driver = said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if gpu else "none"
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": options.commit or _said(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]) or "unknown",
+        "commit": options.commit or commit(),
         "device": torch.cuda.get_device_name() if gpu else f"CPU {platform.machine()}",
         "driver": driver or "unknown",
         "versions": versions,
@@ -243,13 +244,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _said(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def _nvcc() -> str | None:

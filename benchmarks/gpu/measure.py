@@ -12,7 +12,7 @@ import torch
 from gpu.cases import Case
 from gpu.work import Work
 from harness import checks
-from harness.timing import copy_bandwidth, matrix_rate, time_in_turn
+from harness.timing import time_in_turn
 from simmst.errors import BackendUnavailableError
 
 
@@ -26,15 +26,28 @@ class Ceilings(NamedTuple):
     def measure(cls, device: torch.device) -> Ceilings:
         large = device.type == "cuda"
         products = {
-            _name(dtype): matrix_rate(device, dtype, 8192 if large else 64)
+            _name(dtype): _matrix_rate(device, dtype, 8192 if large else 64)
             for dtype in (torch.float32, torch.bfloat16, torch.float16)
         }
-        return cls(copy_bandwidth(device, 2 << 30 if large else 1 << 20), products)
+        return cls(_copy_bandwidth(device, 2 << 30 if large else 1 << 20), products)
 
     def least(self, work: Work) -> tuple[float, str]:
         """Seconds that moving the bytes or the products take at least, and which of the two."""
         moving, computing = work.bytes / self.copy, work.flops / self.products[_name(work.dtype)]
         return max(moving, computing), "bytes" if moving >= computing else "flops"
+
+
+def _copy_bandwidth(device: torch.device, size: int) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / time_in_turn({"copy": lambda: target.copy_(source)}, device, seconds=0.5)["copy"].median
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Floating-point operations a second of a product of two square matrices of random numbers."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / time_in_turn({"product": lambda: left @ right}, device, seconds=0.5)["product"].median
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -101,7 +114,7 @@ def measure(
                 ratio=peer.median / ours.median,
                 ratio_in_a_row=peer.row / ours.row,
                 spread=[peer.spread, ours.spread],
-                calls=len(ours.device),
+                calls=len(ours.seconds),
                 bytes=work.bytes,
                 flops=work.flops,
                 of_copy_bandwidth=work.bytes / ours.median / ceilings.copy,

@@ -8,14 +8,24 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from simmst.ops.backends import load_native
+
+@contextmanager
+def team(threads: int) -> Iterator[None]:
+    """So many threads for torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _best(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, rounds: int = 7) -> float:
@@ -28,12 +38,8 @@ def _best(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counte
 
 
 def _on_threads(threads: int, call: Callable[[], Any]) -> float:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with team(threads):
         return _best(call)
-    finally:
-        torch.set_num_threads(before)
 
 
 @functools.cache
@@ -84,17 +90,19 @@ def _field(path: Path, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def said(command: Sequence[str]) -> str:
+    """What a command prints; empty where it fails or is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 @functools.cache
 def commit() -> str:
     """The commit that the working tree is on, marked when it has changes."""
     root = Path(__file__).resolve().parents[2]
-    run = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or "unknown"
+    return said(["git", "-C", str(root), "describe", "--always", "--dirty"]) or "unknown"
 
 
 @functools.cache
@@ -113,6 +121,8 @@ def processor() -> str:
 
 def instruction_set() -> str:
     """The one that simmst's kernels use in this process."""
+    from simmst.ops.backends import load_native  # here: a run on a GPU asks for the commit before it installs simmst
+
     cpu, _ = load_native("simmst._cpu")
     return "none" if cpu is None else str(cpu.instruction_set())
 
@@ -127,15 +137,3 @@ def conditions() -> dict[str, Any]:
         "commit": commit(),
         "load": round(os.getloadavg()[0], 1),
     }
-
-
-__all__ = [
-    "commit",
-    "conditions",
-    "copy_bandwidth",
-    "instruction_set",
-    "matrix_rate",
-    "peak_memory",
-    "processor",
-    "read_bandwidth",
-]

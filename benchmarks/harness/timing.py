@@ -1,7 +1,8 @@
-"""Clocks: CUDA events on a GPU, the processor's elsewhere; and what the machine itself reaches."""
+"""Sides timed in turn, so that all meet the same noise: on the processor's clock, or by the events of a GPU."""
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,34 +10,88 @@ from typing import Any, NamedTuple
 
 import torch
 
+from harness.machine import peak_memory
+
 Side = Callable[[], Any]
 # What _sleep counts: cycles at no more than this rate.
 _CYCLES_PER_SECOND = 2.0e9
 
 
 class Times(NamedTuple):
-    """Seconds of one side: on the device, call by call, and of one call in a row of many with the host's work."""
+    """Seconds of one side, call by call; of one call in a row of many; and the most bytes that a call held."""
 
-    device: list[float]
-    row: float
+    seconds: list[float]  # on a GPU the device's alone
+    row: float  # with the host's work
+    peak: int | None = None
 
     @property
     def median(self) -> float:
-        return statistics.median(self.device)
+        return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
         """Interquartile range as a share of the median."""
-        if len(self.device) < 4:
+        if len(self.seconds) < 4:
             return 0.0
-        low, _, high = statistics.quantiles(self.device, n=4)
+        low, _, high = statistics.quantiles(self.seconds, n=4)
         return (high - low) / self.median
+
+
+class Timing(NamedTuple):
+    """Ours beside its peer."""
+
+    ours: Times
+    peer: Times
+
+    @property
+    def ratio(self) -> float:
+        return self.peer.median / self.ours.median
+
+    @property
+    def ratio_of_best(self) -> float:
+        return min(self.peer.seconds) / min(self.ours.seconds)
+
+    @property
+    def reached(self) -> float:
+        """What a limit is compared with: where others use the machine, the best times say more than the medians."""
+        return max(self.ratio, self.ratio_of_best)
+
+
+def time_pair(ours: Side, peer: Side, rounds: int, *, calls: int = 1, warm_up: bool = True) -> Timing:
+    """Time two sides on the processor, so many rounds of so many calls.
+
+    Memory is measured in the warm-up, or, for a peer too slow for one, in the first round.
+    """
+    sides = {"ours": ours, "peer": peer}
+    peaks: dict[str, int | None] = {}
+    if warm_up:
+        peaks = {name: peak_memory(side)[1] for name, side in sides.items()}
+    else:
+        ours()
+
+    def seconds(name: str) -> float:
+        side = sides[name]
+
+        def many() -> None:
+            for _ in range(calls):
+                side()
+
+        return _elapsed(many) / calls
+
+    def clock(name: str) -> float:
+        if name in peaks:
+            return seconds(name)
+        found, peaks[name] = peak_memory(lambda: seconds(name))
+        return float(found)
+
+    found = _in_turn(sides, rounds, clock)
+    return Timing(*(Times(taken, statistics.fmean(taken), peaks[name]) for name, taken in found.items()))
 
 
 def time_in_turn(
     sides: Mapping[str, Side], device: torch.device, *, cold: bool = False, seconds: float = 1.0
 ) -> dict[str, Times]:
-    """Time the sides in turn, so that all meet the same clocks and the same noise.
+    """Time any number of sides on a device.
 
     Args:
         sides: what to call, by name.
@@ -49,15 +104,26 @@ def time_in_turn(
             side()
     rows = {name: _row(side, device) for name, side in sides.items()}
     rounds = min(100, max(5, int(seconds / max(1e-6, 1.5 * sum(rows.values())))))
-    if device.type != "cuda":
-        taken = {name: [_elapsed(side) for _ in range(rounds)] for name, side in sides.items()}
-        return {name: Times(taken[name], rows[name]) for name in sides}
-    scratch = torch.empty(2 * _cache_bytes(device), dtype=torch.uint8, device=device) if cold else None
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            found[name].append(_on_device(side, scratch, rows[name]))
-    return {name: Times(found[name], rows[name]) for name in sides}
+    on_gpu = device.type == "cuda"
+    scratch = torch.empty(2 * _cache_bytes(device), dtype=torch.uint8, device=device) if cold and on_gpu else None
+
+    def clock(name: str) -> float:
+        return _on_device(sides[name], scratch, rows[name]) if on_gpu else _elapsed(sides[name])
+
+    return {name: Times(found, rows[name]) for name, found in _in_turn(sides, rounds, clock).items()}
+
+
+def _in_turn(names: Mapping[str, Side], rounds: int, clock: Callable[[str], float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, seconds in found.items():
+                seconds.append(clock(name))
+    finally:
+        gc.enable()
+    return found
 
 
 def _on_device(side: Side, scratch: torch.Tensor | None, host: float) -> float:
@@ -100,16 +166,3 @@ def _synchronize(device: torch.device | None) -> None:
 
 def _cache_bytes(device: torch.device) -> int:
     return max(32 << 20, int(torch.cuda.get_device_properties(device).L2_cache_size))
-
-
-def copy_bandwidth(device: torch.device, size: int = 2 << 30) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * size / time_in_turn({"copy": lambda: target.copy_(source)}, device, seconds=0.5)["copy"].median
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 8192) -> float:
-    """Floating-point operations a second of a product of two square matrices of random numbers."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / time_in_turn({"product": lambda: left @ right}, device, seconds=0.5)["product"].median

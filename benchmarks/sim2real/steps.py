@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import harness
-from cpu.gate import Case, Timing, team, time_in_turn
-from harness.machine import conditions
+from harness.machine import conditions, team
+from harness.timing import Timing, time_pair
 from simmst.sim2real import ReweightingConfig
 from simmst.sim2real.cutting_plane import CuttingPlane
 from simmst.sim2real.polyhedron import AdamState, Polyhedron
@@ -141,7 +141,7 @@ def whole_steps(size: int, rounds: int) -> list[dict[str, Any]]:
         difference = float((one - other).norm() / other.norm())
         if name != "one step" and difference > AGREEMENT:
             raise SystemExit(f"{name} at {size}: the two sides differ by {difference:.2g}")
-        timing = time_in_turn(Case(name, ours, peer, 0.0, rounds=rounds), rounds)
+        timing = time_pair(ours, peer, rounds)
         rows.append(row(f"step, {name}", ours.solver.problem.model.size, "float32", None, timing))
         del ours, peer, one, other
         gc.collect()
@@ -184,7 +184,7 @@ def between_refreshes(size: int, storage: str, rounds: int) -> dict[str, Any]:
     # bfloat16 rounds the magnitude of these planes' entries, which are all alike.
     if float((one - other).norm() / other.norm()) > (0.01 if storage == "bfloat16" else AGREEMENT):
         raise SystemExit(f"the loop with {storage}: the values differ, {one[:4].tolist()} and {other[:4].tolist()}")
-    timing = time_in_turn(Case(storage, loops[0], loops[1], STORAGES[storage], rounds=rounds), rounds)
+    timing = time_pair(*loops, rounds)
     return row("loop without refresh", size, storage, STORAGES[storage], timing)
 
 
@@ -193,12 +193,12 @@ def row(name: str, size: int, storage: str, wanted: float | None, timing: Timing
         "case": name,
         "parameters": size,
         "storage": storage,
-        "ours_ms": 1e3 * sorted(timing.ours)[len(timing.ours) // 2],
-        "peer_ms": 1e3 * sorted(timing.peer)[len(timing.peer) // 2],
+        "ours_ms": 1e3 * timing.ours.median,
+        "peer_ms": 1e3 * timing.peer.median,
         "ratio": timing.ratio,
         "wanted": wanted,
-        "ours_peak_mb": None if timing.ours_peak is None else timing.ours_peak / 1e6,
-        "peer_peak_mb": None if timing.peer_peak is None else timing.peer_peak / 1e6,
+        "ours_peak_mb": None if timing.ours.peak is None else timing.ours.peak / 1e6,
+        "peer_peak_mb": None if timing.peer.peak is None else timing.peer.peak / 1e6,
     }
 
 

@@ -1,0 +1,75 @@
+"""The benchmarks find each other from any folder, and time the simmst that is installed, not the sources there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import simmst
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = runpy.run_path(str(ROOT / "benchmarks" / "__main__.py"))["PROGRAMS"]
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose sources must not be imported."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "simmst").mkdir()
+    (folder / "simmst" / "__init__.py").write_text("raise ImportError('these are the sources')\n")
+    return folder
+
+
+def test_programs_run_in_a_checkout_with_the_installed_package(checkout: Path) -> None:
+    assert len(PROGRAMS) == 6
+    for program in PROGRAMS:
+        found = run("benchmarks", program, "--help", folder=checkout)
+        assert found.returncode == 0, found.stderr
+        assert f"usage: python benchmarks {program}" in found.stdout
+    listed = run("benchmarks", folder=checkout)
+    assert all(f"    {program} " in listed.stdout for program in PROGRAMS if program != "gpu.child")
+    unknown = run("benchmarks", "nothing", folder=checkout)
+    assert unknown.returncode == 1
+    assert "there is no program 'nothing'; the programs are: gpu, sim2real.recovery" in unknown.stderr
+
+
+def test_the_gate_runs_in_a_checkout_with_the_installed_package(checkout: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
+    command = tmp_path / "pytest"  # as pip installs it: Python puts the command's folder on its path
+    command.write_text("import sys, pytest\nsys.exit(pytest.main())\n")
+    found = run(str(command), "benchmarks", "-q", "--collect-only", folder=checkout)
+    assert found.returncode == 0, found.stdout + found.stderr
+    for stem in ("prob_sparse_attention", "spatial_attention", "cutting_plane"):
+        assert f"benchmarks/cpu/test_{stem}.py::" in found.stdout
+
+
+def test_sources_without_compiled_modules_are_not_timed(checkout: Path) -> None:
+    """`python -m pytest` puts the checkout on the path; every case would be skipped for want of the compiled module."""
+    shutil.rmtree(checkout / "simmst")
+    package = Path(simmst.__file__).parent
+    shutil.copytree(package, checkout / "simmst", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    found = run("-m", "pytest", "benchmarks", "-q", "--collect-only", folder=checkout)
+    assert found.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "which hold no compiled modules" in found.stderr
+    assert "not 'python -m pytest benchmarks'" in found.stderr
+
+
+def test_the_gate_of_every_change_is_started_so() -> None:
+    assert re.search(r"^\.venv/bin/pytest benchmarks -q", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_no_file_changes_the_path_of_modules() -> None:
+    changing = "sys.path." + "insert"
+    assert not [path for path in (ROOT / "benchmarks").rglob("*.py") if changing in path.read_text()]
