@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,21 @@ if DATA.is_dir():
 def seeded() -> None:
     """A test that draws without a generator draws the same numbers in every run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_file() -> Callable[[str], Path]:
+    """Gives the path of a file of the data folder by its name, and skips the test where it is not there."""
+    from simmst.data import data_directory
+    from simmst.errors import DataError
+
+    def find(name: str) -> Path:
+        try:
+            path = data_directory() / name
+        except DataError as error:
+            pytest.skip(str(error))
+        if not path.is_file():
+            pytest.skip(f"the data folder has no {name}")
+        return path
+
+    return find

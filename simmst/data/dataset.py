@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     import pandas
 
 GEOMETRIES = ("grid", "points")
+DESCRIPTION = (
+    "services",
+    "geometry",
+    "timezone",
+    "country",
+    "unit",
+    "name",
+    "surrogate",
+    "cell_size_m",
+)  # what files say in words
 DAY_MINUTES = 24 * 60
 
 

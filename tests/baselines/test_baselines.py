@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simmst.baselines import BASELINES, RidgeOnLags
-from simmst.data import TrafficDataset, WindowSpec, chronological_split, data_directory, load
+from simmst.data import TrafficDataset, WindowSpec, chronological_split, load
 from simmst.errors import DataError
 
 pytest.importorskip("sklearn")
@@ -191,14 +191,8 @@ def errors(name, data, spec, horizons):
 
 
 @pytest.fixture
-def block():
-    try:
-        folder = data_directory()
-    except DataError as error:
-        pytest.skip(f"real data is not here: {error}")
-    if not (folder / "milan_block5x5_internet_10min.npz").is_file():
-        pytest.skip(f"{folder} has no milan_block5x5_internet_10min.npz")
-    return load("milan_block5x5_internet_10min")
+def block(real_file):
+    return load(real_file("milan_block5x5_internet_10min.npz"))
 
 
 def test_figures_on_the_milan_block_hourly(block):

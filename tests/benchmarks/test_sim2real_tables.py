@@ -39,17 +39,9 @@ def test_every_case_has_a_name_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["milan-hourly", "milan-10min", "services-hourly"])
-def test_training_validation_and_test_lie_apart(data):
-    from simmst.data import data_directory
-    from simmst.errors import DataError
-
-    try:
-        folder = data_directory()
-    except DataError as error:
-        pytest.skip(str(error))
-    if not (folder / f"{program.SERIES[data].file}.npz").is_file():
-        pytest.skip("the data folder has not this series")
+def test_training_validation_and_test_lie_apart(data, real_file):
     series = program.SERIES[data]
+    real_file(f"{series.file}.npz")
     for days in series.days:
         _, split = program.setting(program.Case(data, days, max(series.horizons), "joint", 0))
         assert len(split.train) == days * 24 * 60 // series.step

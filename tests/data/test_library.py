@@ -7,30 +7,15 @@ from simmst.data import (
     available,
     data_directory,
     load,
-    load_grid,
     read_published_predictions,
     read_undated_frames,
 )
-from simmst.errors import ConfigError, DataError
-
-
-@pytest.fixture
-def folder():
-    try:
-        return data_directory()
-    except DataError as error:
-        pytest.skip(f"real data is not here: {error}")
+from simmst.errors import DataError
 
 
 @pytest.fixture
 def no_folder(monkeypatch):
     monkeypatch.delenv("SIMMST_DATA", raising=False)
-
-
-def need(folder, name):
-    if not (folder / name).is_file():
-        pytest.skip(f"{folder} has no {name}")
-    return name
 
 
 def test_data_directory_follows_the_environment(tmp_path, monkeypatch):
@@ -79,51 +64,14 @@ def test_csv_by_path(tmp_path):
     assert data.name == "a"
 
 
-def test_grids_without_the_file(no_folder):
-    milan = load_grid("milan")
-    assert milan.official
-    assert milan.mask.all()
-    assert milan.positions(np.array([4142])).tolist() == [[41, 41]]
-    assert milan.cell_id[41, 41] == 4142
-    trento = load_grid("trento")
-    assert not trento.official
-    assert trento.positions(np.array([38, 154])).tolist() == [[0, 37], [1, 36]]
-    with pytest.raises(ConfigError, match="'rome'; give one of milan, trento"):
-        load_grid("rome")
-    with pytest.raises(DataError, match="cell 11467 is not on the trento grid"):
-        trento.positions(np.array([5, 11467]))
-
-
-def test_official_grids(folder):
-    file = folder / need(folder, "milan_trento_grids.npz")
-    arrays = np.load(file)
-    for name in ("milan", "trento"):
-        grid = load_grid(name)
-        assert grid.official
-        np.testing.assert_array_equal(grid.cell_id[grid.mask], arrays[f"{name}_cell_id"])
-        np.testing.assert_array_equal(grid.lonlat[grid.mask], arrays[f"{name}_lonlat"])
-    trento = load_grid("trento", folder)
-    assert trento.mask.sum() == 6575
-    places = trento.positions(arrays["trento_cell_id"])
-    np.testing.assert_array_equal(places[:, 0], arrays["trento_row"])
-    np.testing.assert_array_equal(places[:, 1], arrays["trento_col"])
-    with pytest.raises(DataError, match="cell 1 is not on the trento grid"):
-        trento.positions(np.array([1]))
-    # The raster is laid out as it lies: north is up the rows, east along the columns.
-    lonlat = load_grid("milan").lonlat
-    assert (np.diff(lonlat[:, 0, 1]) > 0).all()
-    assert (np.diff(lonlat[0, :, 0]) > 0).all()
-
-
-def test_grids_file_is_not_traffic(folder):
-    need(folder, "milan_trento_grids.npz")
+def test_grids_file_is_not_traffic(real_file):
+    real_file("milan_trento_grids.npz")
     with pytest.raises(DataError, match="load_grid"):
         load("milan_trento_grids")
 
 
-def test_block(folder):
-    need(folder, "milan_block5x5_internet_10min.npz")
-    data = load("milan_block5x5_internet_10min")
+def test_block(real_file):
+    data = load(real_file("milan_block5x5_internet_10min.npz").stem)
     assert data.activity.shape == (3312, 1, 5, 5)
     assert data.services == ("internet",)
     assert data.geometry == "grid"
@@ -138,48 +86,46 @@ def test_block(folder):
     assert data.activity[peak, 0, row, col] == pytest.approx(3136, abs=1)
 
 
-def test_three_cells(folder):
-    need(folder, "milan_three_services_3cells_hourly.npz")
-    data = load("milan_three_services_3cells_hourly")
+def test_three_cells(real_file):
+    data = load(real_file("milan_three_services_3cells_hourly.npz").stem)
     assert data.services == ("call", "sms", "internet")
     assert data.activity.shape == (168, 3, 6, 57)
     assert data.cell_id[data.mask].tolist() == [4259, 4456, 4703]
     assert data.cells.tolist() == [[0, 56], [2, 53], [5, 0]]
     assert (data.geometry, data.step_minutes) == ("grid", 60)
-    assert data.lonlat is not None or not (folder / "milan_trento_grids.npz").is_file()
+    assert data.lonlat is not None or "milan_trento_grids" not in available()
 
 
-def test_city_totals(folder):
-    need(folder, "milan_city_total_three_services_10min.npz")
-    data = load("milan_city_total_three_services_10min")
+def test_city_totals(real_file):
+    data = load(real_file("milan_city_total_three_services_10min.npz").stem)
     assert data.activity.shape == (1008, 3, 1, 1)
     assert data.geometry == "points"
     assert data.activity[0, 2, 0, 0] == pytest.approx(603319.6)
 
 
-def test_frames_of_the_whole_city(folder):
-    name = need(folder, "milan_city100x100_internet_10min_frames.npz")
-    data = load(name)
+def test_frames_of_the_whole_city(real_file):
+    path = real_file("milan_city100x100_internet_10min_frames.npz")
+    data = load(path.name)
     assert data.activity.shape == (28, 1, 100, 100)
     assert data.step_minutes == 10
     assert data.mask.all()
     assert data.cell_id[99, 99] == 10_000
-    assert read_undated_frames(folder / name).shape == (30, 100, 100)
+    assert read_undated_frames(path).shape == (30, 100, 100)
     with pytest.raises(DataError, match="has no published_fedgcc"):
-        read_published_predictions(folder / name)
+        read_published_predictions(path)
 
 
 @pytest.mark.parametrize(
     ("name", "places", "reported"),
     [("milan_88_quarters", 88, (0.0824, 0.0939)), ("trento_223_communes", 223, (0.379, 0.446))],
 )
-def test_z_scored_places(folder, name, places, reported):
-    name = need(folder, f"{name}_internet_10min_zscored.npz")
-    data = load(name)
+def test_z_scored_places(real_file, name, places, reported):
+    path = real_file(f"{name}_internet_10min_zscored.npz")
+    data = load(path.name)
     assert data.activity.shape == (720, 1, 1, places)
     assert (data.unit, data.geometry) == ("z-score", "points")
     assert data.time[0] == np.datetime64("2013-12-25T23:00:00")
-    predicted = read_published_predictions(folder / name)
+    predicted = read_published_predictions(path)
     z = data.series()[:, 0]
     # The published model's error on these five days is near that on its whole week, and above persistence.
     model, naive = np.abs(predicted - z).mean(), np.abs(np.diff(z, axis=0)).mean()
@@ -190,18 +136,17 @@ def test_z_scored_places(folder, name, places, reported):
         assert data.lonlat.shape == (1, 223, 2)
 
 
-def test_z_scored_days_rise_as_their_weekdays_do(folder):
+def test_z_scored_days_rise_as_their_weekdays_do(real_file):
     """The documented start: mornings of a holiday, Saturday and Sunday come later than those of Friday and Monday."""
-    data = load(need(folder, "milan_88_quarters_internet_10min_zscored.npz").removesuffix(".npz"))
+    data = load(real_file("milan_88_quarters_internet_10min_zscored.npz").stem)
     days = data.series().mean(axis=(1, 2)).reshape(5, 144)
     morning = days[:, 48:54].mean(axis=1)  # 8 to 9
     assert morning[[1, 4]].min() > morning[[0, 2, 3]].max()
 
 
-def test_raw_rows(folder):
-    need(folder, "milan_raw_sample_rows.txt")
+def test_raw_rows(real_file):
     pytest.importorskip("polars")
-    data = load("milan_raw_sample_rows")
+    data = load(real_file("milan_raw_sample_rows.txt").stem)
     assert data.services == ("call", "sms", "internet")
     assert data.cell_id[data.mask].tolist() == [1, 10, 100, 1000]
     assert data.num_steps == 144
@@ -212,10 +157,21 @@ def test_raw_rows(folder):
     assert missing[:, 3].sum() == 99
 
 
-def test_every_file_of_the_folder_loads_by_name(folder):
+@pytest.mark.parametrize(
+    "file",
+    [
+        "milan_3cells_internet_10min_november.npz",
+        "milan_88_quarters_internet_10min_zscored.npz",
+        "milan_block5x5_internet_10min.npz",
+        "milan_city100x100_internet_10min_frames.npz",
+        "milan_city_total_three_services_10min.npz",
+        "milan_raw_sample_rows.txt",
+        "milan_three_services_3cells_hourly.npz",
+        "trento_223_communes_internet_10min_zscored.npz",
+    ],
+)
+def test_every_extract_loads_by_name(real_file, file):
     pytest.importorskip("polars")
-    names = [name for name in available() if name != "milan_trento_grids"]
-    if not names:
-        pytest.skip(f"{folder} is empty")
-    for name in names:
-        assert load(name).num_steps >= 2
+    name = real_file(file).stem
+    assert name in available()
+    assert load(name).num_steps >= 2

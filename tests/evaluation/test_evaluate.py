@@ -7,7 +7,7 @@ from evaluation_city import city
 from torch import nn
 
 from simmst.baselines import BASELINES
-from simmst.data import Scaler, TrafficDataset, WindowSpec, chronological_split
+from simmst.data import Scaler, TrafficDataset, WindowSpec, chronological_split, load
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import ModelPredictor, evaluate, score
 
@@ -198,15 +198,9 @@ def test_no_predictor_of_the_house_reads_a_step_it_has_to_forecast(setting):
         np.testing.assert_array_equal(predictor.predict(future, origins), predictor.predict(dataset, origins), name)
 
 
-def test_the_published_hardness_of_one_step_ahead_on_the_milan_quarters():
+def test_the_published_hardness_of_one_step_ahead_on_the_milan_quarters(real_file):
     """Persistence makes a MAE of 0.08 there (z-scored): the number every model has to live with."""
-    from simmst.data import data_directory, load
-
-    try:
-        data_directory()
-    except DataError as error:
-        pytest.skip(f"real data not found: {error}")
-    quarters = load("milan_88_quarters_internet_10min_zscored")
+    quarters = load(real_file("milan_88_quarters_internet_10min_zscored.npz"))
     split = chronological_split(quarters.num_steps, 144)
     report = evaluate({}, quarters, WindowSpec.recent(1, 6, steps_per_day=144, neighbourhood=1), split)
     assert report.row("persistence").overall_mae == pytest.approx(0.0824, abs=0.02)

@@ -10,7 +10,7 @@ import torch
 
 from simmst import Forecaster, TrafficDataset
 from simmst.baselines import BASELINES
-from simmst.data import chronological_split, data_directory
+from simmst.data import chronological_split
 from simmst.errors import ConfigError, DataError
 from simmst.forecaster import forecaster
 from simmst.forecaster.config import ForecasterConfig
@@ -56,16 +56,6 @@ def tiny(**changes):
 
 def stages(model):
     return [history.stage for history in model.result.histories]
-
-
-def real_data(name):
-    try:
-        path = data_directory() / name
-    except DataError as error:
-        pytest.skip(str(error))
-    if not path.is_file():
-        pytest.skip(f"the data folder has no {name}")
-    return TrafficDataset.from_npz(path)
 
 
 def test_settings_come_one_by_one_or_as_a_config():
@@ -352,9 +342,9 @@ def test_the_doors_are_imported_on_first_use():
 
 
 @pytest.mark.parametrize("simulated", [None, 1])
-def test_milan_three_services(simulated):
+def test_milan_three_services(simulated, real_file):
     """Seven days of three cells that are no neighbours: short, and masked all around."""
-    real = real_data("milan_three_services_3cells_hourly.npz")
+    real = TrafficDataset.from_npz(real_file("milan_three_services_3cells_hourly.npz"))
     assert real.num_cells < real.mask.size
     model = Forecaster(config=tiny(neighbourhood=5)).fit(real, simulated)
     frame = model.predict(levels=(80,))
@@ -368,8 +358,8 @@ def test_milan_three_services(simulated):
     assert all(np.isfinite(row.mae).all() for row in report.rows)
 
 
-def test_milan_block_at_ten_minutes():
-    real = real_data("milan_block5x5_internet_10min.npz")
+def test_milan_block_at_ten_minutes(real_file):
+    real = TrafficDataset.from_npz(real_file("milan_block5x5_internet_10min.npz"))
     real = real.slice_steps(real.num_steps - 6 * 144, real.num_steps)
     model = Forecaster(config=tiny(horizon=6)).fit(real, 1)
     assert model.name == "STNet"
@@ -385,8 +375,8 @@ def test_milan_block_at_ten_minutes():
     assert all(np.isfinite(row.mae).all() for row in report.rows)
 
 
-def test_z_scores_keep_their_sign():
-    real = real_data("trento_223_communes_internet_10min_zscored.npz")
+def test_z_scores_keep_their_sign(real_file):
+    real = TrafficDataset.from_npz(real_file("trento_223_communes_internet_10min_zscored.npz"))
     model = Forecaster(config=tiny(horizon=1)).fit(real.slice_steps(0, 432), 1)
     frame = model.predict(levels=(80,))
     assert (frame["y_hat-lo-80"] < 0).any()

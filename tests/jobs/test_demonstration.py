@@ -10,8 +10,7 @@ import pytest
 
 from simmst.baselines import BASELINES
 from simmst.commands.main import main
-from simmst.data import data_directory
-from simmst.errors import ConfigError, DataError
+from simmst.errors import ConfigError
 from simmst.forecaster import Forecaster
 from simmst.jobs import demonstration as demo_module
 from simmst.jobs import runs as jobs
@@ -46,16 +45,6 @@ def small(monkeypatch):
 
     monkeypatch.setattr(demo_module, "surrogate_city", city)
     return tiny
-
-
-def real_file(name):
-    try:
-        path = data_directory() / name
-    except DataError as error:
-        pytest.skip(str(error))
-    if not path.is_file():
-        pytest.skip(f"the data folder has no {name}")
-    return path
 
 
 @pytest.mark.usefixtures("small")
@@ -126,9 +115,8 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["milan_three_services_3cells_hourly", "milan_block5x5_internet_10min"])
-def test_on_a_real_file(name, tmp_path):
-    path = real_file(f"{name}.npz")
-    outcome = demo(path, tmp_path / "demo", quick=True)
+def test_on_a_real_file(name, tmp_path, real_file):
+    outcome = demo(real_file(f"{name}.npz"), tmp_path / "demo", quick=True)
     report = outcome.report
     assert not report.surrogate
     assert "SURROGATE" not in report.title

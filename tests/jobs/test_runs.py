@@ -13,7 +13,6 @@ import torch
 import simmst.foundation.files
 from simmst import Forecaster, TrafficDataset
 from simmst.baselines import BASELINES
-from simmst.data import data_directory
 from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.evaluation import plots
 from simmst.forecaster.config import ForecasterConfig
@@ -388,14 +387,8 @@ def test_a_run_folder_of_ones_own(city, tmp_path):
     assert run.summary()["chosen"] == "real"
 
 
-def test_milan_three_services_with_every_part(tmp_path):
-    try:
-        path = data_directory() / "milan_three_services_3cells_hourly.npz"
-    except DataError as error:
-        pytest.skip(str(error))
-    if not path.is_file():
-        pytest.skip(f"the data folder has no {path.name}")
-    outcome = jobs.train(path, tmp_path / "run", CONFIG, simulated=1)
+def test_milan_three_services_with_every_part(tmp_path, real_file):
+    outcome = jobs.train(real_file("milan_three_services_3cells_hourly.npz"), tmp_path / "run", CONFIG, simulated=1)
     report = outcome.report
     assert not report.surrogate
     assert report.services == ("call", "sms", "internet")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simmst.data import data_directory, load
-from simmst.errors import DataError
+from simmst.data import load
 from simmst.realism import compare
 from simmst.realism.measurements import measure
 from simmst.simulation import CityConfig, DomainPrior, simulate_cities, simulate_city
@@ -77,14 +76,6 @@ def test_all_saints_is_lived_like_a_sunday():
     assert np.abs(np.log(friday / sunday))[6:].mean() < 0.5 * np.abs(np.log(friday / thursday))[6:].mean()
 
 
-def opened(name):
-    try:
-        data_directory()
-    except DataError as error:
-        pytest.skip(str(error))
-    return load(name)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -101,8 +92,8 @@ def opened(name):
         ),
     ],
 )
-def test_a_real_extract_is_as_usual_as_a_simulated_one(name):
-    (comparison,) = compare([opened(name)], cities=40, seed=2).files
+def test_a_real_extract_is_as_usual_as_a_simulated_one(name, real_file):
+    (comparison,) = compare([load(real_file(f"{name}.npz"))], cities=40, seed=2).files
     assert len(comparison.rows) >= 8
     assert len(comparison.outside) <= comparison.usual[1]
     assert all(row.note for row in comparison.outside)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simmst.data.dataset import TrafficDataset
+from simmst.data.dataset import DESCRIPTION, TrafficDataset
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
@@ -21,7 +21,6 @@ SHARD_PATTERN = "cities-*.parquet"
 _VERSION = 1
 _COLUMN = "activity"
 _KEY = b"simmst"
-_TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
 _ARRAYS = ("mask", "cell_id", "lonlat")
 
 
@@ -178,7 +177,7 @@ def _header(city: TrafficDataset) -> dict[str, Any]:
     if city.cell_name is not None:
         raise DataError(f"{city.name} has names of places, which shards do not hold; save it with TrafficDataset.save")
     return {
-        **{key: getattr(city, key) for key in _TEXT},
+        **{key: getattr(city, key) for key in DESCRIPTION},
         **{key: _pack(getattr(city, key)) for key in _ARRAYS},
         "shape": list(city.activity.shape),
         "start_utc_s": int(city.time[0].astype(np.int64)),
@@ -191,7 +190,7 @@ def _dataset(flat: np.ndarray, header: dict[str, Any], path: Path) -> TrafficDat
     if flat.size != np.prod(shape):
         raise DataError(f"{path}: {header['name']} has {flat.size} values where {shape} are wanted; simulate it anew")
     seconds = header["start_utc_s"] + np.arange(shape[0], dtype=np.int64) * header["step_minutes"] * 60
-    text = {key: header[key] for key in _TEXT} | {"services": tuple(header["services"])}
+    text = {key: header[key] for key in DESCRIPTION} | {"services": tuple(header["services"])}
     arrays = {key: _unpack(header[key]) for key in _ARRAYS}
     return TrafficDataset(activity=flat.reshape(shape), time=seconds.astype("datetime64[s]"), **text, **arrays)
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from simmst.data.dataset import TrafficDataset
+from simmst.data.dataset import DESCRIPTION, TrafficDataset
 from simmst.data.grids import GRIDS_FILE, load_grid
 from simmst.data.readers.arrays import from_arrays
 from simmst.errors import DataError
 from simmst.foundation.files import write_atomically
 
 _VERSION = 1
-_TEXT = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
 # What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
 _UNREADABLE = (
     OSError,
@@ -49,7 +48,7 @@ def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None =
         The path written.
     """
     path = npz_path(path)
-    header = {key: getattr(dataset, key) for key in _TEXT} | {"version": _VERSION, "source": source}
+    header = {key: getattr(dataset, key) for key in DESCRIPTION} | {"version": _VERSION, "source": source}
     arrays = {
         "activity": dataset.activity,
         "time_utc_s": dataset.time.astype(np.int64),
@@ -175,7 +174,7 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> TrafficDataset:
         lonlat=arrays.get("lonlat"),
         cell_name=arrays.get("cell_name"),
         services=tuple(header["services"]),
-        **{key: header[key] for key in _TEXT if key != "services"},
+        **{key: header[key] for key in DESCRIPTION if key != "services"},
     )
 
 
