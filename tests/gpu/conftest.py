@@ -9,14 +9,10 @@ CPU tensors and each in a process of its own. In any other process nothing of th
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from drawn import Draw
 from worlds import World
 
