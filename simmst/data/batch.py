@@ -75,17 +75,7 @@ class WindowSource(Protocol):
         """
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield an epoch of batches; the order depends on (seed, epoch) alone.
-
-        Args:
-            batch_size: samples a batch; the last one may be smaller.
-            seed: seed of the order.
-            epoch: number of the pass; every epoch has its own order.
-            limit: at most that many samples; None takes as many as there are.
-
-        Raises:
-            ConfigError: batch_size or limit below 1.
-        """
+        """Yield an epoch of batches; the order depends on (seed, epoch) alone. The arguments are those of `batches`."""
         return batches(self, batch_size, seed=seed, epoch=epoch, limit=limit)
 
 

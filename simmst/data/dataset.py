@@ -18,16 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 GEOMETRIES = ("grid", "points")
-DESCRIPTION = (
-    "services",
-    "geometry",
-    "timezone",
-    "country",
-    "unit",
-    "name",
-    "surrogate",
-    "cell_size_m",
-)  # what files say in words
+# The attributes that files write as text.
+DESCRIPTION = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
 DAY_MINUTES = 24 * 60
 
 

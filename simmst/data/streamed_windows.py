@@ -44,6 +44,8 @@ class StreamedWindows(WindowSource):
         24
     """
 
+    parts: tuple[Windows, ...] = ()  # no city is in memory for good
+
     def __init__(
         self,
         cities: Sequence[TrafficDataset],
@@ -59,20 +61,11 @@ class StreamedWindows(WindowSource):
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         self.cities, self.spec, self.per_city, self.seed = cities, spec, per_city, seed
         self.scaler_kind, self.keep = scaler_kind, keep
+        self.lengths = np.full(len(cities), per_city)
         self._kept: OrderedDict[int, tuple[Windows, np.ndarray]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.cities) * self.per_city
-
-    @property
-    def parts(self) -> tuple[Windows, ...]:
-        """None: the cities are read when they are needed."""
-        return ()
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of samples of each city, int64 (C,)."""
-        return np.full(len(self.cities), self.per_city)
 
     def city_of(self, indices: Indices) -> np.ndarray:
         """Which city each sample is from, int64 (B,)."""
@@ -100,12 +93,6 @@ class StreamedWindows(WindowSource):
 
         Cities come in a shuffled order, and the samples of `keep` neighbours in it are shuffled together, so that every
         city is read once an epoch.
-
-        Args:
-            batch_size: samples a batch; the last one may be smaller.
-            seed: of the order.
-            epoch: number of the pass.
-            limit: stop after so many samples.
         """
         check_sizes(batch_size, limit)
         rng = np.random.default_rng([seed, epoch])

@@ -122,6 +122,7 @@ class Windows(WindowSource):
         self.cells = dataset.cells
         self.num_origins = len(self.origins)
         self.num_cells = len(self.cells)
+        self.lengths = np.array([len(self)])
         self._offsets = np.array(spec.offsets, dtype=np.int64)
         self._ahead = np.arange(spec.horizon, dtype=np.int64)
         # Only the slots that some window touches are scaled and kept.
@@ -138,13 +139,8 @@ class Windows(WindowSource):
 
     @property
     def parts(self) -> tuple[Windows]:
-        """These windows, which are of one city."""
+        """The windows of its one city: itself."""
         return (self,)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of samples, int64 (1,)."""
-        return np.array([len(self)])
 
     def batch(self, indices: Indices) -> Batch:
         """Gather samples by number.
