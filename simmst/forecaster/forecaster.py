@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from simmst.baselines import BASELINES
-from simmst.data import ConcatWindows, Scaler, Split, TrafficDataset, Windows, WindowSpec, load
+from simmst.data import Split, TrafficDataset, WindowSpec, load
 from simmst.distributed import ALONE, Distribution
-from simmst.errors import CheckpointError, ConfigError, DataError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, Report, WeightReport, evaluate
-from simmst.evaluation.intervals import checked_level
-from simmst.forecaster.config import ForecasterConfig, Plan, make_plan
-from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
-from simmst.foundation.extras import import_extra
-from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
-from simmst.training import (
-    Checkpoint,
-    Progress,
-    Result,
-    RunFolder,
-    derive_seed,
-    load_checkpoint,
-    load_into,
-    quiet,
-    resolve_device,
-    save_checkpoint,
-    seeded,
-    solve,
-)
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation import Predictor, Report, WeightReport
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.fitted import FittedForecaster
+from simmst.forecaster.fitting import Simulated, fit_forecaster
+from simmst.forecaster.saving import load_forecaster, save_forecaster
+from simmst.forecaster.scoring import cross_validate, score_forecaster
+from simmst.models import SimMSTNet
+from simmst.training import Progress, Result, RunFolder, quiet
 
 if TYPE_CHECKING:
     import pandas
-
-WEIGHTS_FILE = "forecaster.safetensors"
-RECENT_FILE = "recent.npz"
-
-Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
 
 
 class Forecaster:
@@ -75,52 +53,7 @@ class Forecaster:
         elif settings:
             raise ConfigError(f"give either config or single settings, got both (config and {sorted(settings)[0]!r})")
         self.config = config
-        self.dataset: TrafficDataset | None = None
-        self.spec: WindowSpec | None = None
-        self.result: Result | None = None
-        self.weight_report: WeightReport | None = None
-        self.notes: tuple[str, ...] = ()
-        self._predictor: Predictor | None = None
-        self._scaler: Scaler | None = None
-        self._errors: ErrorQuantiles | None = None
-        # What cross_validation needs to fit again; None where only the end of the series is here.
-        self._cities: list[TrafficDataset] | None = None
-        self._city_notes: tuple[str, ...] = ()
-        self._validation_steps: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Sim-MSTNet, STNet or the name of the baseline, as tables call this forecaster."""
-        if self.config.model in BASELINES:
-            return self.config.model
-        return "STNet" if isinstance(self.network, STNet) else "Sim-MSTNet"
-
-    @property
-    def network(self) -> SimMSTNet | None:
-        """The fitted network; None for a naive baseline or before `fit`."""
-        model = self._predictor.model if isinstance(self._predictor, ModelPredictor) else None
-        return model if isinstance(model, SimMSTNet) else None
-
-    @property
-    def predictor(self) -> Predictor:
-        """The fitted forecaster as `simmst.evaluation.evaluate` takes it.
-
-        Raises:
-            DataError: the forecaster is not fitted.
-        """
-        self.fitted()
-        assert self._predictor is not None  # noqa: S101 - fitted() has checked
-        return self._predictor
-
-    def fitted(self) -> tuple[TrafficDataset, WindowSpec]:
-        """Return the series this forecaster was fitted on (its end, when loaded from a folder) and its windows.
-
-        Raises:
-            DataError: the forecaster is not fitted.
-        """
-        if self.dataset is None or self.spec is None:
-            raise DataError("this forecaster is not fitted; call fit(real) or Forecaster.load(folder) first")
-        return self.dataset, self.spec
+        self._fitted: FittedForecaster | None = None
 
     def fit(
         self,
@@ -155,29 +88,15 @@ class Forecaster:
             ConfigError: the solver needs simulated cities and got none.
         """
         dataset = real if isinstance(real, TrafficDataset) else load(real)
-        wanted = self._wanted(simulated)
-        plan = make_plan(self.config, dataset, simulated=wanted not in (0, []), validation_steps=validation_steps)
-        cities: list[TrafficDataset] = []
-        city_notes: tuple[str, ...] = ()
-        predictor: Predictor
-        calibrated: Predictor
-        result = None
-        if plan.solver is None:
-            make = BASELINES[self.config.model]
-            predictor = make().fit(dataset, plan.spec, range(dataset.num_steps))
-            calibrated = make().fit(dataset, plan.spec, plan.train)
-        else:
-            if plan.learns_from_cities:
-                cities = self._simulate(dataset, wanted, progress, distribution)
-                city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
-            predictor, result = self._train(dataset, plan, cities, run, progress, distribution)
-            calibrated = predictor
-            self.weight_report = self._weights(dataset, result, cities, known=isinstance(wanted, int))
-        held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
-        self._errors = ErrorQuantiles.measure(calibrated, held_out)
-        self._predictor, self.result, self.notes = predictor, result, plan.notes + city_notes
-        self.dataset, self.spec, self._scaler = dataset, plan.spec, plan.scaler
-        self._cities, self._city_notes, self._validation_steps = cities, city_notes, validation_steps
+        self._fitted = fit_forecaster(
+            self.config,
+            dataset,
+            simulated,
+            validation_steps=validation_steps,
+            run=run,
+            progress=progress,
+            distribution=distribution,
+        )
         return self
 
     def predict(self, dataset: TrafficDataset | None = None, *, levels: Sequence[float] = ()) -> pandas.DataFrame:
@@ -197,28 +116,7 @@ class Forecaster:
             DataError: the forecaster is not fitted, or the data's services or slots are not those it was fitted on.
             ConfigError: a level is not an integer between 1 and 99.
         """
-        pd = import_extra("pandas", extra="forecast")
-        fitted, spec = self.fitted()
-        assert self._errors is not None  # noqa: S101 - a fitted forecaster has them
-        levels = [checked_level(level) for level in levels]
-        dataset = fitted if dataset is None else self._same_kind(dataset, fitted)
-        origin = dataset.num_steps
-        forecast = self.predictor.predict(dataset, np.array([origin]))[0]  # (C, H, K)
-        step = np.timedelta64(dataset.step_minutes, "m")
-        time = dataset.time[-1] + step * np.arange(1, spec.horizon + 1)
-        ds = pd.DatetimeIndex(time).tz_localize("UTC").tz_convert(dataset.timezone)
-        cells, horizon, services = forecast.shape
-        columns: dict[str, Any] = {
-            "unique_id": np.repeat(dataset.unique_ids(), horizon * services),
-            "ds": ds.repeat(services).append([ds.repeat(services)] * (cells - 1)),
-            "service": np.tile(np.asarray(dataset.services, dtype=object), cells * horizon),
-            "y_hat": forecast.reshape(-1),
-        }
-        for level in levels:
-            low, high = self._errors.interval(forecast, level)
-            columns[f"y_hat-lo-{level}"] = low.reshape(-1)
-            columns[f"y_hat-hi-{level}"] = high.reshape(-1)
-        return pd.DataFrame(columns)
+        return self.fitted().predict(dataset, levels)
 
     def cross_validation(self, n_windows: int = 4, *, step: int | None = None, progress: Progress = quiet) -> Report:
         """Fit anew without the end of the series and score forecasts of it, with the naive baselines beside them.
@@ -236,26 +134,7 @@ class Forecaster:
             DataError: the forecaster is not fitted, or was loaded and has but the end of its series, or too little is
                 left before the windows.
         """
-        dataset, spec = self.fitted()
-        if self._cities is None:
-            raise DataError(
-                "this forecaster was loaded and has but the end of its series, which is too little to fit anew; call "
-                "fit with the whole series first"
-            )
-        step = spec.horizon if step is None else step
-        if n_windows < 1 or step < 1:
-            raise ConfigError(f"n_windows and step must be at least 1, got {n_windows} and {step}")
-        cut = dataset.num_steps - spec.horizon - (n_windows - 1) * step
-        if cut <= spec.reach + spec.horizon:
-            raise DataError(
-                f"{n_windows} windows of {spec.horizon} slots, {step} apart, leave {cut} of {dataset.num_steps} slots "
-                f"to fit on, and an input reaches back {spec.reach}; take fewer windows"
-            )
-        past = Forecaster(config=self.config).fit(
-            dataset.slice_steps(0, cut), self._cities, validation_steps=self._validation_steps, progress=progress
-        )
-        split = Split(train=range(cut), validation=range(cut, cut), test=range(cut, dataset.num_steps))
-        return past.evaluate(dataset, split, stride=step, notes=self._city_notes)
+        return cross_validate(self.fitted(), n_windows, step, progress)
 
     def evaluate(self, dataset: TrafficDataset, split: Split, *, stride: int = 1, notes: Sequence[str] = ()) -> Report:
         """Score forecasts of the test slots of a series, beside the naive baselines.
@@ -271,20 +150,7 @@ class Forecaster:
         Returns:
             The report with the forecasts kept, for pictures.
         """
-        fitted, spec = self.fitted()
-        dataset = self._same_kind(dataset, fitted)
-        before = range(split.test.start)
-        predictors: dict[str, Predictor] = {self.name: self.predictor}
-        left_out = []
-        for name, make in BASELINES.items():
-            baseline = make()
-            period = getattr(baseline, "days", 0) * dataset.steps_per_day
-            if period > len(before):
-                left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
-            elif name != self.name:
-                predictors[name] = baseline.fit(dataset, spec, before)
-        notes = (*notes, *self.notes, *left_out)
-        return evaluate(predictors, dataset, spec, split, stride=stride, notes=notes, keep_forecasts=True)
+        return score_forecaster(self.fitted(), dataset, split, stride=stride, notes=notes)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted network, its settings and the latest traffic into a folder.
@@ -295,26 +161,7 @@ class Forecaster:
             ConfigError: the model is a naive baseline, which has nothing to keep.
             DataError: the forecaster is not fitted.
         """
-        dataset, spec = self.fitted()
-        network = self.network
-        if network is None or self._scaler is None:
-            raise ConfigError(f"model {self.config.model!r} has nothing to save; fit it again where it is needed")
-        assert self._errors is not None  # noqa: S101 - a fitted forecaster has them
-        # A week for the seasonal forecasts beside it, or the input where that is longer.
-        kept = min(dataset.num_steps, max(spec.reach, 7 * dataset.steps_per_day) + spec.horizon)
-        recent = dataset.slice_steps(dataset.num_steps - kept, dataset.num_steps).save(Path(folder) / RECENT_FILE)
-        tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
-        tensors["errors/quantiles"] = torch.from_numpy(self._errors.values)
-        state = {
-            "kind": "forecaster",
-            "config": self.config.to_dict(),
-            "network": network.config.to_dict(),
-            "scaler": self._scaler.to_dict(),
-            "spec": dataclasses.asdict(spec),
-            "notes": list(self.notes),
-            "recent": _digest(recent),
-        }
-        return save_checkpoint(Path(folder) / WEIGHTS_FILE, tensors, state)
+        return save_forecaster(self.fitted(), folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Forecaster:
@@ -323,123 +170,61 @@ class Forecaster:
         Raises:
             CheckpointError: a file is missing, damaged, of another version or of another kind.
         """
-        path = Path(folder) / WEIGHTS_FILE
-        checkpoint = load_checkpoint(path)
-        if checkpoint.state.get("kind") != "forecaster":
-            raise CheckpointError(
-                f"{path} is no saved forecaster; give a folder that Forecaster.save or simmst train wrote"
-            )
-        recent = Path(folder) / RECENT_FILE
-        if not recent.is_file():
-            raise CheckpointError(f"{recent} is missing beside {path.name}; copy the whole folder")
-        if _digest(recent) != checkpoint.state.get("recent"):
-            raise CheckpointError(
-                f"{recent} is not the file that was saved with {path.name}: it was changed, or saving was cut off; "
-                "copy the whole folder again, or run the training once more"
-            )
-        try:
-            forecaster = cls._restored(checkpoint, path)
-        except CheckpointError:
-            raise
-        except (LookupError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} holds settings that this version of simmst cannot use ({type(error).__name__}: {error}); load "
-                "it with the version that wrote it, or train again"
-            ) from error
-        forecaster.dataset = TrafficDataset.from_npz(recent)
+        fitted = load_forecaster(folder)
+        forecaster = cls(config=fitted.config)
+        forecaster._fitted = fitted
         return forecaster
 
-    @classmethod
-    def _restored(cls, checkpoint: Checkpoint, path: Path) -> Forecaster:
-        state = checkpoint.state
-        forecaster = cls(config=ForecasterConfig.from_dict(state["config"]))
-        network = _network(SimMSTNetConfig.from_dict(state["network"]))
-        load_into(network, checkpoint.group("model"), path=path)
-        spec = state["spec"]
-        forecaster.spec = WindowSpec(spec["horizon"], tuple(spec["offsets"]), spec["neighbourhood"])
-        forecaster._scaler = Scaler.from_dict(state["scaler"])
-        forecaster._predictor = ModelPredictor(network.to(resolve_device("auto")), forecaster._scaler, forecaster.spec)
-        forecaster._errors = ErrorQuantiles(checkpoint.group("errors")["quantiles"].numpy(), forecaster._scaler)
-        forecaster.notes = tuple(state["notes"])
-        return forecaster
+    def fitted(self) -> FittedForecaster:
+        """Return what `fit` or `load` made.
 
-    def _wanted(self, simulated: Simulated) -> int | list[TrafficDataset]:
-        """Bring what `fit` is given to a number of cities to simulate, or cities."""
-        if simulated is None:
-            return 0
-        if isinstance(simulated, str) and simulated == "default":
-            return self.config.cities
-        if isinstance(simulated, int) and not isinstance(simulated, bool) and simulated >= 0:
-            return simulated
-        cities = [simulated] if isinstance(simulated, TrafficDataset) else simulated
-        if isinstance(cities, (str, int)) or not all(isinstance(city, TrafficDataset) for city in cities):
-            raise ConfigError(f"simulated is {simulated!r}; it must be 'default', a number, data sets or None")
-        return list(cities)
+        Raises:
+            DataError: the forecaster is not fitted.
+        """
+        if self._fitted is None:
+            raise DataError("this forecaster is not fitted; call fit(real) or Forecaster.load(folder) first")
+        return self._fitted
 
-    def _simulate(
-        self,
-        dataset: TrafficDataset,
-        wanted: int | list[TrafficDataset],
-        progress: Progress,
-        distribution: Distribution,
-    ) -> list[TrafficDataset]:
-        if isinstance(wanted, int):
-            seed = derive_seed(self.config.training.seed, "cities")
-            return cities_like(dataset, wanted, seed=seed, progress=progress, distribution=distribution)
-        return [self._same_kind(city, dataset) for city in wanted]
+    @property
+    def name(self) -> str:
+        """Sim-MSTNet, STNet or the name of the baseline, as tables call this forecaster."""
+        if self._fitted is not None:
+            return self._fitted.name
+        return self.config.model if self.config.model in BASELINES else "Sim-MSTNet"
 
-    def _train(
-        self,
-        dataset: TrafficDataset,
-        plan: Plan,
-        cities: Sequence[TrafficDataset],
-        run: RunFolder | None,
-        progress: Progress,
-        distribution: Distribution,
-    ) -> tuple[ModelPredictor, Result]:
-        assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
-        spec = plan.spec
-        # Every city on a scale of its own, but of the same kind: what the network sees is how a series moves.
-        simulated = [
-            Windows(city, spec, Scaler.fit(city, range(city.num_steps), plan.scaler.kind), steps=range(city.num_steps))
-            for city in cities
-        ]
-        with seeded(derive_seed(self.config.training.seed, "weights")):
-            network = _network(plan.network)
-        result = solve(
-            plan.solver,
-            network,
-            real_train=Windows(dataset, spec, plan.scaler, steps=plan.train),
-            real_validation=Windows(dataset, spec, plan.scaler, steps=plan.validation),
-            simulated=ConcatWindows(simulated) if simulated else None,
-            config=self.config.training,
-            run=run,
-            progress=progress,
-            distribution=distribution,
-        )
-        return ModelPredictor(network, plan.scaler, spec), result
+    @property
+    def network(self) -> SimMSTNet | None:
+        """The fitted network; None for a naive baseline or before `fit`."""
+        return None if self._fitted is None else self._fitted.network
 
-    def _weights(
-        self, dataset: TrafficDataset, result: Result, cities: Sequence[TrafficDataset], *, known: bool
-    ) -> WeightReport | None:
-        if result.window_weights is None:
-            return None
-        seed = derive_seed(self.config.training.seed, "cities")
-        parameters = parameters_like(dataset, len(cities), seed=seed) if known else None
-        return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
+    @property
+    def predictor(self) -> Predictor:
+        """The fitted forecaster as `simmst.evaluation.evaluate` takes it."""
+        return self.fitted().predictor
 
-    def _same_kind(self, dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:
-        if dataset.step_minutes != wanted.step_minutes:
-            raise DataError(
-                f"{dataset.name} has slots of {dataset.step_minutes} minutes, wanted {wanted.step_minutes}; "
-                f"call resample({wanted.step_minutes}) first"
-            )
-        return dataset if dataset.services == wanted.services else dataset.select_services(wanted.services)
+    @property
+    def dataset(self) -> TrafficDataset:
+        """The series this forecaster was fitted on; its end alone, when loaded from a folder."""
+        return self.fitted().dataset
 
+    @property
+    def spec(self) -> WindowSpec:
+        """The windows it was fitted with."""
+        return self.fitted().spec
 
-def _network(config: SimMSTNetConfig) -> SimMSTNet:
-    return STNet(config) if config.num_tasks == 1 else SimMSTNet(config)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be shrunk or replaced."""
+        return self.fitted().notes
 
+    @property
+    def result(self) -> Result | None:
+        """The histories of the training; None for a naive baseline, and when loaded from a folder."""
+        record = self.fitted().record
+        return None if record is None else record.result
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    @property
+    def weight_report(self) -> WeightReport | None:
+        """The weights of the simulated cities, after a solver that weighs them; not kept in a folder."""
+        record = self.fitted().record
+        return None if record is None else record.weight_report

@@ -2,6 +2,7 @@
 
 from simmst.jobs.city_folder import simulate
 from simmst.jobs.demonstration import demo
-from simmst.jobs.runs import Outcome, evaluate, fit_and_test, forecast, train
+from simmst.jobs.runs import Outcome, fit_and_test, train
+from simmst.jobs.saved import evaluate, forecast
 
 __all__ = ["Outcome", "demo", "evaluate", "fit_and_test", "forecast", "simulate", "train"]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simmst.forecaster.config import ForecasterConfig
-from simmst.jobs.runs import Outcome, checked_split, described, fit_and_test, open_data, open_run, unfinished
+from simmst.jobs.inputs import checked_split, described, open_data
+from simmst.jobs.runs import Outcome, fit_and_test, open_run, unfinished
 from simmst.simulation import surrogate_city
 from simmst.training import Progress, TrainingConfig, quiet
 

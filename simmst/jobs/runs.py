@@ -1,40 +1,23 @@
-"""What the commands do: each job reads files, calls the library, writes files, and returns what it made."""
+"""Jobs that train: fit a forecaster, test it, and leave a run folder behind."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from simmst.data import Split, TrafficDataset, chronological_split, load
+from simmst.data import TrafficDataset
 from simmst.distributed import ALONE, Distribution
-from simmst.errors import ConfigError, DataError, SimmstError
-from simmst.evaluation import (
-    Forecasts,
-    Report,
-    Row,
-    WeightReport,
-    plot_error_map,
-    plot_forecast,
-    plot_losses,
-    plot_task_weights,
-    plot_weights,
-)
-from simmst.forecaster import Forecaster
-from simmst.forecaster.config import ForecasterConfig, make_plan
-from simmst.forecaster.forecaster import RECENT_FILE, WEIGHTS_FILE
-from simmst.forecaster.similar_cities import simulation_step
-from simmst.foundation.files import write_atomically
+from simmst.errors import ConfigError
+from simmst.evaluation import Report, WeightReport
+from simmst.forecaster import Forecaster, ForecasterConfig
+from simmst.forecaster.saving import RECENT_FILE, WEIGHTS_FILE
+from simmst.jobs.inputs import checked_split, described, open_data
+from simmst.jobs.pictures import draw
 from simmst.training import Progress, RunFolder, quiet
 from simmst.training.solvers import refuse_processes
-
-if TYPE_CHECKING:
-    import pandas
 
 _REPORT = "report.json"
 _WEIGHTS_REPORT = "weights.json"
@@ -55,57 +38,6 @@ class Outcome:
     files: tuple[Path, ...]
     forecaster: Forecaster
     weights: WeightReport | None = None
-
-
-def open_data(data: str | Path, *, step: int | None = None, services: Sequence[str] | None = None) -> TrafficDataset:
-    """Read a traffic file, sum it up to slots of `step` minutes and keep some services.
-
-    Raises:
-        DataError: the file, the step or a service is not there; the message says what is.
-    """
-    try:
-        dataset = load(data)
-    except DataError as error:
-        if Path(data).name in str(error):
-            raise
-        raise DataError(f"{data}: {error}") from error
-    except SimmstError:
-        raise
-    except (ValueError, LookupError) as error:  # what the readers of the formats raise
-        raise DataError(f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it anew") from error
-    if services is not None:
-        dataset = dataset.select_services(services)
-    return dataset if step is None else dataset.resample(step)
-
-
-def checked_split(
-    dataset: TrafficDataset,
-    config: ForecasterConfig,
-    *,
-    simulated: int | Sequence[TrafficDataset] | None,
-    test_days: int = 7,
-) -> Split:
-    """Split a series, and refuse what could not be trained or tested on it before anything is written.
-
-    Raises:
-        DataError: the series is too short, or its slots cannot be simulated.
-        ConfigError: settings that contradict each other or this machine.
-    """
-    if isinstance(simulated, int) and simulated < 0:
-        raise ConfigError(f"simulated is {simulated}; it must be a number of cities of at least 0")
-    split = chronological_split(
-        dataset.num_steps, dataset.steps_per_day, test_days=test_days, validation_days=config.validation_days
-    )
-    if len(split.test) < config.horizon:
-        raise DataError(
-            f"the test part of {dataset.name} has {len(split.test)} slots, too few for a horizon of {config.horizon}; "
-            "give a longer series, more test days or a shorter horizon"
-        )
-    past = dataset.slice_steps(0, split.test.start)
-    plan = make_plan(config, past, simulated=bool(simulated), validation_steps=len(split.validation))
-    if isinstance(simulated, int) and plan.learns_from_cities:
-        simulation_step(dataset.step_minutes)
-    return split
 
 
 def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
@@ -202,43 +134,6 @@ def fit_and_test(
     return Outcome(report, tuple(files), forecaster, weights)
 
 
-def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: RunFolder) -> list[Path]:
-    """Draw the run's pictures; a naive baseline has no curves of training."""
-    paths = []
-    if forecaster.result is not None:
-        histories = forecaster.result.histories
-        paths.append(plot_losses(run.figures / "loss.png", histories, dataset=dataset))
-        paths.append(plot_task_weights(run.figures / "task_weights.png", histories, dataset=dataset))
-    if forecaster.weight_report is not None:
-        paths.append(plot_weights(run.figures / "weights.png", forecaster.weight_report))
-    forecasts = report.forecasts
-    if forecasts is None:
-        return paths
-    names = [forecaster.name, best_baseline(report, forecaster.name)]
-    cell = busiest_cell(forecasts)
-    paths.append(plot_forecast(run.figures / "forecast.png", dataset, forecasts, names, cell=cell))
-    paths.append(plot_error_map(run.figures / "error_map.png", dataset, forecasts, forecaster.name))
-    return paths
-
-
-def busiest_cell(forecasts: Forecasts) -> int:
-    """Return the number of the cell with the most traffic, each service counted by its share of the city's."""
-    known = np.where(np.isnan(forecasts.truth), 0.0, forecasts.truth)
-    by_cell = known.sum(axis=(0, 2))  # (C, K)
-    total = by_cell.sum(axis=0)
-    return int((by_cell / np.where(total > 0, total, 1.0)).sum(axis=1).argmax())
-
-
-def best_baseline(report: Report, name: str) -> str:
-    """Return the baseline with the best mean skill, other than `name` itself."""
-
-    def mean_skill(row: Row) -> float:
-        known = row.skill[np.isfinite(row.skill)]
-        return float(known.mean()) if known.size else -np.inf
-
-    return max((row for row in report.rows if row.name != name), key=mean_skill).name
-
-
 def train(
     data: str | Path,
     out: str | Path,
@@ -301,69 +196,3 @@ def train(
     return fit_and_test(
         dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, distribution=distribution
     )
-
-
-def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:
-    """Describe the data of a run for its settings: a run goes on with the same values alone, wherever they lie."""
-    values = np.nan_to_num(dataset.activity, nan=-1.0)
-    digest = hashlib.sha256(values.tobytes())
-    digest.update(dataset.time.tobytes())
-    digest.update(dataset.mask.tobytes())
-    return {
-        "data": None if data is None else Path(data).name,
-        "digest": digest.hexdigest()[:16],
-        "step": dataset.step_minutes,
-        "services": list(dataset.services),
-    }
-
-
-def evaluate(run: str | Path, data: str | Path, *, out: str | Path | None = None) -> Report:
-    """Test a saved forecaster on the part of a file that it has not seen, beside the naive baselines.
-
-    Args:
-        run: a folder that `train` or `Forecaster.save` wrote.
-        data: the file it was trained on, or a longer one of the same cells.
-        out: a JSON file for the report.
-
-    Raises:
-        DataError: the file ends before, or has no slot of, the forecaster's own series.
-    """
-    forecaster = Forecaster.load(run)
-    fitted, spec = forecaster.fitted()
-    dataset = open_data(data, step=fitted.step_minutes, services=fitted.services)
-    start = int(np.searchsorted(dataset.time, fitted.time[-1], side="right"))
-    if start == 0 or dataset.time[start - 1] != fitted.time[-1]:
-        raise DataError(
-            f"{data} has no slot at {fitted.time[-1]}Z, the last one that the forecaster in {run} was fitted on; give "
-            "the file it was trained on, or a longer one of the same cells"
-        )
-    split = Split(range(start), range(start, start), range(start, dataset.num_steps))
-    if len(split.test) < spec.horizon:
-        raise DataError(
-            f"{data} ends {len(split.test)} slots after the last one that the forecaster was fitted on; scoring takes "
-            f"at least the horizon of {spec.horizon}"
-        )
-    report = forecaster.evaluate(dataset, split)
-    if out is not None:
-        report.to_json(out)
-    return report
-
-
-def forecast(
-    run: str | Path, *, data: str | Path | None = None, levels: Sequence[int] = (), out: str | Path | None = None
-) -> pandas.DataFrame:
-    """Forecast the slots after the end of a file, or of what the forecaster was fitted on.
-
-    Args:
-        run: a folder that `train` or `Forecaster.save` wrote.
-        data: the latest traffic; None takes the forecaster's own.
-        levels: central prediction intervals in percent.
-        out: a CSV file for the forecast.
-    """
-    forecaster = Forecaster.load(run)
-    fitted, _ = forecaster.fitted()
-    dataset = None if data is None else open_data(data, step=fitted.step_minutes, services=fitted.services)
-    frame = forecaster.predict(dataset, levels=levels)
-    if out is not None:
-        write_atomically(out, lambda temporary: frame.to_csv(temporary, index=False))
-    return frame

@@ -8,7 +8,8 @@ import pytest
 from simmst.baselines import BASELINES
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.forecaster.config import ForecasterConfig, make_plan, training_and_validation, window_spec
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.plan import make_plan, training_and_validation, window_spec
 from simmst.training import TrainingConfig
 
 

@@ -12,7 +12,7 @@ from simmst import Forecaster, TrafficDataset
 from simmst.baselines import BASELINES
 from simmst.data import chronological_split
 from simmst.errors import ConfigError, DataError
-from simmst.forecaster import forecaster
+from simmst.forecaster import fitting, scoring
 from simmst.forecaster.config import ForecasterConfig
 from simmst.models import STNet
 from simmst.simulation import surrogate_city
@@ -81,8 +81,8 @@ def test_simulated_cities_are_learned_from_first(city, fitted):
 
 def test_default_takes_as_many_cities_as_the_config_says(city, monkeypatch):
     seen = []
-    real = forecaster.cities_like
-    monkeypatch.setattr(forecaster, "cities_like", lambda d, n, **o: seen.append((n, o["seed"])) or real(d, n, **o))
+    real = fitting.cities_like
+    monkeypatch.setattr(fitting, "cities_like", lambda d, n, **o: seen.append((n, o["seed"])) or real(d, n, **o))
     Forecaster(config=tiny(cities=2)).fit(city)
     Forecaster(config=CONFIG).fit(city, 3)
     other = dataclasses.replace(TRAINING, seed=1)
@@ -100,7 +100,7 @@ def test_cities_of_ones_own(city, fitted):
 
 
 def test_a_solver_that_needs_no_cities_gets_none_simulated(city, monkeypatch):
-    monkeypatch.setattr(forecaster, "cities_like", None)
+    monkeypatch.setattr(fitting, "cities_like", None)
     assert stages(Forecaster(config=tiny(solver="real-only")).fit(city)) == ["real"]
 
 
@@ -160,7 +160,7 @@ def test_validation_slots_are_never_trained_on(city):
         if model == "sim-mstnet":
             for name, tensor in one.network.state_dict().items():
                 assert torch.equal(tensor, two.network.state_dict()[name]), name
-        assert not np.array_equal(one._errors.values, two._errors.values)
+        assert not np.array_equal(one.fitted().errors.values, two.fitted().errors.values)
 
 
 def test_a_failed_fit_leaves_the_forecaster_as_it_was(city):
@@ -274,13 +274,13 @@ def test_gaps_make_no_gap_in_the_forecast(city):
 
 def test_cross_validation(city, fitted, monkeypatch):
     fits = []
-    fit = Forecaster.fit
+    fit = scoring.fit_forecaster
 
-    def spy(self, real, *arguments, **options):
+    def spy(config, real, *arguments, **options):
         fits.append(real.num_steps)
-        return fit(self, real, *arguments, **options)
+        return fit(config, real, *arguments, **options)
 
-    monkeypatch.setattr(Forecaster, "fit", spy)
+    monkeypatch.setattr(scoring, "fit_forecaster", spy)
     before = fitted.predict()
     report = fitted.cross_validation(n_windows=4)
     assert {row.name for row in report.rows} == {"Sim-MSTNet", *BASELINES}

@@ -10,7 +10,7 @@ import torch
 
 from simmst import Forecaster
 from simmst.errors import CheckpointError, ConfigError, DataError
-from simmst.forecaster import forecaster
+from simmst.forecaster import saving
 from simmst.forecaster.config import ForecasterConfig
 from simmst.simulation import surrogate_city
 from simmst.training import TrainingConfig, load_checkpoint, save_checkpoint
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_version(saved, monkeypatch):
 
 def test_saving_again_that_is_cut_off_is_noticed(city, saved, monkeypatch):
     other = Forecaster(config=CONFIG).fit(city.slice_steps(0, city.num_steps - 24), None)
-    monkeypatch.setattr(forecaster, "save_checkpoint", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(saving, "save_checkpoint", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         other.save(saved)
     with pytest.raises(CheckpointError, match="saving was cut off"):

@@ -13,8 +13,9 @@ from simmst.commands.main import main
 from simmst.errors import ConfigError
 from simmst.forecaster import Forecaster
 from simmst.jobs import demonstration as demo_module
-from simmst.jobs import runs as jobs
+from simmst.jobs import runs
 from simmst.jobs.demonstration import FULL, QUICK, demo
+from simmst.jobs.inputs import checked_split
 from simmst.simulation import DomainPrior, surrogate_city
 
 for package in ("pandas", "matplotlib", "rich", "safetensors", "jsonargparse"):
@@ -69,7 +70,7 @@ def test_the_surrogate_lies_outside_the_training_prior():
 
 @pytest.mark.usefixtures("small")
 def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "draw", lambda *a: [])
+    monkeypatch.setattr(runs, "draw", lambda *a: [])
     report = demo(out=tmp_path / "demo", quick=True, services=["sms"]).report
     assert report.services == ("sms",)
     assert report.rows[0].name == "STNet"
@@ -83,7 +84,7 @@ def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
 
 
 def test_a_run_cut_off_goes_on_and_a_finished_one_starts_anew(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "draw", lambda *a: [])
+    monkeypatch.setattr(runs, "draw", lambda *a: [])
     folder = tmp_path / "demo"
     evaluate = Forecaster.evaluate
     monkeypatch.setattr(Forecaster, "evaluate", lambda *a, **o: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -142,7 +143,7 @@ def test_the_settings_make_a_plan_of_three_services():
     """Whatever the training settings are tuned to, the city that the demo simulates leaves room for them."""
     city = surrogate_city(0, height=2, width=2, days=23)
     for config in (FULL, QUICK):
-        split = jobs.checked_split(city, config, simulated=config.cities)
+        split = checked_split(city, config, simulated=config.cities)
         assert split.note == ""
 
 

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
+from simmst import jobs
 from simmst.distributed import Distribution
 from simmst.errors import CheckpointError, ConfigError
 from simmst.forecaster.config import ForecasterConfig
-from simmst.jobs import runs as jobs
 from simmst.sim2real import ReweightingConfig
 from simmst.simulation import surrogate_city
 from simmst.training import TrainingConfig, load_checkpoint, reweighting

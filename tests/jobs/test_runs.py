@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import simmst.foundation.files
-from simmst import Forecaster, TrafficDataset
+from simmst import Forecaster, TrafficDataset, jobs
 from simmst.baselines import BASELINES
 from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.evaluation import plots
 from simmst.forecaster.config import ForecasterConfig
-from simmst.jobs import runs as jobs
+from simmst.jobs import pictures, runs
+from simmst.jobs.inputs import checked_split
 from simmst.simulation import surrogate_city
 from simmst.training import RunFolder, TrainingConfig, load_checkpoint
 
@@ -50,7 +51,7 @@ def no_pictures(monkeypatch):
     def draw(forecaster, dataset, report, run):
         return [simmst.foundation.files.write_json(run.figures / "picture.json", 1)]
 
-    monkeypatch.setattr(jobs, "draw", draw)
+    monkeypatch.setattr(runs, "draw", draw)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_a_surrogate_is_labelled_in_the_table_and_in_every_picture(city, trained
     titles = []
     monkeypatch.setattr(plots, "save_picture", lambda figure, path: titles.append(figure.get_suptitle()))
     model = Forecaster(config=CONFIG).fit(city.slice_steps(0, city.num_steps - 72), None)
-    jobs.draw(model, city, trained[1].report, RunFolder(tmp_path))
+    pictures.draw(model, city, trained[1].report, RunFolder(tmp_path))
     assert len(titles) == 4
     assert all(title.startswith("SURROGATE") for title in titles)
 
@@ -263,7 +264,7 @@ def test_slots_that_cannot_be_simulated(tmp_path):
     with pytest.raises(DataError, match="slots of 15; resample it"):
         jobs.train(path, tmp_path / "run", CONFIG)
     assert not (tmp_path / "run").exists()
-    assert jobs.checked_split(quarters, dataclasses.replace(CONFIG, model="ridge"), simulated=1)
+    assert checked_split(quarters, dataclasses.replace(CONFIG, model="ridge"), simulated=1)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -355,8 +356,8 @@ def test_the_busiest_cell_and_the_best_baseline_are_drawn(trained):
     report = trained[1].report
     truth = report.forecasts.truth  # (n, C, T_out, K)
     shares = np.nansum(truth, axis=(0, 2)) / np.nansum(truth, axis=(0, 1, 2))
-    assert jobs.busiest_cell(report.forecasts) == int(shares.sum(axis=1).argmax())
-    best = jobs.best_baseline(report, "Sim-MSTNet")
+    assert pictures.busiest_cell(report.forecasts) == int(shares.sum(axis=1).argmax())
+    best = pictures.best_baseline(report, "Sim-MSTNet")
     assert best in BASELINES
     assert report.row(best).skill.mean() == max(row.skill.mean() for row in report.rows if row.name in BASELINES)
 
@@ -365,9 +366,9 @@ def test_the_best_baseline_where_persistence_makes_no_error():
     """Skill is undefined there, which is no reason to warn."""
     flat = TrafficDataset.from_arrays(np.ones((240, 1, 2, 2)), np.arange(240) * 3600, services=["sms"], timezone="UTC")
     model = Forecaster(config=dataclasses.replace(CONFIG, model="ridge")).fit(flat.slice_steps(0, 200))
-    report = model.evaluate(flat, jobs.checked_split(flat, CONFIG, simulated=0))
+    report = model.evaluate(flat, checked_split(flat, CONFIG, simulated=0))
     assert np.isnan(report.rows[0].skill).all()
-    assert jobs.best_baseline(report, "ridge") in BASELINES
+    assert pictures.best_baseline(report, "ridge") in BASELINES
 
 
 def test_naive_baselines_run_too(file, tmp_path):

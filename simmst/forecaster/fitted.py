@@ -1,0 +1,111 @@
+"""A fitted forecaster: what it forecasts with, and what it was fitted on. It never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simmst.baselines import BASELINES
+from simmst.data import TrafficDataset, WindowSpec
+from simmst.errors import DataError
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport
+from simmst.evaluation.intervals import checked_level
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.frame import prediction_frame
+from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
+from simmst.training import Result
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class FitRecord:
+    """How a forecaster was fitted: what it takes to fit again, and what the training told. A folder does not keep it.
+
+    Attributes:
+        cities: the simulated cities it learned from.
+        city_notes: for which services others were simulated.
+        validation_steps: the slots held out that were asked for.
+        result: the histories of the training; None for a naive baseline.
+        weight_report: weights of the cities, after a solver that weighs them.
+    """
+
+    cities: Sequence[TrafficDataset] = ()
+    city_notes: tuple[str, ...] = ()
+    validation_steps: int | None = None
+    result: Result | None = None
+    weight_report: WeightReport | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedForecaster:
+    """A forecaster that is fitted.
+
+    Attributes:
+        config: the settings.
+        dataset: the series it was fitted on; its end alone, when loaded from a folder.
+        spec: the windows.
+        predictor: what forecasts, as `simmst.evaluation.evaluate` takes it.
+        errors: behind prediction intervals, with the scale of the model.
+        notes: what had to be shrunk or replaced.
+        record: how it was fitted; None when loaded from a folder.
+    """
+
+    config: ForecasterConfig
+    dataset: TrafficDataset
+    spec: WindowSpec
+    predictor: Predictor
+    errors: ErrorQuantiles
+    notes: tuple[str, ...] = ()
+    record: FitRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """Sim-MSTNet, STNet or the name of the baseline, as tables call it."""
+        if self.config.model in BASELINES:
+            return self.config.model
+        return "STNet" if isinstance(self.network, STNet) else "Sim-MSTNet"
+
+    @property
+    def network(self) -> SimMSTNet | None:
+        """The fitted network; None for a naive baseline."""
+        model = self.predictor.model if isinstance(self.predictor, ModelPredictor) else None
+        return model if isinstance(model, SimMSTNet) else None
+
+    def matched(self, dataset: TrafficDataset | None) -> TrafficDataset:
+        """Return the series to forecast with the services it was fitted on; None stands for the fitted series itself.
+
+        Raises:
+            DataError: the services or the slots are not those it was fitted on.
+        """
+        return self.dataset if dataset is None else matched(dataset, self.dataset)
+
+    def predict(self, dataset: TrafficDataset | None, levels: Sequence[float]) -> pandas.DataFrame:
+        """Forecast the slots after the end of a series: see `Forecaster.predict`."""
+        checked = [checked_level(level) for level in levels]
+        dataset = self.matched(dataset)
+        forecast = self.predictor.predict(dataset, np.array([dataset.num_steps]))[0]  # (C, H, K)
+        return prediction_frame(dataset, forecast, {level: self.errors.interval(forecast, level) for level in checked})
+
+
+def matched(dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:
+    """Return a series with the services of another, in its order.
+
+    Raises:
+        DataError: a service is not there, or the slots are of another length.
+    """
+    if dataset.step_minutes != wanted.step_minutes:
+        raise DataError(
+            f"{dataset.name} has slots of {dataset.step_minutes} minutes, wanted {wanted.step_minutes}; "
+            f"call resample({wanted.step_minutes}) first"
+        )
+    return dataset if dataset.services == wanted.services else dataset.select_services(wanted.services)
+
+
+def build_network(config: SimMSTNetConfig) -> SimMSTNet:
+    """Build Sim-MSTNet, or its single-task case STNet where there is one service."""
+    return STNet(config) if config.num_tasks == 1 else SimMSTNet(config)

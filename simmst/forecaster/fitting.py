@@ -1,0 +1,127 @@
+"""Fitting: from settings, a series and simulated cities to a fitted forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simmst.baselines import BASELINES
+from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
+from simmst.distributed import ALONE, Distribution
+from simmst.errors import ConfigError
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.fitted import FitRecord, FittedForecaster, build_network, matched
+from simmst.forecaster.plan import Plan, make_plan
+from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
+from simmst.training import Progress, Result, RunFolder, derive_seed, quiet, seeded, solve
+
+Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
+
+
+def fit_forecaster(
+    config: ForecasterConfig,
+    dataset: TrafficDataset,
+    simulated: Simulated,
+    *,
+    validation_steps: int | None = None,
+    run: RunFolder | None = None,
+    progress: Progress = quiet,
+    distribution: Distribution = ALONE,
+) -> FittedForecaster:
+    """Fit a forecaster: see `Forecaster.fit`.
+
+    Raises:
+        DataError: the series is too short for the input and the horizon, or the cities have other slots.
+        ConfigError: the solver needs simulated cities and got none.
+    """
+    wanted = _wanted(simulated, config)
+    plan = make_plan(config, dataset, simulated=wanted not in (0, []), validation_steps=validation_steps)
+    predictor: Predictor
+    calibrated: Predictor  # without the validation slots, whose errors it is to tell
+    if plan.solver is None:
+        make = BASELINES[config.model]
+        predictor = make().fit(dataset, plan.spec, range(dataset.num_steps))
+        calibrated = make().fit(dataset, plan.spec, plan.train)
+        record = FitRecord(validation_steps=validation_steps)
+    else:
+        cities: list[TrafficDataset] = []
+        city_notes: tuple[str, ...] = ()
+        if plan.learns_from_cities:
+            cities = _cities(config, dataset, wanted, progress, distribution)
+            city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
+        predictor, result = _train(config, dataset, plan, cities, run, progress, distribution)
+        calibrated = predictor
+        weights = _weights(config, dataset, result, cities, known=isinstance(wanted, int))
+        record = FitRecord(cities, city_notes, validation_steps, result, weights)
+    errors = ErrorQuantiles.measure(calibrated, Windows(dataset, plan.spec, plan.scaler, steps=plan.validation))
+    notes = plan.notes + record.city_notes
+    return FittedForecaster(config, dataset, plan.spec, predictor, errors, notes, record)
+
+
+def _wanted(simulated: Simulated, config: ForecasterConfig) -> int | list[TrafficDataset]:
+    """Bring what `fit` is given to a number of cities to simulate, or cities."""
+    if simulated is None:
+        return 0
+    if isinstance(simulated, str) and simulated == "default":
+        return config.cities
+    if isinstance(simulated, int) and not isinstance(simulated, bool) and simulated >= 0:
+        return simulated
+    cities = [simulated] if isinstance(simulated, TrafficDataset) else simulated
+    if isinstance(cities, (str, int)) or not all(isinstance(city, TrafficDataset) for city in cities):
+        raise ConfigError(f"simulated is {simulated!r}; it must be 'default', a number, data sets or None")
+    return list(cities)
+
+
+def _cities(
+    config: ForecasterConfig,
+    dataset: TrafficDataset,
+    wanted: int | list[TrafficDataset],
+    progress: Progress,
+    distribution: Distribution,
+) -> list[TrafficDataset]:
+    if isinstance(wanted, int):
+        seed = derive_seed(config.training.seed, "cities")
+        return cities_like(dataset, wanted, seed=seed, progress=progress, distribution=distribution)
+    return [matched(city, dataset) for city in wanted]
+
+
+def _train(
+    config: ForecasterConfig,
+    dataset: TrafficDataset,
+    plan: Plan,
+    cities: Sequence[TrafficDataset],
+    run: RunFolder | None,
+    progress: Progress,
+    distribution: Distribution,
+) -> tuple[ModelPredictor, Result]:
+    assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
+    spec = plan.spec
+    # Every city on a scale of its own, but of the same kind: what the network sees is how a series moves.
+    simulated = [
+        Windows(city, spec, Scaler.fit(city, range(city.num_steps), plan.scaler.kind), steps=range(city.num_steps))
+        for city in cities
+    ]
+    with seeded(derive_seed(config.training.seed, "weights")):
+        network = build_network(plan.network)
+    result = solve(
+        plan.solver,
+        network,
+        real_train=Windows(dataset, spec, plan.scaler, steps=plan.train),
+        real_validation=Windows(dataset, spec, plan.scaler, steps=plan.validation),
+        simulated=ConcatWindows(simulated) if simulated else None,
+        config=config.training,
+        run=run,
+        progress=progress,
+        distribution=distribution,
+    )
+    return ModelPredictor(network, plan.scaler, spec), result
+
+
+def _weights(
+    config: ForecasterConfig, dataset: TrafficDataset, result: Result, cities: Sequence[TrafficDataset], *, known: bool
+) -> WeightReport | None:
+    if result.window_weights is None:
+        return None
+    seed = derive_seed(config.training.seed, "cities")
+    parameters = parameters_like(dataset, len(cities), seed=seed) if known else None
+    return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)

@@ -1,0 +1,94 @@
+"""A fitted forecaster in a folder: a checkpoint and the latest traffic. Loading them executes no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+
+from simmst.data import Scaler, TrafficDataset, WindowSpec
+from simmst.errors import CheckpointError, ConfigError
+from simmst.evaluation import ErrorQuantiles, ModelPredictor
+from simmst.forecaster.config import ForecasterConfig
+from simmst.forecaster.fitted import FittedForecaster, build_network
+from simmst.models import SimMSTNetConfig
+from simmst.training import Checkpoint, load_checkpoint, load_into, resolve_device, save_checkpoint
+
+WEIGHTS_FILE = "forecaster.safetensors"
+RECENT_FILE = "recent.npz"
+
+
+def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
+    """Write a fitted forecaster: see `Forecaster.save`.
+
+    Raises:
+        ConfigError: the model is a naive baseline, which has nothing to keep.
+    """
+    dataset, spec, network = fitted.dataset, fitted.spec, fitted.network
+    if network is None:
+        raise ConfigError(f"model {fitted.config.model!r} has nothing to save; fit it again where it is needed")
+    # A week for the seasonal forecasts beside it, or the input where that is longer.
+    kept = min(dataset.num_steps, max(spec.reach, 7 * dataset.steps_per_day) + spec.horizon)
+    recent = dataset.slice_steps(dataset.num_steps - kept, dataset.num_steps).save(Path(folder) / RECENT_FILE)
+    tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors["errors/quantiles"] = torch.from_numpy(fitted.errors.values)
+    state = {
+        "kind": "forecaster",
+        "config": fitted.config.to_dict(),
+        "network": network.config.to_dict(),
+        "scaler": fitted.errors.scaler.to_dict(),
+        "spec": dataclasses.asdict(spec),
+        "notes": list(fitted.notes),
+        "recent": _digest(recent),
+    }
+    return save_checkpoint(Path(folder) / WEIGHTS_FILE, tensors, state)
+
+
+def load_forecaster(folder: str | Path) -> FittedForecaster:
+    """Read what `save_forecaster` wrote: see `Forecaster.load`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of another version or of another kind.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    checkpoint = load_checkpoint(path)
+    if checkpoint.state.get("kind") != "forecaster":
+        raise CheckpointError(
+            f"{path} is no saved forecaster; give a folder that Forecaster.save or simmst train wrote"
+        )
+    recent = Path(folder) / RECENT_FILE
+    if not recent.is_file():
+        raise CheckpointError(f"{recent} is missing beside {path.name}; copy the whole folder")
+    if _digest(recent) != checkpoint.state.get("recent"):
+        raise CheckpointError(
+            f"{recent} is not the file that was saved with {path.name}: it was changed, or saving was cut off; "
+            "copy the whole folder again, or run the training once more"
+        )
+    dataset = TrafficDataset.from_npz(recent)
+    try:
+        return _restored(checkpoint, path, dataset)
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} holds settings that this version of simmst cannot use ({type(error).__name__}: {error}); load "
+            "it with the version that wrote it, or train again"
+        ) from error
+
+
+def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> FittedForecaster:
+    state = checkpoint.state
+    config = ForecasterConfig.from_dict(state["config"])
+    network = build_network(SimMSTNetConfig.from_dict(state["network"]))
+    load_into(network, checkpoint.group("model"), path=path)
+    spec = WindowSpec(state["spec"]["horizon"], tuple(state["spec"]["offsets"]), state["spec"]["neighbourhood"])
+    scaler = Scaler.from_dict(state["scaler"])
+    predictor = ModelPredictor(network.to(resolve_device("auto")), scaler, spec)
+    errors = ErrorQuantiles(checkpoint.group("errors")["quantiles"].numpy(), scaler)
+    return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state["notes"]))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,60 @@
+"""Scores of a fitted forecaster, with the naive baselines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simmst.baselines import BASELINES
+from simmst.data import Split, TrafficDataset
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation import Predictor, Report, evaluate
+from simmst.forecaster.fitted import FittedForecaster
+from simmst.forecaster.fitting import fit_forecaster
+from simmst.training import Progress
+
+
+def score_forecaster(
+    fitted: FittedForecaster, dataset: TrafficDataset, split: Split, *, stride: int = 1, notes: Sequence[str] = ()
+) -> Report:
+    """Score forecasts of the test slots of a series: see `Forecaster.evaluate`."""
+    dataset = fitted.matched(dataset)
+    before = range(split.test.start)
+    predictors: dict[str, Predictor] = {fitted.name: fitted.predictor}
+    left_out = []
+    for name, make in BASELINES.items():
+        baseline = make()
+        period = getattr(baseline, "days", 0) * dataset.steps_per_day
+        if period > len(before):
+            left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
+        elif name != fitted.name:
+            predictors[name] = baseline.fit(dataset, fitted.spec, before)
+    notes = (*notes, *fitted.notes, *left_out)
+    return evaluate(predictors, dataset, fitted.spec, split, stride=stride, notes=notes, keep_forecasts=True)
+
+
+def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, progress: Progress) -> Report:
+    """Fit again without the end of the series and score forecasts of it: see `Forecaster.cross_validation`."""
+    dataset, spec, record = fitted.dataset, fitted.spec, fitted.record
+    if record is None:
+        raise DataError(
+            "this forecaster was loaded and has but the end of its series, which is too little to fit anew; call "
+            "fit with the whole series first"
+        )
+    step = spec.horizon if step is None else step
+    if n_windows < 1 or step < 1:
+        raise ConfigError(f"n_windows and step must be at least 1, got {n_windows} and {step}")
+    cut = dataset.num_steps - spec.horizon - (n_windows - 1) * step
+    if cut <= spec.reach + spec.horizon:
+        raise DataError(
+            f"{n_windows} windows of {spec.horizon} slots, {step} apart, leave {cut} of {dataset.num_steps} slots "
+            f"to fit on, and an input reaches back {spec.reach}; take fewer windows"
+        )
+    past = fit_forecaster(
+        fitted.config,
+        dataset.slice_steps(0, cut),
+        record.cities,
+        validation_steps=record.validation_steps,
+        progress=progress,
+    )
+    split = Split(train=range(cut), validation=range(cut, cut), test=range(cut, dataset.num_steps))
+    return score_forecaster(past, dataset, split, stride=step, notes=record.city_notes)

@@ -1,0 +1,81 @@
+"""What a job starts from: a traffic file, its fingerprint, and its split, all checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simmst.data import Split, TrafficDataset, chronological_split, load
+from simmst.errors import ConfigError, DataError, SimmstError
+from simmst.forecaster import ForecasterConfig
+from simmst.forecaster.plan import make_plan
+from simmst.forecaster.similar_cities import simulation_step
+
+
+def open_data(data: str | Path, *, step: int | None = None, services: Sequence[str] | None = None) -> TrafficDataset:
+    """Read a traffic file, sum it up to slots of `step` minutes and keep some services.
+
+    Raises:
+        DataError: the file, the step or a service is not there; the message says what is.
+    """
+    try:
+        dataset = load(data)
+    except DataError as error:
+        if Path(data).name in str(error):
+            raise
+        raise DataError(f"{data}: {error}") from error
+    except SimmstError:
+        raise
+    except (ValueError, LookupError) as error:  # what the readers of the formats raise
+        raise DataError(f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it anew") from error
+    if services is not None:
+        dataset = dataset.select_services(services)
+    return dataset if step is None else dataset.resample(step)
+
+
+def checked_split(
+    dataset: TrafficDataset,
+    config: ForecasterConfig,
+    *,
+    simulated: int | Sequence[TrafficDataset] | None,
+    test_days: int = 7,
+) -> Split:
+    """Split a series, and refuse what could not be trained or tested on it before anything is written.
+
+    Raises:
+        DataError: the series is too short, or its slots cannot be simulated.
+        ConfigError: settings that contradict each other or this machine.
+    """
+    if isinstance(simulated, int) and simulated < 0:
+        raise ConfigError(f"simulated is {simulated}; it must be a number of cities of at least 0")
+    split = chronological_split(
+        dataset.num_steps, dataset.steps_per_day, test_days=test_days, validation_days=config.validation_days
+    )
+    if len(split.test) < config.horizon:
+        raise DataError(
+            f"the test part of {dataset.name} has {len(split.test)} slots, too few for a horizon of {config.horizon}; "
+            "give a longer series, more test days or a shorter horizon"
+        )
+    past = dataset.slice_steps(0, split.test.start)
+    plan = make_plan(config, past, simulated=bool(simulated), validation_steps=len(split.validation))
+    if isinstance(simulated, int) and plan.learns_from_cities:
+        simulation_step(dataset.step_minutes)
+    return split
+
+
+def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:
+    """Describe the data of a run for its settings: a run goes on with the same values alone, wherever they lie."""
+    values = np.nan_to_num(dataset.activity, nan=-1.0)
+    digest = hashlib.sha256(values.tobytes())
+    digest.update(dataset.time.tobytes())
+    digest.update(dataset.mask.tobytes())
+    return {
+        "data": None if data is None else Path(data).name,
+        "digest": digest.hexdigest()[:16],
+        "step": dataset.step_minutes,
+        "services": list(dataset.services),
+    }
