@@ -2,11 +2,11 @@
 
 from simmst.data.batch import Batch, WindowSource, batches, concat_batches, index_batch
 from simmst.data.calendar import CALENDAR_FEATURES, calendar_features
+from simmst.data.city_shards import CityShards, write_shard
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import available, data_directory
 from simmst.data.grids import Grid, load_grid
 from simmst.data.library import load
-from simmst.data.readers.city_shards import CityShards, write_shard
 from simmst.data.readers.npz import read_published_predictions, read_undated_frames
 from simmst.data.scaler import Scaler
 from simmst.data.split import Split, chronological_split

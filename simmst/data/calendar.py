@@ -1,4 +1,4 @@
-"""Calendar features in local time: daily and weekly cycles, weekends, public holidays."""
+"""Even time axes, and calendar features in local time: daily and weekly cycles, weekends, public holidays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ CALENDAR_FEATURES: tuple[str, ...] = (
     "holiday",
 )
 
-_DAY = 86_400
+DAY_MINUTES = 24 * 60
+_DAY = DAY_MINUTES * 60
 _EPOCH_DATE = date(1970, 1, 1)
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
@@ -158,3 +159,34 @@ def calendar_features(time_utc: np.ndarray, timezone: str, country: str | None) 
         is_holiday(time_utc, timezone, country),
     ]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def check_time_axis(time: np.ndarray) -> None:
+    """Check that slot starts ascend evenly in whole minutes that divide a day.
+
+    Args:
+        time: datetime64[s] (T,).
+
+    Raises:
+        DataError: naming the index and value of the first slot that breaks the rule.
+    """
+    if len(time) < 2:
+        raise DataError(f"a series needs at least two slots to have a step, got {len(time)}")
+    missing = np.isnat(time)
+    if missing.any():
+        raise DataError(f"time[{int(missing.argmax())}] is not a time (NaT); every slot needs a start")
+    gaps = np.diff(time).astype(np.int64)
+    if (gaps <= 0).any():
+        i = int((gaps <= 0).argmax()) + 1
+        what = "is a duplicate of" if gaps[i - 1] == 0 else "is out of order: it comes before"
+        raise DataError(
+            f"time[{i}] = {time[i]} {what} time[{i - 1}] = {time[i - 1]}; sort the slots and keep each once"
+        )
+    if (gaps != gaps[0]).any():
+        i = int((gaps != gaps[0]).argmax()) + 1
+        raise DataError(
+            f"time[{i}] = {time[i]} is {gaps[i - 1]} s after the slot before it, the first step is {gaps[0]} s; "
+            "put NaN slots into gaps (from_dataframe does it) so that the steps are even"
+        )
+    if gaps[0] % 60 or _DAY % gaps[0]:
+        raise DataError(f"the step is {gaps[0]} s; it must be whole minutes and divide 24 hours")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simmst.data.calendar import utc_offset_seconds
+from simmst.data.calendar import DAY_MINUTES, check_time_axis, utc_offset_seconds
+from simmst.data.readers import arrays, frames, npz, telecom_italia
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     import pandas
 
 GEOMETRIES = ("grid", "points")
-# The attributes that files write as text.
-DESCRIPTION = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
-DAY_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,69 +246,28 @@ class TrafficDataset:
 
     def save(self, path: str | Path) -> Path:
         """Write the data set to a compressed .npz file, which `from_npz` reads back exactly."""
-        from simmst.data.readers.npz import write_npz
-
-        return write_npz(self, path)
+        return npz.write_npz(vars(self), path)
 
     @classmethod
     def from_arrays(cls, activity: Any, time: Any, **attributes: Any) -> TrafficDataset:
-        """Build a data set from arrays; see `simmst.data.readers.arrays.from_arrays`."""
-        from simmst.data.readers.arrays import from_arrays
-
-        return from_arrays(activity, time, **attributes)
+        """Build a data set from arrays; see `simmst.data.readers.arrays.read_arrays`."""
+        return cls(**arrays.read_arrays(activity, time, **attributes))
 
     @classmethod
     def from_dataframe(
         cls, frame: Any, *, cells: Mapping[Any, tuple[int, int]] | None = None, **options: Any
     ) -> TrafficDataset:
-        """Build a data set from a long or wide data frame; see `simmst.data.readers.frames.from_dataframe`."""
-        from simmst.data.readers.frames import from_dataframe
-
-        return from_dataframe(frame, cells=cells, **options)
+        """Build a data set from a long or wide data frame; see `simmst.data.readers.frames.read_dataframe`."""
+        return cls(**frames.read_dataframe(frame, cells=cells, **options))
 
     @classmethod
     def from_npz(cls, path: str | Path) -> TrafficDataset:
-        """Read a .npz file; see `simmst.data.readers.npz.from_npz`."""
-        from simmst.data.readers.npz import from_npz
-
-        return from_npz(path)
+        """Read a .npz file; see `simmst.data.readers.npz.read_npz`."""
+        return cls(**npz.read_npz(path))
 
     @classmethod
     def from_telecom_italia(
         cls, pattern: str | Path | Iterable[str | Path], grid: str = "milan", **options: Any
     ) -> TrafficDataset:
-        """Read official daily files; see `simmst.data.readers.telecom_italia.from_telecom_italia`."""
-        from simmst.data.readers.telecom_italia import from_telecom_italia
-
-        return from_telecom_italia(pattern, grid, **options)
-
-
-def check_time_axis(time: np.ndarray) -> None:
-    """Check that slot starts ascend evenly in whole minutes that divide a day.
-
-    Args:
-        time: datetime64[s] (T,).
-
-    Raises:
-        DataError: naming the index and value of the first slot that breaks the rule.
-    """
-    if len(time) < 2:
-        raise DataError(f"a series needs at least two slots to have a step, got {len(time)}")
-    missing = np.isnat(time)
-    if missing.any():
-        raise DataError(f"time[{int(missing.argmax())}] is not a time (NaT); every slot needs a start")
-    gaps = np.diff(time).astype(np.int64)
-    if (gaps <= 0).any():
-        i = int((gaps <= 0).argmax()) + 1
-        what = "is a duplicate of" if gaps[i - 1] == 0 else "is out of order: it comes before"
-        raise DataError(
-            f"time[{i}] = {time[i]} {what} time[{i - 1}] = {time[i - 1]}; sort the slots and keep each once"
-        )
-    if (gaps != gaps[0]).any():
-        i = int((gaps != gaps[0]).argmax()) + 1
-        raise DataError(
-            f"time[{i}] = {time[i]} is {gaps[i - 1]} s after the slot before it, the first step is {gaps[0]} s; "
-            "put NaN slots into gaps (from_dataframe does it) so that the steps are even"
-        )
-    if gaps[0] % 60 or (DAY_MINUTES * 60) % gaps[0]:
-        raise DataError(f"the step is {gaps[0]} s; it must be whole minutes and divide 24 hours")
+        """Read official daily files; see `simmst.data.readers.telecom_italia.read_telecom_italia`."""
+        return cls(**telecom_italia.read_telecom_italia(pattern, grid, **options))

@@ -6,9 +6,6 @@ from pathlib import Path
 
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import ENVIRONMENT, SUFFIXES, available, data_directory
-from simmst.data.readers.frames import from_dataframe
-from simmst.data.readers.npz import from_npz
-from simmst.data.readers.telecom_italia import from_telecom_italia
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 
@@ -16,8 +13,9 @@ from simmst.foundation.extras import import_extra
 def load(path_or_name: str | Path) -> TrafficDataset:
     """Load a data set from a file, or from the data folder by name (with or without its suffix).
 
-    ``.npz`` files are read by `from_npz`, ``.csv`` and ``.parquet`` by `from_dataframe`, ``.txt`` as official Telecom
-    Italia rows (Trento where the name has ``-tn-`` or ``trento`` in it, else Milan), cropped to the cells they hold.
+    `TrafficDataset.from_npz` reads ``.npz`` files, `TrafficDataset.from_dataframe` ``.csv`` and ``.parquet``;
+    ``.txt`` files are official Telecom Italia rows (of Trento where the name has ``-tn-`` or ``trento`` in it, else of
+    Milan), cropped to the cells they hold.
 
     Raises:
         DataError: no such file (the message lists the data folder's), or a file that holds no traffic.
@@ -25,15 +23,15 @@ def load(path_or_name: str | Path) -> TrafficDataset:
     path = _find(path_or_name)
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return from_npz(path)
+        return TrafficDataset.from_npz(path)
     if suffix == ".txt":
         name = path.name.lower()
         grid = "trento" if "-tn-" in name or "trento" in name else "milan"
-        return from_telecom_italia(path, grid, cells="observed").with_(name=path.stem)
+        return TrafficDataset.from_telecom_italia(path, grid, cells="observed").with_(name=path.stem)
     if suffix in (".csv", ".parquet"):
         pd = import_extra("pandas", extra="forecast")
         frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-        return from_dataframe(frame, name=path.stem)
+        return TrafficDataset.from_dataframe(frame, name=path.stem)
     raise DataError(f"{path} is not a data file: its suffix is none of {', '.join(SUFFIXES)}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst import __version__
-from simmst.data.readers.city_shards import read_headers, write_shard
+from simmst.data.city_shards import read_headers, write_shard
 from simmst.errors import ConfigError
 from simmst.foundation.files import write_json
 from simmst.foundation.workers import available_cores, in_workers

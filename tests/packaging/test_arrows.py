@@ -44,3 +44,22 @@ def test_the_linter_sees_the_kernels(installed: Path):
         "print(graph.find_modules_directly_imported_by('simmst.kernels.prob_sparse_attention'))"
     )
     assert "simmst.core.philox" in run_python(installed, code)
+
+
+def test_no_module_imports_itself_by_way_of_others(installed: Path):
+    """Module by module, an import inside a function included; one for type checkers alone is none."""
+    code = """
+import graphlib, grimp
+graph = grimp.build_graph('simmst', cache_dir=None, exclude_type_checking_imports=True)
+order = graphlib.TopologicalSorter({one: graph.find_modules_directly_imported_by(one) for one in graph.modules})
+try:
+    order.prepare()
+except graphlib.CycleError as error:
+    print(' <- '.join(error.args[1]))
+"""
+    assert run_python(installed, code) == ""
+    ground = installed / "simmst" / "errors.py"
+    kept = ground.read_text()
+    ground.write_text(f"{kept}\ndef late():\n    import simmst.data.dataset\n")
+    assert "simmst.errors" in run_python(installed, code)
+    ground.write_text(kept)

@@ -1,1 +1,1 @@
-"""Readers: one file a format, each returning a `TrafficDataset`; `simmst.data.load` chooses among them by suffix."""
+"""Readers: one file a format, each returning the attributes of a `TrafficDataset`, which hands over to them."""

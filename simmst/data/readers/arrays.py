@@ -1,4 +1,4 @@
-"""Data sets from arrays in memory."""
+"""The attributes of a data set from arrays in memory, which all readers end in."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from simmst.data.dataset import TrafficDataset, check_time_axis
+from simmst.data.calendar import check_time_axis
 from simmst.errors import DataError
 
+# The attributes that files write as text.
+DESCRIPTION = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
 _SHAPES = "(T,), (T, K), (T, H, W) with one service, or (T, K, H, W)"
 
 
-def from_arrays(
+def read_arrays(
     activity: Any,
     time: Any,
     *,
@@ -29,8 +31,8 @@ def from_arrays(
     cell_size_m: float | None = None,
     lonlat: Any = None,
     cell_name: Any = None,
-) -> TrafficDataset:
-    """Build a data set from arrays.
+) -> dict[str, Any]:
+    """Bring arrays to the attributes of a data set, by name.
 
     Args:
         activity: numbers (T,) one place and service, (T, K) one place, (T, H, W) one service, or (T, K, H, W); NaN is
@@ -55,7 +57,7 @@ def from_arrays(
 
     Example:
         >>> import numpy as np
-        >>> from_arrays(np.ones((24, 2)), np.arange(24) * 600, services=["call", "sms"]).activity.shape
+        >>> read_arrays(np.ones((24, 2)), np.arange(24) * 600, services=["call", "sms"])["activity"].shape
         (24, 2, 1, 1)
     """
     values, services, default_geometry = _as_activity(activity, services)
@@ -67,22 +69,22 @@ def from_arrays(
     if ids.shape == inside.shape:
         ids = np.where(inside, ids, -1)
     _check_values(values, unit)
-    return TrafficDataset(
-        activity=values,
-        time=as_time(time),
-        services=tuple(services),
-        mask=inside,
-        cell_id=ids,
-        geometry=geometry or default_geometry,
-        timezone=timezone,
-        country=country,
-        unit=unit,
-        name=name,
-        surrogate=surrogate,
-        cell_size_m=cell_size_m,
-        lonlat=None if lonlat is None else np.asarray(lonlat, dtype=np.float64),
-        cell_name=None if cell_name is None else np.asarray(cell_name),
-    )
+    return {
+        "activity": values,
+        "time": as_time(time),
+        "services": tuple(services),
+        "mask": inside,
+        "cell_id": ids,
+        "geometry": geometry or default_geometry,
+        "timezone": timezone,
+        "country": country,
+        "unit": unit,
+        "name": name,
+        "surrogate": surrogate,
+        "cell_size_m": cell_size_m,
+        "lonlat": None if lonlat is None else np.asarray(lonlat, dtype=np.float64),
+        "cell_name": None if cell_name is None else np.asarray(cell_name),
+    }
 
 
 def as_time(time: Any) -> np.ndarray:

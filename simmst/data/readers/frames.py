@@ -1,4 +1,4 @@
-"""Data sets from long and wide data frames."""
+"""The attributes of a data set from long and wide data frames."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simmst.data.calendar import zone
-from simmst.data.dataset import TrafficDataset
-from simmst.data.readers.arrays import from_arrays
+from simmst.data.readers.arrays import read_arrays
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def from_dataframe(
+def read_dataframe(
     frame: Any,
     *,
     cells: Mapping[Any, tuple[int, int]] | None = None,
@@ -29,8 +28,8 @@ def from_dataframe(
     name: str = "traffic",
     surrogate: bool = False,
     cell_size_m: float | None = None,
-) -> TrafficDataset:
-    """Build a data set from a pandas (or polars) data frame.
+) -> dict[str, Any]:
+    """Bring a pandas (or polars) data frame to the attributes of a data set, by name.
 
     Long: columns ``unique_id``, ``ds``, ``y`` and, for more than one service, ``service``. Wide: ``ds`` as a column or
     the index, and one column per cell, or columns with two levels (unique_id, service). Slots that a series lacks are
@@ -57,7 +56,7 @@ def from_dataframe(
         >>> import pandas as pd
         >>> ds = pd.date_range("2013-11-01", periods=24, freq="h")
         >>> wide = pd.DataFrame({"ds": ds, "a": range(24), "b": range(24)})
-        >>> from_dataframe(wide).activity.shape
+        >>> read_dataframe(wide)["activity"].shape
         (24, 1, 1, 2)
     """
     pd = import_extra("pandas", extra="forecast")
@@ -83,7 +82,7 @@ def from_dataframe(
     cell_id[rows, cols] = ids if whole else np.arange(len(ids))
     names = np.full(shape, "", dtype=object)
     names[rows, cols] = [str(key) for key in ids]
-    return from_arrays(
+    return read_arrays(
         activity,
         int(seconds.min()) + np.arange(len(activity)) * step,
         services=[str(key) for key in services],

@@ -1,18 +1,18 @@
-"""Data sets in .npz files: simmst's own layout, and those of the published extracts."""
+"""The attributes of data sets in .npz files: simmst's own layout, and those of the published extracts."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simmst.data.dataset import DESCRIPTION, TrafficDataset
 from simmst.data.grids import GRIDS_FILE, load_grid
-from simmst.data.readers.arrays import from_arrays
+from simmst.data.readers.arrays import DESCRIPTION, read_arrays
 from simmst.errors import DataError
 from simmst.foundation.files import write_atomically
 
@@ -36,11 +36,11 @@ _ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "C
 _TEST_WEEK_START = np.datetime64("2013-12-25T23:00:00", "s")  # 26 December 00:00 in Rome
 
 
-def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None = None) -> Path:
+def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | None = None) -> Path:
     """Write a data set to a compressed .npz file, whole or not at all.
 
     Args:
-        dataset: the traffic.
+        attributes: those of the data set, by name.
         path: where to; ``.npz`` is added if missing.
         source: a fingerprint of the files it was made from, for `source_of`.
 
@@ -48,19 +48,19 @@ def write_npz(dataset: TrafficDataset, path: str | Path, *, source: str | None =
         The path written.
     """
     path = npz_path(path)
-    header = {key: getattr(dataset, key) for key in DESCRIPTION} | {"version": _VERSION, "source": source}
+    header = {key: attributes[key] for key in DESCRIPTION} | {"version": _VERSION, "source": source}
     arrays = {
-        "activity": dataset.activity,
-        "time_utc_s": dataset.time.astype(np.int64),
-        "mask": dataset.mask,
-        "cell_id": dataset.cell_id,
+        "activity": attributes["activity"],
+        "time_utc_s": attributes["time"].astype(np.int64),
+        "mask": attributes["mask"],
+        "cell_id": attributes["cell_id"],
         "simmst": np.array(json.dumps(header)),
     }
-    if dataset.lonlat is not None:
-        arrays["lonlat"] = dataset.lonlat
-    if dataset.cell_name is not None:
-        arrays["cell_name"] = dataset.cell_name.astype(np.str_)
-    return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))  # type: ignore[arg-type]
+    if attributes["lonlat"] is not None:
+        arrays["lonlat"] = attributes["lonlat"]
+    if attributes["cell_name"] is not None:
+        arrays["cell_name"] = attributes["cell_name"].astype(np.str_)
+    return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
 
 def npz_path(path: str | Path) -> Path:
@@ -75,8 +75,8 @@ def source_of(path: str | Path) -> str | None:
     return None if header is None else json.loads(str(header)).get("source")
 
 
-def from_npz(path: str | Path) -> TrafficDataset:
-    """Read a data set from a .npz file, its layout known by the arrays in it.
+def read_npz(path: str | Path) -> dict[str, Any]:
+    """Read the attributes of a data set from a .npz file, its layout known by the arrays in it.
 
     - simmst's own, as `TrafficDataset.save` writes it;
     - ``internet (T, H, W), cell_id (H, W), time_utc_s (T,)``: a block of the Milan grid;
@@ -109,7 +109,7 @@ def from_npz(path: str | Path) -> TrafficDataset:
         return _on_milan(path, arrays["cell_id"], activity, arrays["time_utc_s"], services)
     if {"activity", "time_utc_s", "service"} <= keys:
         services = [str(service) for service in arrays["service"]]
-        return from_arrays(arrays["activity"], arrays["time_utc_s"], services=services, name=name, **_ITALY)
+        return read_arrays(arrays["activity"], arrays["time_utc_s"], services=services, name=name, **_ITALY)
     if {"milan_cell_id", "trento_cell_id"} <= keys:
         raise DataError(
             f'{path} holds the official grids, no traffic; call simmst.data.load_grid("milan") or load_grid("trento")'
@@ -160,29 +160,29 @@ def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
 
 
-def _own(path: Path, arrays: dict[str, np.ndarray]) -> TrafficDataset:
+def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     header = json.loads(str(arrays["simmst"]))
     if header.get("version") != _VERSION:
         raise DataError(
             f"{path} has layout version {header.get('version')}, this simmst reads {_VERSION}; write it anew"
         )
-    return TrafficDataset(
-        activity=arrays["activity"],
-        time=arrays["time_utc_s"].astype("datetime64[s]"),
-        mask=arrays["mask"],
-        cell_id=arrays["cell_id"],
-        lonlat=arrays.get("lonlat"),
-        cell_name=arrays.get("cell_name"),
-        services=tuple(header["services"]),
+    return {
+        "activity": arrays["activity"],
+        "time": arrays["time_utc_s"].astype("datetime64[s]"),
+        "mask": arrays["mask"],
+        "cell_id": arrays["cell_id"],
+        "lonlat": arrays.get("lonlat"),
+        "cell_name": arrays.get("cell_name"),
+        "services": tuple(header["services"]),
         **{key: header[key] for key in DESCRIPTION if key != "services"},
-    )
+    }
 
 
-def _places(name: str, arrays: dict[str, np.ndarray]) -> TrafficDataset:
+def _places(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     values = arrays["internet_z"]
     steps, places = values.shape
     lonlat, names = arrays.get("lonlat"), arrays.get("names")
-    return from_arrays(
+    return read_arrays(
         values.reshape(steps, 1, 1, places),
         _TEST_WEEK_START + np.arange(steps) * np.timedelta64(600, "s"),
         services=["internet"],
@@ -196,7 +196,7 @@ def _places(name: str, arrays: dict[str, np.ndarray]) -> TrafficDataset:
 
 def _on_milan(
     path: Path, ids: np.ndarray, activity: np.ndarray, time: np.ndarray, services: list[str]
-) -> TrafficDataset:
+) -> dict[str, Any]:
     """Put cells (ids of any shape, activity (T, K, *shape)) at their places, cropped to their bounding box."""
     grid = load_grid("milan", path.with_name(GRIDS_FILE) if path.with_name(GRIDS_FILE).is_file() else None)
     flat = ids.reshape(-1)
@@ -210,7 +210,7 @@ def _on_milan(
     dense[:, :, rows, cols] = activity.reshape(steps, num_services, -1)
     mask = np.zeros((height, width), dtype=bool)
     mask[rows, cols] = True
-    return from_arrays(
+    return read_arrays(
         dense,
         time,
         services=services,

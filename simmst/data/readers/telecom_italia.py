@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simmst.data.dataset import TrafficDataset
 from simmst.data.grids import Grid, load_grid
-from simmst.data.readers.npz import from_npz, npz_path, source_of, write_npz
+from simmst.data.readers.arrays import read_arrays
+from simmst.data.readers.npz import npz_path, read_npz, source_of, write_npz
 from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
 from simmst.errors import ConfigError, DataError
 from simmst.foundation.extras import import_extra
@@ -36,7 +36,7 @@ class _Part:
     activity: np.ndarray
 
 
-def from_telecom_italia(
+def read_telecom_italia(
     pattern: str | Path | Iterable[str | Path],
     grid: str = "milan",
     *,
@@ -44,7 +44,7 @@ def from_telecom_italia(
     on_cut: str = "error",
     cache: str | Path | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
-) -> TrafficDataset:
+) -> dict[str, Any]:
     """Read official daily files, one at a time, into call, SMS and Internet activity at 10 minutes.
 
     A file is tab separated without header: square id, slot start in epoch ms, country code, SMS in, SMS out, call in,
@@ -85,7 +85,7 @@ def from_telecom_italia(
     if cache is not None and npz_path(cache).exists():
         source = source_of(npz_path(cache))
         if source == key:
-            return from_npz(npz_path(cache))
+            return read_npz(npz_path(cache))
         if source is None:
             raise DataError(
                 f"{npz_path(cache)} is there and is no cache of daily files; give another path for the cache"
@@ -97,10 +97,10 @@ def from_telecom_italia(
         _check_overlap(parts)
         if progress is not None:
             progress(done, len(files), path)
-    dataset = _assemble(parts, raster, seen, cells)
+    attributes = _assemble(parts, raster, seen, cells)
     if cache is not None:
-        write_npz(dataset, cache, source=key)
-    return dataset
+        write_npz(attributes, cache, source=key)
+    return attributes
 
 
 def find_files(pattern: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -220,7 +220,7 @@ def _check_overlap(parts: list[_Part]) -> None:
             )
 
 
-def _assemble(parts: list[_Part], grid: Grid, seen: np.ndarray, cells: str) -> TrafficDataset:
+def _assemble(parts: list[_Part], grid: Grid, seen: np.ndarray, cells: str) -> dict[str, Any]:
     first = min(part.first for part in parts)
     count = max(part.first + len(part.covered) for part in parts) - first
     if count > _LONGEST_SPAN:
@@ -245,12 +245,12 @@ def _assemble(parts: list[_Part], grid: Grid, seen: np.ndarray, cells: str) -> T
     activity[:, :, ~mask] = np.nan
     cell_id, lonlat = grid.crop(low, high)
     seconds = (first + np.arange(count, dtype=np.int64)) * (SLOT_MS // 1000)
-    return TrafficDataset(
-        activity=activity,
-        time=seconds.astype("datetime64[s]"),
+    return read_arrays(
+        activity,
+        seconds.astype("datetime64[s]"),
         services=SERVICES,
         mask=mask,
-        cell_id=np.where(mask, cell_id, -1),
+        cell_id=cell_id,
         cell_size_m=grid.cell_size_m,
         lonlat=lonlat,
         name=grid.name,

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from simmst.data.dataset import DESCRIPTION, TrafficDataset
+from simmst.data.dataset import TrafficDataset
+from simmst.data.readers.arrays import DESCRIPTION
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
