@@ -11,7 +11,7 @@ from simmst.baselines import BASELINES
 from simmst.errors import ConfigError
 from simmst.foundation.suggestions import suggest
 from simmst.models import SimMSTNetConfig
-from simmst.training import SOLVERS, TrainingConfig
+from simmst.training import RECIPES, TrainingConfig
 
 NETWORKS = ("sim-mstnet",)
 # Fields of the network's configuration that follow from the other settings and the series.
@@ -66,8 +66,8 @@ class ForecasterConfig:
         models = (*NETWORKS, *BASELINES)
         if self.model not in models:
             raise ConfigError(f"model is {self.model!r}; it must be one of: {', '.join(models)}")
-        if self.solver is not None and self.solver not in SOLVERS:
-            raise ConfigError(f"solver is {self.solver!r}; it must be one of: {', '.join(sorted(SOLVERS))}")
+        if self.solver is not None and self.solver not in RECIPES:
+            raise ConfigError(f"solver is {self.solver!r}; it must be one of: {', '.join(sorted(RECIPES))}")
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training is {self.training!r}; it must be a TrainingConfig")
         if not isinstance(self.network, Mapping):

@@ -12,7 +12,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.evaluation import EvaluationProtocol, fitting_windows
 from simmst.forecaster.config import ForecasterConfig
 from simmst.models import SimMSTNetConfig
-from simmst.training import SOLVERS, resolve_device
+from simmst.training import RECIPES, resolve_device
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
     @property
     def learns_from_cities(self) -> bool:
         """Whether the solver uses simulated cities."""
-        return self.solver is not None and "simulated" in SOLVERS[self.solver].needs
+        return self.solver is not None and "simulated" in RECIPES[self.solver].needs
 
 
 def make_plan(
@@ -71,7 +71,7 @@ def make_plan(
     if config.model in BASELINES:
         return Plan(train, validation, spec, scaler, None, None, (shrunk,) if shrunk else ())
     solver = config.solver or ("pretrain-finetune" if simulated else "real-only")
-    if "simulated" in SOLVERS[solver].needs and not simulated:
+    if "simulated" in RECIPES[solver].needs and not simulated:
         raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or take 'real-only'")
     resolve_device(config.training.device)
     values = {

@@ -17,7 +17,7 @@ from simmst.forecaster.saving import RECENT_FILE, WEIGHTS_FILE
 from simmst.jobs.inputs import checked_split, described, open_data
 from simmst.jobs.pictures import draw
 from simmst.training import Progress, RunFolder, quiet
-from simmst.training.solvers import refuse_processes
+from simmst.training.recipes import refuse_processes
 
 _REPORT = "report.json"
 _WEIGHTS_REPORT = "weights.json"

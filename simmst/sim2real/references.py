@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simmst.errors import ConfigError
 from simmst.sim2real.inner import move
-from simmst.sim2real.problem import Mean, Problem, Record
+from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record
 
 _EXACT_LIMIT = 5000  # parameters; the Hessian is dense
 _NEWTON_STEPS = 50
@@ -249,21 +249,6 @@ class Adam:
         self.taken = int(state[f"{name}_taken"])
 
 
-def unweighted(problem: Problem) -> Plain:
-    """Train on the simulated samples, all alike."""
-    return Plain(problem, (("simulated",),))
-
-
-def real_only(problem: Problem) -> Plain:
-    """Train on the real samples alone."""
-    return Plain(problem, (("real",),))
-
-
-def joint(problem: Problem) -> Plain:
-    """Train on simulated and real samples together, all alike."""
-    return Plain(problem, (("simulated", "real"),))
-
-
-def pretrain_finetune(problem: Problem) -> Plain:
-    """Train on the simulated samples for half the steps, then on the real ones."""
-    return Plain(problem, (("simulated",), ("real",)))
+def plain(*stages: tuple[str, ...]) -> MakeSolver:
+    """Return the solver that trains in stages on the kinds of samples that each names, all alike."""
+    return lambda problem: Plain(problem, stages)

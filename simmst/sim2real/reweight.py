@@ -16,7 +16,7 @@ from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
 from simmst.sim2real.flat_model import PerSampleLoss
 from simmst.sim2real.problem import MakeSolver, Mean, Problem, Record, Solver
-from simmst.sim2real.references import Adam, Exact, Online, joint, pretrain_finetune, real_only, unweighted
+from simmst.sim2real.references import Adam, Exact, Online, plain
 from simmst.sim2real.samples import Samples, as_samples, refuse_overlap
 
 SOLVERS: dict[str, MakeSolver] = {
@@ -25,10 +25,10 @@ SOLVERS: dict[str, MakeSolver] = {
     "qp": qp,
     "online": Online,
     "exact": Exact,
-    "unweighted": unweighted,
-    "real-only": real_only,
-    "joint": joint,
-    "pretrain-finetune": pretrain_finetune,
+    "unweighted": plain(("simulated",)),
+    "real-only": plain(("real",)),
+    "joint": plain(("simulated", "real")),
+    "pretrain-finetune": plain(("simulated",), ("real",)),
 }
 _SNAPSHOT_EVERY = 10
 _MOST_RESTORES = 8

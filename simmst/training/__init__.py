@@ -1,4 +1,4 @@
-"""Training: one loop for every model, the solvers built on it, checkpoints and run folders."""
+"""Training: one loop for every model, the recipes built on it, checkpoints and run folders."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from simmst.training.config import TrainingConfig, resolve_device
 from simmst.training.history import History
 from simmst.training.loop import NonFiniteLossError, train_stage
 from simmst.training.mixing import MixedWindows, WeightedWindows
-from simmst.training.reweighting import WindowWeights
+from simmst.training.recipes import RECIPES, REWEIGHTING, Recipe, Result, WindowSets, solve
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
-from simmst.training.solvers import REWEIGHTING, SOLVERS, Problem, Result, SolverEntry, solve
+from simmst.training.weighing import WindowWeights
 
 __all__ = [
+    "RECIPES",
     "REWEIGHTING",
-    "SOLVERS",
     "Checkpoint",
     "History",
     "MixedWindows",
     "NonFiniteLossError",
-    "Problem",
     "Progress",
+    "Recipe",
     "Result",
     "RichProgress",
     "RunFolder",
-    "SolverEntry",
     "TrainingConfig",
     "WeightedWindows",
+    "WindowSets",
     "WindowWeights",
     "derive_seed",
     "load_checkpoint",

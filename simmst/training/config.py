@@ -123,6 +123,19 @@ class TrainingConfig:
         _check_choice("weights", self.weights, WEIGHTS)
         _check_choice("after_reweighting", self.after_reweighting, AFTER_REWEIGHTING)
 
+    def finetuning(self) -> TrainingConfig:
+        """Return the settings of a stage that continues a trained model: `finetune_epochs`, and the lower rate.
+
+        Example:
+            >>> TrainingConfig(learning_rate=0.5, finetune_learning_rate=0.5).finetuning().learning_rate
+            0.25
+        """
+        return dataclasses.replace(
+            self,
+            epochs=self.finetune_epochs or self.epochs,
+            learning_rate=self.learning_rate * self.finetune_learning_rate,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary that JSON can hold.
 

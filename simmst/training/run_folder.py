@@ -202,7 +202,7 @@ class RunFolder:
         write_atomically(self.metrics_path, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        before, now = _flat(self.config()), _flat(config)
+        before, now = flattened(self.config()), flattened(config)
         different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if different:
             shown = "; ".join(
@@ -282,11 +282,17 @@ def _normalised(values: Mapping[str, Any]) -> dict[str, Any]:
     return normalised
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by the path of their keys, so that those that differ can be named.
+
+    Example:
+        >>> flattened({"seed": 0, "network": {"width": 8}})
+        {'seed': 0, 'network.width': 8}
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flattened(value, separator, f"{prefix}{key}{separator}"))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,18 +1,18 @@
-"""The losses of a model over the real validation windows, by which stages stop and models are chosen."""
+"""The validation split: it tells when to stop and which weights to keep, and has nothing that was trained on."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from simmst.data import Batch, WindowSource
+from simmst.data import Batch, CityWindows, Windows, WindowSource
 from simmst.errors import DataError
 from simmst.models import masked_loss
 from simmst.training.config import TrainingConfig, resolve_device
 
 
-def batch_losses(model: nn.Module, batch: Batch, config: TrainingConfig) -> torch.Tensor:
+def batch_losses(model: nn.Module, batch: Batch, config: TrainingConfig) -> Tensor:
     """Return the loss of each service over a batch, (K,), in float32."""
     autocast = config.precision == "bfloat16"
     with torch.autocast(batch.values.device.type, dtype=torch.bfloat16, enabled=autocast):
@@ -55,3 +55,97 @@ def validation_losses(model: nn.Module, windows: WindowSource, config: TrainingC
     losses: np.ndarray = np.where(observed > 0, totals / np.maximum(observed, 1), np.nan)
     losses[(observed > 0) & ~np.isfinite(losses)] = np.inf
     return losses
+
+
+def validation_score(
+    model: nn.Module, windows: WindowSource | None, config: TrainingConfig, *, where: str
+) -> float | None:
+    """Return the mean over the services of `validation_losses`; None without a validation split."""
+    return None if windows is None else float(np.nanmean(validation_losses(model, windows, config, where=where)))
+
+
+class BestWeights:
+    """The weights of a model with the best validation score so far, against which later ones compete.
+
+    Without a validation split there are no scores, and the latest weights are the best.
+
+    Attributes:
+        score: validation loss of the kept weights.
+        weights: a copy of them, by the names of the model's `state_dict`; empty before the first offer.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> best = BestWeights(model)
+        >>> best.offer(0.5), best.offer(0.7), best.offer(0.5), best.offer(0.2)
+        (True, False, False, True)
+        >>> best.score
+        0.2
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.score: float | None = None
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, score: float | None) -> bool:
+        """Keep the model's present weights where their score is lower than the best; return whether they are kept."""
+        better = score is None or self.score is None or score < self.score
+        if better:
+            self.keep(score)
+        return better
+
+    def keep(self, score: float | None) -> None:
+        """Keep the model's present weights, whatever the score before."""
+        self.score, self.weights = score, snapshot(self.model)
+
+    def restore(self) -> None:
+        """Put the kept weights back into the model."""
+        self.model.load_state_dict(self.weights)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copy a model's weights.
+
+    Example:
+        >>> list(snapshot(nn.Linear(1, 1)))
+        ['weight', 'bias']
+    """
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def refuse_seen_targets(train: CityWindows | None, validation: CityWindows | None) -> None:
+    """Raise when a slot to forecast in validation is a slot to forecast in training, of the same cells.
+
+    Inputs of validation windows may reach back into training: a forecaster sees the past.
+
+    Raises:
+        DataError: names the series and the slots that both have.
+
+    Example:
+        >>> refuse_seen_targets(None, None)
+    """
+    if train is None or validation is None:
+        return
+    for one in train.parts:
+        for other in validation.parts:
+            common = np.intersect1d(_targets(one), _targets(other))
+            if len(common) and _same_cells(one, other):
+                raise DataError(
+                    f"the validation split overlaps the training split: {one.dataset.name} has {len(common)} slots in "
+                    f"both, from {common[0]} to {common[-1]} (UTC), so the score would be of what was trained on; give "
+                    "steps that lie apart, such as those of chronological_split"
+                )
+
+
+def _targets(windows: Windows) -> np.ndarray:
+    """The starts of the slots that are forecast."""
+    first = int(windows.origins[0])
+    last = min(int(windows.origins[-1]) + windows.spec.horizon, windows.dataset.num_steps)
+    return windows.dataset.time[first:last]
+
+
+def _same_cells(one: Windows, other: Windows) -> bool:
+    if one.dataset is other.dataset:
+        return True
+    a, b = one.dataset, other.dataset
+    return a.name == b.name and bool(np.isin(a.cell_id[a.mask], b.cell_id[b.mask]).any())

@@ -15,7 +15,7 @@ from simmst.errors import CheckpointError, ConfigError
 from simmst.forecaster.config import ForecasterConfig
 from simmst.sim2real import ReweightingConfig
 from simmst.simulation import surrogate_city
-from simmst.training import TrainingConfig, load_checkpoint, reweighting
+from simmst.training import TrainingConfig, load_checkpoint, stage
 
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -76,13 +76,13 @@ class Killed(BaseException):
 def test_two_processes_write_the_run_of_one(alone, file, tmp_path, monkeypatch, start):
     folder, settings = tmp_path / "two", tmp_path / "settings.yaml"
     if start != "anew":
-        original = reweighting.save_checkpoint
+        original = stage.save_checkpoint
 
         def save_and_die(*what):
             original(*what)
             raise Killed
 
-        monkeypatch.setattr(reweighting, "save_checkpoint", save_and_die)
+        monkeypatch.setattr(stage, "save_checkpoint", save_and_die)
         with pytest.raises(Killed):
             jobs.train(file, folder, CONFIG, simulated=3)
         assert load_checkpoint(folder / "checkpoints" / "reweight.safetensors").state["numbers"]["done"] == 2

@@ -14,8 +14,8 @@ from simmst.errors import CheckpointError, ConfigError, DataError
 from simmst.sim2real import ReweightingConfig
 from simmst.training import REWEIGHTING, RunFolder, TrainingConfig, load_checkpoint, solve
 from simmst.training.chosen_windows import choose_windows
-from simmst.training.reweighting import per_sample_loss
 from simmst.training.validation import validation_losses
+from simmst.training.weighing import per_sample_loss
 
 FEW = ReweightingConfig(
     steps=12, simulated_batch=16, real_batch=16, chunk=16, inner_lr=0.1, checkpoint_every=4, validate_every=4
@@ -93,6 +93,22 @@ def test_sim_mst_net_is_differentiated_forward(real, cities, recwarn):
     shares = result.histories[0].records[0]["task_weights"]
     assert set(shares) == {"call", "sms"}
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_few_simulated_windows_take_the_highways_penalty_that_validation_prefers(real):
+    few = city_windows(1, range(30, 36))
+    batch, highways, scores = few.batch(range(len(few))), [], []
+    for ridge in (1e-3, 1e-1, 10.0):
+        model = sim_mst_net(real[0])
+        model.fit_highway(batch.values, batch.marks, batch.target, ridge=ridge)
+        highways.append(model.highway.state_dict())
+        scores.append(validation_losses(model, real[1], QUICK, where="here").mean())
+    assert min(scores) < 0.9 * scores[0], "otherwise this compares nothing"
+    still = dataclasses.replace(FEW, steps=1, inner_lr=1e-9, lr_model=1e-9, simulated_batch=None)
+    config = dataclasses.replace(QUICK, reweighting=still, after_reweighting="nothing", samples_per_city=len(few))
+    model, _ = train("cutting-plane", real, few, config, model=sim_mst_net(real[0]))
+    for name, tensor in model.highway.state_dict().items():
+        torch.testing.assert_close(tensor, highways[int(np.argmin(scores))][name], rtol=0, atol=1e-4)
 
 
 def test_a_model_bound_to_a_compiled_backend_is_refused(real, cities):

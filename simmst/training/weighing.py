@@ -1,40 +1,36 @@
-"""The solvers that weigh simulated windows by what they teach about the real ones."""
+"""The stage that weighs simulated windows by what they teach about the real ones."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simmst.data import Batch, CityWindows, WindowSource
-from simmst.distributed import ALONE, Distribution
-from simmst.errors import CheckpointError, ConfigError
+from simmst.data import Batch, CityWindows
+from simmst.distributed import Distribution
+from simmst.errors import ConfigError
+from simmst.foundation.progress import Progress
 from simmst.models import TaskWeights, masked_loss
 from simmst.sim2real import Reweighted, reweight
-from simmst.training.checkpoint import load_checkpoint, save_checkpoint
 from simmst.training.chosen_windows import ChosenWindows, choose_windows
-from simmst.training.config import TrainingConfig, resolve_device
+from simmst.training.config import TrainingConfig
 from simmst.training.history import History
-from simmst.training.loop import task_weights_of
+from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
-
-if TYPE_CHECKING:
-    from simmst.foundation.progress import Progress
-    from simmst.training.run_folder import RunFolder
+from simmst.training.stage import Stage
 
 STAGE = "reweight"
 _EVEN = 1024  # real windows whose losses set the weights of the tasks
-_HIGHWAY_WINDOWS = 4096
 
 
 @dataclass(frozen=True)
 class WindowWeights:
-    """The weights that a solver gave to simulated windows.
+    """The weights that were given to simulated windows.
 
     Attributes:
         weights: float32 (n,), between 0 and 1; 0.5 is where all begin.
@@ -60,7 +56,7 @@ class WindowWeights:
         return total / np.maximum(count, 1)
 
 
-def reweight_stage(
+def weigh(
     solver: str,
     model: nn.Module,
     simulated: CityWindows,
@@ -70,7 +66,7 @@ def reweight_stage(
     *,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution = ALONE,
+    distribution: Distribution,
 ) -> tuple[History, WindowWeights]:
     """Weigh simulated windows and leave the model that the solver found in `model`.
 
@@ -81,15 +77,15 @@ def reweight_stage(
 
     Args:
         solver: a solver of `simmst.sim2real`.
-        model: called as ``model(values, marks, mask=mask)``; every operator in it has to bear forward-mode AD.
+        model: called as ``model(values, marks, mask=mask)``; its operators have forward-mode derivatives.
         simulated: windows of the simulated cities, of which `config.samples_per_city` each are weighed.
         real: windows of the real city, trained on.
         validation: others, which choose among the models that the solver found; never trained on.
         config: the settings.
-        run: where metrics and checkpoints go; a run that was killed goes on from its last checkpoint.
+        run: where metrics and checkpoints go; a run that was killed resumes from its last checkpoint.
         progress: called after each step.
-        distribution: the processes that share the work; all leave the same model. Rank 0 writes, all read
-            the run folder.
+        distribution: the processes that share the work; all leave the same model. Rank 0 writes, all read the run
+            folder.
 
     Raises:
         ConfigError: the model is bound to a backend that cannot be differentiated forward.
@@ -97,13 +93,13 @@ def reweight_stage(
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
     _refuse_backend(model)
-    stage = _Stage(solver, model, simulated, real, validation, config, run, progress, distribution)
-    with seeded(derive_seed(config.seed, STAGE), stage.device):
-        return stage.run_to_end()
+    weighing = _Weighing(solver, model, simulated, real, validation, config, run, distribution)
+    with seeded(derive_seed(config.seed, STAGE), weighing.device):
+        return weighing.to_end(progress)
 
 
-class _Stage:
-    """What the solver is given, and what it leaves in the run folder."""
+class _Weighing(Stage):
+    """What the solver of `simmst.sim2real` is given, and what it leaves in the run folder."""
 
     def __init__(
         self,
@@ -114,22 +110,14 @@ class _Stage:
         validation: CityWindows | None,
         config: TrainingConfig,
         run: RunFolder | None,
-        progress: Progress,
         distribution: Distribution,
     ) -> None:
-        self.solver, self.config, self.run, self.progress, self.distribution = (
-            solver,
-            config,
-            run,
-            progress,
-            distribution,
-        )
-        self.device = resolve_device(config.device)
-        self.model = model.to(self.device)
+        super().__init__(STAGE, model, config, run, writes=distribution.rank == 0)
+        self.solver, self.distribution = solver, distribution
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
         self.loss = "huber" if config.loss == "mae" else config.loss
-        self.source = simulated
+        self.source, self.held_out = simulated, validation
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
         self.validation = (
@@ -137,13 +125,12 @@ class _Stage:
             if validation is None
             else choose_windows(validation, per_city=None, seed=seed, limit=config.validation_samples)
         )
-        self.history = History(STAGE)
 
-    def run_to_end(self) -> tuple[History, WindowWeights]:
-        """Take up what the run folder holds, and go on to the end."""
-        resume = self.restore()
+    def to_end(self, progress: Progress) -> tuple[History, WindowWeights]:
+        """Resume from what the run folder holds, and go on to the end."""
+        checkpoint = self.resume()
         if self.config.fit_highway:
-            self.fit_highway(self.source)
+            self.fit_highway(self.source, self.held_out, dataclasses.replace(self.config, loss=self.loss))
         tasks = self.task_weights()
         found = reweight(
             self.model,
@@ -154,21 +141,15 @@ class _Stage:
             solver=self.solver,
             config=self.settings,
             groups=torch.from_numpy(self.simulated.cities) if self.config.weights == "city" else None,
-            resume=resume,
-            save=lambda tensors, numbers: self.save(tensors, numbers, tasks),
-            progress=lambda done, total, record: self.progress(STAGE, done, total, _shown(record)),
+            resume=None if checkpoint is None else (checkpoint.group("state"), checkpoint.state["numbers"]),
+            save=lambda tensors, numbers: self.save_step(tensors, numbers, tasks),
+            progress=lambda done, total, record: progress(STAGE, done, total, _shown(record)),
             distribution=self.distribution,
         )
         self.model.eval()
-        return self.finished(found), self.weights_of(found)
-
-    def fit_highway(self, simulated: WindowSource) -> None:
-        """Start the model's linear autoregression, where it has one, at its solution on simulated windows."""
-        fit = getattr(self.model, "fit_highway", None)
-        if fit is not None and getattr(self.model, "highway", None) is not None:
-            seed, limit = self.config.seed, _HIGHWAY_WINDOWS
-            batch = next(simulated.batches(limit, seed=seed, epoch=0, limit=limit)).to(self.device)
-            fit(batch.values, batch.marks, batch.target)
+        self.history.best_epoch = -(-found.chosen_step // self.settings.checkpoint_every)
+        self.history.best_score = min(found.scores.values()) if found.scores else None
+        return self.history, self.weights_of(found)
 
     @torch.no_grad()
     def task_weights(self) -> TaskWeights:
@@ -181,84 +162,43 @@ class _Stage:
             losses.append(_losses(self.model, batch, self.loss).sum(0))
             counts.append((~torch.isnan(batch.target)).any(dim=1).sum(0))
         mean = torch.stack(losses).sum(0) / torch.stack(counts).sum(0).clamp(min=1)
-        tasks = task_weights_of(self.model, len(mean)).to(self.device)
+        tasks = self.new_task_weights(len(mean))
         tasks.update(mean)
         return tasks
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it must agree on."""
+        """Return what a checkpoint and the stage that resumes from it must agree on."""
         config = {key: value for key, value in self.config.to_dict().items() if key != "reweighting"}
         return {
-            "stage": STAGE,
+            **super().identity(),
+            "config": config,
             "solver": self.solver,
-            **{f"config {key}": value for key, value in config.items()},
-            **{f"reweighting {key}": value for key, value in self.settings.to_dict().items()},
+            "reweighting": self.settings.to_dict(),
             "simulated_windows": len(self.simulated),
             "real_windows": len(self.real),
             "validation_windows": None if self.validation is None else len(self.validation),
         }
 
-    def save(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], tasks: TaskWeights) -> None:
+    def save_step(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], tasks: TaskWeights) -> None:
         """Write the metrics since the last checkpoint, then the checkpoint."""
-        if self.history.records and self.history.records[-1]["step"] >= numbers["done"]:
-            return  # these steps were taken again, smaller, after a number that was not finite
-        record = self.record(numbers, tasks)
-        self.history.records.append(record)
-        if self.run is None:
-            return
-        self.run.log(record)
-        state = {"identity": self.identity(), "numbers": numbers, "epoch": record["epoch"]}
-        save_checkpoint(self.run.checkpoint_path(STAGE), {f"state/{n}": t for n, t in tensors.items()}, state)
-
-    def record(self, numbers: Mapping[str, Any], tasks: TaskWeights) -> dict[str, Any]:
-        """What the metrics say of the steps since the last checkpoint."""
         before = self.history.records[-1]["step"] if self.history.records else 0
+        if before >= numbers["done"]:
+            return  # these steps were taken again, smaller, after a number that was not finite
         latest = numbers["history"][before:]
-        scores = {name: score for name, (score, _) in numbers["best"].items()}
-        services = getattr(getattr(self.model, "config", None), "services", None)
-        names = services or [f"service {number}" for number in range(len(tasks.weights))]
-        return {
-            "stage": STAGE,
-            "epoch": len(self.history.records) + 1,
-            "step": numbers["done"],
-            "train_loss": float(np.mean([record["G"] for record in latest])),
-            "task_weights": dict(zip(names, map(float, tasks.weights), strict=True)),
-            **{key: value for key, value in latest[-1].items() if key not in ("step", "G")},
-            **({"validation_loss": min(scores.values())} if scores else {}),
-        }
-
-    def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Read the run folder's checkpoint.
-
-        Raises:
-            CheckpointError: it is damaged, or of other settings or data; it is left as it is.
-        """
-        path = None if self.run is None else self.run.checkpoint_path(STAGE)
-        if self.run is None or path is None or not path.exists():
-            if self.run is not None and self.distribution.rank == 0:
-                self.run.drop_metrics(STAGE, after_epoch=-1)
-            return None
-        checkpoint = load_checkpoint(path)
-        has, wanted = checkpoint.state.get("identity", {}), self.identity()
-        different = [
-            f"{key} is {has.get(key)!r}, wanted {wanted[key]!r}" for key in wanted if has.get(key) != wanted[key]
-        ]
-        if different:
-            raise CheckpointError(
-                f"checkpoint {path} is of another run: {'; '.join(different)}; go on with the settings and data it was "
-                "made with, or choose another run folder"
-            )
-        if self.distribution.rank == 0:
-            self.run.drop_metrics(STAGE, after_epoch=checkpoint.state["epoch"])
-            self.history.records = self.run.metrics(STAGE)
-        return checkpoint.group("state"), checkpoint.state["numbers"]
-
-    def finished(self, found: Reweighted) -> History:
-        """Complete the history."""
-        every = self.settings.checkpoint_every
-        self.history.best_epoch = -(-found.chosen_step // every)
-        self.history.best_score = min(found.scores.values()) if found.scores else None
-        return self.history
+        scores = [score for score, _ in numbers["best"].values()]
+        epoch = len(self.history.records) + 1
+        self.record(
+            {
+                "stage": STAGE,
+                "epoch": epoch,
+                "step": numbers["done"],
+                "train_loss": float(np.mean([record["G"] for record in latest])),
+                "task_weights": self.by_service(tasks.weights.cpu().numpy()),
+                **{key: value for key, value in latest[-1].items() if key not in ("step", "G")},
+                **({"validation_loss": min(scores)} if scores else {}),
+            }
+        )
+        self.save({f"state/{name}": tensor for name, tensor in tensors.items()}, epoch=epoch, numbers=numbers)
 
     def weights_of(self, found: Reweighted) -> WindowWeights:
         """Take the weights out of the solver's result."""

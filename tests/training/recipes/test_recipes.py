@@ -9,7 +9,7 @@ from torch import nn
 from training_city import CONFIG, tiny_net
 
 from simmst.errors import ConfigError
-from simmst.training import SOLVERS, RunFolder, solve
+from simmst.training import RECIPES, RunFolder, solve
 
 
 def test_an_unknown_name_lists_those_that_exist(real):
@@ -23,7 +23,7 @@ def test_a_solver_without_its_simulated_windows_says_so(real, name):
         solve(name, tiny_net(), real_train=real[0], real_validation=real[1], config=CONFIG)
 
 
-@pytest.mark.parametrize("name", sorted(SOLVERS))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_solver_without_its_real_windows_says_so(simulated, name):
     with pytest.raises(ConfigError, match="needs real windows and got none"):
         solve(name, tiny_net(), real_train=None, real_validation=None, simulated=simulated, config=CONFIG)

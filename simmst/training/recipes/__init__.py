@@ -1,0 +1,97 @@
+"""The ways to learn from real and simulated windows together, by name; one file each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from simmst.data import CityWindows
+from simmst.distributed import ALONE, Distribution
+from simmst.errors import ConfigError
+from simmst.foundation.progress import Progress, quiet
+from simmst.training.config import TrainingConfig
+from simmst.training.recipes import joint, pretrain_finetune, real_only, reweighting
+from simmst.training.recipes.recipe import Recipe, Result, WindowSets
+from simmst.training.run_folder import RunFolder
+from simmst.training.validation import refuse_seen_targets
+
+__all__ = ["RECIPES", "REWEIGHTING", "Recipe", "Result", "WindowSets", "refuse_processes", "solve"]
+
+REWEIGHTING = ("cutting-plane", "qp", "paper", "online")
+RECIPES: dict[str, Recipe] = {
+    "real-only": Recipe(real_only.train, ("real",)),
+    "joint": Recipe(joint.train, ("real", "simulated")),
+    "pretrain-finetune": Recipe(pretrain_finetune.train, ("real", "simulated")),
+    **{name: Recipe(partial(reweighting.train, name), ("real", "simulated"), distributed=True) for name in REWEIGHTING},
+}
+
+
+def solve(
+    name: str,
+    model: nn.Module,
+    *,
+    real_train: CityWindows | None,
+    real_validation: CityWindows | None,
+    simulated: CityWindows | None = None,
+    config: TrainingConfig,
+    run: RunFolder | None = None,
+    progress: Progress = quiet,
+    distribution: Distribution = ALONE,
+) -> Result:
+    """Train a model by the recipe of a name; the best weights are in the model afterwards.
+
+    Args:
+        name: a key of `RECIPES`, the setting `solver` of a forecaster.
+        model: called as ``model(values, marks, mask=mask)``.
+        real_train: training windows of the real city.
+        real_validation: windows of its validation split, for early stopping and the choice between stages.
+        simulated: windows of the simulated cities.
+        config: the settings.
+        run: where metrics and checkpoints go; None writes nothing. A run that was killed resumes when called again.
+        progress: called after each step.
+        distribution: the processes that share the work; the result of rank 0 counts.
+
+    Returns:
+        The history of each stage, and which one the model's weights come from.
+
+    Raises:
+        ConfigError: no recipe of this name, or it needs windows it was not given, or runs in one process.
+        DataError: the validation split has slots of the training split.
+
+    Example:
+        >>> solve("magic", nn.Linear(1, 1), real_train=None, real_validation=None, config=TrainingConfig())
+        Traceback (most recent call last):
+            ...
+        simmst.errors.ConfigError: there is no solver 'magic'; there are: cutting-plane, joint, online, \
+paper, pretrain-finetune, qp, real-only
+    """
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise ConfigError(f"there is no solver {name!r}; there are: {', '.join(sorted(RECIPES))}")
+    windows = WindowSets(real_train, real_validation, simulated)
+    for kind in recipe.needs:
+        if getattr(windows, kind) is None:
+            others = [other for other, its in sorted(RECIPES.items()) if kind not in its.needs]
+            instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
+            raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
+    refuse_seen_targets(real_train, real_validation)
+    refuse_processes(name, distribution)
+    return recipe.train(model, windows, config, run, progress, distribution)
+
+
+def refuse_processes(name: str, distribution: Distribution) -> None:
+    """Raise where several processes were started for a recipe that has work for one.
+
+    Raises:
+        ConfigError: says which solvers share their work.
+
+    Example:
+        >>> refuse_processes("real-only", ALONE)
+    """
+    if distribution.world_size > 1 and not RECIPES[name].distributed:
+        shared = ", ".join(other for other, recipe in RECIPES.items() if recipe.distributed)
+        raise ConfigError(
+            f"solver {name!r} runs in one process, and {distribution.world_size} were started; "
+            f"start it without torchrun, or choose one that shares its work: {shared}"
+        )

@@ -1,0 +1,68 @@
+"""Weighing simulated windows by a solver of `simmst.sim2real`, then training with the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from simmst.data import CityWindows
+from simmst.distributed import Distribution
+from simmst.foundation.progress import Progress
+from simmst.training.config import TrainingConfig
+from simmst.training.mixing import WeightedWindows
+from simmst.training.recipes.pretrain_finetune import finetune, pretrain
+from simmst.training.recipes.recipe import Result, WindowSets
+from simmst.training.run_folder import RunFolder
+from simmst.training.validation import BestWeights, snapshot, validation_score
+from simmst.training.weighing import STAGE, WindowWeights, weigh
+
+
+def train(
+    solver: str,
+    model: nn.Module,
+    windows: WindowSets,
+    config: TrainingConfig,
+    run: RunFolder | None,
+    progress: Progress,
+    distribution: Distribution,
+) -> Result:
+    """Weigh simulated windows by a solver of `simmst.sim2real`, and train on with the weights.
+
+    What follows the weighing is `config.after_reweighting`: by default the untrained model is trained again on
+    simulated windows drawn by their weights, and then on the real ones. The model that the weighing left is kept where
+    the real validation split finds none of them better; without one the last is kept.
+    """
+    simulated, real, untrained = windows.given("simulated"), windows.given("real"), snapshot(model)
+    history, weights = weigh(
+        solver,
+        model,
+        simulated,
+        real,
+        windows.validation,
+        config,
+        run=run,
+        progress=progress,
+        distribution=distribution,
+    )
+    if distribution.rank or config.after_reweighting == "nothing":  # what follows is the work of rank 0
+        return Result((history,), STAGE, weights)
+    best = BestWeights(model)
+    best.offer(validation_score(model, windows.validation, config, where=f"stage {STAGE!r}"))
+    histories = [history]
+    if config.after_reweighting == "retrain":
+        model.load_state_dict(untrained)
+        histories.append(pretrain(model, weighted_windows(simulated, weights, config), windows, config, run, progress))
+    histories.append(finetune(model, windows, config, run, progress))
+    if not best.offer(histories[-1].best_score):
+        best.restore()
+        return Result(tuple(histories), STAGE, weights, best.score)
+    return Result(tuple(histories), [later.stage for later in histories if later.best_epoch > 0][-1], weights)
+
+
+def weighted_windows(simulated: CityWindows, weights: WindowWeights, config: TrainingConfig) -> WeightedWindows:
+    """Return simulated windows to be drawn by their weights: those weighed, or all of cities weighed as wholes."""
+    assert weights.windows is not None  # noqa: S101 - weigh() sets it
+    if config.weights == "sample" or not simulated.parts:
+        return WeightedWindows(weights.windows, weights.weights)
+    lengths = simulated.lengths
+    return WeightedWindows(simulated, np.repeat(weights.by_city() / lengths, lengths))

@@ -1,0 +1,145 @@
+"""A stage of training: its history, its checkpoint, and what a run that resumes from it must have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from simmst.data import WindowSource
+from simmst.errors import CheckpointError
+from simmst.models import TaskWeights
+from simmst.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from simmst.training.config import TrainingConfig, resolve_device
+from simmst.training.history import History
+from simmst.training.run_folder import RunFolder, flattened
+from simmst.training.validation import BestWeights, snapshot, validation_score
+
+_HIGHWAY_WINDOWS = 4096
+_RIDGES = (1e-3, 1e-1, 10.0)  # to choose from where there are fewer windows, which a weak penalty overfits
+
+
+class Stage:
+    """One stage of a run, whatever trains in it.
+
+    Args:
+        name: the name in metrics and checkpoints, such as ``"pretrain"``.
+        model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
+        config: the settings.
+        run: where metrics and checkpoints go; None writes nothing.
+        writes: whether this process writes them; all processes read.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, config: TrainingConfig, run: RunFolder | None, *, writes: bool = True
+    ) -> None:
+        self.device = resolve_device(config.device)
+        self.model = model.to(self.device)
+        self.config, self.run, self.writes = config, run, writes
+        self.history = History(name)
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.history.stage
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """The file with the stage's last state."""
+        return None if self.run is None else self.run.checkpoint_path(self.name)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a checkpoint and the stage that resumes from it must agree on: settings and data."""
+        return {"stage": self.name, "config": self.config.to_dict()}
+
+    def resume(self) -> Checkpoint | None:
+        """Load the stage's checkpoint and the metrics up to it; without one, drop what a killed run left of metrics.
+
+        Raises:
+            CheckpointError: it is damaged, or of other settings or data; it is left as it is.
+        """
+        path = self.checkpoint_path
+        if self.run is None or path is None:
+            return None
+        checkpoint = load_checkpoint(path) if path.exists() else None
+        if checkpoint is not None:
+            self._compare(checkpoint)
+        if self.writes:
+            self.run.drop_metrics(self.name, after_epoch=-1 if checkpoint is None else checkpoint.state["epoch"])
+            self.history.records = self.run.metrics(self.name)
+        return checkpoint
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Add a record to the history and to the run folder's metrics."""
+        self.history.records.append(record)
+        if self.run is not None and self.writes:
+            self.run.log(record)
+
+    def save(self, tensors: Mapping[str, Tensor], *, epoch: int, **state: Any) -> None:
+        """Write the checkpoint of an epoch whose record is on disk already."""
+        path = self.checkpoint_path
+        if path is not None and self.writes:
+            save_checkpoint(path, tensors, {"identity": self.identity(), "epoch": epoch, **state})
+
+    def _compare(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint of other settings or other data."""
+        missing = [key for key in ("identity", "epoch") if key not in checkpoint.state]
+        if missing:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} lacks {', '.join(missing)}, so training cannot resume from it; "
+                "delete it and train again"
+            )
+        has, wanted = (flattened(values, " ") for values in (checkpoint.state["identity"], self.identity()))
+        different = [
+            f"{key} is {has.get(key)!r}, wanted {value!r}" for key, value in wanted.items() if has.get(key) != value
+        ]
+        if different:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} is of another run: {'; '.join(different)}; go on with the settings and "
+                "data it was made with, or choose another run folder"
+            )
+
+    def fit_highway(self, windows: WindowSource, validation: WindowSource | None, config: TrainingConfig) -> None:
+        """Start the model's linear autoregression, where it has one, at its least-squares solution.
+
+        Solved on at most 4,096 of the windows. Fewer windows take the penalty that validation prefers.
+
+        Args:
+            windows: those to be trained on.
+            validation: windows of the real validation split; None takes the model's own penalty.
+            config: the seed, and the loss that validation is scored by.
+        """
+        fit = getattr(self.model, "fit_highway", None)
+        if fit is None or getattr(self.model, "highway", None) is None:
+            return
+        # epoch 0 is never trained on, so its order is free for this
+        sample = windows.batches(_HIGHWAY_WINDOWS, seed=config.seed, epoch=0, limit=_HIGHWAY_WINDOWS)
+        batch = next(sample).to(self.device)
+        if validation is None or len(windows) >= _HIGHWAY_WINDOWS:
+            fit(batch.values, batch.marks, batch.target)
+            return
+        before, best = snapshot(self.model), BestWeights(self.model)
+        for ridge in _RIDGES:
+            self.model.load_state_dict(before)
+            fit(batch.values, batch.marks, batch.target, ridge=ridge)
+            best.offer(validation_score(self.model, validation, config, where=f"stage {self.name!r}"))
+        best.restore()
+
+    def new_task_weights(self, num_services: int) -> TaskWeights:
+        """Return the model's own task weights, or new ones in the mode its config names ("average" without one)."""
+        own = getattr(self.model, "task_weights", None)
+        if not isinstance(own, TaskWeights):
+            own = TaskWeights(
+                num_services, mode=getattr(getattr(self.model, "config", None), "task_weights", "average")
+            )
+        return own.to(self.device)
+
+    def by_service(self, values: np.ndarray) -> dict[str, float | None]:
+        """Name the values of the services; NaN and infinity become None."""
+        names = getattr(getattr(self.model, "config", None), "services", None)
+        names = names or [f"service {number}" for number in range(len(values))]
+        return {name: float(v) if math.isfinite(v) else None for name, v in zip(names, values, strict=True)}
