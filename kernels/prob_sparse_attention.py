@@ -30,7 +30,7 @@ import triton
 from torch import Tensor
 
 from simmst.core.philox import keep_threshold
-from simmst.core.prob_sparse_attention import divisor, empty_out, resolve_fill, resolve_scale
+from simmst.core.prob_sparse_attention import DEFAULTS, Options, divisor, empty_out, resolve_fill, resolve_scale
 from simmst.kernels.configurations import Configuration, configuration
 from simmst.kernels.prob_sparse_attention_backward import _combine_query, _gradients, _sum_chunks
 from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
@@ -43,7 +43,7 @@ _SMALLEST_CHUNK = 256
 _PROGRAMS_PER_PROCESSOR = 4
 
 
-def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the u queries with the largest measure; see the reference's ``select``.
 
     Example:
@@ -84,12 +84,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     top: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
     """Attention in the rows top, the fill in all others; see the reference's ``attend``.
 
@@ -105,8 +101,12 @@ def attend(
     q, k, v, o, top = _four(query), _four(key), _four(value), _four(out), top.contiguous()
     plan = _plan(q, k, v, top.shape[-1] + 1)
     queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
-    options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_U": plan.tile, "BLOCK_V": _block(value_width)}
-    keep, dropout_factor, seed = _dropout(dropout_p, seed)
+    constants = {
+        "FILL": resolve_fill(options.fill, options.is_causal),
+        "BLOCK_U": plan.tile,
+        "BLOCK_V": _block(value_width),
+    }
+    keep, dropout_factor, seed = _dropout(options.dropout_p, seed)
     parts = statistics = None
     if not plan.whole:
         parts = lse.new_empty(plan.batch * plan.splits * (u + 1) * value_width)
@@ -117,15 +117,15 @@ def attend(
             q, k, v, top, seed, o, lse, parts, statistics,
             q.shape[1], queries, keys, u, width, value_width,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3],
-            resolve_scale(scale, query), keep, dropout_factor, plan.chunk, plan.splits,
-            WHOLE=plan.whole, CAUSAL=is_causal, DROPOUT=seed is not None, PRECISION=_precision(query),
-            BLOCK_D=_block(width), **options, **tile.launch(),
+            resolve_scale(options.scale, query), keep, dropout_factor, plan.chunk, plan.splits,
+            WHOLE=plan.whole, CAUSAL=options.is_causal, DROPOUT=seed is not None, PRECISION=_precision(query),
+            BLOCK_D=_block(width), **constants, **tile.launch(),
         )  # fmt: skip
         if not plan.whole:
             tile = _configuration("combine", query, length=queries)
             _combine[(plan.batch * triton.cdiv(queries, plan.chunk),)](
                 v, top, o, lse, parts, statistics, q.shape[1], queries, keys, u, value_width,
-                *v.stride()[:3], *o.stride()[:3], dropout_factor, plan.chunk, plan.splits, **options, **tile.launch(),
+                *v.stride()[:3], *o.stride()[:3], dropout_factor, plan.chunk, plan.splits, **constants, **tile.launch(),
             )  # fmt: skip
     return _returned(out, o), lse
 
@@ -138,12 +138,8 @@ def attend_backward(
     top: Tensor,
     out: Tensor,
     lse: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value; see the reference's ``attend_backward``.
 
@@ -161,8 +157,8 @@ def attend_backward(
     top, lse = top.contiguous(), lse.contiguous()
     plan = _plan(q, k, v, top.shape[-1])
     queries, keys, u, width, value_width = q.shape[2], k.shape[2], top.shape[-1], q.shape[3], v.shape[3]
-    options = {"FILL": resolve_fill(fill, is_causal), "BLOCK_V": _block(value_width)}
-    keep, dropout_factor, seed = _dropout(dropout_p, seed)
+    constants = {"FILL": resolve_fill(options.fill, options.is_causal), "BLOCK_V": _block(value_width)}
+    keep, dropout_factor, seed = _dropout(options.dropout_p, seed)
     sums = parts = None
     chunks = triton.cdiv(queries, plan.chunk)
     with _device(query):
@@ -172,7 +168,7 @@ def attend_backward(
             tile = _configuration("sum_chunks", query, length=queries)
             _sum_chunks[(plan.batch * chunks,)](
                 do, top, sums, q.shape[1], queries, keys, u, value_width, *do.stride()[:3], plan.chunk,
-                **options, **tile.launch(),
+                **constants, **tile.launch(),
             )  # fmt: skip
         tile = _configuration(f"gradients_{_family(query, value)}", query, length=keys)
         _gradients[(plan.batch * plan.splits,)](
@@ -180,9 +176,9 @@ def attend_backward(
             q.shape[1], queries, keys, u, width, value_width,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3], *do.stride()[:3],
             *grads[0].stride()[:3], *grads[1].stride()[:3], *grads[2].stride()[:3],
-            resolve_scale(scale, query), keep, dropout_factor, plan.chunk, plan.splits, chunks,
-            WHOLE=plan.whole, ONE_TILE=u <= plan.tile, CAUSAL=is_causal, DROPOUT=seed is not None,
-            PRECISION=_precision(query), BLOCK_U=plan.tile, BLOCK_D=_block(width), **options, **tile.launch(),
+            resolve_scale(options.scale, query), keep, dropout_factor, plan.chunk, plan.splits, chunks,
+            WHOLE=plan.whole, ONE_TILE=u <= plan.tile, CAUSAL=options.is_causal, DROPOUT=seed is not None,
+            PRECISION=_precision(query), BLOCK_U=plan.tile, BLOCK_D=_block(width), **constants, **tile.launch(),
         )  # fmt: skip
         if not plan.whole:
             tile = _configuration("combine_query", query, length=queries)

@@ -39,7 +39,7 @@ import torch
 import triton
 from torch import Tensor
 
-from simmst.core.spatial_attention import Gradients
+from simmst.core.spatial_attention import Gradients, Options
 from simmst.kernels import spatial_attention_long as long
 from simmst.kernels.spatial_attention_backward import fused_backward, reduce_partials
 from simmst.kernels.spatial_attention_forward import fused_forward
@@ -64,20 +64,16 @@ def forward(
     key_padding_mask: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
 
     Example:
-        ``out, lse = forward(x, *weights, None, None, None, num_heads=4, residual=True, eps=1e-5, scale=0.25)``
+        ``out, lse = forward(x, *weights, None, None, None, Options(num_heads=4, residual=True, eps=1e-5, scale=0.25))``
     """
-    size = sizes(x, num_heads)
+    size = sizes(x, options.num_heads)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    lse = torch.empty((size.maps, num_heads, size.positions), dtype=torch.float32, device=x.device)
+    lse = torch.empty((size.maps, size.heads, size.positions), dtype=torch.float32, device=x.device)
     if x.numel() == 0:
         return out, lse
     w_in, w_out = in_proj_weight.contiguous(), out_proj_weight.contiguous()
@@ -86,9 +82,11 @@ def forward(
     last = contiguous(norm_weight), contiguous(norm_bias)
     with torch.cuda.device_of(x):
         if is_fused(size, x.device):
-            _launch_forward(size, x, (w_in, b_in, w_out, b_out, mask, empty, *last), out, lse, residual, eps, scale)
+            _launch_forward(size, x, (w_in, b_in, w_out, b_out, mask, empty, *last), out, lse, options)
         else:
-            given = long.Given(x, w_in, b_in, w_out, b_out, mask, empty, *last, residual, eps, scale)
+            given = long.Given(
+                x, w_in, b_in, w_out, b_out, mask, empty, *last, options.residual, options.eps, options.scale
+            )
             long.forward(size, given, out, lse)
     return out, lse
 
@@ -99,9 +97,7 @@ def _launch_forward(
     weights: tuple[Tensor | None, ...],
     out: Tensor,
     lse: Tensor,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> None:
     chosen = size.configuration("forward")
     is_resident = size.positions <= min(chosen.constants["BLOCK_M"], chosen.constants["BLOCK_N"])
@@ -124,11 +120,11 @@ def _launch_forward(
         tokens.column,
         results.row,
         results.column,
-        scale * LOG2_E,
-        eps,
+        options.scale * LOG2_E,
+        options.eps,
         HEADS=size.heads,
         WIDTH=size.width,
-        RESIDUAL=residual,
+        RESIDUAL=options.residual,
         RESIDENT=is_resident,
         PRECISION=size.precision,
         BLOCK_C=size.block_c,
@@ -149,11 +145,7 @@ def backward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     lse: Tensor,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
     output_mask: list[bool],
 ) -> Gradients:
     """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``.
@@ -169,13 +161,15 @@ def backward(
     if x.numel() == 0:
         found = [None if gradient is None else gradient.zero_() for gradient in found]
     elif any(gradient is not None for gradient in found):
-        size = sizes(x, num_heads)
+        size = sizes(x, options.num_heads)
         mask, empty = empty_maps(key_padding_mask)
         w_in, w_out = in_proj_weight.contiguous(), out_proj_weight.contiguous()
         b_in, b_out = contiguous(in_proj_bias), contiguous(out_proj_bias)
         last = contiguous(norm_weight), contiguous(norm_bias)
         lse = lse.contiguous()
-        everything = long.Given(x, w_in, b_in, w_out, b_out, mask, empty, *last, residual, eps, scale)
+        everything = long.Given(
+            x, w_in, b_in, w_out, b_out, mask, empty, *last, options.residual, options.eps, options.scale
+        )
         with torch.cuda.device_of(x):
             if is_fused(size, x.device):
                 _launch_backward(size, grad, everything, lse, found)
@@ -223,12 +217,12 @@ def _launch_backward(size: Sizes, grad: Tensor, given: long.Given, lse: Tensor, 
         tokens.column,
         target.row,
         target.column,
-        given.scale * LOG2_E,
-        given.scale,
-        given.eps,
+        given.options.scale * LOG2_E,
+        given.options.scale,
+        given.options.eps,
         HEADS=size.heads,
         WIDTH=size.width,
-        RESIDUAL=given.residual,
+        RESIDUAL=given.options.residual,
         PRECISION=size.precision,
         BLOCK_C=size.block_c,
         BLOCK_D=size.block_d,

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from simmst.core.spatial_attention import Options
 from simmst.kernels.spatial_attention_sizes import Sizes, matrices, programs
 from simmst.kernels.spatial_attention_tiles import (
     LOG2_E,
@@ -47,9 +48,7 @@ class Given(NamedTuple):
     empty: Tensor | None
     w_norm: Tensor | None
     b_norm: Tensor | None
-    residual: bool
-    eps: float
-    scale: float
+    options: Options
 
 
 @triton.jit
@@ -246,8 +245,8 @@ def forward(size: Sizes, given: Given, out: Tensor, lse: Tensor) -> None:
         size.positions,
         *tokens[1:],
         *results[1:],
-        given.eps,
-        RESIDUAL=given.residual,
+        given.options.eps,
+        RESIDUAL=given.options.residual,
         **_rows(size),
     )
 
@@ -257,7 +256,7 @@ def _attend(size: Sizes, given: Given, packed: Tensor, lse: Tensor, unit: float)
     chosen = size.configuration("attend")
     heads = torch.empty((size.maps, size.positions, size.channels), dtype=packed.dtype, device=packed.device)
     grid = _grid(size, chosen.constants["BLOCK_M"])
-    factor = given.scale * LOG2_E
+    factor = given.options.scale * LOG2_E
     attend_rows[grid](
         packed, heads, lse, given.mask, given.empty, size.positions, factor, unit, **_heads(size), **chosen.launch()
     )
@@ -311,7 +310,7 @@ def backward(size: Sizes, grad: Tensor, given: Given, lse: Tensor, found: list[T
     if found[0] is not None:
         grad_tokens = matrices(found[0]).tensor
         grad_tokens.copy_(torch.matmul(grad_packed, given.w_in))
-        if given.residual:
+        if given.options.residual:
             grad_tokens += grad_residual
 
 
@@ -334,8 +333,8 @@ def _norm_backward(size: Sizes, grad: Tensor, given: Given, branch: Tensor, foun
         size.positions,
         *grads[1:],
         *tokens[1:],
-        given.eps,
-        RESIDUAL=given.residual,
+        given.options.eps,
+        RESIDUAL=given.options.residual,
         **_rows(size),
     )
     for gradient, total in zip(found[5:], partials.sum(0), strict=True):
@@ -348,7 +347,7 @@ def _packed_gradients(
     size: Sizes, given: Given, packed: Tensor, heads: Tensor, grad_heads: Tensor, lse: Tensor
 ) -> Tensor:
     grad_packed, delta = torch.empty_like(packed), torch.empty_like(lse)
-    factors = given.scale * LOG2_E, given.scale
+    factors = given.options.scale * LOG2_E, given.options.scale
     chosen = size.configuration("queries")
     query_gradients[_grid(size, chosen.constants["BLOCK_M"])](
         packed, heads, grad_heads, lse, delta, given.mask, grad_packed, size.positions, *factors,

@@ -33,6 +33,9 @@ class Options(NamedTuple):
     dropout_p: float = 0.0
 
 
+DEFAULTS = Options()
+
+
 def resolve_scale(scale: float | None, query: Tensor) -> float:
     """The scale of the scores: the one given, or 1 / sqrt(D)."""
     return 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
@@ -81,6 +84,7 @@ def empty_out(query: Tensor, value: Tensor) -> Tensor:
 
 
 __all__ = [
+    "DEFAULTS",
     "FILLS",
     "NORMALIZERS",
     "SAMPLINGS",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from simmst.core.philox import philox_indices
 from simmst.core.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count
-from simmst.ops.backends import BACKENDS
+from simmst.ops.backends import BACKENDS, is_transformed
 from simmst.ops.checks import check_choice, check_dropout, check_integer, describe_all
 from simmst.ops.prob_sparse_attention import prob_sparse_attention
 
@@ -36,7 +36,9 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
         >>> evaluation_sample(4, 96, 3, shared=True, device=torch.device("cpu"))
         tensor([74,  1, 32])
     """
-    if torch.compiler.is_compiling():  # the graph holds the operator, not a tensor of this process
+    # Compiled, the graph holds the operator and not a tensor of this process; a tensor made inside a transform of
+    # torch.func belongs to the transform.
+    if torch.compiler.is_compiling() or is_transformed():
         sample: Tensor = _draw_evaluation_sample(queries, keys, samples, shared, device)
         return sample
     key = (queries, keys, samples, shared, device)

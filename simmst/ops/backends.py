@@ -197,7 +197,7 @@ def choose(
         named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
     else:
         named, source = backend, "the argument backend"
-    return _resolve(operator, named, source, device, dtype, _is_transformed(), bucket, tuple(sizes.items()))
+    return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, tuple(sizes.items()))
 
 
 # torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
@@ -208,8 +208,11 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 concrete = index
 
 
-def _is_transformed() -> bool:
-    """Whether a torch.func transform or forward-mode AD is under way, which only plain PyTorch can follow."""
+def is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode AD is under way.
+
+    Only plain PyTorch can follow one, and a tensor made inside must not outlive it: keep none in a cache.
+    """
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 

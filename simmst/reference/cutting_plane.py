@@ -37,6 +37,21 @@ def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, 
     return total.to(_result_dtype(offsets, multipliers, point)), plane_values
 
 
+def penalty_and_gradient(
+    planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the penalty, the values, and d penalty / d point."""
+    total, plane_values = penalty_and_values(planes, offsets, multipliers, point)
+    return total, plane_values, combine(planes, 2 * multipliers * plane_values.relu(), point.dtype)
+
+
+def lagrangian_and_gradient(
+    planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the Lagrangian's plane term, the values, and d term / d point = A^T mu."""
+    return *lagrangian_and_values(planes, offsets, multipliers, point), combine(planes, multipliers, point.dtype)
+
+
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
     """A^T s: the planes added up with coefficients (..., L), rows with coefficient zero skipped. (..., N) in dtype."""
     computing = torch.promote_types(dtype, torch.float32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from simmst.core.philox import STREAM_DROPOUT, keep_threshold, philox_words
-from simmst.core.prob_sparse_attention import divisor, resolve_fill, resolve_scale
+from simmst.core.prob_sparse_attention import DEFAULTS, Options, divisor, resolve_fill, resolve_scale
 
 # A row chunk of scores stays below this many times the size of query and key together, or has this many rows.
 _CHUNK_FACTOR = 2
@@ -24,7 +24,7 @@ _CHUNK_ROWS = 64
 _KEYS_PER_SAMPLE = 50
 
 
-def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the queries whose sampled scores are the least uniform.
 
     measure = max_s(q . k_s) - sum_s(q . k_s) / n, with n = L_K (``"keys"``) or S (``"samples"``); the u largest are
@@ -84,12 +84,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     top: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention in the selected rows, the fill in all others.
 
@@ -98,12 +94,8 @@ def attend(
         key: (..., L_K, D).
         value: (..., L_K, D_V).
         top: int64 (..., u), distinct.
-        is_causal: row i sees the keys j <= i, aligned at the top left as in scaled_dot_product_attention.
-        scale: of the scores; None is 1 / sqrt(D).
-        fill: ``"mean"`` of all values, ``"cumsum"`` or ``"cummean"`` of the values j <= min(i, L_K - 1); None is
-            ``"cumsum"`` when causal, else ``"mean"``.
-        dropout_p: probability of dropping a weight; see :mod:`simmst.core.philox` for which.
         seed: int64 (2,), needed with dropout.
+        options: causal mask, aligned at the top left as in scaled_dot_product_attention; scale; fill; dropout.
 
     Returns:
         out: (..., L_Q, D_V) in the dtype of query.
@@ -116,12 +108,12 @@ def attend(
         (torch.Size([3, 3]), torch.Size([1]))
     """
     work = torch.promote_types(query.dtype, torch.float32)
-    scores = _scores(query, key, top, is_causal=is_causal, scale=resolve_scale(scale, query))
+    scores = _scores(query, key, top, is_causal=options.is_causal, scale=resolve_scale(options.scale, query))
     weights = scores.softmax(-1)
-    if dropout_p > 0.0:
-        weights = weights * _dropout_factor(top, weights, dropout_p, seed)
+    if options.dropout_p > 0.0:
+        weights = weights * _dropout_factor(top, weights, options.dropout_p, seed)
     selected = weights @ value.to(work)  # [..., u, D_V]
-    rest = _fill_rows(value.to(work), query.shape[-2], resolve_fill(fill, is_causal))
+    rest = _fill_rows(value.to(work), query.shape[-2], resolve_fill(options.fill, options.is_causal))
     out = rest.scatter(-2, _row_index(top, value.shape[-1]), selected)
     return out.to(query.dtype), scores.detach().logsumexp(-1)
 
@@ -134,12 +126,8 @@ def attend_backward(
     top: Tensor,
     out: Tensor,
     lse: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`attend` in closed form, from its inputs and results.
 
@@ -160,15 +148,17 @@ def attend_backward(
         [(3, 3), (3, 3), (3, 3)]
     """
     work = torch.promote_types(query.dtype, torch.float32)
-    scale = resolve_scale(scale, query)
+    scale = resolve_scale(options.scale, query)
     wide, key_wide, value_wide = grad_out.to(work), key.to(work), value.to(work)
     row_index = _row_index(top, value.shape[-1])
     grad_top = wide.gather(-2, row_index)  # [..., u, D_V]
-    weights = (_scores(query, key, top, is_causal=is_causal, scale=scale) - lse[..., None]).exp()  # [..., u, L_K]
+    weights = (
+        _scores(query, key, top, is_causal=options.is_causal, scale=scale) - lse[..., None]
+    ).exp()  # [..., u, L_K]
     grad_weights = grad_top @ value_wide.mT
     kept = weights
-    if dropout_p > 0.0:
-        factor = _dropout_factor(top, weights, dropout_p, seed)
+    if options.dropout_p > 0.0:
+        factor = _dropout_factor(top, weights, options.dropout_p, seed)
         kept, grad_weights = weights * factor, grad_weights * factor
     delta = (grad_top * out.gather(-2, row_index).to(work)).sum(-1, keepdim=True)
     grad_scores = weights * (grad_weights - delta) * scale
@@ -178,7 +168,7 @@ def attend_backward(
     grad_value = kept.mT @ grad_top
     if top.shape[-1] < query.shape[-2]:
         rest = wide.scatter(-2, row_index, 0.0)
-        grad_value = grad_value + _fill_gradient(rest, key.shape[-2], resolve_fill(fill, is_causal))
+        grad_value = grad_value + _fill_gradient(rest, key.shape[-2], resolve_fill(options.fill, options.is_causal))
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
 

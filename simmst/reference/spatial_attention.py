@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from simmst.core.spatial_attention import Gradients
+from simmst.core.spatial_attention import Gradients, Options
 
 
 class _Scores(NamedTuple):
@@ -62,11 +62,7 @@ def forward(
     key_padding_mask: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and what ``backward`` needs beside the inputs.
 
@@ -75,12 +71,15 @@ def forward(
         float32 (float64 for float64 inputs); +inf for a map with no position left, so that exp(score - lse) is 0.
     """
     tokens = _to_tokens(x)
-    part = _scores(tokens, in_proj_weight, in_proj_bias, num_heads, key_padding_mask, scale)
+    part = _scores(tokens, in_proj_weight, in_proj_bias, options.num_heads, key_padding_mask, options.scale)
     lse = torch.logsumexp(part.scores, dim=-1)
     heads = torch.matmul(torch.exp(part.scores - lse.unsqueeze(-1)), part.value)
     if part.empty is not None:
         lse = lse.masked_fill(part.empty, float("inf"))
-    out = _finish(x, tokens, heads, part.empty, out_proj_weight, out_proj_bias, residual, norm_weight, norm_bias, eps)
+    out = _finish(
+        *(x, tokens, heads, part.empty, out_proj_weight, out_proj_bias),
+        *(options.residual, norm_weight, norm_bias, options.eps),
+    )
     return out, lse
 
 
@@ -95,11 +94,7 @@ def backward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     lse: Tensor,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
     output_mask: list[bool],
 ) -> Gradients:
     """Gradients in closed form; scores and projections are recomputed from x, only x and lse are kept.
@@ -117,7 +112,7 @@ def backward(
     """
     tokens = _to_tokens(x)  # (B, N, C)
     dtype = tokens.dtype
-    part = _scores(tokens, in_proj_weight, in_proj_bias, num_heads, key_padding_mask, scale)
+    part = _scores(tokens, in_proj_weight, in_proj_bias, options.num_heads, key_padding_mask, options.scale)
     probabilities = torch.exp(part.scores - lse.unsqueeze(-1))  # (B, heads, N, N)
     heads = torch.matmul(probabilities, part.value)  # (B, heads, N, D)
     merged = _merge_heads(heads)
@@ -128,16 +123,16 @@ def backward(
     if norm_weight is not None:
         branch = _project_out(merged, part.empty, out_proj_weight, out_proj_bias)
         grad, grad_norm_weight, grad_norm_bias = _norm_backward(
-            grad, branch + tokens if residual else branch, norm_weight.to(dtype), eps
+            grad, branch + tokens if options.residual else branch, norm_weight.to(dtype), options.eps
         )
     grad_branch = grad if part.empty is None else grad.masked_fill(part.empty, 0.0)
     grad_out_weight = torch.einsum("bno,bni->oi", grad_branch, merged)
     grad_out_bias = grad_branch.sum((0, 1))
 
-    grad_heads = _split_heads(torch.matmul(grad_branch, out_weight), num_heads)  # (B, heads, N, D)
+    grad_heads = _split_heads(torch.matmul(grad_branch, out_weight), options.num_heads)  # (B, heads, N, D)
     grad_value = torch.matmul(probabilities.mT, grad_heads)
     row = (grad_heads * heads).sum(-1, keepdim=True)
-    grad_scores = probabilities * (torch.matmul(grad_heads, part.value.mT) - row) * scale
+    grad_scores = probabilities * (torch.matmul(grad_heads, part.value.mT) - row) * options.scale
     grad_query = torch.matmul(grad_scores, part.key)
     grad_key = torch.matmul(grad_scores.mT, part.query)
     grad_packed = torch.cat([_merge_heads(g) for g in (grad_query, grad_key, grad_value)], dim=-1)  # (B, N, 3C)
@@ -145,7 +140,7 @@ def backward(
     grad_in_weight = torch.einsum("bno,bni->oi", grad_packed, tokens)
     grad_in_bias = grad_packed.sum((0, 1))
     grad_tokens = torch.matmul(grad_packed, in_proj_weight.to(dtype))
-    if residual:
+    if options.residual:
         grad_tokens = grad_tokens + grad
     results = (
         (x, _from_tokens(grad_tokens, x)),

@@ -17,6 +17,7 @@ from drawn import Draw, drawn
 from torch import Tensor
 from worlds import World
 
+from simmst.core.prob_sparse_attention import Options
 from simmst.errors import BackendUnavailableError
 from simmst.nn import ProbSparseAttention
 from simmst.ops import prob_sparse_attend, prob_sparse_attention, prob_sparse_select
@@ -59,10 +60,10 @@ def draw_top(draw: Draw, query: Tensor, u: int) -> Tensor:
 def everything(module: Any, tensors: list[Tensor], top: Tensor, **options: Any) -> list[Tensor]:
     """Results and gradients of attend, where the tensors lie."""
     device = tensors[0].device
-    top, seed = top.to(device), SEED.to(device)
-    out, lse = module.attend(*tensors, top, seed=seed, **options)
+    top, given = top.to(device), (SEED.to(device), Options(**options))
+    out, lse = module.attend(*tensors, top, *given)
     grad = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape).cos().to(out.dtype).to(device)
-    return [out, lse, *module.attend_backward(grad, *tensors, top, out, lse, seed=seed, **options)]
+    return [out, lse, *module.attend_backward(grad, *tensors, top, out, lse, *given)]
 
 
 def assert_close(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
@@ -194,14 +195,14 @@ def test_dropout_drops_the_very_weights_that_the_reference_drops(world: World, k
         value = torch.eye(131)[:, first : first + 128].expand(2, 2, 131, 128)  # so that out is the weights
         top = draw_top(draw, query, 20)
         tensors = query, key, value, top
-        wanted, _ = reference.attend(*tensors, dropout_p=dropout_p, seed=SEED)
+        wanted, _ = reference.attend(*tensors, SEED, Options(dropout_p=dropout_p))
         moved = [x.to(world.device) for x in tensors]
-        found, _ = kernels.attend(*moved, dropout_p=dropout_p, seed=SEED.to(world.device))
+        found, _ = kernels.attend(*moved, SEED.to(world.device), Options(dropout_p=dropout_p))
         rows = [out.cpu().gather(-2, top[..., None].expand(2, 2, 20, 128)) for out in (found, wanted)]
         assert torch.equal(rows[0] == 0, rows[1] == 0)
         assert abs((rows[0] == 0).double().mean() - dropout_p) < 0.05
     with pytest.raises(ValueError, match="needs a seed"):
-        kernels.attend(*moved, dropout_p=0.5)
+        kernels.attend(*moved, options=Options(dropout_p=0.5))
 
 
 def heads_last(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from drawn import Draw, drawn
 from torch import Tensor
 
+from simmst.core.spatial_attention import Options
 from simmst.nn import SpatialAttention
 from simmst.ops import spatial_attention
 from simmst.ops.backends import implementation
@@ -24,7 +25,7 @@ class Case(NamedTuple):
     """Arguments of forward(), its options, and a gradient of the output."""
 
     arguments: list[Tensor | None]
-    options: dict[str, Any]
+    options: Options
     grad: Tensor
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Case:
@@ -57,7 +58,7 @@ def case(
         draw(channels) if norm and norm_bias else None,
     ]
     scale = (channels // heads) ** -0.5 if scale is None else scale
-    return Case(arguments, {"num_heads": heads, "residual": residual, "eps": 1e-5, "scale": scale}, draw(*shape))
+    return Case(arguments, Options(heads, residual, 1e-5, scale), draw(*shape))
 
 
 def random_mask(batch, positions, seed=1, share=0.3):
@@ -74,8 +75,8 @@ def run(world, given: Case, wanted=ALL) -> list[Tensor | None]:
     module = implementation("spatial_attention", world.backend)
     torch.use_deterministic_algorithms(True)  # fills torch.empty with NaN
     try:
-        out, lse = module.forward(*given.arguments, **given.options)
-        gradients = module.backward(given.grad, *given.arguments, lse, **given.options, output_mask=wanted)
+        out, lse = module.forward(*given.arguments, given.options)
+        gradients = module.backward(given.grad, *given.arguments, lse, given.options, wanted)
     finally:
         torch.use_deterministic_algorithms(False)
     return [out, lse, *gradients]
@@ -84,8 +85,8 @@ def run(world, given: Case, wanted=ALL) -> list[Tensor | None]:
 def exact(given: Case) -> list[Tensor | None]:
     """The reference in float64."""
     arguments, options, grad = given.to(torch.float64, "cpu")
-    out, lse = reference_forward(*arguments, **options)
-    return [out, lse, *reference_backward(grad, *arguments, lse, **options, output_mask=ALL)]
+    out, lse = reference_forward(*arguments, options)
+    return [out, lse, *reference_backward(grad, *arguments, lse, options, ALL)]
 
 
 def plain(given: Case) -> list[Tensor | None]:
@@ -93,11 +94,11 @@ def plain(given: Case) -> list[Tensor | None]:
     x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm = given.arguments
     tensors = dict(zip(NAMES[2:], (x, w_in, b_in, w_out, b_out, w_norm, b_norm), strict=True))
     at = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items() if tensor is not None}
-    heads, width = given.options["num_heads"], w_out.shape[0] // given.options["num_heads"]
+    heads, width = given.options.num_heads, w_out.shape[0] // given.options.num_heads
     tokens = at["x"].flatten(2).mT if x.dim() == 4 else at["x"]
     packed = F.linear(tokens, at["w_in"], at.get("b_in")).unflatten(2, (3, heads, width)).permute(2, 0, 3, 1, 4)
     query, key, value = packed.unbind(0)
-    scores = torch.matmul(query, key.mT) * given.options["scale"]
+    scores = torch.matmul(query, key.mT) * given.options.scale
     empty = None
     if mask is not None:
         empty = mask.all(1)[:, None, None]
@@ -107,10 +108,10 @@ def plain(given: Case) -> list[Tensor | None]:
     if empty is not None:
         branch = branch.masked_fill(empty, 0.0)
         lse = lse.masked_fill(empty, float("inf"))
-    if given.options["residual"]:
+    if given.options.residual:
         branch = branch + tokens
     if w_norm is not None:
-        branch = F.layer_norm(branch, branch.shape[-1:], at["w_norm"], at.get("b_norm"), given.options["eps"])
+        branch = F.layer_norm(branch, branch.shape[-1:], at["w_norm"], at.get("b_norm"), given.options.eps)
     out = branch.mT.reshape(x.shape) if x.dim() == 4 else branch
     gradients = torch.autograd.grad(out, list(at.values()), given.grad, allow_unused=True)
     found = dict(zip(at, gradients, strict=True))
@@ -368,8 +369,8 @@ def test_graph_capture(gpu, shape):
     module = implementation("spatial_attention", gpu.backend)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out, lse = module.forward(*given.arguments, **given.options)
-        gradients = module.backward(given.grad, *given.arguments, lse, **given.options, output_mask=ALL)
+        out, lse = module.forward(*given.arguments, given.options)
+        gradients = module.backward(given.grad, *given.arguments, lse, given.options, ALL)
     captured = [out, lse, *gradients]
     for tensor in captured:
         tensor.fill_(torch.nan)

@@ -43,8 +43,8 @@ def adam_state(point):
 def seam(monkeypatch):
     """Lead backend "cpu" to the reference, behind the library operators."""
     oracle = importlib.import_module("simmst.reference.cutting_plane")
-    monkeypatch.setattr("simmst.ops.cutting_plane.choose", lambda *args, **kwargs: "cpu")
-    monkeypatch.setattr("simmst.ops.cutting_plane_library.implementation", lambda operator, backend: oracle)
+    monkeypatch.setattr("simmst.ops.cutting_plane.api.choose", lambda *args, **kwargs: "cpu")
+    monkeypatch.setattr("simmst.ops.dispatch.implementation", lambda operator, backend: oracle)
 
 
 PACKED = pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
@@ -90,13 +90,14 @@ def test_the_step_updates_in_place_behind_the_seam(seam, packed, adam):
 
 
 @PACKED
+@pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("operator", ["cutting_plane_penalty", "cutting_plane_lagrangian"])
-def test_library_operator_gradcheck(packed, operator):
+def test_library_operator_gradcheck(packed, operator, with_gradient):
     planes, offsets, multipliers, point = problem((2, 3, 5), packed=packed)
     arguments = (multipliers.requires_grad_(), point.requires_grad_())
 
     def call(m, x):
-        return getattr(OPS, operator)(*flat(planes), offsets, m, x, "reference")
+        return getattr(OPS, operator)(*flat(planes), offsets, m, x, with_gradient, "reference")[:2]
 
     assert torch.autograd.gradcheck(call, arguments)
     assert torch.autograd.gradgradcheck(call, arguments)
@@ -115,7 +116,8 @@ def test_opcheck(packed, dtypes):
     stored, grads = flat(planes), [multipliers.clone().requires_grad_(), point.clone().requires_grad_()]
     torch.library.opcheck(OPS.cutting_plane_values, (*stored, offsets, grads[1], "reference"))
     for operator in (OPS.cutting_plane_penalty, OPS.cutting_plane_lagrangian):
-        torch.library.opcheck(operator, (*stored, offsets, *grads, "reference"))
+        for with_gradient in (False, True):
+            torch.library.opcheck(operator, (*stored, offsets, *grads, with_gradient, "reference"))
     torch.library.opcheck(OPS.cutting_plane_combine, (*stored, grads[0], 13, point_dtype, "reference"))
     for state in ((None, None, None), adam_state(point)):
         step = (*stored, multipliers, torch.ones_like(point), point, point.double(), offsets, *state, 0.1, "reference")
@@ -130,7 +132,7 @@ def test_compiles_without_a_break(behind_the_seam, packed):
 
     def call(m, x):
         if behind_the_seam:
-            return OPS.cutting_plane_penalty(*flat(planes), offsets, m, x, "reference")[0]
+            return OPS.cutting_plane_penalty(*flat(planes), offsets, m, x, True, "reference")[0]
         return cutting_plane_penalty(planes, offsets, m, x)
 
     torch._dynamo.reset()

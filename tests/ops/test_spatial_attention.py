@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from simmst.errors import BackendUnavailableError
-from simmst.ops.spatial_attention import spatial_attention
+from simmst.ops import dispatch
+from simmst.ops.spatial_attention import api, spatial_attention
 from simmst.reference.spatial_attention import spatial_attention as inline
 
 F64 = torch.float64
@@ -68,11 +69,9 @@ def public(tensors, mask=None, norm=True, bias=True, **options):
 def seam(monkeypatch):
     """Lead backend "cpu" to the reference, behind the library operators."""
 
-    # By import_module: as an attribute of the package the name is the function.
-    module = importlib.import_module("simmst.ops.spatial_attention")
     oracle = importlib.import_module("simmst.reference.spatial_attention")
-    monkeypatch.setattr(module, "choose", lambda *args, **kwargs: "cpu")
-    monkeypatch.setattr(module, "implementation", lambda operator, backend: oracle)
+    monkeypatch.setattr(api, "choose", lambda *args, **kwargs: "cpu")
+    monkeypatch.setattr(dispatch, "implementation", lambda operator, backend: oracle)
 
 
 @pytest.mark.parametrize("norm", [False, True])

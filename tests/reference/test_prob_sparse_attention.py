@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import DEFAULTS, Options
 from simmst.reference import prob_sparse_attention as reference
 
 FILLS = (None, "mean", "cumsum", "cummean")
@@ -42,9 +43,9 @@ def naive(query, key, value, sample, u, normalizer, is_causal, scale, fill):
     return np.array(measure), np.array(top, dtype=np.int64), out, np.array(lse)
 
 
-def run(query, key, value, sample, u, *, normalizer="keys", **options):
+def run(query, key, value, sample, u, *, normalizer="keys", options=DEFAULTS):
     top, measure = reference.select(query, key, sample, u=u, normalizer=normalizer)
-    return (measure, top, *reference.attend(query, key, value, top, **options))
+    return (measure, top, *reference.attend(query, key, value, top, options=options))
 
 
 def random_inputs(*batch: int, queries=9, keys=7, width=4, value_width=3, dtype=torch.float64, seed=0):
@@ -81,8 +82,8 @@ def test_equals_the_definition(
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randint(keys, (samples,) if shared else (queries, samples), generator=generator)
     scale = 1 / math.sqrt(width)
-    options = {"is_causal": is_causal, "fill": fill}
-    measure, top, out, lse = run(query, key, value, sample, u, normalizer=normalizer, **options)
+    options = Options(is_causal=is_causal, fill=fill)
+    measure, top, out, lse = run(query, key, value, sample, u, normalizer=normalizer, options=options)
     assert out.shape == (*batch, queries, value_width)
     assert top.shape == lse.shape == (*batch, u)
     assert top.dtype == torch.int64
@@ -148,16 +149,16 @@ def test_half_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, is_caus
         rest = rest / torch.arange(1, 71, dtype=rest.dtype)[:, None] if fill == "cummean" else rest
         return rest.expand(value.shape).index_copy(-2, top[0, 0], scores.softmax(-1) @ value)
 
-    options = {"is_causal": is_causal, "fill": fill}
+    options = Options(is_causal=is_causal, fill=fill)
     outs = [
-        reference.attend(*exact, top, **options)[0],
-        reference.attend(*half, top, **options)[0],
+        reference.attend(*exact, top, options=options)[0],
+        reference.attend(*half, top, options=options)[0],
         in_one_precision(*plain),
     ]
     for out in outs:
         out.backward(grad.to(out.dtype))
-    out, lse = reference.attend(*half, top, **options)
-    closed = reference.attend_backward(grad, *half, top, out, lse, **options)
+    out, lse = reference.attend(*half, top, options=options)
+    closed = reference.attend_backward(grad, *half, top, out, lse, options=options)
     results = [[outs[0], *(x.grad for x in exact)], [outs[1], *(x.grad for x in half)]]
     baseline = [outs[2], *(x.grad for x in plain)]
     for candidate in (results[1], [outs[1], *closed]):
@@ -173,16 +174,16 @@ def test_half_precision_errs_at_most_twice_as_much_as_plain_torch(dtype, is_caus
 def test_gradients(is_causal, fill, dropout_p, queries, keys) -> None:
     inputs = [x.requires_grad_() for x in random_inputs(2, queries=queries, keys=keys, width=2, value_width=2)]
     top = torch.tensor([[0, 2], [1, 2]])
-    options = {"is_causal": is_causal, "fill": fill, "dropout_p": dropout_p, "seed": torch.tensor([5, 6])}
+    given = torch.tensor([5, 6]), Options(is_causal=is_causal, fill=fill, dropout_p=dropout_p)
 
     def attend(*tensors: Tensor) -> Tensor:
-        return reference.attend(*tensors, top, **options)[0]
+        return reference.attend(*tensors, top, *given)[0]
 
     assert torch.autograd.gradcheck(attend, inputs, check_forward_ad=True)
-    out, lse = reference.attend(*inputs, top, **options)
+    out, lse = reference.attend(*inputs, top, *given)
     grad = torch.randn_like(out)
     expected = torch.autograd.grad(out, inputs, grad)
-    closed = reference.attend_backward(grad, *inputs, top, out, lse, **options)
+    closed = reference.attend_backward(grad, *inputs, top, out, lse, *given)
     for got, wanted in zip(closed, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
 
@@ -191,16 +192,18 @@ def test_gradients(is_causal, fill, dropout_p, queries, keys) -> None:
 def test_second_derivatives(is_causal: bool) -> None:
     inputs = [x.requires_grad_() for x in random_inputs(queries=5, keys=4, width=2, value_width=2)]
     top = torch.tensor([1, 3])
-    assert torch.autograd.gradgradcheck(lambda *x: reference.attend(*x, top, is_causal=is_causal)[0], inputs)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: reference.attend(*x, top, options=Options(is_causal=is_causal))[0], inputs
+    )
 
 
 def test_backward_of_a_full_selection_has_no_fill() -> None:
     query, key, value = (x.requires_grad_() for x in random_inputs(2, queries=4))
     top = torch.arange(4).expand(2, 4)
-    out, lse = reference.attend(query, key, value, top, fill="cumsum")
+    out, lse = reference.attend(query, key, value, top, options=Options(fill="cumsum"))
     torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(query, key, value))
     grad = torch.randn_like(out)
-    closed = reference.attend_backward(grad, query, key, value, top, out, lse, fill="cumsum")
+    closed = reference.attend_backward(grad, query, key, value, top, out, lse, options=Options(fill="cumsum"))
     for got, wanted in zip(closed, torch.autograd.grad(out, (query, key, value), grad), strict=True):
         torch.testing.assert_close(got, wanted)
 
@@ -211,7 +214,7 @@ def test_torch_func_transforms() -> None:
 
     def total(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         top, _ = reference.select(q, k, sample, u=3)
-        return reference.attend(q, k, v, top, is_causal=True)[0]
+        return reference.attend(q, k, v, top, options=Options(is_causal=True))[0]
 
     torch.testing.assert_close(torch.func.vmap(total)(query, key, value), total(query, key, value))
     grads = torch.func.vmap(torch.func.grad(lambda *x: total(*x).square().sum(), argnums=(0, 1, 2)))(query, key, value)
@@ -238,18 +241,18 @@ def test_selection_and_lse_carry_no_gradient() -> None:
 def test_causal_rows_do_not_see_later_keys_when_the_selection_is_given(fill: str) -> None:
     query, key, value = random_inputs(2, queries=9, keys=9)
     top = torch.tensor([[1, 4, 8], [0, 2, 6]])
-    before, _ = reference.attend(query, key, value, top, is_causal=True, fill=fill)
+    before, _ = reference.attend(query, key, value, top, options=Options(is_causal=True, fill=fill))
     for row in range(8):
         later_key, later_value = key.clone(), value.clone()
         later_key[:, row + 1 :] = 1e6
         later_value[:, row + 1 :] = math.inf
-        after, _ = reference.attend(query, later_key, later_value, top, is_causal=True, fill=fill)
+        after, _ = reference.attend(query, later_key, later_value, top, options=Options(is_causal=True, fill=fill))
         selected = [row in rows for rows in top.tolist()]
         for batch in range(2):
             if not selected[batch]:  # 0 * inf in a masked product is NaN; selected rows are tested with finite values
                 assert torch.equal(after[batch, : row + 1][-1], before[batch, row])
         later_value[:, row + 1 :] = -1e6
-        after, _ = reference.attend(query, later_key, later_value, top, is_causal=True, fill=fill)
+        after, _ = reference.attend(query, later_key, later_value, top, options=Options(is_causal=True, fill=fill))
         assert torch.equal(after[:, : row + 1], before[:, : row + 1])
 
 
@@ -258,24 +261,24 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean() -> None:
     query, key = torch.zeros(8, queries, 2), torch.zeros(8, keys, 2)
     value = torch.eye(keys).expand(8, keys, keys)  # the output rows are the weights
     top = torch.arange(queries).expand(8, queries)
-    out, _ = reference.attend(query, key, value, top, dropout_p=p, seed=torch.tensor([1, 2]))
+    out, _ = reference.attend(query, key, value, top, torch.tensor([1, 2]), Options(dropout_p=p))
     weights = out * keys
     dropped = weights == 0
     assert abs(dropped.double().mean() - p) < 5 * (p * (1 - p) / dropped.numel()) ** 0.5
     torch.testing.assert_close(weights[~dropped], torch.full_like(weights[~dropped], 1 / (1 - p)))
     assert not torch.equal(dropped[0], dropped[1])
     assert not torch.equal(dropped[:, 0], dropped[:, 1])
-    again, _ = reference.attend(query, key, value, top, dropout_p=p, seed=torch.tensor([1, 2]))
-    other, _ = reference.attend(query, key, value, top, dropout_p=p, seed=torch.tensor([1, 3]))
+    again, _ = reference.attend(query, key, value, top, torch.tensor([1, 2]), Options(dropout_p=p))
+    other, _ = reference.attend(query, key, value, top, torch.tensor([1, 3]), Options(dropout_p=p))
     assert torch.equal(out, again)
     assert not torch.equal(out, other)
 
 
 def test_dropout_depends_on_the_query_and_not_on_what_else_is_selected() -> None:
     query, key, value = random_inputs(2, queries=10)
-    options = {"dropout_p": 0.5, "seed": torch.tensor([7, 8])}
-    whole, _ = reference.attend(query, key, value, torch.arange(10).expand(2, 10), **options)
-    part, _ = reference.attend(query, key, value, torch.tensor([[3, 7], [0, 9]]), **options)
+    given = torch.tensor([7, 8]), Options(dropout_p=0.5)
+    whole, _ = reference.attend(query, key, value, torch.arange(10).expand(2, 10), *given)
+    part, _ = reference.attend(query, key, value, torch.tensor([[3, 7], [0, 9]]), *given)
     torch.testing.assert_close(part[0, [3, 7]], whole[0, [3, 7]])
     torch.testing.assert_close(part[1, [0, 9]], whole[1, [0, 9]])
 
@@ -283,4 +286,4 @@ def test_dropout_depends_on_the_query_and_not_on_what_else_is_selected() -> None
 def test_dropout_without_a_seed_is_an_error() -> None:
     query, key, value = random_inputs()
     with pytest.raises(ValueError, match="needs a seed"):
-        reference.attend(query, key, value, torch.tensor([0]), dropout_p=0.5)
+        reference.attend(query, key, value, torch.tensor([0]), options=Options(dropout_p=0.5))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from simmst.core.spatial_attention import Options
 from simmst.reference.spatial_attention import backward, forward, spatial_attention
 
 F64 = torch.float64
@@ -205,20 +206,20 @@ def test_closed_form_backward_equals_autograd(residual, norm, masked):
     mask = torch.tensor([[True, True, True], [False, True, False]]) if masked else None
     x, w_in, b_in, w_out, b_out, *last = inputs()
     w_norm, b_norm = last if norm else (None, None)
-    options = {"num_heads": 2, "residual": residual, "eps": 1e-5, "scale": 0.4}
+    options = Options(2, residual, 1e-5, 0.4)
     out = spatial_attention(
-        x, w_in, b_in, w_out, b_out, key_padding_mask=mask, norm_weight=w_norm, norm_bias=b_norm, **options
+        x, w_in, b_in, w_out, b_out, key_padding_mask=mask, norm_weight=w_norm, norm_bias=b_norm, **options._asdict()
     )
     arguments = (x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm)
-    again, lse = forward(*arguments, **options)
+    again, lse = forward(*arguments, options)
     torch.testing.assert_close(again, out)
     assert lse.shape == (2, 2, 3)
     grad = torch.randn_like(out)
     given = [tensor for tensor in (x, w_in, b_in, w_out, b_out, w_norm, b_norm) if tensor is not None]
     expected = torch.autograd.grad(out, given, grad)
-    gradients = backward(grad, *arguments, lse, **options, output_mask=[True] * 7)
+    gradients = backward(grad, *arguments, lse, options, [True] * 7)
     torch.testing.assert_close(tuple(g for g in gradients if g is not None), expected, rtol=1e-10, atol=1e-11)
-    wanted = backward(grad, *arguments, lse, **options, output_mask=[True] + [False] * 6)
+    wanted = backward(grad, *arguments, lse, options, [True] + [False] * 6)
     assert [g is not None for g in wanted] == [True] + [False] * 6
 
 

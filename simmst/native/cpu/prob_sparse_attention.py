@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.prob_sparse_attention import FILLS, divisor, empty_out, resolve_fill, resolve_scale
+from simmst.core.prob_sparse_attention import DEFAULTS, FILLS, Options, divisor, empty_out, resolve_fill, resolve_scale
 
 _cpu: Any = importlib.import_module("simmst._cpu")
 _FILLS = {fill: code for code, fill in enumerate(FILLS)}
@@ -18,7 +18,7 @@ _FILLS = {fill: code for code, fill in enumerate(FILLS)}
 _Parts = tuple[int, torch.Size, tuple[int, ...]]
 
 
-def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the u queries with the largest measure; see the reference's ``select``.
 
     Raises:
@@ -46,17 +46,8 @@ def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: st
     return top, measure
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sample: Tensor,
-    *,
-    u: int,
-    normalizer: str,
-    is_causal: bool,
-    scale: float | None,
-    fill: str | None,
+def infer(
+    query: Tensor, key: Tensor, value: Tensor, sample: Tensor, u: int, normalizer: str, options: Options
 ) -> Tensor:
     """``select`` and ``attend`` in one call, where nothing but the output is wanted and no layout needs a copy.
 
@@ -67,24 +58,26 @@ def forward(
 
     Example:
         >>> x = torch.eye(3)
-        >>> forward(x, x, x, torch.tensor([0]), u=1, normalizer="keys", is_causal=False, scale=None, fill=None).shape
+        >>> infer(x, x, x, torch.tensor([0]), 1, "keys", Options()).shape
         torch.Size([3, 3])
     """
-    shape, value_shape = query.shape, value.shape
+    # Small calls spend most of their time here: each tensor is asked once.
+    is_causal, scale, fill, _ = options
+    shape, key_shape, value_shape = query.shape, key.shape, value.shape
     width = shape[-1]
     out = torch.empty_like(query) if value_shape[-1] == width else query.new_empty((*shape[:-1], value_shape[-1]))
     _cpu.prob_sparse_forward(
         dtypes.CODES[query.dtype],
         torch.get_num_threads(),
         (query.data_ptr(), shape, query.stride()),
-        (key.data_ptr(), key.shape, key.stride()),
+        (key.data_ptr(), key_shape, key.stride()),
         (value.data_ptr(), value_shape, value.stride()),
         (sample.data_ptr(), sample.shape, sample.stride()),
-        divisor(key, sample, normalizer),
+        key_shape[-2] if normalizer == "keys" else divisor(key, sample, normalizer),
         u,
         is_causal,
         1.0 / math.sqrt(width) if scale is None else scale,
-        _FILLS["cumsum" if is_causal else "mean"] if fill is None else _FILLS[fill],
+        _FILLS[resolve_fill(fill, is_causal)],
         (out.data_ptr(), out.shape, out.stride()),
     )
     return out
@@ -95,12 +88,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     top: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
     """Attention in the rows top, the fill in all others; see the reference's ``attend``.
 
@@ -117,9 +106,7 @@ def attend(
     lse = _empty_wide(query, top.shape)
     query, key, value, top = _row_major(query), _row_major(key), _row_major(value), top.contiguous()
     rows = _row_major(out)
-    _cpu.prob_sparse_attend(
-        *_call(query, key, value, top, is_causal, scale, fill, dropout_p, seed), _parts(rows), _parts(lse)
-    )
+    _cpu.prob_sparse_attend(*_call(query, key, value, top, seed, options), _parts(rows), _parts(lse))
     return out if rows is out else out.copy_(rows), lse
 
 
@@ -131,12 +118,8 @@ def attend_backward(
     top: Tensor,
     out: Tensor,
     lse: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value; see the reference's ``attend_backward``.
 
@@ -151,7 +134,7 @@ def attend_backward(
     query, key, value, out = _row_major(query), _row_major(key), _row_major(value), _row_major(out)
     grad_out, lse, top = _row_major(grad_out), lse.contiguous(), top.contiguous()
     _cpu.prob_sparse_attend_backward(
-        *_call(query, key, value, top, is_causal, scale, fill, dropout_p, seed),
+        *_call(query, key, value, top, seed, options),
         _parts(out),
         _parts(lse),
         _parts(grad_out),
@@ -162,20 +145,12 @@ def attend_backward(
 
 
 def _call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    top: Tensor,
-    is_causal: bool,
-    scale: float | None,
-    fill: str | None,
-    dropout_p: float,
-    seed: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, top: Tensor, seed: Tensor | None, options: Options
 ) -> tuple[int, int, _Parts, _Parts, _Parts, _Parts, bool, float, int, float, int, int]:
     seed0 = seed1 = 0
-    if dropout_p > 0.0:
+    if options.dropout_p > 0.0:
         if seed is None:
-            raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
+            raise ValueError(f"dropout_p={options.dropout_p} needs a seed, got None")
         seed0, seed1 = seed.tolist()
     return (
         dtypes.CODES[query.dtype],
@@ -184,10 +159,10 @@ def _call(
         _parts(key),
         _parts(value),
         _parts(top),
-        is_causal,
-        resolve_scale(scale, query),
-        _FILLS[resolve_fill(fill, is_causal)],
-        dropout_p,
+        options.is_causal,
+        resolve_scale(options.scale, query),
+        _FILLS[resolve_fill(options.fill, options.is_causal)],
+        options.dropout_p,
         seed0,
         seed1,
     )
@@ -206,4 +181,4 @@ def _row_major(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-__all__ = ["attend", "attend_backward", "forward", "select"]
+__all__ = ["attend", "attend_backward", "infer", "select"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.spatial_attention import Gradients
+from simmst.core.spatial_attention import Gradients, Options
 
 _cpu: Any = importlib.import_module("simmst._cpu")
 _NONE = (0, 0)
@@ -24,11 +24,7 @@ def forward(
     key_padding_mask: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
 
@@ -39,7 +35,7 @@ def forward(
     Example:
         >>> x, identity = torch.ones(1, 3, 2), torch.eye(2)
         >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
-        >>> out, lse = forward(x, *weights, num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out, lse = forward(x, *weights, Options(num_heads=1, residual=True, eps=1e-5, scale=1.0))
         >>> out[0, 0].tolist(), lse.shape
         ([2.0, 2.0], torch.Size([1, 1, 3]))
     """
@@ -50,7 +46,7 @@ def forward(
     positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
     out = torch.empty(shape, dtype=x.dtype)
     lse = torch.empty(
-        (shape[0], num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
+        (shape[0], options.num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
     )
     _cpu.spatial_attention_forward(
         dtypes.CODES[x.dtype],
@@ -61,10 +57,7 @@ def forward(
         _buffer(weights[6]),
         _buffer(out),
         _buffer(lse),
-        num_heads,
-        residual,
-        eps,
-        scale,
+        *options,
         torch.get_num_threads(),
     )
     return out, lse
@@ -81,11 +74,7 @@ def backward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     lse: Tensor,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
     output_mask: list[bool],
 ) -> Gradients:
     """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here.
@@ -97,10 +86,10 @@ def backward(
     Example:
         >>> x, identity = torch.ones(1, 3, 2), torch.eye(2)
         >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
-        >>> options = {"num_heads": 1, "residual": True, "eps": 1e-5, "scale": 1.0}
-        >>> out, lse = forward(x, *weights, **options)
+        >>> options = Options(num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out, lse = forward(x, *weights, options)
         >>> wanted = [True, False, False, False, False, False, False]
-        >>> backward(out, x, *weights, lse, **options, output_mask=wanted)[0].shape
+        >>> backward(out, x, *weights, lse, options, wanted)[0].shape
         torch.Size([1, 3, 2])
     """
     given = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
@@ -122,10 +111,7 @@ def backward(
         [_buffer(weight) for weight in weights[:6]],
         _buffer(weights[6]),
         [_buffer(gradient) for gradient in gradients],
-        num_heads,
-        residual,
-        eps,
-        scale,
+        *options,
         torch.get_num_threads(),
     )
     return _gradients(gradients)

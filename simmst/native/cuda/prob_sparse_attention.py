@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simmst.core.prob_sparse_attention import FILLS, divisor, empty_out, resolve_fill, resolve_scale
+from simmst.core.prob_sparse_attention import DEFAULTS, FILLS, Options, divisor, empty_out, resolve_fill, resolve_scale
 from simmst.native.cuda.launch import Array, array, array_or_none, module, on
 
 _cuda = module()
@@ -16,7 +16,7 @@ _FILLS = {fill: code for code, fill in enumerate(FILLS)}
 _MOST_BATCH_DIMS = 4  # of the compiled module
 
 
-def select(query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
+def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the u queries with the largest measure; see the reference's ``select``.
 
     Indices in sample that are out of range are clamped: reading them here would wait for the device.
@@ -46,12 +46,8 @@ def attend(
     key: Tensor,
     value: Tensor,
     top: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
     """Attention in the rows top, the fill in all others; see the reference's ``attend``.
 
@@ -64,14 +60,14 @@ def attend(
     out, lse = empty_out(query, value), query.new_empty(top.shape, dtype=torch.float32)
     rows = _matrices(out)
     query, key, value, top = _matrices(query), _matrices(key), _matrices(value), top.contiguous()
-    seed = _checked(seed, dropout_p)
+    seed = _checked(seed, options.dropout_p)
     _cuda.prob_sparse_attend(
         array(query),
         array(key),
         array(value),
         array(top),
         array_or_none(seed),
-        *_options(query, is_causal, scale, fill, dropout_p),
+        *_told(query, options),
         array(rows),
         array(lse),
         *_machine(query),
@@ -84,14 +80,10 @@ def forward(
     key: Tensor,
     value: Tensor,
     sample: Tensor,
-    *,
+    seed: Tensor | None,
     u: int,
     normalizer: str = "keys",
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
-    seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``select`` and ``attend``, in one launch where a sequence is short enough.
 
@@ -100,14 +92,14 @@ def forward(
 
     Example:
         >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
-        >>> out, lse, top, measure = forward(x, x, x, sample, u=25)  # doctest: +SKIP
+        >>> out, lse, top, measure = forward(x, x, x, sample, None, 25)  # doctest: +SKIP
     """
     out, top = empty_out(query, value), query.new_empty((*query.shape[:-2], u), dtype=torch.int64)
     lse, measure = (query.new_empty(shape, dtype=torch.float32) for shape in (top.shape, query.shape[:-1]))
     count = divisor(key, sample, normalizer)
     rows = _matrices(out)
     query, key, value, sample = _matrices(query), _matrices(key), _matrices(value), sample.contiguous()
-    seed = _checked(seed, dropout_p)
+    seed = _checked(seed, options.dropout_p)
     _cuda.prob_sparse_forward(
         array(query),
         array(key),
@@ -115,7 +107,7 @@ def forward(
         array(sample),
         count,
         array_or_none(seed),
-        *_options(query, is_causal, scale, fill, dropout_p),
+        *_told(query, options),
         array(rows),
         array(lse),
         array(top),
@@ -133,12 +125,8 @@ def attend_backward(
     top: Tensor,
     out: Tensor,
     lse: Tensor,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    fill: str | None = None,
-    dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value; see the reference's ``attend_backward``.
 
@@ -150,7 +138,7 @@ def attend_backward(
     gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     rows = [_matrices(gradient) for gradient in gradients]
     grad_out, query, key, value, out = (_matrices(x) for x in (grad_out, query, key, value, out))
-    top, lse, seed = top.contiguous(), lse.contiguous(), _checked(seed, dropout_p)
+    top, lse, seed = top.contiguous(), lse.contiguous(), _checked(seed, options.dropout_p)
     _cuda.prob_sparse_attend_backward(
         array(grad_out),
         array(query),
@@ -160,7 +148,7 @@ def attend_backward(
         array(out),
         array(lse),
         array_or_none(seed),
-        *_options(query, is_causal, scale, fill, dropout_p),
+        *_told(query, options),
         *[array(row) for row in rows],
         *_machine(query),
     )
@@ -174,10 +162,9 @@ def _checked(seed: Tensor | None, dropout_p: float) -> Tensor | None:
     return None if seed is None else seed.contiguous()
 
 
-def _options(
-    query: Tensor, is_causal: bool, scale: float | None, fill: str | None, dropout_p: float
-) -> tuple[bool, float, int, float]:
-    return is_causal, resolve_scale(scale, query), _FILLS[resolve_fill(fill, is_causal)], dropout_p
+def _told(query: Tensor, options: Options) -> tuple[bool, float, int, float]:
+    fill = _FILLS[resolve_fill(options.fill, options.is_causal)]
+    return options.is_causal, resolve_scale(options.scale, query), fill, options.dropout_p
 
 
 def _machine(query: Tensor) -> tuple[_Workspace, int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.spatial_attention import Gradients
+from simmst.core.spatial_attention import Gradients, Options
 from simmst.native.cuda import spatial_attention_long as long
 from simmst.native.cuda.launch import array, array_or_none, module, on
 
@@ -26,11 +26,7 @@ def forward(
     key_padding_mask: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
 
@@ -41,18 +37,18 @@ def forward(
     Example:
         >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
         >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
-        >>> out, lse = forward(x, *weights, num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out, lse = forward(x, *weights, Options(num_heads=1, residual=True, eps=1e-5, scale=1.0))
         >>> out[0, 0].tolist(), lse.shape
         ([2.0, 2.0], torch.Size([1, 1, 3]))
     """
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
     batch, positions, channels = _sizes(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    lse = torch.empty((batch, num_heads, positions), dtype=torch.float32, device=x.device)
+    lse = torch.empty((batch, options.num_heads, positions), dtype=torch.float32, device=x.device)
     if x.numel() == 0:
         return out, lse
-    if why_not_fused(x.dtype, positions, channels, num_heads, x.get_device()):
-        return long.forward(x, *weights, key_padding_mask, num_heads, residual, eps, scale)
+    if why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
+        return long.forward(x, *weights, key_padding_mask, options)
     # Contiguous copies must live until the kernel is in the stream.
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask)]
     module().spatial_attention_forward(
@@ -61,7 +57,7 @@ def forward(
         array_or_none(held[6]),
         array(out),
         array(lse),
-        (num_heads, residual, eps, scale),
+        options,
         *on(x),
     )
     return out, lse
@@ -78,11 +74,7 @@ def backward(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     lse: Tensor,
-    *,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
     output_mask: list[bool],
 ) -> Gradients:
     """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``.
@@ -94,10 +86,10 @@ def backward(
     Example:
         >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
         >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
-        >>> options = {"num_heads": 1, "residual": True, "eps": 1e-5, "scale": 1.0}
-        >>> out, lse = forward(x, *weights, **options)
+        >>> options = Options(num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out, lse = forward(x, *weights, options)
         >>> wanted = [True, False, False, False, False, False, False]
-        >>> backward(out, x, *weights, lse, **options, output_mask=wanted)[0].shape
+        >>> backward(out, x, *weights, lse, options, wanted)[0].shape
         torch.Size([1, 3, 2])
     """
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
@@ -109,13 +101,11 @@ def backward(
         return _seven([None if gradient is None else gradient.zero_() for gradient in gradients])
     batch, positions, channels = _sizes(x)
     device, stream = on(x)
-    if why_not_fused(x.dtype, positions, channels, num_heads, device):
-        return _seven(
-            long.backward(grad, x, *weights, key_padding_mask, lse, num_heads, residual, eps, scale, output_mask)
-        )
+    if why_not_fused(x.dtype, positions, channels, options.num_heads, device):
+        return _seven(long.backward(grad, x, *weights, key_padding_mask, lse, options, output_mask))
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
     code = dtypes.CODES[x.dtype]
-    size = module().spatial_attention_backward_bytes(code, batch, positions, channels, num_heads, device)
+    size = module().spatial_attention_backward_bytes(code, batch, positions, channels, options.num_heads, device)
     workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
     module().spatial_attention_backward(
         array(grad),
@@ -125,7 +115,7 @@ def backward(
         array_or_none(held[7]),
         [array_or_none(gradient) for gradient in gradients],
         array(workspace),
-        (num_heads, residual, eps, scale),
+        options,
         device,
         stream,
     )

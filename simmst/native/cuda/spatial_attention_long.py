@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from simmst.core.spatial_attention import Options
+
 # PyTorch's attention takes no more than this many maps times heads in one call.
 _MOST_SEQUENCES = 65_535
 # Scores of a block of queries in the backward pass, in float32: 256 MiB.
@@ -36,23 +38,20 @@ def forward(
     w_norm: Tensor | None,
     b_norm: Tensor | None,
     mask: Tensor | None,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and lse; arguments as of the fused kernels, the mask last."""
-    packed = _project(x, w_in, b_in, mask, num_heads)
-    step = max(1, _MOST_SEQUENCES // num_heads)
-    parts = [_attend(packed, slice(start, start + step), scale) for start in range(0, x.shape[0], step)]
+    packed = _project(x, w_in, b_in, mask, options.num_heads)
+    step = max(1, _MOST_SEQUENCES // options.num_heads)
+    parts = [_attend(packed, slice(start, start + step), options.scale) for start in range(0, x.shape[0], step)]
     heads, lse = (torch.cat(group) for group in zip(*parts, strict=True))
     if packed.empty is not None:
         lse = lse.masked_fill(packed.empty, float("inf"))
     result = _branch(heads, packed, w_out, b_out)
-    if residual:
+    if options.residual:
         result = result + packed.tokens
     if w_norm is not None:
-        result = F.layer_norm(result, result.shape[-1:], w_norm, b_norm, eps)
+        result = F.layer_norm(result, result.shape[-1:], w_norm, b_norm, options.eps)
     return _from_tokens(result, x), lse.contiguous()
 
 
@@ -67,31 +66,28 @@ def backward(
     b_norm: Tensor | None,
     mask: Tensor | None,
     lse: Tensor,
-    num_heads: int,
-    residual: bool,
-    eps: float,
-    scale: float,
+    options: Options,
     output_mask: list[bool],
 ) -> list[Tensor | None]:
     """Return the gradients of x, the four projections and the LayerNorm's two, those wanted."""
-    packed = _project(x, w_in, b_in, mask, num_heads)
+    packed = _project(x, w_in, b_in, mask, options.num_heads)
     dtype = x.dtype
-    heads = _heads_again(packed, lse, scale)
+    heads = _heads_again(packed, lse, options.scale)
     grad_out = _to_tokens(grad)
     grad_norm: tuple[Tensor | None, Tensor | None] = (None, None)
     if w_norm is not None:
         before = _branch(heads, packed, w_out, b_out)
-        if residual:
+        if options.residual:
             before = before + packed.tokens
-        grad_out, *rest = _norm_backward(grad_out, before, w_norm, eps)
+        grad_out, *rest = _norm_backward(grad_out, before, w_norm, options.eps)
         grad_norm = rest[0], rest[1]
     branch = grad_out if packed.empty is None else grad_out.masked_fill(packed.empty, 0.0)
     grad_w_out = _outer(branch, _merge(heads))
-    grad_heads = _split(branch @ w_out, num_heads)
-    grads = _attention_backward(packed, heads, grad_heads, lse, scale)
+    grad_heads = _split(branch @ w_out, options.num_heads)
+    grads = _attention_backward(packed, heads, grad_heads, lse, options.scale)
     grad_packed = torch.cat([_merge(part) for part in grads], dim=-1)  # (B, N, 3C)
     grad_tokens = grad_packed @ w_in
-    if residual:
+    if options.residual:
         grad_tokens = grad_tokens + grad_out
     found = (
         _from_tokens(grad_tokens, x),

@@ -79,7 +79,8 @@ def test_opcheck_cutting_planes(packed: bool) -> None:
     grads = multipliers.clone().requires_grad_(), point.clone().requires_grad_()
     torch.library.opcheck(OPS.cutting_plane_values, (*stored, offsets, grads[1], "cpu"))
     for operator in (OPS.cutting_plane_penalty, OPS.cutting_plane_lagrangian):
-        torch.library.opcheck(operator, (*stored, offsets, *grads, "cpu"))
+        for with_gradient in (False, True):
+            torch.library.opcheck(operator, (*stored, offsets, *grads, with_gradient, "cpu"))
     step = (*stored, multipliers, torch.ones_like(point), point, point.clone(), offsets, None, None, None, 0.1, "cpu")
     torch.library.opcheck(OPS.cutting_plane_step_, step)
 

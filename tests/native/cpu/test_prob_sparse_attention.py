@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from simmst.core.prob_sparse_attention import Options
 from simmst.ops import prob_sparse_attend, prob_sparse_attention, prob_sparse_select
-from simmst.ops.prob_sparse_library import attend_operator
+from simmst.ops.prob_sparse_attention import library
 from simmst.reference import prob_sparse_attention as reference
 
 cpu = pytest.importorskip("simmst._cpu", reason="this installation has no compiled CPU module")
@@ -68,10 +69,10 @@ def draw_top(query: Tensor, u: int) -> Tensor:
 
 def everything(module: Any, query: Tensor, key: Tensor, value: Tensor, top: Tensor, **options: Any) -> list[Tensor]:
     """Results and gradients of attend."""
-    seed = torch.tensor([3, 2**32 - 5])
-    out, lse = module.attend(query, key, value, top, seed=seed, **options)
+    given = torch.tensor([3, 2**32 - 5]), Options(**options)
+    out, lse = module.attend(query, key, value, top, *given)
     grad = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape).cos().to(out.dtype)
-    return [out, lse, *module.attend_backward(grad, query, key, value, top, out, lse, seed=seed, **options)]
+    return [out, lse, *module.attend_backward(grad, query, key, value, top, out, lse, *given)]
 
 
 def assert_same(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1e-10) -> None:
@@ -235,7 +236,7 @@ def test_dropout_drops_the_very_weights_that_the_reference_drops(isa: str) -> No
     query, key, _ = inputs(2, 2, queries=60, keys=131)
     value = torch.eye(131, dtype=torch.float64).expand(2, 2, 131, 131)  # so that out is the weights
     top, seed = draw_top(query, 20), torch.tensor([2**32 - 1, 12345])
-    outs = [m.attend(query, key, value, top, dropout_p=0.37, seed=seed)[0] for m in (native, reference)]
+    outs = [m.attend(query, key, value, top, seed, Options(dropout_p=0.37))[0] for m in (native, reference)]
     rows = [out.gather(-2, top[..., None].expand(2, 2, 20, 131)) for out in outs]
     assert torch.equal(rows[0] == 0, rows[1] == 0)
     assert 0.3 < (rows[0] == 0).double().mean() < 0.44
@@ -302,7 +303,7 @@ def test_the_module_checks_sizes_itself() -> None:
     with pytest.raises(ValueError, match="key must have at least one position"):
         native.attend(query, key[:, :0], value[:, :0], top)
     with pytest.raises(ValueError, match="needs a seed"):
-        native.attend(query, key, value, top, dropout_p=0.5)
+        native.attend(query, key, value, top, options=Options(dropout_p=0.5))
 
 
 def test_it_is_the_automatic_choice_and_gives_gradients_through_autograd() -> None:
@@ -336,7 +337,7 @@ def test_the_short_way_the_long_way_and_the_dispatcher_agree_to_the_bit(
         assert torch.equal(short, long)
         options = (is_causal, 0.25, "cumsum" if is_causal else "mean", 0.0, "cpu")
         dispatched = torch.ops.simmst.prob_sparse_attend(query, key, value, aux.top, None, *options)
-        direct = attend_operator(query, key, value, aux.top, None, *options)
+        direct = library.attend(query, key, value, aux.top, None, Options(*options[:-1]), "cpu")
         assert all(torch.equal(a, b) for a, b in zip(dispatched, direct, strict=True))
         assert torch.equal(short, direct[0])
         chosen = torch.ops.simmst.prob_sparse_select(query, key, sample, aux.top.shape[-1], "keys", "cpu")

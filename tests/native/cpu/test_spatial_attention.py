@@ -9,10 +9,13 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from simmst.core.spatial_attention import Options
 from simmst.nn import SpatialAttention
 from simmst.ops import spatial_attention
 from simmst.ops.backends import implementation
+from simmst.ops.spatial_attention import library
 from simmst.reference import spatial_attention as oracle_function
 from simmst.reference.spatial_attention import backward as reference_backward
 from simmst.reference.spatial_attention import forward as reference_forward
@@ -65,8 +68,7 @@ def case(shape, heads=2, *, mask=None, bias=True, norm=True, residual=True, scal
         draw(channels) if norm else None,
         draw(channels) if norm else None,
     ]
-    options = {"num_heads": heads, "residual": residual, "eps": 1e-5}
-    return arguments, {**options, "scale": (channels // heads) ** -0.5 if scale is None else scale}
+    return arguments, Options(heads, residual, 1e-5, (channels // heads) ** -0.5 if scale is None else scale)
 
 
 def wide(arguments):
@@ -104,14 +106,14 @@ def assert_twice(found, plain, exact):
 
 def compare(arguments, options, check=assert_exact):
     """Run forward and backward on both sides in float64."""
-    out, lse = cpu.forward(*arguments, **options)
-    expected, expected_lse = reference_forward(*arguments, **options)
+    out, lse = cpu.forward(*arguments, options)
+    expected, expected_lse = reference_forward(*arguments, options)
     check(out, expected)
     check(lse, expected_lse)
     grad = torch.randn(out.shape, dtype=F64, generator=torch.Generator().manual_seed(7))
-    given_, last = [*arguments[:5], *arguments[6:]], {**options, "output_mask": ALL}
-    found = cpu.backward(grad, *arguments, lse, **last)
-    wanted = reference_backward(grad, *arguments, expected_lse, **last)
+    given_, last = [*arguments[:5], *arguments[6:]], (options, ALL)
+    found = cpu.backward(grad, *arguments, lse, *last)
+    wanted = reference_backward(grad, *arguments, expected_lse, *last)
     for gradient, correct, of in zip(found, wanted, given_, strict=True):
         assert (gradient is None) == (correct is None) == (of is None)
         if gradient is not None:
@@ -156,18 +158,18 @@ def test_lower_precision_is_at_most_twice_as_wrong_as_plain_pytorch(isa, poison,
     positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
     for mask in (None, random_mask(shape[0], positions)):
         arguments, options = case(shape, 4, mask=mask, dtype=dtype)
-        out, lse = cpu.forward(*arguments, **options)
-        plain, plain_lse = reference_forward(*arguments, **options)
-        exact, exact_lse = reference_forward(*wide(arguments), **options)
+        out, lse = cpu.forward(*arguments, options)
+        plain, plain_lse = reference_forward(*arguments, options)
+        exact, exact_lse = reference_forward(*wide(arguments), options)
         finite = exact_lse.isfinite()
         assert_twice(out, plain, exact)
         assert torch.equal(lse.isfinite(), finite)
         assert_twice(lse[finite], plain_lse[finite], exact_lse[finite])
         grad = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(dtype)
-        last = {**options, "output_mask": ALL}
-        found = cpu.backward(grad, *arguments, lse, **last)
-        by_plain = reference_backward(grad, *arguments, plain_lse, **last)
-        by_exact = reference_backward(grad.double(), *wide(arguments), exact_lse, **last)
+        last = options, ALL
+        found = cpu.backward(grad, *arguments, lse, *last)
+        by_plain = reference_backward(grad, *arguments, plain_lse, *last)
+        by_exact = reference_backward(grad.double(), *wide(arguments), exact_lse, *last)
         for one, two, three in zip(found, by_plain, by_exact, strict=True):
             assert_twice(one, two, three)
 
@@ -214,9 +216,9 @@ def test_layouts_give_the_same_bits(isa, layout, dtype):
     arguments, options = case((3, 24, 5, 7), 2, dtype=dtype)
     if layout == "expanded":
         arguments[0] = arguments[0][:1].repeat(3, 1, 1, 1)
-    plain, _ = cpu.forward(*arguments, **options)
+    plain, _ = cpu.forward(*arguments, options)
     arguments[0] = in_layout(arguments[0], layout)
-    other, _ = cpu.forward(*arguments, **options)
+    other, _ = cpu.forward(*arguments, options)
     assert torch.equal(other if other.dim() == 4 else other.mT.reshape(plain.shape), plain)
 
 
@@ -226,12 +228,12 @@ def test_weights_and_gradient_of_any_strides():
         arguments[index] = arguments[index].mT.contiguous().mT
     arguments[5] = torch.stack([arguments[5], arguments[5]], dim=-1)[..., 0]
     compare(arguments, options)
-    _, lse = cpu.forward(*arguments, **options)
+    _, lse = cpu.forward(*arguments, options)
     grad = torch.randn(12, 2, 3, 3, dtype=F64).transpose(0, 1)
-    last = {**options, "output_mask": ALL}
+    last = options, ALL
     for one, two in zip(
-        cpu.backward(grad, *arguments, lse, **last),
-        cpu.backward(grad.contiguous(), *arguments, lse, **last),
+        cpu.backward(grad, *arguments, lse, *last),
+        cpu.backward(grad.contiguous(), *arguments, lse, *last),
         strict=True,
     ):
         assert torch.equal(one, two)
@@ -243,8 +245,8 @@ def test_runs_and_thread_counts_agree_to_the_bit(isa, threads):
     results = []
     for count in (1, 2, 1, 2):
         threads(count)
-        out, lse = cpu.forward(*arguments, **options)
-        results.append((out, lse, *cpu.backward(grad, *arguments, lse, **options, output_mask=ALL)))
+        out, lse = cpu.forward(*arguments, options)
+        results.append((out, lse, *cpu.backward(grad, *arguments, lse, options, ALL)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -265,12 +267,12 @@ def test_what_an_ignored_position_or_another_map_holds_reaches_nobody(isa, poiso
     mask = torch.zeros(4, 15, dtype=torch.bool)
     mask[1, 3] = mask[2, 14] = True
     arguments, options = case((4, 6, 3, 5), mask=mask)
-    clean, clean_lse = cpu.forward(*arguments, **options)
+    clean, clean_lse = cpu.forward(*arguments, options)
     dirty = arguments[0].clone()
     dirty[0] = torch.nan
     dirty.flatten(2)[1, :, 3] = torch.nan
     dirty.flatten(2)[2, :, 14] = torch.inf
-    out, lse = cpu.forward(dirty, *arguments[1:], **options)
+    out, lse = cpu.forward(dirty, *arguments[1:], options)
     assert out[0].isnan().all()
     others = ~mask
     others[0] = False
@@ -282,14 +284,14 @@ def test_infinite_and_nan_scores_do_as_plain_pytorch(isa):
     arguments, options = case((2, 4, 1, 5), dtype=torch.float32)
     arguments[0][0, 1, 0, 2] = torch.inf
     arguments[0][1, 0, 0, 4] = torch.nan
-    out, _ = cpu.forward(*arguments, **options)
-    expected, _ = reference_forward(*arguments, **options)
+    out, _ = cpu.forward(*arguments, options)
+    expected, _ = reference_forward(*arguments, options)
     assert torch.equal(out.isnan(), expected.isnan())
 
 
 def test_large_scores_do_not_overflow(isa):
     arguments, options = case((2, 8, 4, 30), scale=300.0, norm=False, dtype=torch.float32)
-    out, lse = cpu.forward(*arguments, **options)
+    out, lse = cpu.forward(*arguments, options)
     assert out.isfinite().all()
     assert lse.isfinite().all()
     arguments, options = case((2, 8, 4, 30), scale=300.0, norm=False)
@@ -298,7 +300,7 @@ def test_large_scores_do_not_overflow(isa):
 
 def test_map_without_a_position_left(isa):
     arguments, options = case((2, 6, 2, 3), mask=torch.ones(2, 6, dtype=torch.bool), norm=False)
-    out, lse = cpu.forward(*arguments, **options)
+    out, lse = cpu.forward(*arguments, options)
     assert torch.equal(out, arguments[0])
     assert (lse == torch.inf).all()
     compare(arguments, options)
@@ -308,11 +310,11 @@ def test_map_without_a_position_left(isa):
 @pytest.mark.parametrize("wanted", range(7))
 def test_only_the_gradients_wanted(wanted):
     arguments, options = case((3, 6, 2, 3), mask=random_mask(3, 6))
-    _, lse = cpu.forward(*arguments, **options)
+    _, lse = cpu.forward(*arguments, options)
     grad = torch.randn(3, 6, 2, 3, dtype=F64)
-    everything = cpu.backward(grad, *arguments, lse, **options, output_mask=ALL)
+    everything = cpu.backward(grad, *arguments, lse, options, ALL)
     mask = [index == wanted for index in range(7)]
-    found = cpu.backward(grad, *arguments, lse, **options, output_mask=mask)
+    found = cpu.backward(grad, *arguments, lse, options, mask)
     assert [gradient is not None for gradient in found] == mask
     assert torch.equal(found[wanted], everything[wanted])
 
@@ -320,7 +322,7 @@ def test_only_the_gradients_wanted(wanted):
 def test_ten_thousand_positions_in_bounded_memory():
     arguments, options = case((1, 8, 100, 100), 1, bias=False, norm=False, residual=False, dtype=torch.float32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out, _ = cpu.forward(*arguments, **options)
+    out, _ = cpu.forward(*arguments, options)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # KiB; scores alone are 400 MB
     query, key, value = F.linear(arguments[0].flatten(2).mT, arguments[1]).chunk(3, dim=-1)
     heads = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
@@ -348,15 +350,27 @@ def test_it_is_the_automatic_choice():
     assert torch.equal(public(tensors), public(tensors, backend="cpu"))
 
 
-def test_the_short_way_of_calls_without_gradient_gives_the_same_bits(monkeypatch):
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+def test_all_ways_to_the_kernel_give_the_same_bits(monkeypatch):
     tensors, mask = leaves(torch.float32), random_mask(3, 6)
-    through_the_library = public(tensors, mask, backend="cpu")
+    with Watching():
+        through_the_library = public(tensors, mask, backend="cpu")
+        gradients = torch.autograd.grad(through_the_library.square().sum(), tensors)
+    for operator in (library.forward, library.backward):
+        monkeypatch.setattr(operator, "_overload", None)  # out of reach
     plain = [tensor.detach() for tensor in tensors]
-    monkeypatch.setattr(torch.ops.simmst, "spatial_attention", None)  # out of reach
     assert torch.equal(public(plain, mask, backend="cpu"), through_the_library)
     with torch.no_grad():
         assert torch.equal(public(tensors, mask, backend="cpu"), through_the_library)
-    with pytest.raises(AttributeError):
+    out = public(tensors, mask, backend="cpu")
+    assert torch.equal(out, through_the_library)
+    for a, b in zip(torch.autograd.grad(out.square().sum(), tensors), gradients, strict=True):
+        assert torch.equal(a, b)
+    with Watching(), pytest.raises(TypeError):
         public(tensors, mask, backend="cpu")
 
 
@@ -474,11 +488,11 @@ def test_bad_calls_are_refused(changes, message):
 def test_mixed_dtypes_and_unknown_instruction_sets_are_refused(monkeypatch):
     arguments, options = case((2, 4, 3, 3), dtype=torch.float32)
     with pytest.raises(TypeError, match=r"expected torch.float32 on cpu like x, got torch.float64 \(4, 4\)"):
-        cpu.forward(*arguments[:3], arguments[3].double(), *arguments[4:], **options)
-    _, lse = cpu.forward(*arguments, **options)
+        cpu.forward(*arguments[:3], arguments[3].double(), *arguments[4:], options)
+    _, lse = cpu.forward(*arguments, options)
     grad = torch.ones(2, 4, 3, 3, dtype=F64)
     with pytest.raises(TypeError, match=r"gradient must be torch.float32 on cpu like x, got torch.float64"):
-        cpu.backward(grad, *arguments, lse, **options, output_mask=ALL)
+        cpu.backward(grad, *arguments, lse, options, ALL)
     monkeypatch.setenv("SIMMST_CPU_ISA", "quantum")
     with pytest.raises(ValueError, match="SIMMST_CPU_ISA is 'quantum'; this machine can run: portable"):
-        cpu.forward(*arguments, **options)
+        cpu.forward(*arguments, options)

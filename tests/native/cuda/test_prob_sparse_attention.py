@@ -163,6 +163,7 @@ FORWARD = """
 import json
 import torch
 
+from simmst.core.prob_sparse_attention import Options
 from simmst.ops.limits import SHARED_BYTES
 from simmst.native.cuda import launch, prob_sparse_attention as native
 from simmst.reference import prob_sparse_attention as reference
@@ -176,19 +177,19 @@ for dtype in (torch.float32, torch.bfloat16):
     for queries, keys, width, u in ((70, 90, 32, 25), (100, 300, 64, 30), (64, 64, 100, 64), (300, 70, 16, 30)):
         query, key, value = (torch.randn(2, n, width).to(dtype) for n in (queries, keys, keys))
         for sample in (torch.randint(keys, (20,)), torch.randint(keys, (queries, 20))):
-            dropout = {"is_causal": True, "dropout_p": 0.3, "seed": torch.tensor([1, 2])}
-            for options in ({}, dropout, {"fill": "cummean"}):
-                out, lse, top, measure = native.forward(query, key, value, sample, u=u, **options)
+            seed = torch.tensor([1, 2])
+            for options in (Options(), Options(is_causal=True, dropout_p=0.3), Options(fill="cummean")):
+                out, lse, top, measure = native.forward(query, key, value, sample, seed, u, options=options)
                 order = measure.sort(dim=-1, descending=True, stable=True).indices[..., :u].sort(-1).values
                 assert torch.equal(order, top)
                 wide = [x.double() for x in (query, key, value)]
-                exact, plain = (reference.attend(*x, top, **options) for x in (wide, (query, key, value)))
+                exact, plain = (reference.attend(*x, top, seed, options) for x in (wide, (query, key, value)))
                 for a, b, c in zip((out, lse), plain, exact):
                     assert not a.isnan().any()
                     assert (a - c).abs().max() <= 2 * (b - c).abs().max() + 2e-6 * (1 + c.abs().max())
 same = torch.ones(1, 50, 16)
 for sample in (torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]).expand(50, 3)):
-    assert native.forward(same, same, same, sample, u=9)[2].tolist() == [list(range(9))]
+    assert native.forward(same, same, same, sample, None, 9)[2].tolist() == [list(range(9))]
 print(json.dumps(sorted(ways)))
 """
 
@@ -229,6 +230,7 @@ SPANS = """
 import json
 import torch
 
+from simmst.core.prob_sparse_attention import Options
 from simmst.ops.limits import SHARED_BYTES
 from simmst.native.cuda import prob_sparse_attention as native
 from simmst.reference import prob_sparse_attention as reference
@@ -236,11 +238,11 @@ torch.manual_seed(0)
 for queries, keys, u, width in ((700, 600, 40, 24), (300, 900, 70, 16), (900, 300, 20, 30), (90, 300, 40, 128)):
     tensors = [torch.randn(1, n, width) for n in (queries, keys, keys)]
     top = torch.rand(1, queries).argsort(-1)[:, :u]
-    for options in ({}, {"is_causal": True}, {"fill": "cummean", "is_causal": True}):
+    for options in (Options(), Options(is_causal=True), Options(fill="cummean", is_causal=True)):
         results = []
         for module in (native, reference):
-            out, lse = module.attend(*tensors, top, **options)
-            results.append([out, lse, *module.attend_backward(out.cos(), *tensors, top, out, lse, **options)])
+            out, lse = module.attend(*tensors, top, options=options)
+            results.append([out, lse, *module.attend_backward(out.cos(), *tensors, top, out, lse, options=options)])
         for a, b in zip(*results):
             assert (a - b).abs().max() <= 2e-5 * (1 + b.abs().max()), (queries, keys, options)
 print(json.dumps(True))

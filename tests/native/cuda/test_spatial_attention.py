@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from simmst.core.spatial_attention import Options
 from simmst.native.cuda import launch
 from simmst.reference.spatial_attention import backward as reference_backward
 from simmst.reference.spatial_attention import forward as reference_forward
@@ -23,7 +24,7 @@ from simmst.native.cuda import spatial_attention_long as long
 
 DEVICE = torch.device("cpu" if launch.emulated() else "cuda")
 NAMES = ["x", "w_in", "b_in", "w_out", "b_out", "mask", "w_norm", "b_norm"]
-OPTIONS = {"num_heads": 2, "residual": True, "eps": 1e-5}
+OPTIONS = Options(2, True, 1e-5, 0.35)
 
 
 def arguments(shape=(2, 16, 4, 5), *, dtype=torch.float32, factor=1.0, mask=None):
@@ -47,8 +48,8 @@ def double(tensors):
 def test_softmax_with_and_without_a_maximum(factor):
     """Small scores need no maximum, large ones would overflow without; float32 follows both closely."""
     given = arguments(factor=factor)
-    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
-    expected, expected_lse = reference_forward(*double(given), **OPTIONS, scale=0.35)
+    out, lse = cuda.forward(*given, OPTIONS)
+    expected, expected_lse = reference_forward(*double(given), OPTIONS)
     size = max(1.0, expected_lse.abs().max().item())
     torch.testing.assert_close(lse.double().cpu(), expected_lse, rtol=0, atol=2e-6 * size)
     torch.testing.assert_close(out.double().cpu(), expected, rtol=0, atol=2e-5 * size)
@@ -57,8 +58,8 @@ def test_softmax_with_and_without_a_maximum(factor):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scores_that_overflow_without_a_maximum(dtype):
     given = arguments(dtype=dtype, factor=20.0)
-    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
-    expected, _ = reference_forward(*double(given), **OPTIONS, scale=0.35)
+    out, lse = cuda.forward(*given, OPTIONS)
+    expected, _ = reference_forward(*double(given), OPTIONS)
     assert lse.max() > 200  # 2^lse is no float16, and exp(lse) no float32
     assert (out.double().cpu() - expected).abs().median() < 0.05
 
@@ -71,9 +72,7 @@ def test_equal_scores_far_from_zero(dtype, sign):
     x = torch.ones(1, 20, channels, dtype=dtype, device=DEVICE)
     weight = torch.eye(channels, dtype=dtype, device=DEVICE)
     packed = torch.cat([weight * 6, weight * 6 * sign, weight])
-    out, lse = cuda.forward(
-        x, packed, None, weight, None, None, None, None, num_heads=1, residual=False, eps=0.0, scale=1.0
-    )
+    out, lse = cuda.forward(x, packed, None, weight, None, None, None, None, Options(1, False, 0.0, 1.0))
     torch.testing.assert_close(out, x)
     expected = torch.full_like(lse, sign * 36 * channels + torch.tensor(20.0).log().item())
     torch.testing.assert_close(lse, expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
@@ -84,9 +83,9 @@ def test_ignored_positions_may_hold_nan(dtype):
     mask = torch.zeros(2, 20, dtype=torch.bool, device=DEVICE)
     mask[0, 3], mask[1, 17:] = True, True
     given = arguments(dtype=dtype, mask=mask)
-    clean = cuda.forward(*given, **OPTIONS, scale=0.35)[0]
+    clean = cuda.forward(*given, OPTIONS)[0]
     given[0] = given[0].clone().flatten(2).masked_fill(mask[:, None], float("nan")).view_as(given[0])
-    out = cuda.forward(*given, **OPTIONS, scale=0.35)[0]
+    out = cuda.forward(*given, OPTIONS)[0]
     kept = ~mask[:, None].expand(2, 16, 20)
     assert torch.equal(out.flatten(2)[kept], clean.flatten(2)[kept])
 
@@ -96,7 +95,7 @@ def test_nan_among_the_keys_reaches_every_position():
     for position in range(20):
         given = arguments((1, 16, 4, 5), dtype=torch.bfloat16)
         given[0][0, :, position // 5, position % 5] = float("nan")
-        out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
+        out, lse = cuda.forward(*given, OPTIONS)
         assert out.isnan().all()
         assert lse.isnan().all()
 
@@ -106,11 +105,11 @@ def test_many_positions_agree_with_the_fused_kernels():
     mask[0, 5:9], mask[1] = True, True
     x, w_in, b_in, w_out, b_out, _, w_norm, b_norm = given = arguments(mask=mask)
     weights = x, w_in, b_in, w_out, b_out, w_norm, b_norm, mask
-    out, lse = cuda.forward(*given, **OPTIONS, scale=0.35)
-    for one, other in zip(long.forward(*weights, 2, True, 1e-5, 0.35), (out, lse), strict=True):
+    out, lse = cuda.forward(*given, OPTIONS)
+    for one, other in zip(long.forward(*weights, OPTIONS), (out, lse), strict=True):
         torch.testing.assert_close(one, other)
-    fused = cuda.backward(out, *given, lse, **OPTIONS, scale=0.35, output_mask=[True] * 7)
-    plain = long.backward(out, *weights, lse, 2, True, 1e-5, 0.35, [True] * 7)
+    fused = cuda.backward(out, *given, lse, OPTIONS, [True] * 7)
+    plain = long.backward(out, *weights, lse, OPTIONS, [True] * 7)
     for one, other in zip(plain, fused, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -153,8 +152,8 @@ import torch
 from simmst.native.cuda.spatial_attention import backward, forward
 from test_spatial_attention import OPTIONS, arguments
 given = arguments((7, 16, 3, 6))
-out, lse = forward(*given, **OPTIONS, scale=0.35)
-found = backward(out, *given, lse, **OPTIONS, scale=0.35, output_mask=[True] * 7)
+out, lse = forward(*given, OPTIONS)
+found = backward(out, *given, lse, OPTIONS, [True] * 7)
 torch.save([part.cpu() for part in found], "found.pt")
 """
 
@@ -170,8 +169,8 @@ def test_any_number_of_blocks_gives_the_gradients(tmp_path, multiprocessors):
     }
     subprocess.run([sys.executable, "-c", SCHEDULE], cwd=tmp_path, env=environment, check=True)
     given = double(arguments((7, 16, 3, 6)))
-    out, lse = cuda.forward(*arguments((7, 16, 3, 6)), **OPTIONS, scale=0.35)
-    expected = reference_backward(out.double(), *given, lse.double(), **OPTIONS, scale=0.35, output_mask=[True] * 7)
+    out, lse = cuda.forward(*arguments((7, 16, 3, 6)), OPTIONS)
+    expected = reference_backward(out.double(), *given, lse.double(), OPTIONS, [True] * 7)
     for one, right in zip(torch.load(tmp_path / "found.pt"), expected, strict=True):
         torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-4)
 
@@ -198,7 +197,7 @@ def test_shared_memory_of_compute_capability_8_holds_fewer_positions(tmp_path):
 class TestErrors:
     def call(self, **changes):
         given = dict(zip(NAMES, arguments(), strict=True)) | changes
-        return cuda.forward(*given.values(), **OPTIONS, scale=0.35)
+        return cuda.forward(*given.values(), OPTIONS)
 
     def test_wrong_sizes(self):
         with pytest.raises(ValueError, match=r"in_proj_weight float32 \(48, 15\) must have shape \(48, 16\)"):

@@ -1,9 +1,8 @@
-"""Cutting planes v = A x + c of the re-weighting problem: values, penalty, Lagrangian and the fused step."""
+"""The public functions of cutting planes: check the arguments, choose a backend, run."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,13 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.cutting_plane import PackedSigns, Planes, pack_signs
-from simmst.ops import cutting_plane_library as _library  # noqa: F401 registers torch.ops.simmst.*
+from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.ops.backends import choose
 from simmst.ops.checks import check_number, describe
-from simmst.ops.cutting_plane_fused import can_fuse, fused
+from simmst.ops.cutting_plane import library
+from simmst.ops.dispatch import wants_gradient
 from simmst.ops.measured_choice import bucket
 from simmst.ops.numpy_arrays import call_with_arrays
-from simmst.reference import cutting_plane as reference
-
-__all__ = [
-    "PackedSigns",
-    "cutting_plane_lagrangian",
-    "cutting_plane_penalty",
-    "cutting_plane_step_",
-    "cutting_plane_values",
-    "pack_signs",
-]
 
 
 def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, backend: str | None = None) -> Tensor:
@@ -60,11 +49,7 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
         array: Tensor = call_with_arrays(cutting_plane_values, planes, offsets, point, backend=backend)
         return array
     _check("cutting_plane_values", planes, point, offsets=offsets)
-    chosen = _choose(backend, planes, point)
-    with _autocast_off(point):
-        if chosen == "reference":
-            return reference.values(planes, offsets, point)
-        out: Tensor = torch.ops.simmst.cutting_plane_values.default(*_flat(planes), offsets, point, chosen)
+    out: Tensor = library.values(*library.flat(planes), offsets, point, _choose(backend, planes, point))
     return out
 
 
@@ -100,15 +85,8 @@ def cutting_plane_penalty(
         array: Tensor = call_with_arrays(cutting_plane_penalty, planes, offsets, multipliers, point, backend=backend)
         return array
     _check("cutting_plane_penalty", planes, point, offsets=offsets, multipliers=multipliers)
-    chosen = _choose(backend, planes, point)
-    with _autocast_off(point):
-        if chosen == "reference":
-            return reference.penalty(planes, offsets, multipliers, point)
-        if can_fuse(chosen, point):
-            return fused("penalty", planes, offsets, multipliers, point, chosen)
-        out: Tensor = torch.ops.simmst.cutting_plane_penalty.default(
-            *_flat(planes), offsets, multipliers, point, chosen
-        )[0]
+    chosen, with_gradient = _choose(backend, planes, point), wants_gradient(point)
+    out: Tensor = library.penalty(*library.flat(planes), offsets, multipliers, point, with_gradient, chosen)[0]
     return out
 
 
@@ -144,15 +122,8 @@ def cutting_plane_lagrangian(
         array: Tensor = call_with_arrays(cutting_plane_lagrangian, planes, offsets, multipliers, point, backend=backend)
         return array
     _check("cutting_plane_lagrangian", planes, point, offsets=offsets, multipliers=multipliers)
-    chosen = _choose(backend, planes, point)
-    with _autocast_off(point):
-        if chosen == "reference":
-            return reference.lagrangian(planes, offsets, multipliers, point)
-        if can_fuse(chosen, point):
-            return fused("lagrangian", planes, offsets, multipliers, point, chosen)
-        out: Tensor = torch.ops.simmst.cutting_plane_lagrangian.default(
-            *_flat(planes), offsets, multipliers, point, chosen
-        )[0]
+    chosen, with_gradient = _choose(backend, planes, point), wants_gradient(point)
+    out: Tensor = library.lagrangian(*library.flat(planes), offsets, multipliers, point, with_gradient, chosen)[0]
     return out
 
 
@@ -224,34 +195,18 @@ def cutting_plane_step_(
         _check_adam(name, point, adam_state)
     state = adam_state or (None, None, None)
     _check_memory(name, point, gradient=gradient, anchor=anchor, exp_avg=state[0], exp_avg_sq=state[1])
-    chosen = _choose(backend, planes, point)
-    with torch.no_grad(), _autocast_off(point):
-        if chosen == "reference":
-            return reference.step_(
-                planes, coefficients, gradient, point, anchor, anchor_values, lr=lr, adam_state=adam_state
-            )
-        out: Tensor = torch.ops.simmst.cutting_plane_step_.default(
-            *_flat(planes), coefficients, gradient, point, anchor, anchor_values, *state, lr, chosen
+    chosen, stored = _choose(backend, planes, point), library.flat(planes)
+    with torch.no_grad():
+        out: Tensor = library.step_(
+            *stored, coefficients, gradient, point, anchor, anchor_values, *state, float(lr), chosen
         )
     return out
-
-
-def _flat(planes: Planes) -> tuple[Tensor, Tensor | None]:
-    return (planes.bits, planes.scale) if isinstance(planes, PackedSigns) else (planes, None)
-
-
-def _autocast_off(point: Tensor) -> AbstractContextManager[Any]:
-    # Autocast would round the planes' products to half precision. Asking for it on the meta device is an error.
-    device_type = point.device.type
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def _choose(backend: str | None, planes: Planes, point: Tensor) -> str:
     wide = not isinstance(planes, PackedSigns) and planes.dtype == torch.float64
     dtype = torch.float64 if wide else point.dtype
-    return choose("cutting_plane", backend, device=point.device, dtype=dtype, bucket=bucket(point.shape[-1]))
+    return choose(library.PATH, backend, device=point.device, dtype=dtype, bucket=bucket(point.shape[-1]))
 
 
 def _describe_planes(planes: Planes) -> str:

@@ -1,8 +1,4 @@
-"""ProbSparse attention: full attention for the queries that need it, a cheap fill for the rest.
-
-Backend ``"reference"`` runs plain PyTorch in place, open to autograd of any order, torch.func and torch.compile. Every
-other backend runs behind the library operators of :mod:`simmst.ops.prob_sparse_library`, with one order of gradient.
-"""
+"""The public functions of ProbSparse attention: check the arguments, choose a backend, run."""
 
 from __future__ import annotations
 
@@ -11,15 +7,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from simmst.core.prob_sparse_attention import (
-    FILLS,
-    NORMALIZERS,
-    SAMPLINGS,
-    informer_count,
-    resolve_fill,
-    resolve_scale,
-)
-from simmst.ops.autocast import cast_under_autocast
+from simmst.core.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, Options, informer_count
 from simmst.ops.backends import choose, concrete
 from simmst.ops.checks import (
     check_choice,
@@ -33,13 +21,9 @@ from simmst.ops.checks import (
     describe,
     describe_all,
 )
+from simmst.ops.dispatch import cast
 from simmst.ops.measured_choice import bucket
-from simmst.ops.prob_sparse_direct import forward_in_one_call
-from simmst.ops.prob_sparse_forward import BACKENDS as FORWARD_BACKENDS
-from simmst.ops.prob_sparse_forward import forward_operator
-from simmst.ops.prob_sparse_library import attend_operator, select_operator
-
-OPERATOR = "prob_sparse_attention"
+from simmst.ops.prob_sparse_attention.library import FUSED, PATH, attend, forward, infer, select
 
 
 class ProbSparseAux(NamedTuple):
@@ -92,7 +76,6 @@ def prob_sparse_attention(
     return_aux: Literal[True],
     backend: str | None = ...,
 ) -> tuple[Tensor, ProbSparseAux]: ...
-@cast_under_autocast
 def prob_sparse_attention(
     query: Tensor,
     key: Tensor,
@@ -155,12 +138,15 @@ def prob_sparse_attention(
         >>> out.shape, aux.top.shape
         (torch.Size([2, 4, 96, 16]), torch.Size([2, 4, 25]))
     """
+    if torch._C._is_any_autocast_enabled():
+        query, key, value = cast(query, key, value)
+    options = Options(is_causal, scale, fill, dropout_p)
     if sample is not None and dropout_p == 0.0 and return_aux is False and sampling in SAMPLINGS:
-        out = forward_in_one_call(query, key, value, sample, factor, is_causal, scale, fill, normalizer, backend)
-        if out is not None:
-            return out
+        alone = infer(query, key, value, sample, factor, normalizer, options, backend)
+        if alone is not None:
+            return alone
     _check_attention(query, key, value)
-    _check_options(is_causal, scale, fill, dropout_p)
+    options = _checked(options)
     check_integer("factor", factor, minimum=1)
     check_choice("sampling", sampling, SAMPLINGS)
     check_choice("normalizer", normalizer, NORMALIZERS)
@@ -177,21 +163,17 @@ def prob_sparse_attention(
     seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
     u = informer_count(queries, factor)
     if u == queries and not return_aux:  # nothing to select
-        measure = None
         top = torch.arange(queries, device=query.device).expand(*query.shape[:-2], queries)
-    elif chosen in FORWARD_BACKENDS:
-        scale, fill = resolve_scale(scale, query), resolve_fill(fill, is_causal)
-        out, lse, top, measure = forward_operator(
-            query, key, value, sample, seed, u, normalizer, is_causal, scale, fill, float(dropout_p), chosen
-        )
-        return (out, ProbSparseAux(top, lse, measure)) if return_aux else out
+        everything: Tensor = attend(query, key, value, top, seed, options, chosen)[0]
+        return everything
+    if chosen in FUSED:
+        out, lse, top, measure = forward(query, key, value, sample, seed, u, normalizer, options, chosen)
     else:
-        top, measure = select_operator(query, key, sample, u, normalizer, chosen)
-    out, lse = _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)
-    return out if measure is None or not return_aux else (out, ProbSparseAux(top, lse, measure))
+        top, measure = select(query, key, sample, u, normalizer, chosen)
+        out, lse = attend(query, key, value, top, seed, options, chosen)
+    return (out, ProbSparseAux(top, lse, measure)) if return_aux else out
 
 
-@cast_under_autocast
 def prob_sparse_select(
     query: Tensor, key: Tensor, sample: Tensor, *, u: int, normalizer: str = "keys", backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -220,6 +202,8 @@ def prob_sparse_select(
         >>> prob_sparse_select(query, key, torch.tensor([0, 1]), u=2)
         (tensor([0, 2]), tensor([1., 0., 3.]))
     """
+    if torch._C._is_any_autocast_enabled():
+        query, key = cast(query, key)
     check_float_tensors(query=query, key=key)
     _check_query_key(query, key)
     check_choice("normalizer", normalizer, NORMALIZERS)
@@ -227,10 +211,10 @@ def prob_sparse_select(
     check_integer("u", u, minimum=min(1, queries), maximum=queries)
     _check_sample(sample, query, key)
     chosen = _choose(backend, query, key)
-    return select_operator(query, key, sample, u, normalizer, chosen)
+    found: tuple[Tensor, Tensor] = select(query, key, sample, u, normalizer, chosen)
+    return found
 
 
-@cast_under_autocast
 def prob_sparse_attend(
     query: Tensor,
     key: Tensor,
@@ -274,8 +258,10 @@ def prob_sparse_attend(
         >>> torch.equal(out[0, 1], out[0, 2])
         True
     """
+    if torch._C._is_any_autocast_enabled():
+        query, key, value = cast(query, key, value)
     _check_attention(query, key, value)
-    _check_options(is_causal, scale, fill, dropout_p)
+    options = _checked(Options(is_causal, scale, fill, dropout_p))
     check_index_tensor("top", top, device=query.device)
     if top.dim() < 1 or top.shape[:-1] != query.shape[:-2] or top.shape[-1] > query.shape[-2]:
         raise ValueError(
@@ -285,35 +271,20 @@ def prob_sparse_attend(
     check_index_range("top", top, query.shape[-2])
     chosen = _choose(backend, query, value)
     seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
-    return _attend(query, key, value, top, seed, is_causal, scale, fill, dropout_p, chosen)
+    found: tuple[Tensor, Tensor] = attend(query, key, value, top, seed, options, chosen)
+    return found
 
 
 def _choose(backend: str | None, query: Tensor, value: Tensor) -> str:
     width = concrete(max(query.shape[-1], value.shape[-1]))
     return choose(
-        OPERATOR,
+        PATH,
         backend,
         device=query.device,
         dtype=query.dtype,
         bucket=bucket(query.shape[-2]),
         head_width=width,
     )
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    top: Tensor,
-    seed: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    fill: str | None,
-    dropout_p: float,
-    chosen: str,
-) -> tuple[Tensor, Tensor]:
-    scale, fill = resolve_scale(scale, query), resolve_fill(fill, is_causal)
-    return attend_operator(query, key, value, top, seed, is_causal, scale, fill, float(dropout_p), chosen)
 
 
 def _draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -342,7 +313,9 @@ def _check_query_key(query: Tensor, key: Tensor) -> None:
         raise ValueError(f"key must have at least one position and a width of at least one, got {describe(key)}")
 
 
-def _check_options(is_causal: bool, scale: float | None, fill: str | None, dropout_p: float) -> None:
+def _checked(options: Options) -> Options:
+    """The options, numbers as floats, once each is what it must be."""
+    is_causal, scale, fill, dropout_p = options
     check_flag("is_causal", is_causal)
     if scale is not None:
         check_number("scale", scale)
@@ -350,6 +323,7 @@ def _check_options(is_causal: bool, scale: float | None, fill: str | None, dropo
             raise ValueError(f"scale must be finite, got {scale}")
     check_choice("fill", fill, (None, *FILLS))
     check_dropout(dropout_p)
+    return Options(is_causal, None if scale is None else float(scale), fill, float(dropout_p))
 
 
 def _check_sample(sample: Tensor, query: Tensor, key: Tensor) -> None:

@@ -1,0 +1,127 @@
+"""The seam between spatial attention and its kernels: its operators with fakes and gradients.
+
+The module of a backend (:func:`simmst.ops.backends.implementation`) has ``forward`` and ``backward`` with the
+signatures and semantics of :mod:`simmst.reference.spatial_attention`; it may rely on the checks of the public function.
+Inputs may have any strides, results are contiguous; lse, the second output, is not differentiable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simmst.core.spatial_attention import Gradients, Options
+from simmst.ops.dispatch import Operator
+from simmst.reference import spatial_attention as reference
+
+PATH = "spatial_attention"
+_WEIGHTS = (
+    "Tensor x, Tensor in_proj_weight, Tensor? in_proj_bias, Tensor out_proj_weight, Tensor? out_proj_bias, "
+    "Tensor? key_padding_mask, Tensor? norm_weight, Tensor? norm_bias"
+)
+# Where the seven differentiable inputs stand among the operands; the mask between them has no gradient.
+_DIFFERENTIABLE = (0, 1, 2, 3, 4, 6, 7)
+
+
+def _in_plain_torch(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, None]:
+    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
+    out = reference.spatial_attention(
+        x,
+        *weights,
+        num_heads=options.num_heads,
+        key_padding_mask=key_padding_mask,
+        residual=options.residual,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
+        eps=options.eps,
+        scale=options.scale,
+    )
+    return out, None
+
+
+def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    options: Options = rest[-1]
+    positions = x.shape[2] * x.shape[3] if x.dim() == 4 else x.shape[1]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    lse = x.new_empty((x.shape[0], options.num_heads, positions), dtype=dtype)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device), lse
+
+
+def _backward_fake(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    wanted: list[bool] = rest[-1]
+    given = [rest[index] for index in _DIFFERENTIABLE]
+    return tuple(
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        if want and tensor is not None
+        else grad.new_empty(0)
+        for tensor, want in zip(given, wanted, strict=True)
+    )
+
+
+def _backward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, ...]]:
+    return partial(_all_tensors, module.backward)
+
+
+def _all_tensors(backward: Callable[..., Gradients], grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """A library operator returns tensors: an empty one in the place of a gradient that is not wanted."""
+    return tuple(grad.new_empty(0) if gradient is None else gradient for gradient in backward(grad, *rest))
+
+
+def _keep(ctx: Any, operands: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*operands[:8], output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, grad: Tensor, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    wanted = [ctx.needs_input_grad[index] for index in _DIFFERENTIABLE]
+    found = backward(grad, *ctx.saved_tensors, ctx.options, wanted, ctx.backend)
+    results: list[Tensor | None] = [None] * 8
+    for index, gradient, want in zip(_DIFFERENTIABLE, found, wanted, strict=True):
+        results[index] = gradient if want else None
+    return tuple(results)
+
+
+def _no_second_order(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    raise RuntimeError(
+        'spatial_attention has first derivatives only on this backend; call it with backend="reference" for higher ones'
+    )
+
+
+forward = Operator(
+    f"spatial_attention({_WEIGHTS}, {{options}}, str backend) -> (Tensor, Tensor)",
+    path=PATH,
+    kernel=attrgetter("forward"),
+    plain=_in_plain_torch,
+    fake=_forward_fake,
+    options=Options,
+    context=_keep,
+    gradients=_gradients,
+)
+backward = Operator(
+    f"spatial_attention_backward(Tensor grad, {_WEIGHTS}, Tensor lse, {{options}}, bool[7] output_mask, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    path=PATH,
+    kernel=_backward_kernel,
+    plain=None,
+    fake=_backward_fake,
+    options=Options,
+    gradients=_no_second_order,
+)
+
+__all__ = ["PATH", "backward", "forward"]
