@@ -84,9 +84,7 @@ def forward(
         if is_fused(size, x.device):
             _launch_forward(size, x, (w_in, b_in, w_out, b_out, mask, empty, *last), out, lse, options)
         else:
-            given = long.Given(
-                x, w_in, b_in, w_out, b_out, mask, empty, *last, options.residual, options.eps, options.scale
-            )
+            given = long.Given(x, w_in, b_in, w_out, b_out, mask, empty, *last, options)
             long.forward(size, given, out, lse)
     return out, lse
 
@@ -167,9 +165,7 @@ def backward(
         b_in, b_out = contiguous(in_proj_bias), contiguous(out_proj_bias)
         last = contiguous(norm_weight), contiguous(norm_bias)
         lse = lse.contiguous()
-        everything = long.Given(
-            x, w_in, b_in, w_out, b_out, mask, empty, *last, options.residual, options.eps, options.scale
-        )
+        everything = long.Given(x, w_in, b_in, w_out, b_out, mask, empty, *last, options)
         with torch.cuda.device_of(x):
             if is_fused(size, x.device):
                 _launch_backward(size, grad, everything, lse, found)
