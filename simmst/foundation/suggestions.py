@@ -21,5 +21,15 @@ def suggest(name: object, known: Iterable[str], *, otherwise: str = "the known n
         'the known names are: carrier_ghz, days'
     """
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
+    near = nearest(name, known)
+    return f"{otherwise} {', '.join(known)}" if near is None else f"did you mean {near!r}?"
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Return the known name nearest to one that was given, where one is near.
+
+    Example:
+        >>> nearest("trian", ["train", "info"])
+        'train'
+    """
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1)), None)

@@ -8,8 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from simmst.errors import SimmstError
@@ -55,6 +53,10 @@ def in_workers(
     if workers == 1 or len(items) < 2:
         yield from map(function, items)
         return
+    # Imported where they are needed: they take longer than many a room.
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start) as pool:
         try:

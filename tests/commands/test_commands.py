@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,6 @@ import pytest
 
 import simmst
 from simmst import jobs
-from simmst.commands import main as cli
 from simmst.commands.main import COMMANDS, main
 from simmst.simulation import surrogate_city
 from simmst.training import RunFolder
@@ -41,6 +41,14 @@ def _no_warnings():
         yield
 
 
+@pytest.fixture
+def _interrupts():
+    """What Ctrl-C does after the test is what it did before."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def city():
     return surrogate_city(0, height=3, width=3, days=9)
@@ -57,6 +65,11 @@ def run(file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert main(["train", "--data", file, "--out", str(folder), *TINY]) == 0
     return folder
+
+
+def instead(monkeypatch, command, run):
+    """Let a command do something else."""
+    monkeypatch.setitem(COMMANDS, command, dataclasses.replace(COMMANDS[command], run=run))
 
 
 def refused(capsys, *arguments):
@@ -138,7 +151,7 @@ def test_bars_are_drawn_on_standard_error_unless_quiet(tmp_path, capsys):
 def test_yaml_and_flags(file, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(jobs, "train", lambda data, out, config, **options: seen.update(config=config, **options))
-    monkeypatch.setattr(cli, "show_outcome", lambda outcome: None)
+    monkeypatch.setattr("simmst.commands.train.show_outcome", lambda outcome: None)
     (tmp_path / "a.yaml").write_text(
         f"data: {file}\nout: {tmp_path / 'run'}\nservices: [call, sms]\nsimulated: 0\n"
         "forecaster:\n  horizon: 5\n  network:\n    width: 16\n  training:\n    epochs: 4\n    patience: null\n"
@@ -167,6 +180,7 @@ def test_a_run_is_repeated_from_the_settings_that_it_wrote(run, file, tmp_path, 
         ("forecaster:\n  horizon: 0", "horizon is 0; it must be an integer of at least 1"),
         ("forecaster:\n  network:\n    widht: 8", "network has 'widht'; it may change: .*width"),
         ("forecaster:\n  training:\n    loss: hubber", "loss is 'hubber'; it must be one of"),
+        ("services: call", r"has one; write a list, such as \[call\]; see simmst train --help"),
         ("test_days: [1", r"Problems parsing config: .* in .*bad\.yaml, line 1"),
     ],
 )
@@ -183,6 +197,9 @@ def test_wrong_yaml(file, tmp_path, capsys, yaml, message):
     [
         ([], r"expected \"subcommand\" to be one of .*; see simmst --help"),
         (["trian"], "invalid choice: 'trian' .*; see simmst --help"),
+        (["trian"], r"\(did you mean 'train'\? choose from demo, "),
+        (["train", "--data", "x", "--out", "y", "--test-days", "3"], r"--test-days 3; did you mean --test_days\?; see"),
+        (["demo", "--step", "1h"], r"step: expected int\. Got value: 1h; see simmst demo --help"),
         (["train"], "arguments are required: --data, --out; see simmst train --help"),
         (["train", "--data", "x", "--out", "y", "--nope", "3"], "unrecognized arguments: --nope 3"),
         (["train", "--data", "x", "--out", "y", "--config", "none.yaml"], r"does not exist: .*none\.yaml"),
@@ -292,15 +309,16 @@ def test_brackets_in_a_path_are_no_markup(city, file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("command", "hint"), [("simulate", "; the same command goes on from there"), ("info", "")])
+@pytest.mark.usefixtures("_interrupts")
 def test_interrupted(monkeypatch, capsys, tmp_path, command, hint):
-    monkeypatch.setitem(COMMANDS, command, lambda options: (_ for _ in ()).throw(KeyboardInterrupt))
+    instead(monkeypatch, command, lambda options: (_ for _ in ()).throw(KeyboardInterrupt))
     arguments = ["--cities", "1", "--out", str(tmp_path)] if command == "simulate" else []
     assert main([command, *arguments]) == 130
     assert capsys.readouterr().err == f"simmst: interrupted{hint}\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setitem(COMMANDS, "info", lambda options: {}["missing"])
+    instead(monkeypatch, "info", lambda options: {}["missing"])
     with pytest.raises(KeyError):
         main(["info"])
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from simmst.commands.main import build_parser
+from simmst.commands.main import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,12 +71,11 @@ def test_command_lines_are_accepted(page, tmp_path, monkeypatch):
         name = re.match(r"# (\S+\.yaml)\n", block.code)
         assert name, f"{page}:{block.line}: the first line of a YAML block names its file, as in '# milan.yaml'"
         Path(name[1]).write_text(block.code, encoding="utf-8")
-    parser = build_parser()
     for block in blocks(page, "sh"):
         for command in re.split(r"\n|&&", block.code):
             words = shlex.split(command)
             if words and Path(words[0]).name == "simmst":
-                parser.parse_args(words[1:])
+                parse(words[1:])
 
 
 def test_getting_started_repeats_the_commands_of_the_readme():

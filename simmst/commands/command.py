@@ -1,0 +1,61 @@
+"""What a command is, and its parser, which is built when the command is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simmst.foundation.extras import import_extra
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def _no_arguments(parser: ArgumentParser) -> None:
+    """Add nothing."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``simmst``.
+
+    Attributes:
+        name: the word after ``simmst``.
+        usage: the arguments, in short; what argparse would write lists every one of the settings.
+        brief: half a line for ``simmst --help``.
+        about: a sentence for its own help.
+        run: does it.
+        add_arguments: adds its arguments to a parser.
+        config: takes ``--config FILE.yaml``.
+        quiet: takes ``--quiet``.
+        resumes: goes on where it was interrupted when it is called again.
+    """
+
+    name: str
+    usage: str
+    brief: str
+    about: str
+    run: Callable[[Namespace], None]
+    add_arguments: Callable[[ArgumentParser], None] = _no_arguments
+    config: bool = True
+    quiet: bool = False
+    resumes: bool = False
+
+    def parser(self) -> ArgumentParser:
+        """Build the parser; a wrong command line or YAML file makes it raise argparse.ArgumentError.
+
+        Raises:
+            MissingExtraError: jsonargparse is not installed.
+        """
+        jsonargparse = import_extra("jsonargparse", extra="forecast")
+        usage = f"simmst {self.name} {self.usage}".strip()
+        parser: ArgumentParser = jsonargparse.ArgumentParser(description=self.about, usage=usage, exit_on_error=False)
+        if self.config:
+            parser.add_argument(
+                "--config", action="config", metavar="FILE", help="YAML file with any of these settings"
+            )
+        if self.quiet:
+            parser.add_argument("--quiet", action="store_true", help="show no progress bars")
+        self.add_arguments(parser)
+        return parser
