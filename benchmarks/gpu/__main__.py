@@ -146,7 +146,7 @@ class Run:
         major, minor = torch.cuda.get_device_capability()
         argv = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation"]
         argv += ["--target", str(self.site), "-C", f"build-dir={self.folder / 'build'}"]
-        argv += ["-C", "cmake.define.SIMMST_ISAS=portable", str(ROOT)]
+        argv += ["-C", "cmake.define.SIMMST_ISAS=portable", "-C", "cmake.define.SIMMST_CUDA_CHECKS=ON", str(ROOT)]
         nvcc = _nvcc()
         environment = {"CUDAARCHS": f"{major}{minor}-real", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)}
         environment |= {"SIMMST_CUDA": "ON", "CUDACXX": nvcc} if nvcc else {"SIMMST_CUDA": "OFF"}

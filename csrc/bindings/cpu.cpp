@@ -31,19 +31,9 @@ std::vector<std::string> instruction_sets() {
 
 std::string instruction_set() { return std::string(cpu::name(cpu::active_instruction_set())); }
 
-// The hot paths this build has kernels for, by the stem of their files.
+// The hot paths, by the stem of their files.
 std::vector<std::string> operators() {
-  return {
-#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
-      "prob_sparse_attention",
-#endif
-#ifdef SIMMST_HAS_SPATIAL_ATTENTION
-      "spatial_attention",
-#endif
-#ifdef SIMMST_HAS_CUTTING_PLANE
-      "cutting_plane",
-#endif
-  };
+  return {"prob_sparse_attention", "spatial_attention", "cutting_plane"};
 }
 
 }  // namespace
@@ -60,13 +50,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("instruction_set", &instruction_set,
              "The instruction set in use: the highest, or the one SIMMST_CPU_ISA names (ValueError if it cannot run).");
   module.def("operators", &operators, "Hot paths this build has CPU kernels for.");
-#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
   bind_prob_sparse_attention(module);
-#endif
-#ifdef SIMMST_HAS_SPATIAL_ATTENTION
   bind_spatial_attention(module);
-#endif
-#ifdef SIMMST_HAS_CUTTING_PLANE
   bind_cutting_plane(module);
-#endif
 }

@@ -1,100 +1,70 @@
-// Cutting planes for Python. Every array comes as (address, type, shape, strides): type is a number of DataType, strides
-// are in entries. All of it is checked here before memory is touched; the lock of the interpreter is given up meanwhile.
+// Cutting planes for Python. Everything is checked here before memory is touched; the lock of the interpreter is given up
+// while the kernels run.
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bindings/arrays.hpp"
 #include "cpu/cutting_plane.hpp"
 
 namespace py = pybind11;
 namespace cpu = simmst::cpu;
-using cpu::DataType;
+using simmst::Array;
+using simmst::Arrays;
+using simmst::DataType;
 using cpu::PlanePass;
 
 namespace {
 
-constexpr std::array<const char*, 5> kTypeNames{"float32", "float64", "bfloat16", "float16", "packed signs"};
+// Types of the planes, of vectors along N, and of tensors with one entry a plane.
+#define SIMMST_FORMATS \
+  {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16, cpu::kSigns}
+#define SIMMST_FLOATS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16}
+#define SIMMST_WIDE {DataType::kFloat32, DataType::kFloat64}
 
-struct Array {
-  const char* name = "";
-  char* data = nullptr;
-  DataType type = DataType::kFloat32;
-  int rank = 0;
-  std::array<std::int64_t, 3> shape{};
-  std::array<std::int64_t, 3> strides{};
+// All arrays of a call are (address, dtype, shape, strides).
+const Arrays read = Arrays::typed();
 
-  std::string describe() const {
-    std::string text = std::string(name) + " " + kTypeNames[static_cast<int>(type)] + " (";
-    for (int i = 0; i < rank; ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-    return text + ")";
-  }
-  bool empty() const {
-    return std::any_of(shape.begin(), shape.begin() + rank, [](std::int64_t size) { return size == 0; });
-  }
-};
-
-Array parse(const char* name, const py::tuple& given) {
-  if (given.size() != 4) throw py::type_error(std::string(name) + " must be (address, type, shape, strides)");
-  Array array;
-  array.name = name;
-  array.data = reinterpret_cast<char*>(given[0].cast<std::uintptr_t>());
-  const auto type = given[1].cast<int>();
-  const auto shape = given[2].cast<py::tuple>(), strides = given[3].cast<py::tuple>();
-  if (type < 0 || type > 4) throw py::type_error(std::string(name) + " has the unknown type " + std::to_string(type));
-  array.type = static_cast<DataType>(type);
-  if (shape.size() != strides.size() || shape.size() > 3) {
-    throw py::value_error(std::string(name) + " must have at most three dimensions and a stride for each, got " +
-                          std::to_string(shape.size()) + " and " + std::to_string(strides.size()));
-  }
-  array.rank = static_cast<int>(shape.size());
-  for (int i = 0; i < array.rank; ++i) {
-    array.shape[i] = shape[i].cast<std::int64_t>();
-    array.strides[i] = strides[i].cast<std::int64_t>();
-    if (array.shape[i] < 0 || array.strides[i] < 0) {
-      throw py::value_error(array.describe() + " has a negative size or stride");
-    }
-  }
-  if (array.data == nullptr && !array.empty()) throw py::value_error(array.describe() + " has no address");
-  return array;
+const cpu::CuttingPlaneKernels& kernels() {
+#define SIMMST_TABLE(isa) &cpu::isa::cutting_plane_kernels,
+  return cpu::pick<cpu::CuttingPlaneKernels>({SIMMST_FOR_EACH_ISA(SIMMST_TABLE)});
+#undef SIMMST_TABLE
 }
 
 // The sizes of a call, and the arrays checked against them.
 class Call {
  public:
   Call(const py::tuple& planes, const py::object& scale, std::int64_t size, int threads) {
-    const Array rows = parse("planes", planes);
+    const Array rows = read("planes", planes, SIMMST_FORMATS);
     if (rows.rank != 2 && rows.rank != 3) {
-      throw py::value_error("planes must have shape (L, N) or (P, L, N), got " + rows.describe());
+      rows.refuse("must have shape (L, N) or (P, L, N)");
     }
     batched_ = rows.rank == 3;
     const int first = batched_ ? 1 : 0;
     pass.problems = batched_ ? rows.shape[0] : 1;
     pass.planes = rows.shape[first];
     pass.size = size;
-    const bool packed = rows.type == DataType::kSigns;
+    const bool packed = rows.type == cpu::kSigns;
     const std::int64_t width = packed ? (size + 7) / 8 : size;
     if (size < 0 || rows.shape[first + 1] != width) {
-      throw py::value_error(rows.describe() + " must have " + std::to_string(width) + " in its last dimension, for " +
-                            std::to_string(size) + " columns");
+      rows.refuse("must have " + std::to_string(width) + " in its last dimension, for " + std::to_string(size) +
+                  " columns");
     }
     if (width > 1 && rows.strides[first + 1] != 1) {
-      throw py::value_error(rows.describe() + " must have stride 1 along its last dimension, got " +
-                            std::to_string(rows.strides[first + 1]));
+      rows.refuse("must have stride 1 along its last dimension, got " + std::to_string(rows.strides[first + 1]));
     }
     if (threads < 1) throw py::value_error("threads must be at least 1, got " + std::to_string(threads));
     if (pass.planes > 0 && pass.problems > std::numeric_limits<std::int64_t>::max() / 64 / pass.planes) {
-      throw py::value_error(rows.describe() + " is too large");
+      rows.refuse("is too large");
     }
     pass.rows = rows.data;
     pass.rows_type = rows.type;
-    pass.row_bytes = rows.strides[first] * cpu::item_size(rows.type);
-    pass.problem_bytes = batched_ ? rows.strides[0] * cpu::item_size(rows.type) : 0;
+    pass.row_bytes = rows.strides[first] * simmst::item_size(rows.type);
+    pass.problem_bytes = batched_ ? rows.strides[0] * simmst::item_size(rows.type) : 0;
     // A team costs some microseconds to start; a core gets through this much in about as long.
     constexpr double kEntriesAlone = 65536;
     const double entries = static_cast<double>(pass.problems) * static_cast<double>(pass.planes) * static_cast<double>(size);
@@ -120,12 +90,10 @@ class Call {
   Array problem_output(const char* name, const py::object& given) const { return small(name, given, 0); }
 
   cpu::Columns columns(const char* name, const py::object& given) const {
-    const Array array = parse(name, given.cast<py::tuple>());
+    const Array array = read(name, given, SIMMST_FLOATS);
     check_shape(array, pass.size);
-    if (array.type == DataType::kSigns) throw py::type_error(array.describe() + " must hold numbers");
     if (pass.size > 1 && array.strides[array.rank - 1] != 1) {
-      throw py::value_error(array.describe() + " must have stride 1 along its last dimension, got " +
-                            std::to_string(array.strides[array.rank - 1]));
+      array.refuse("must have stride 1 along its last dimension, got " + std::to_string(array.strides[array.rank - 1]));
     }
     return {array.data, array.type, batched_ ? array.strides[0] : 0};
   }
@@ -228,19 +196,15 @@ class Call {
   static char* at(const Array& array, std::int64_t p, std::int64_t l) {
     const std::int64_t last = array.rank > 0 ? array.strides[array.rank - 1] : 0;
     const std::int64_t entry = array.rank == 2 ? p * array.strides[0] + l * last : (p + l) * last;
-    return array.data + entry * cpu::item_size(array.type);
+    return array.data + entry * simmst::item_size(array.type);
   }
 
   Array small(const char* name, const py::object& given, int dimensions) const {
-    const Array array = parse(name, given.cast<py::tuple>());
+    const Array array = read(name, given, SIMMST_WIDE);
     if (dimensions == 1) {
       check_shape(array, pass.planes);
     } else if (array.rank != (batched_ ? 1 : 0) || (batched_ && array.shape[0] != pass.problems)) {
-      throw py::value_error(array.describe() + " must have one entry for each of " + std::to_string(pass.problems) +
-                            " problems");
-    }
-    if (array.type != DataType::kFloat32 && array.type != DataType::kFloat64) {
-      throw py::type_error(array.describe() + " must be float32 or float64");
+      array.refuse("must have one entry for each of " + std::to_string(pass.problems) + " problems");
     }
     return array;
   }
@@ -250,23 +214,18 @@ class Call {
                       (!batched_ || array.shape[0] == pass.problems);
     if (fits) return;
     const std::string expected = (batched_ ? std::to_string(pass.problems) + ", " : "") + std::to_string(last);
-    throw py::value_error(array.describe() + " must have shape (" + expected + ")");
+    array.refuse("must have shape (" + expected + ")");
   }
 
   bool batched_ = false;
   std::vector<double> scale_, coefficients_, sums_, partial_, values_;
   std::vector<std::int64_t> active_count_, active_rows_;
-  const cpu::CuttingPlaneKernels& kernels_ = cpu::pick<cpu::CuttingPlaneKernels>(
-      cpu::active_instruction_set(), {
-#define SIMMST_TABLE(isa) &cpu::isa::cutting_plane_kernels,
-                                         SIMMST_FOR_EACH_ISA(SIMMST_TABLE)
-#undef SIMMST_TABLE
-                                     });
+  const cpu::CuttingPlaneKernels& kernels_ = kernels();
 };
 
 std::int64_t last_size(const char* name, const py::tuple& given) {
-  const Array array = parse(name, given);
-  if (array.rank == 0) throw py::value_error(array.describe() + " must have shape (N,) or (P, N)");
+  const Array array = read(name, given);
+  if (array.rank == 0) array.refuse("must have shape (N,) or (P, N)");
   return array.shape[array.rank - 1];
 }
 

@@ -65,19 +65,9 @@ py::dict devices() {
 
 std::size_t shared_bytes(int device) { return simmst::cuda::device_limits(device).shared_bytes; }
 
-// The hot paths this build has kernels for, by the stem of their files.
+// The hot paths, by the stem of their files.
 std::vector<std::string> operators() {
-  return {
-#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
-      "prob_sparse_attention",
-#endif
-#ifdef SIMMST_HAS_SPATIAL_ATTENTION
-      "spatial_attention",
-#endif
-#ifdef SIMMST_HAS_CUTTING_PLANE
-      "cutting_plane",
-#endif
-  };
+  return {"prob_sparse_attention", "spatial_attention", "cutting_plane"};
 }
 
 }  // namespace
@@ -86,7 +76,9 @@ std::vector<std::string> operators() {
 void bind_prob_sparse_attention(py::module_& module);
 void bind_spatial_attention(py::module_& module);
 void bind_cutting_plane(py::module_& module);
-void bind_device_check(py::module_& module);
+#if defined(SIMMST_EMULATED)
+void bind_checks(py::module_& module);  // csrc/cuda/checks/bindings.cpp
+#endif
 
 #if defined(SIMMST_EMULATED)
 PYBIND11_MODULE(_cuda_emulated, module) {
@@ -98,17 +90,12 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("devices", &devices, "Driver version, device names, and the problem in words when none can be used.");
   module.def("operators", &operators, "Hot paths this build has CUDA kernels for.");
   module.def("shared_bytes", &shared_bytes, "The most shared memory that one block can have on a device.");
-#if !defined(SIMMST_EMULATED)
+#if defined(SIMMST_EMULATED)
+  bind_checks(module);
+#else
   module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
 #endif
-  bind_device_check(module);
-#ifdef SIMMST_HAS_PROB_SPARSE_ATTENTION
   bind_prob_sparse_attention(module);
-#endif
-#ifdef SIMMST_HAS_SPATIAL_ATTENTION
   bind_spatial_attention(module);
-#endif
-#ifdef SIMMST_HAS_CUTTING_PLANE
   bind_cutting_plane(module);
-#endif
 }

@@ -4,11 +4,12 @@
 #include <array>
 #include <string>
 
-#include "bindings/cuda_arrays.hpp"
+#include "bindings/arrays.hpp"
 #include "core/cutting_plane_schedule.hpp"
 #include "cuda/cutting_plane.hpp"
 
 namespace py = pybind11;
+using namespace simmst;
 using namespace simmst::cuda;
 
 namespace {
@@ -21,11 +22,11 @@ namespace {
 class Call {
  public:
   Call(const py::tuple& planes, const py::object& scale, std::int64_t size, const Queue& queue)
-      : queue_(queue), read_(queue) {
+      : queue_(queue), read_(Arrays::on_device(queue.device)) {
     const Array rows = read_("planes", planes,
                              {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16, DataType::kUint8});
     if (rows.rank != 2 && rows.rank != 3) {
-      throw py::value_error(rows.describe() + " must have shape (L, N) or (P, L, N)");
+      rows.refuse("must have shape (L, N) or (P, L, N)");
     }
     batched_ = rows.rank == 3;
     pass.problems = batched_ ? rows.size(0) : 1;
@@ -34,17 +35,13 @@ class Call {
     const bool packed = rows.type == DataType::kUint8;
     const std::int64_t width = packed ? (size + 7) / 8 : size;
     if (size < 0 || rows.size(-1) != width) {
-      throw py::value_error(rows.describe() + " must have " + std::to_string(width) + " in its last dimension, for " +
-                            std::to_string(size) + " columns");
+      rows.refuse("must have " + std::to_string(width) + " in its last dimension, for " + std::to_string(size) +
+                  " columns");
     }
     if (width > 1 && rows.stride(-1) != 1) {
-      throw py::value_error(rows.describe() + " must have stride 1 along its last dimension, got " +
-                            std::to_string(rows.stride(-1)));
+      rows.refuse("must have stride 1 along its last dimension, got " + std::to_string(rows.stride(-1)));
     }
-    pass.format = packed ? PlaneFormat::kSigns
-                  : rows.type == DataType::kFloat32  ? PlaneFormat::kFloat32
-                  : rows.type == DataType::kBfloat16 ? PlaneFormat::kBfloat16
-                                                     : PlaneFormat::kFloat16;
+    pass.format = format_of(rows.type);
     pass.rows = rows.data;
     pass.row_bytes = rows.stride(-2) * item_size(rows.type);
     pass.problem_bytes = batched_ ? rows.stride(0) * item_size(rows.type) : 0;
@@ -141,24 +138,9 @@ std::array<std::int64_t, 3> workspace_sizes(const PlanePass& pass, int device) {
 
 std::array<std::int64_t, 3> Call::workspaces() const { return workspace_sizes(pass, queue_.device); }
 
-PlaneFormat format_of(int type) {
-  switch (static_cast<DataType>(type)) {
-    case DataType::kFloat32:
-      return PlaneFormat::kFloat32;
-    case DataType::kBfloat16:
-      return PlaneFormat::kBfloat16;
-    case DataType::kFloat16:
-      return PlaneFormat::kFloat16;
-    case DataType::kUint8:
-      return PlaneFormat::kSigns;
-    default:
-      throw py::type_error("planes cannot have the dtype " + std::to_string(type));
-  }
-}
-
 std::int64_t workspace(int type, std::int64_t problems, std::int64_t planes, std::int64_t size, int device) {
   PlanePass pass;
-  pass.format = format_of(type);
+  pass.format = format_of(static_cast<DataType>(type));
   pass.problems = problems;
   pass.planes = planes;
   pass.size = size;
@@ -166,22 +148,9 @@ std::int64_t workspace(int type, std::int64_t problems, std::int64_t planes, std
   return parts[0] + parts[1] + parts[2];
 }
 
-py::dict schedule(int type, std::int64_t problems, std::int64_t planes, std::int64_t size,
-                  std::int64_t multiprocessors) {
-  const simmst::PlaneSchedule made =
-      simmst::schedule_planes(problems, planes, size, pack_columns(format_of(type)), multiprocessors);
-  py::dict result;
-  result["tile_columns"] = made.tile_columns;
-  result["tiles"] = made.tiles;
-  result["blocks"] = made.blocks;
-  result["row_blocks"] = made.row_blocks;
-  result["rows_per_warp"] = made.rows_per_warp;
-  return result;
-}
-
 std::int64_t last_size(const char* name, const py::tuple& given, int device) {
-  const Array array = Arrays({device, 0})(name, given);
-  if (array.rank == 0) throw py::value_error(array.describe() + " must have shape (N,) or (P, N)");
+  const Array array = Arrays::on_device(device)(name, given);
+  if (array.rank == 0) array.refuse("must have shape (N,) or (P, N)");
   return array.size(-1);
 }
 
@@ -244,7 +213,7 @@ void step(const py::tuple& planes, const py::object& scale, const py::tuple& coe
     pass.exp_avg_sq = call.mutable_columns("exp_avg_sq", pair[1]);
   }
   if (!step.is_none()) {
-    const Array taken = Arrays({device, 0})("step", step,
+    const Array taken = Arrays::on_device(device)("step", step,
                                             {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16,
                                              DataType::kFloat16, DataType::kInt64, DataType::kInt32});
     require_shape(taken, {});
@@ -257,7 +226,6 @@ void step(const py::tuple& planes, const py::object& scale, const py::tuple& coe
 
 void bind_cutting_plane(py::module_& module) {
   module.def("cutting_plane_workspace", &workspace, "Floats of workspace for a call on planes of this dtype and shape.");
-  module.def("cutting_plane_schedule", &schedule, "How a pass over planes is divided on so many multiprocessors.");
   module.def("cutting_plane_values", &values, "A x + c.");
   module.def("cutting_plane_combine", &combine, "A^T s; rows whose coefficient is zero are not read.");
   module.def("cutting_plane_total", &total, "The penalty or the Lagrangian's term, the values, and the gradient.");

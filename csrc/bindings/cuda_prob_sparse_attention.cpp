@@ -7,12 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "bindings/cuda_arrays.hpp"
+#include "bindings/arrays.hpp"
 #include "core/philox.hpp"
 #include "cuda/prob_sparse_attention.hpp"
 
 namespace py = pybind11;
 namespace ps = simmst::cuda::prob_sparse;
+using namespace simmst;
 using namespace simmst::cuda;
 using std::int64_t;
 
@@ -23,12 +24,10 @@ constexpr std::initializer_list<DataType> kFloats = {DataType::kFloat32, DataTyp
 // Reads the operands of one call.
 class Operands {
  public:
-  Operands(const Queue& queue, const py::handle& query) : read_(queue) {
+  Operands(const Queue& queue, const py::handle& query) : read_(Arrays::on_device(queue.device)) {
     const Array array = read_("query", query, kFloats);
-    if (array.rank < 2) throw py::value_error(array.describe() + " must have at least two dimensions");
     type_ = array.type;
-    batch_.dims = array.rank - 2;
-    for (int i = 0; i < batch_.dims; ++i) batch_.count *= batch_.size[i] = array.size(i);
+    batch_ = batch_of(array);
     query_ = operand(array, -1, -1);
   }
 
@@ -40,14 +39,7 @@ class Operands {
   // A contiguous tensor (batch..., columns).
   template <typename T>
   T* vectors(const char* name, const py::handle& given, DataType type, int64_t columns) const {
-    const Array array = read_(name, given, {type});
-    int64_t entries = 1;
-    for (int i = 0; i + 1 < array.rank; ++i) entries *= array.size(i);
-    if (array.rank < 1 || entries != batch_.count || array.size(-1) != columns)
-      throw py::value_error(array.describe() + " must have " + std::to_string(batch_.count) + " rows of " +
-                            std::to_string(columns));
-    require_contiguous(array);
-    return array.as<T>();
+    return reinterpret_cast<T*>(vectors_of(read_(name, given, {type}), batch_, columns));
   }
 
   int64_t last_size(const char* name, const py::handle& given) const {
@@ -60,7 +52,7 @@ class Operands {
     require_contiguous(array);
     if (array.rank != 1 || array.size(0) < bytes ||
         (bytes > 0 && reinterpret_cast<std::uintptr_t>(array.data) % 16 != 0))
-      throw py::value_error(array.describe() + " must have " + std::to_string(bytes) + " bytes, aligned to 16");
+      array.refuse("must have " + std::to_string(bytes) + " bytes, aligned to 16");
     return array.data;
   }
 
@@ -77,26 +69,8 @@ class Operands {
 
  private:
   ps::Operand operand(const Array& array, int64_t rows, int64_t columns) const {
-    if (array.rank != batch_.dims + 2) throw py::value_error(array.describe() + " must have the dimensions of query");
-    ps::Operand result;
-    simmst::Matrices& m = result.matrices;
-    for (int i = 0; i < batch_.dims; ++i) {
-      if (array.size(i) != batch_.size[i])
-        throw py::value_error(array.describe() + " must have the leading sizes of query");
-      m.batch_stride[i] = array.stride(i);
-    }
-    m.data = array.data;
-    m.rows = array.size(-2);
-    m.columns = array.size(-1);
-    m.row_stride = array.stride(-2);
-    if ((rows >= 0 && m.rows != rows) || (columns >= 0 && m.columns != columns))
-      throw py::value_error(array.describe() + " must have " + (rows >= 0 ? std::to_string(rows) : "any") +
-                            " rows and " + (columns >= 0 ? std::to_string(columns) : "any") + " columns");
-    if (!array.empty() && m.columns > 1 && array.stride(-1) != 1)
-      throw py::value_error(array.describe() + " must have a contiguous last dimension");
-    // Rows and keys are counted in 32 bits by the random numbers of dropout.
-    if (m.rows > INT32_MAX) throw py::value_error(array.describe() + " must have at most 2147483647 rows");
-    result.aligned = rows_are_aligned(m, batch_, item_size(array.type), 16);
+    ps::Operand result{matrices_of(array, batch_, rows, columns)};
+    result.aligned = rows_are_aligned(result.matrices, batch_, item_size(array.type), 16);
     return result;
   }
 
@@ -157,8 +131,7 @@ ps::SelectCall select_call(const Operands& read, const py::handle& sample, doubl
   const int64_t queries = read.query().matrices.rows;
   const Array samples = read.arrays()("sample", sample, {DataType::kInt64});
   if (samples.rank < 1 || samples.rank > 2 || samples.size(-1) < 1 || (samples.rank == 2 && samples.size(0) != queries))
-    throw py::value_error(samples.describe() + " must be (L_Q, S) or (S,) with S >= 1 and L_Q = " +
-                          std::to_string(queries));
+    samples.refuse("must be (L_Q, S) or (S,) with S >= 1 and L_Q = " + std::to_string(queries));
   require_contiguous(samples);
   call.sample = samples.as<int64_t>();
   call.samples = samples.size(-1);
@@ -241,71 +214,6 @@ void attend_backward(const py::tuple& grad_out, const py::tuple& query, const py
   ps::backward(call, queue);
 }
 
-// How the work is cut, for tests: plain arithmetic that needs no device.
-
-namespace schedule = simmst::prob_sparse;
-
-py::tuple spans(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) {
-  const schedule::Spans found = schedule::spans_of(keys, queries, entries, blocks);
-  return py::make_tuple(found.size, found.keys, found.rows);
-}
-
-py::tuple key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
-  constexpr const char* names[] = {"whole", "tiles", "straight"};
-  const schedule::KeyTiles tiles = schedule::key_tiles(keys, samples, row_bytes, block_bytes);
-  return py::make_tuple(names[static_cast<int>(tiles.gather)], tiles.size, tiles.count);
-}
-
-py::dict workspaces(int64_t batch, int64_t queries, int64_t keys, int64_t samples, int64_t selected, int64_t width,
-                    int64_t row_bytes, int64_t block_bytes, int64_t blocks) {
-  const schedule::Spans cut = schedule::spans_of(keys, queries, batch, blocks);
-  py::dict bytes;
-  bytes["measure"] =
-      schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes));
-  bytes["attend"] = schedule::attend_workspace(batch, cut.keys, schedule::attend_rows(selected, queries), width);
-  bytes["backward"] = schedule::backward_workspace(batch, cut, selected, width);
-  return bytes;
-}
-
-py::tuple bucket_place(int64_t group, int64_t samples, int64_t tiles) {
-  return py::make_tuple(schedule::first_entry(group, samples), schedule::first_offset(group, tiles));
-}
-
-py::tuple bucket_entry(int64_t key, int64_t query) {
-  const std::uint16_t entry = schedule::bucket_entry(key, query);
-  return py::make_tuple(schedule::entry_key(entry), schedule::entry_query(entry));
-}
-
-// The radix search for the `wanted`-th largest, over counts made one value at a time.
-std::uint32_t radix_search(const std::vector<std::uint32_t>& ordered, int64_t wanted) {
-  schedule::RadixState state{0, wanted};
-  for (int pass = 0; pass < schedule::kPasses; ++pass) {
-    std::vector<int64_t> bins(schedule::kDigits);
-    for (const std::uint32_t value : ordered)
-      if (schedule::shares_prefix(value, state.prefix, pass))
-        ++bins[static_cast<std::size_t>(schedule::digit(value, pass))];
-    int found = schedule::kDigits - 1;
-    int64_t above = 0;
-    for (; above + bins[static_cast<std::size_t>(found)] < state.wanted; --found)
-      above += bins[static_cast<std::size_t>(found)];
-    state = schedule::narrowed(state, pass, found, above);
-  }
-  return state.prefix;
-}
-
-int64_t entry_offset(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t index) {
-  simmst::Batch batch;
-  simmst::Matrices matrices;
-  if (sizes.size() != strides.size() || sizes.size() > simmst::kMaxBatchDims)
-    throw py::value_error("sizes and strides must be of one length, at most " + std::to_string(simmst::kMaxBatchDims));
-  batch.dims = static_cast<int>(sizes.size());
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    batch.count *= batch.size[i] = sizes[i];
-    matrices.batch_stride[i] = strides[i];
-  }
-  return simmst::entry_offset(matrices, batch, index);
-}
-
 }  // namespace
 
 void bind_prob_sparse_attention(py::module_& module) {
@@ -313,13 +221,4 @@ void bind_prob_sparse_attention(py::module_& module) {
   module.def("prob_sparse_attend", &attend, "Attention in the selected rows, the fill in all others.");
   module.def("prob_sparse_forward", &forward, "prob_sparse_select and prob_sparse_attend; whether it took one launch.");
   module.def("prob_sparse_attend_backward", &attend_backward, "Gradients of prob_sparse_attend.");
-  module.def("prob_sparse_padded_width", &schedule::padded_width, "Width of the kernels for so many columns, or 0.");
-  module.def("prob_sparse_spans", &spans, "(rows of a span, spans of keys, spans of queries).");
-  module.def("prob_sparse_chunk", &schedule::chunk_queries, "Queries that a block measures.");
-  module.def("prob_sparse_key_tiles", &key_tiles, "(how keys are gathered, keys of a tile, tiles).");
-  module.def("prob_sparse_workspaces", &workspaces, "Bytes of workspace by call.");
-  module.def("prob_sparse_bucket_place", &bucket_place, "First entry and first offset of a group's buckets.");
-  module.def("prob_sparse_bucket_entry", &bucket_entry, "A bucketed sample, packed and unpacked.");
-  module.def("prob_sparse_radix_search", &radix_search, "The wanted-th largest of some words.");
-  module.def("prob_sparse_entry_offset", &entry_offset, "Where a batch entry begins, in elements.");
 }

@@ -6,11 +6,16 @@
 #include <optional>
 #include <vector>
 
-#include "bindings/cuda_arrays.hpp"
+#include "bindings/arrays.hpp"
 #include "cuda/spatial_attention.hpp"
 
 namespace py = pybind11;
 using namespace simmst::cuda;
+using simmst::Array;
+using simmst::Arrays;
+using simmst::DataType;
+using simmst::require_contiguous;
+using simmst::require_shape;
 
 namespace {
 
@@ -20,7 +25,7 @@ using Options = std::tuple<std::int64_t, bool, double, double>;
 
 spatial::Problem make_problem(const Array& x, const Options& options, const Queue& queue) {
   if (x.rank != 3 && x.rank != 4)
-    throw py::value_error(x.describe() + " must have shape (B, C, H, W) or (B, N, C)");
+    x.refuse("must have shape (B, C, H, W) or (B, N, C)");
   const auto& [heads, residual, eps, scale] = options;
   const bool tokens = x.rank == 3;
   const std::int64_t channels = tokens ? x.shape[2] : x.shape[1];
@@ -40,7 +45,7 @@ spatial::Map make_map(const Array& x) {
 class Reader {
  public:
   Reader(const Queue& queue, const py::handle& x)
-      : read_(queue), x_(read_("x", x, {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16})) {}
+      : read_(Arrays::on_device(queue.device)), x_(read_("x", x, {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16})) {}
 
   const Array& x() const { return x_; }
 
@@ -58,7 +63,7 @@ class Reader {
   Array like_x(const char* name, const py::handle& given) const {
     const Array array = read_(name, given, {x_.type});
     if (array.rank != x_.rank || array.shape != x_.shape)
-      throw py::value_error(array.describe() + " must have the shape of " + x_.describe());
+      array.refuse("must have the shape of " + x_.describe());
     return array;
   }
   void* result(const char* name, const py::handle& given, bool optional) const {
@@ -76,8 +81,7 @@ class Reader {
 void require_fused(const spatial::Problem& problem, const Array& x) {
   const std::string reason = spatial::why_not(problem);
   if (!reason.empty())
-    throw py::value_error(x.describe() + " with num_heads=" + std::to_string(problem.heads) +
-                          " is beyond the fused kernels: " + reason);
+    x.refuse("with num_heads=" + std::to_string(problem.heads) + " is beyond the fused kernels: " + reason);
 }
 
 constexpr std::array<const char*, 6> kWeightNames{"in_proj_weight",  "in_proj_bias", "out_proj_weight",

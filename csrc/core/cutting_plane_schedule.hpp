@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "core/integers.hpp"
+#include "core/arithmetic.hpp"
 
 namespace simmst {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/host_device.hpp"
+#include "core/arithmetic.hpp"
 
 namespace simmst {
 

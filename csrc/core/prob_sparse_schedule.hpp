@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/integers.hpp"
+#include "core/arithmetic.hpp"
 
 namespace simmst::prob_sparse {
 

@@ -1,17 +1,18 @@
 # simmst._cpu: always built. The kernels of the hot paths are compiled once per instruction set, each time in a
 # namespace of its own (SIMMST_ISA), and the one to run is picked when the process starts.
-set(SIMMST_CPU_KERNELS)  # csrc/cpu/<stem>.cpp and <stem>_<part>.cpp, compiled for every instruction set
-set(SIMMST_CPU_BINDINGS csrc/bindings/cpu.cpp)
-
-foreach(stem prob_sparse_attention spatial_attention cutting_plane)
-  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/${stem}.cpp)
-    file(GLOB parts RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} CONFIGURE_DEPENDS csrc/cpu/${stem}_*.cpp)
-    list(APPEND SIMMST_CPU_KERNELS csrc/cpu/${stem}.cpp ${parts})
-    list(APPEND SIMMST_CPU_BINDINGS csrc/bindings/cpu_${stem}.cpp)
-    string(TOUPPER ${stem} macro)
-    list(APPEND SIMMST_CPU_DEFINITIONS SIMMST_HAS_${macro})
-  endif()
-endforeach()
+set(SIMMST_CPU_KERNELS
+  csrc/cpu/cutting_plane.cpp
+  csrc/cpu/prob_sparse_attention_attend.cpp
+  csrc/cpu/prob_sparse_attention_backward.cpp
+  csrc/cpu/prob_sparse_attention_select.cpp
+  csrc/cpu/spatial_attention.cpp)
+set(SIMMST_CPU_BINDINGS
+  csrc/bindings/arrays.cpp
+  csrc/bindings/cpu.cpp
+  csrc/bindings/cpu_cutting_plane.cpp
+  csrc/bindings/cpu_prob_sparse_attention.cpp
+  csrc/bindings/cpu_spatial_attention.cpp
+  csrc/cpu/instruction_set.cpp)
 
 set(available portable)
 set(SIMMST_FLAGS_portable "")
@@ -40,21 +41,19 @@ if(SIMMST_SANITIZE)
                               -fno-sanitize-recover=undefined)
 endif()
 
-pybind11_add_module(_cpu ${SIMMST_CPU_BINDINGS} csrc/cpu/instruction_set.cpp)
+pybind11_add_module(_cpu ${SIMMST_CPU_BINDINGS})
 target_compile_definitions(_cpu PRIVATE ${SIMMST_CPU_DEFINITIONS})
 target_link_libraries(_cpu PRIVATE simmst_flags OpenMP::OpenMP_CXX)
 if(SIMMST_SANITIZE)
   target_compile_options(_cpu PRIVATE ${SIMMST_CPU_OPTIMISATION})
   target_link_options(_cpu PRIVATE -fsanitize=address,undefined)
 endif()
-if(SIMMST_CPU_KERNELS)
-  foreach(isa ${SIMMST_ISAS})
-    add_library(simmst_cpu_${isa} OBJECT ${SIMMST_CPU_KERNELS})
-    target_link_libraries(simmst_cpu_${isa} PRIVATE simmst_flags OpenMP::OpenMP_CXX)
-    target_compile_definitions(simmst_cpu_${isa} PRIVATE SIMMST_ISA=${isa} SIMMST_ISA_${isa} ${SIMMST_CPU_DEFINITIONS})
-    target_compile_options(simmst_cpu_${isa} PRIVATE ${SIMMST_CPU_OPTIMISATION} -ffp-contract=fast -fno-math-errno
-                           -fvisibility=hidden ${SIMMST_FLAGS_${isa}})
-    target_link_libraries(_cpu PRIVATE simmst_cpu_${isa})
-  endforeach()
-endif()
+foreach(isa ${SIMMST_ISAS})
+  add_library(simmst_cpu_${isa} OBJECT ${SIMMST_CPU_KERNELS})
+  target_link_libraries(simmst_cpu_${isa} PRIVATE simmst_flags OpenMP::OpenMP_CXX)
+  target_compile_definitions(simmst_cpu_${isa} PRIVATE SIMMST_ISA=${isa} SIMMST_ISA_${isa} ${SIMMST_CPU_DEFINITIONS})
+  target_compile_options(simmst_cpu_${isa} PRIVATE ${SIMMST_CPU_OPTIMISATION} -ffp-contract=fast -fno-math-errno
+                         -fvisibility=hidden ${SIMMST_FLAGS_${isa}})
+  target_link_libraries(_cpu PRIVATE simmst_cpu_${isa})
+endforeach()
 install(TARGETS _cpu LIBRARY DESTINATION simmst)

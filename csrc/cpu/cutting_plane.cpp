@@ -48,7 +48,7 @@ const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column)
 template <typename C>
 bool looks_up(const PlanePass& pass, std::int64_t rows) {
 #if defined(__AVX512F__)
-  return sizeof(C) == 4 && pass.rows_type == DataType::kSigns && rows >= kLookupRows / 2;
+  return sizeof(C) == 4 && pass.rows_type == kSigns && rows >= kLookupRows / 2;
 #else
   (void)pass, (void)rows;
   return false;
@@ -202,7 +202,7 @@ void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::in
   const PlanePass& pass = chunk.pass;
   if constexpr (sizeof(C) == 4) {
     // From 16 rows on the tables are worth their making.
-    const std::int64_t rows = pass.rows_type == DataType::kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
+    const std::int64_t rows = pass.rows_type == kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
     alignas(64) float tables[4 * kLookupColumns];
     for (; rows > 0 && done + kLookupColumns <= count; done += kLookupColumns) {
       build_sign_tables(tile.moved + done, tables);
@@ -349,7 +349,7 @@ void run_penalty_together(const PenaltyPass& pass) {
 void run_penalty(const PenaltyPass& pass) {
   constexpr std::int64_t kCacheBytes = 16 << 20;  // of the last-level cache, shared by the threads
   const PlanePass& all = pass.evaluate;
-  const std::int64_t bits = all.rows_type == DataType::kSigns ? 1 : 8 * item_size(all.rows_type);
+  const std::int64_t bits = all.rows_type == kSigns ? 1 : 8 * item_size(all.rows_type);
   const double bytes = static_cast<double>(all.planes) * static_cast<double>(all.size) * static_cast<double>(bits) / 8;
   const bool fits_together = bytes <= kCacheBytes && bytes * all.threads > kCacheBytes;
   if (all.problems < all.threads || fits_together) {

@@ -9,19 +9,15 @@
 
 #include <cstdint>
 
-#include "cpu/dispatch.hpp"
+#include "core/dtype.hpp"
+#include "cpu/instruction_set.hpp"
 
 namespace simmst::cpu {
 
-enum class DataType : std::uint8_t { kFloat32, kFloat64, kBfloat16, kFloat16, kSigns };
+// The type of planes of packed signs, eight entries in a byte.
+constexpr DataType kSigns = DataType::kUint8;
 
-// The width of an entry in bytes; 1 for signs, whose rows are addressed in bytes.
-constexpr std::int64_t item_size(DataType type) {
-  constexpr std::int64_t sizes[] = {4, 8, 2, 2, 1};
-  return sizes[static_cast<int>(type)];
-}
-
-// A vector of N entries for each problem, unit stride along N. Any type but kSigns.
+// A vector of N entries for each problem, unit stride along N. Any floating type.
 struct Columns {
   void* data = nullptr;
   DataType type = DataType::kFloat32;
@@ -69,7 +65,7 @@ constexpr std::int64_t kMaxTileColumns = 2048;
 // megabyte at most. It depends on the sizes alone, as the chunks do.
 static inline std::int64_t tile_columns(const PlanePass& pass) {
   constexpr std::int64_t kTileBits = 8 * 256 * 1024;
-  const std::int64_t bits = pass.rows_type == DataType::kSigns ? 1 : 8 * item_size(pass.rows_type);
+  const std::int64_t bits = pass.rows_type == kSigns ? 1 : 8 * item_size(pass.rows_type);
   const std::int64_t columns = kTileBits / (bits * (pass.planes > 0 ? pass.planes : 1)) / 64 * 64;
   return columns < 64 ? 64 : columns > kMaxTileColumns ? kMaxTileColumns : columns;
 }

@@ -221,19 +221,8 @@ constexpr RowLoops<C> row_loops = {
 
 template <typename C>
 const RowLoops<C>& loops_for(DataType type) {
-  switch (type) {
-    case DataType::kFloat32:
-      return row_loops<Dense<float, C>, C>;
-    case DataType::kFloat64:
-      return row_loops<Dense<double, C>, C>;
-    case DataType::kBfloat16:
-      return row_loops<Dense<bfloat16, C>, C>;
-    case DataType::kFloat16:
-      return row_loops<Dense<float16, C>, C>;
-    case DataType::kSigns:
-      break;
-  }
-  return row_loops<Signs<C>, C>;
+  if (type == kSigns) return row_loops<Signs<C>, C>;
+  return with_storage(type, []<typename Stored>() -> const RowLoops<C>& { return row_loops<Dense<Stored, C>, C>; });
 }
 
 }  // namespace simmst::cpu::SIMMST_ISA

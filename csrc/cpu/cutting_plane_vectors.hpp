@@ -18,16 +18,7 @@ void read_as(C* target, const Columns& source, std::int64_t first, std::int64_t 
 template <typename C>
 void read(C* target, const Columns& source, std::int64_t problem, std::int64_t column, std::int64_t count) {
   const std::int64_t first = problem * source.problem_stride + column;
-  switch (source.type) {
-    case DataType::kFloat32:
-      return read_as<float>(target, source, first, count);
-    case DataType::kFloat64:
-      return read_as<double>(target, source, first, count);
-    case DataType::kBfloat16:
-      return read_as<bfloat16>(target, source, first, count);
-    default:
-      return read_as<float16>(target, source, first, count);
-  }
+  with_storage(source.type, [&]<typename Stored>() { read_as<Stored>(target, source, first, count); });
 }
 
 template <typename Stored, typename C>
@@ -39,16 +30,7 @@ void write_as(const C* source, const Columns& target, std::int64_t first, std::i
 template <typename C>
 void write(const C* source, const Columns& target, std::int64_t problem, std::int64_t column, std::int64_t count) {
   const std::int64_t first = problem * target.problem_stride + column;
-  switch (target.type) {
-    case DataType::kFloat32:
-      return write_as<float>(source, target, first, count);
-    case DataType::kFloat64:
-      return write_as<double>(source, target, first, count);
-    case DataType::kBfloat16:
-      return write_as<bfloat16>(source, target, first, count);
-    default:
-      return write_as<float16>(source, target, first, count);
-  }
+  with_storage(target.type, [&]<typename Stored>() { write_as<Stored>(source, target, first, count); });
 }
 
 template <typename C>

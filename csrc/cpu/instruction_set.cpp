@@ -79,8 +79,9 @@ InstructionSet choose_instruction_set(std::string_view request) {
 }
 
 InstructionSet active_instruction_set() {
+  static const InstructionSet highest = choose_instruction_set("");  // asked for once
   const char* request = std::getenv("SIMMST_CPU_ISA");
-  return choose_instruction_set(request == nullptr ? "" : request);
+  return request == nullptr ? highest : choose_instruction_set(request);
 }
 
 }  // namespace simmst::cpu

@@ -1,9 +1,41 @@
 // The instruction sets that CPU kernels are compiled for, and the one this process uses.
+//
+// Every hot path's kernels exist once per instruction set, in the namespace simmst::cpu::<set>. A stem's header declares
+// a struct of function pointers; SIMMST_FOR_EACH_ISA declares one instance per set, and pick() returns the one in use.
+//
+// Kernel files must not instantiate inline functions or templates with external linkage (most of the standard library's
+// containers and algorithms): the linker keeps one copy of those, and it could be the copy compiled for AVX-512, run on
+// a machine without it. Everything a kernel file defines is static, in an anonymous namespace, or in SIMMST_ISA.
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
+
+// The build defines SIMMST_BUILDS_<set> for each set it compiles; SIMMST_FOR_EACH_ISA leaves the others out.
+#ifdef SIMMST_BUILDS_portable
+#define SIMMST_WITH_PORTABLE(declare) declare(portable)
+#else
+#define SIMMST_WITH_PORTABLE(declare)
+#endif
+#ifdef SIMMST_BUILDS_avx2
+#define SIMMST_WITH_AVX2(declare) declare(avx2)
+#else
+#define SIMMST_WITH_AVX2(declare)
+#endif
+#ifdef SIMMST_BUILDS_avx512
+#define SIMMST_WITH_AVX512(declare) declare(avx512)
+#else
+#define SIMMST_WITH_AVX512(declare)
+#endif
+#ifdef SIMMST_BUILDS_avx512_bf16
+#define SIMMST_WITH_AVX512_BF16(declare) declare(avx512_bf16)
+#else
+#define SIMMST_WITH_AVX512_BF16(declare)
+#endif
+#define SIMMST_FOR_EACH_ISA(declare) \
+  SIMMST_WITH_PORTABLE(declare) SIMMST_WITH_AVX2(declare) SIMMST_WITH_AVX512(declare) SIMMST_WITH_AVX512_BF16(declare)
 
 namespace simmst::cpu {
 
@@ -25,5 +57,11 @@ InstructionSet choose_instruction_set(std::string_view request);
 // The instruction set this process uses: the one that the environment variable SIMMST_CPU_ISA names, or the highest.
 // Read at every call, so that tests can switch. Throws as choose_instruction_set.
 InstructionSet active_instruction_set();
+
+// The instance of `Table` for the instruction set in use, given the one of every set of this build in ascending order.
+template <typename Table>
+const Table& pick(std::initializer_list<const Table*> tables) {
+  return **(tables.begin() + position_in_build(active_instruction_set()));
+}
 
 }  // namespace simmst::cpu

@@ -5,11 +5,11 @@
 #include <cstdint>
 
 #include "core/batched_matrices.hpp"
-#include "cpu/dispatch.hpp"  // SIMMST_FOR_EACH_ISA
+#include "core/dtype.hpp"
+#include "cpu/instruction_set.hpp"
 
 namespace simmst::cpu::prob_sparse {
 
-enum class Dtype : int { kFloat32, kFloat64, kBfloat16, kFloat16 };
 enum class Fill : int { kMean, kCumsum, kCummean };
 
 using simmst::Batch;
@@ -17,7 +17,7 @@ using simmst::kMaxBatchDims;
 using simmst::Matrices;
 
 struct SelectCall {
-  Dtype dtype;
+  DataType type;
   int threads;
   Batch batch;
   Matrices query, key;
@@ -31,7 +31,7 @@ struct SelectCall {
 };
 
 struct AttendCall {
-  Dtype dtype;
+  DataType type;
   int threads;
   Batch batch;
   Matrices query, key, value, out;
@@ -61,9 +61,15 @@ struct Kernels {
 
 }  // namespace simmst::cpu::prob_sparse
 
-#define SIMMST_DECLARE_PROB_SPARSE(isa)                \
-  namespace simmst::cpu::isa {                         \
-  extern const simmst::cpu::prob_sparse::Kernels prob_sparse_kernels; \
+// By file: _select.cpp, _attend.cpp and _backward.cpp.
+#define SIMMST_DECLARE(isa)                                                        \
+  namespace simmst::cpu::isa::prob_sparse {                                        \
+  using namespace simmst::cpu::prob_sparse;                                        \
+  bool select_queries(const SelectCall& call);                                     \
+  bool in_range(const int64_t* indices, int64_t count, int64_t upper);             \
+  bool attend(const AttendCall& call);                                             \
+  bool backward(const BackwardCall& call);                                         \
+  constexpr Kernels kernels = {&select_queries, &attend, &backward, &in_range};    \
   }
-SIMMST_FOR_EACH_ISA(SIMMST_DECLARE_PROB_SPARSE)
-#undef SIMMST_DECLARE_PROB_SPARSE
+SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)
+#undef SIMMST_DECLARE

@@ -2,10 +2,7 @@
 // with the running maximum and sum of an online softmax.
 #include <omp.h>
 
-#include "cpu/prob_sparse_attention_dropout.hpp"
-#include "cpu/prob_sparse_attention_kernels.hpp"
 #include "cpu/prob_sparse_attention_queries.hpp"
-#include "cpu/prob_sparse_attention_tiles.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 namespace {
@@ -263,16 +260,7 @@ bool attend_all(const AttendCall& call) {
 }  // namespace
 
 bool attend(const AttendCall& call) {
-  switch (call.dtype) {
-    case Dtype::kFloat32:
-      return attend_all<float>(call);
-    case Dtype::kFloat64:
-      return attend_all<double>(call);
-    case Dtype::kBfloat16:
-      return attend_all<bfloat16>(call);
-    default:
-      return attend_all<float16>(call);
-  }
+  return with_storage(call.type, [&]<typename Storage>() { return attend_all<Storage>(call); });
 }
 
 }  // namespace simmst::cpu::SIMMST_ISA::prob_sparse

@@ -2,10 +2,7 @@
 // rows of dK and dV, and the parts of dQ are added up chunk by chunk in a fixed order.
 #include <omp.h>
 
-#include "cpu/prob_sparse_attention_dropout.hpp"
-#include "cpu/prob_sparse_attention_kernels.hpp"
 #include "cpu/prob_sparse_attention_queries.hpp"
-#include "cpu/prob_sparse_attention_tiles.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 namespace {
@@ -320,16 +317,7 @@ bool backward_all(const BackwardCall& call) {
 }  // namespace
 
 bool backward(const BackwardCall& call) {
-  switch (call.forward.dtype) {
-    case Dtype::kFloat32:
-      return backward_all<float>(call);
-    case Dtype::kFloat64:
-      return backward_all<double>(call);
-    case Dtype::kBfloat16:
-      return backward_all<bfloat16>(call);
-    default:
-      return backward_all<float16>(call);
-  }
+  return with_storage(call.forward.type, [&]<typename Storage>() { return backward_all<Storage>(call); });
 }
 
 }  // namespace simmst::cpu::SIMMST_ISA::prob_sparse

@@ -1,7 +1,6 @@
 // Which queries get attention: the sparsity measure on sampled keys, and its u largest values.
 #include <omp.h>
 
-#include "cpu/prob_sparse_attention_kernels.hpp"
 #include "cpu/prob_sparse_attention_tiles.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
@@ -289,16 +288,7 @@ bool select_all(const SelectCall& call) {
 }  // namespace
 
 bool select_queries(const SelectCall& call) {
-  switch (call.dtype) {
-    case Dtype::kFloat32:
-      return select_all<float>(call);
-    case Dtype::kFloat64:
-      return select_all<double>(call);
-    case Dtype::kBfloat16:
-      return select_all<bfloat16>(call);
-    default:
-      return select_all<float16>(call);
-  }
+  return with_storage(call.type, [&]<typename Storage>() { return select_all<Storage>(call); });
 }
 
 bool in_range(const int64_t* indices, int64_t count, int64_t upper) {

@@ -11,22 +11,13 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/dtype.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #define SIMMST_INLINE inline __attribute__((always_inline))
-
-namespace simmst::cpu {
-
-struct bfloat16 {
-  uint16_t bits;
-};
-struct float16 {
-  uint16_t bits;
-};
-
-}  // namespace simmst::cpu
 
 namespace simmst::cpu::SIMMST_ISA {
 
@@ -62,6 +53,21 @@ constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
 template <typename Storage>
 using Compute = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
+
+// f.template operator()<Storage>() for a floating type.
+template <typename F>
+SIMMST_INLINE decltype(auto) with_storage(DataType type, const F& f) {
+  switch (type) {
+    case DataType::kFloat64:
+      return f.template operator()<double>();
+    case DataType::kBfloat16:
+      return f.template operator()<bfloat16>();
+    case DataType::kFloat16:
+      return f.template operator()<float16>();
+    default:
+      return f.template operator()<float>();
+  }
+}
 
 constexpr int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 

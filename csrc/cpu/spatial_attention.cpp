@@ -135,38 +135,23 @@ void backward(const Problem& problem, const Map& grad, const Map& x, const Weigh
   add_all_chunks<Storage>(problem, take_sums<T>(problem, part), sizes.sums, chunks, wanted);
 }
 
-// Calls f.template operator()<Storage>() for the storage type of a dtype.
-template <typename F>
-auto with_storage(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::kFloat64:
-      return f.template operator()<double>();
-    case Dtype::kBFloat16:
-      return f.template operator()<bfloat16>();
-    case Dtype::kFloat16:
-      return f.template operator()<float16>();
-    default:
-      return f.template operator()<float>();
-  }
-}
-
 int64_t any_forward_bytes(const Problem& problem) {
-  return problem.dtype == Dtype::kFloat64 ? forward_bytes<double>(problem) : forward_bytes<float>(problem);
+  return problem.type == DataType::kFloat64 ? forward_bytes<double>(problem) : forward_bytes<float>(problem);
 }
 
 void any_forward(const Problem& problem, const Map& x, const Weights& weights, const bool* mask, void* out, void* lse,
                  void* workspace) {
-  with_storage(problem.dtype,
+  with_storage(problem.type,
                [&]<typename Storage>() { forward<Storage>(problem, x, weights, mask, out, lse, workspace); });
 }
 
 int64_t any_backward_bytes(const Problem& problem) {
-  return problem.dtype == Dtype::kFloat64 ? backward_bytes<double>(problem) : backward_bytes<float>(problem);
+  return problem.type == DataType::kFloat64 ? backward_bytes<double>(problem) : backward_bytes<float>(problem);
 }
 
 void any_backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const bool* mask,
                   const Gradients& wanted, void* workspace) {
-  with_storage(problem.dtype, [&]<typename Storage>() {
+  with_storage(problem.type, [&]<typename Storage>() {
     backward<Storage>(problem, grad, x, weights, mask, wanted, workspace);
   });
 }

@@ -1,15 +1,17 @@
-// Self-attention over the positions of each map, projections, residual and LayerNorm included: what the kernels of
-// every instruction set share. Weights are laid out as in nn.MultiheadAttention and contiguous; x and the gradient of
-// the output may have any strides; results are contiguous and have the shape of x.
+// Spatial attention on the CPU: what the kernels of every instruction set share.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/dispatch.hpp"
+#include "core/dtype.hpp"
+#include "core/spatial_attention.hpp"
+#include "cpu/instruction_set.hpp"
 
 namespace simmst::cpu::spatial {
 
-enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
+using simmst::spatial::Gradients;
+using simmst::spatial::Map;
+using simmst::spatial::Weights;
 
 // The sizes and options of a call. Positions are numbered row by row: N = rows * columns.
 struct Problem {
@@ -17,31 +19,11 @@ struct Problem {
   bool channels_last;  // results are (B, N, C) tokens rather than (B, C, rows, columns) maps
   bool residual;
   double eps, scale;
-  Dtype dtype;
+  DataType type;
   int threads;
 
   int64_t positions() const { return rows * columns; }
   int64_t width() const { return channels / heads; }
-};
-
-// A tensor (B, C, rows, columns) of the problem's dtype; strides in elements.
-struct Map {
-  const void* data;
-  int64_t batch, channel, row, column;
-};
-
-struct Weights {
-  const void* in;        // (3C, C)
-  const void* in_bias;   // (3C,) or null
-  const void* out;       // (C, C)
-  const void* out_bias;  // (C,) or null
-  const void* norm;      // (C,) or null: no LayerNorm
-  const void* norm_bias;
-};
-
-// Gradients; null where not wanted.
-struct Gradients {
-  void *x, *in, *in_bias, *out, *out_bias, *norm, *norm_bias;
 };
 
 // `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double

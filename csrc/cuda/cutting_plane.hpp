@@ -8,12 +8,20 @@
 #include <cstdint>
 
 #include "core/cutting_plane_schedule.hpp"
-#include "cuda/half_types.hpp"
+#include "core/dtype.hpp"
 #include "cuda/launch.hpp"
 
 namespace simmst::cuda {
 
 enum class PlaneFormat : std::uint8_t { kFloat32, kBfloat16, kFloat16, kSigns };
+
+// Of planes of a type: packed signs, unless it is a float.
+constexpr PlaneFormat format_of(DataType type) {
+  return type == DataType::kFloat32    ? PlaneFormat::kFloat32
+         : type == DataType::kBfloat16 ? PlaneFormat::kBfloat16
+         : type == DataType::kFloat16  ? PlaneFormat::kFloat16
+                                       : PlaneFormat::kSigns;
+}
 
 // The columns of one lane: 16 bytes, and 4 bytes of signs.
 constexpr std::int64_t pack_columns(PlaneFormat format) {

@@ -7,10 +7,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/integers.hpp"
-#include "core/ordered_bits.hpp"
+#include "core/arithmetic.hpp"
 #include "core/philox.hpp"
-#include "cuda/half_types.hpp"
+#include "core/dtype.hpp"
 #include "cuda/launch.hpp"
 
 namespace simmst::cuda {

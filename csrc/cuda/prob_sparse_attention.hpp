@@ -6,7 +6,7 @@
 
 #include "core/batched_matrices.hpp"
 #include "core/prob_sparse_schedule.hpp"
-#include "cuda/half_types.hpp"
+#include "core/dtype.hpp"
 #include "cuda/launch.hpp"
 
 namespace simmst::cuda::prob_sparse {

@@ -10,7 +10,7 @@
 // rows), launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes.
 // L = 4096: 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP
 // (u = 45): three, the weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.
-#include "cuda/prob_sparse_attention_rows.cuh"
+#include "cuda/prob_sparse_attention_attend.cuh"
 
 namespace simmst::cuda::prob_sparse {
 namespace {

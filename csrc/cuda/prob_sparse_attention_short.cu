@@ -8,9 +8,8 @@
 // 128 bytes from shared memory, 2.4 thousand clocks for L = 96 (S = 25), 10 thousand for L = 336 (S = 30), which at one
 // block on each multiprocessor is slower than several launches that share a head among blocks: those take over from
 // kMostGathered on.
-#include "cuda/prob_sparse_attention_gather.cuh"
-#include "cuda/prob_sparse_attention_rows.cuh"
-#include "cuda/prob_sparse_attention_top.cuh"
+#include "cuda/prob_sparse_attention_attend.cuh"
+#include "cuda/prob_sparse_attention_select.cuh"
 
 namespace simmst::cuda::prob_sparse {
 namespace {

@@ -1,16 +1,19 @@
-// Self-attention over the positions of each map on a GPU, projections, residual and LayerNorm included. Weights are laid
-// out as in nn.MultiheadAttention and contiguous; x and the gradient of the output may have any strides; results are
-// contiguous and have the shape of x. All pointers are the device's.
+// Spatial attention on a GPU. All pointers are the device's.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "core/dtype.hpp"
+#include "core/spatial_attention.hpp"
 #include "core/spatial_attention_plan.hpp"
-#include "cuda/half_types.hpp"
 #include "cuda/launch.hpp"
 
 namespace simmst::cuda::spatial {
+
+using simmst::spatial::Gradients;
+using simmst::spatial::Map;
+using simmst::spatial::Weights;
 
 // The sizes and options of a call. Positions are numbered row by row: N = rows * columns.
 struct Problem {
@@ -22,26 +25,6 @@ struct Problem {
   Queue queue;
 
   simmst::spatial::Sizes sizes() const { return {rows * columns, channels, heads, item_size(type)}; }
-};
-
-// A tensor (B, C, rows, columns) of the problem's type; strides in entries.
-struct Map {
-  const void* data;
-  std::int64_t batch, channel, row, column;
-};
-
-struct Weights {
-  const void* in;        // (3C, C)
-  const void* in_bias;   // (3C,) or null
-  const void* out;       // (C, C)
-  const void* out_bias;  // (C,) or null
-  const void* norm;      // (C,) or null: no LayerNorm
-  const void* norm_bias;
-};
-
-// Gradients; null where not wanted.
-struct Gradients {
-  void *x, *in, *in_bias, *out, *out_bias, *norm, *norm_bias;
 };
 
 // Why these kernels do not take a call on its device, in words; empty if they do.
@@ -56,5 +39,14 @@ void forward(const Problem& problem, const Map& x, const Weights& weights, const
 std::int64_t backward_bytes(const Problem& problem);
 void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
               const float* lse, const Gradients& wanted, void* workspace);
+
+// For entries of one type; block_count() blocks take the maps in turn in the backward pass.
+std::int64_t block_count(const Problem& problem);
+template <typename T>
+void forward_of(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,
+                float* lse);
+template <typename T>
+void backward_of(const Problem& problem, const Map& grad, const Map& x, const Weights& weights,
+                 const std::uint8_t* mask, const float* lse, const Gradients& wanted, void* workspace);
 
 }  // namespace simmst::cuda::spatial

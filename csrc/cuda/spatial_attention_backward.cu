@@ -1,17 +1,12 @@
-// Launches the backward pass of spatial attention.
+// Launches the backward pass of spatial attention for one type of entries, or for all.
 #include "cuda/spatial_attention_backward.cuh"
 
 #include <algorithm>
 
-#include "cuda/spatial_attention_arguments.hpp"
+#include "cuda/spatial_attention_arguments.cuh"
 
 namespace simmst::cuda::spatial {
 namespace {
-
-// Blocks that take the maps in turn: two for every multiprocessor.
-std::int64_t block_count(const Problem& problem) {
-  return std::min<std::int64_t>(problem.batch, 2 * device_limits(problem.queue.device).multiprocessors);
-}
 
 // Gradients of weights, in the order of SumPlaces.
 constexpr int kSums = 6;
@@ -59,7 +54,7 @@ void add_sums(const Problem& problem, const float* sums, std::int64_t count, con
 }
 
 template <typename T>
-void backward_of(const Problem& problem, const BackwardArguments<T>& arguments) {
+void launch_backward(const Problem& problem, const BackwardArguments<T>& arguments) {
   const auto sizes = problem.sizes();
   const auto plan = simmst::spatial::plan_backward(sizes);
   const Launch how{"spatial_attention_backward",
@@ -74,50 +69,44 @@ void backward_of(const Problem& problem, const BackwardArguments<T>& arguments) 
   else launch(how, spatial_attention_backward<T, 4>, arguments);
 }
 
+}  // namespace
+
 template <typename T>
-void run(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
-         const float* lse, const Gradients& wanted, void* workspace) {
+void backward_of(const Problem& problem, const Map& grad, const Map& x, const Weights& weights,
+                 const std::uint8_t* mask, const float* lse, const Gradients& wanted, void* workspace) {
   const auto plan = simmst::spatial::plan_backward(problem.sizes());
   char* const memory = static_cast<char*>(workspace);
   float* const sums = reinterpret_cast<float*>(memory + block_count(problem) * plan.matrix_bytes);
   const bool through_scores = wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr;
-  backward_of<T>(problem, {as_maps<T>(problem, grad),
-                           as_maps<T>(problem, x),
-                           result_maps<T>(problem, wanted.x),
-                           as<T>(weights.in),
-                           as<T>(weights.in_bias),
-                           as<T>(weights.out),
-                           as<T>(weights.out_bias),
-                           as<T>(weights.norm),
-                           mask,
-                           lse,
-                           reinterpret_cast<T*>(memory),
-                           sums,
-                           problem.batch,
-                           static_cast<int>(problem.rows * problem.columns),
-                           static_cast<int>(problem.channels),
-                           static_cast<int>(problem.heads),
-                           problem.residual,
-                           rows_align<T>(problem) && is_multiple_of_16(weights.in) && is_multiple_of_16(weights.out),
-                           through_scores,
-                           wanted.in != nullptr || wanted.in_bias != nullptr || wanted.out != nullptr ||
-                               wanted.out_bias != nullptr,
-                           static_cast<float>(problem.eps),
-                           static_cast<float>(problem.scale)});
+  launch_backward<T>(problem, {as_maps<T>(problem, grad),
+                               as_maps<T>(problem, x),
+                               result_maps<T>(problem, wanted.x),
+                               as<T>(weights.in),
+                               as<T>(weights.in_bias),
+                               as<T>(weights.out),
+                               as<T>(weights.out_bias),
+                               as<T>(weights.norm),
+                               mask,
+                               lse,
+                               reinterpret_cast<T*>(memory),
+                               sums,
+                               problem.batch,
+                               static_cast<int>(problem.rows * problem.columns),
+                               static_cast<int>(problem.channels),
+                               static_cast<int>(problem.heads),
+                               problem.residual,
+                               rows_align<T>(problem) && is_multiple_of_16(weights.in) && is_multiple_of_16(weights.out),
+                               through_scores,
+                               wanted.in != nullptr || wanted.in_bias != nullptr || wanted.out != nullptr ||
+                                   wanted.out_bias != nullptr,
+                               static_cast<float>(problem.eps),
+                               static_cast<float>(problem.scale)});
   add_sums<T>(problem, sums, plan.sums, wanted);
 }
 
-}  // namespace
-
-std::int64_t backward_bytes(const Problem& problem) {
-  const auto plan = simmst::spatial::plan_backward(problem.sizes());
-  return block_count(problem) * (plan.matrix_bytes + plan.sums * static_cast<std::int64_t>(sizeof(float)));
-}
-
-void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
-              const float* lse, const Gradients& wanted, void* workspace) {
-  const DeviceGuard guard(problem.queue.device);
-  with_type(problem.type, [&]<typename T>() { run<T>(problem, grad, x, weights, mask, lse, wanted, workspace); });
-}
+#define SIMMST_INSTANTIATE(T)                                                                                      \
+  template void backward_of<T>(const Problem&, const Map&, const Map&, const Weights&, const std::uint8_t*,        \
+                               const float*, const Gradients&, void*);
+SIMMST_FOR_EACH_ENTRY(SIMMST_INSTANTIATE)
 
 }  // namespace simmst::cuda::spatial

@@ -5,6 +5,35 @@
 
 namespace simmst::cuda::spatial {
 
+template <typename T>
+struct BackwardArguments {
+  Maps<const T> grad, x;
+  Maps<T> grad_x;  // of null data where not wanted
+  const T *in, *in_bias, *out, *out_bias, *norm;
+  const std::uint8_t* mask;
+  const float* lse;
+  T* matrices;   // (blocks, 11, rows, pitch)
+  float* sums;   // (blocks, count)
+  std::int64_t batch;
+  int positions, channels, heads;
+  bool residual, aligned;
+  bool wants_attention;  // a gradient that goes through the scores
+  bool wants_weights;    // gradients of projections
+  float eps, scale;
+};
+
+// Where the sums of a block lie, for the gradients in the order of struct Gradients from `in` on.
+struct SumPlaces {
+  std::int64_t channels;
+  SIMMST_DEVICE_MEMBER std::int64_t in() const { return 0; }
+  SIMMST_DEVICE_MEMBER std::int64_t out() const { return 3 * channels * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t in_bias() const { return 4 * channels * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t out_bias() const { return in_bias() + 3 * channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t norm() const { return out_bias() + channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t norm_bias() const { return norm() + channels; }
+  SIMMST_DEVICE_MEMBER std::int64_t count() const { return norm_bias() + channels; }
+};
+
 constexpr float kLog2E = 1.4426950408889634f;
 
 // A of 16-bit entries from global memory; rows `pitch` apart.

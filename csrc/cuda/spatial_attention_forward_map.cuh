@@ -2,7 +2,7 @@
 // projections in and out, residual and LayerNorm. spatial_attention_forward.cuh says how it goes.
 #pragma once
 
-#include "cuda/spatial_attention_weights.cuh"
+#include "cuda/spatial_attention_tiles.cuh"
 
 namespace simmst::cuda::spatial {
 

@@ -1,22 +1,23 @@
 # simmst._cuda_emulated: the same kernels and bindings compiled by the C++ compiler, without a CUDA toolkit, and run on
-# the CPU thread by thread. For tests alone.
+# the CPU thread by thread. For tests only.
 set(SIMMST_EMULATED_SOURCES)
-foreach(source ${SIMMST_CUDA_KERNELS})
+foreach(source ${SIMMST_CUDA_KERNELS} ${SIMMST_CUDA_KERNELS_BY_ENTRY} ${SIMMST_CUDA_CHECK_KERNELS})
   # A .cu is a source of the CUDA language wherever it is listed; here it is included by a source of C++.
   get_filename_component(name ${source} NAME_WE)
   set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
-  file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"cuda/${name}.cu\"\n")
+  string(REPLACE "csrc/" "" path ${source})
+  file(CONFIGURE OUTPUT ${wrapper} CONTENT "#include \"${path}\"\n")
   list(APPEND SIMMST_EMULATED_SOURCES ${wrapper})
 endforeach()
 
-add_library(simmst_emulated_kernels OBJECT ${SIMMST_EMULATED_SOURCES} csrc/cuda/launch.cpp
+add_library(simmst_emulated_kernels OBJECT ${SIMMST_EMULATED_SOURCES} ${SIMMST_CUDA_HOST}
   csrc/cuda/emulation/fiber.cpp csrc/cuda/emulation/machine.cpp)
 target_compile_definitions(simmst_emulated_kernels PRIVATE SIMMST_EMULATED)
 target_compile_options(simmst_emulated_kernels PRIVATE -fvisibility=hidden)
 target_link_libraries(simmst_emulated_kernels PRIVATE simmst_flags)
 # NO_EXTRAS: optimising when it is linked would take longer than the tests gain.
-pybind11_add_module(_cuda_emulated NO_EXTRAS ${SIMMST_CUDA_BINDINGS})
-target_compile_definitions(_cuda_emulated PRIVATE SIMMST_EMULATED ${SIMMST_CUDA_DEFINITIONS})
+pybind11_add_module(_cuda_emulated NO_EXTRAS ${SIMMST_CUDA_BINDINGS} ${SIMMST_CUDA_CHECK_BINDINGS})
+target_compile_definitions(_cuda_emulated PRIVATE SIMMST_EMULATED)
 target_link_libraries(_cuda_emulated PRIVATE simmst_flags simmst_emulated_kernels)
 if(SIMMST_SANITIZE)
   target_compile_options(simmst_emulated_kernels PRIVATE ${SIMMST_CPU_OPTIMISATION})

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/half_types.hpp"
+#include "core/dtype.hpp"
 
 namespace simmst::cuda::emulation {
 

@@ -463,11 +463,11 @@ def raw(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": 4}, "dtype code must be 0 to 3, got 4"),
+        ({"dtype": 4}, "dtype must be a code from 0 to 3, got 4"),
         ({"dtype": 1}, r"in_proj_weight must hold 384 bytes, got 192"),
-        ({"shape": (2, 4)}, r"\(B, C, H, W\) or \(B, N, C\), got \(2, 4\)"),
-        ({"shape": (2, -4, 3, 3)}, r"negative size: \(2, -4, 3, 3\)"),
-        ({"strides": (1, 1)}, r"as many strides as sizes, got \(1, 1\)"),
+        ({"shape": (2, 4), "strides": (4, 1)}, r"x float32 \(2, 4\) must have shape \(B, C, H, W\) or \(B, N, C\)"),
+        ({"shape": (2, -4, 3, 3)}, r"x float32 \(2, -4, 3, 3\) must have no negative size"),
+        ({"strides": (1, 1)}, "a stride for each, got 4 and 2"),
         ({"shape": (2, 4, 3, 4)}, "lse must hold 192 bytes, got 144"),
         ({"shape": (2, 6, 3, 3)}, "in_proj_weight must hold 432 bytes, got 192"),
         ({"heads": 3}, "positive multiple of num_heads=3"),
@@ -475,7 +475,7 @@ def raw(**changes):
         ({"weights": []}, "six weights are needed, got 0"),
         ({"mask": (64, 3)}, "key_padding_mask must hold 18 bytes, got 3"),
         ({"out": (0, 0)}, "out must hold 288 bytes, got 0"),
-        ({"x": 0}, "x has no data"),
+        ({"x": 0}, r"x float32 \(2, 4, 3, 3\) has no address"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
     ],
 )

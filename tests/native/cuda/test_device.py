@@ -13,7 +13,7 @@ import torch
 from simmst.core.philox import philox4x32
 from simmst.native.cuda.launch import array
 
-MODULES = [name for name in ("simmst._cuda_emulated", "simmst._cuda") if importlib.util.find_spec(name)]
+MODULES = [name for name in ("simmst._cuda_emulated", "simmst._cuda_checks") if importlib.util.find_spec(name)]
 
 
 @pytest.fixture(params=MODULES or [pytest.param(None, marks=pytest.mark.skip("no CUDA module is installed"))])
@@ -204,8 +204,10 @@ def test_errors_of_the_runtime_are_told_in_words(number):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_call_without_a_gpu_says_so():
     module = pytest.importorskip("simmst._cuda", reason="this installation was built without a CUDA compiler")
-    given, out = (array(torch.zeros(size, dtype=dtype)) for size, dtype in ((128, torch.float32), (640, torch.int32)))
+    tensors = [torch.zeros(size) for size in ((2, 8), (3, 8), (2, 1), (2, 1), (2,))]
+    tensors[2:4] = [tensor.to(torch.int64) for tensor in tensors[2:4]]
+    query, key, sample, top, measure = ((*array(tensor)[:4], 0) for tensor in tensors)
     with pytest.raises(
         RuntimeError, match=r"making device 0 current: (no NVIDIA driver is installed|this process sees no)"
     ):
-        module.device_check("shuffles", (*given[:4], 0), (*out[:4], 0), 0, 0)
+        module.prob_sparse_select(query, key, sample, 3.0, top, measure, lambda size: None, 0, 0)

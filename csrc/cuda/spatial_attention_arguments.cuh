@@ -1,8 +1,15 @@
-// From the untyped arguments of a call to those of a kernel for entries of type T. Host side alone.
+// From the untyped arguments of a call to those of a kernel for entries of type T, on the host side. Files with kernels are
+// compiled once for every type, SIMMST_ENTRY, so that the compiler works on several at a time; without it for all.
 #pragma once
 
 #include "cuda/spatial_attention.hpp"
 #include "cuda/spatial_attention_tiles.cuh"
+
+#if defined(SIMMST_ENTRY)
+#define SIMMST_FOR_EACH_ENTRY(instantiate) instantiate(SIMMST_ENTRY)
+#else
+#define SIMMST_FOR_EACH_ENTRY(instantiate) instantiate(float) instantiate(bfloat16) instantiate(float16)
+#endif
 
 namespace simmst::cuda::spatial {
 
@@ -40,19 +47,6 @@ Maps<T> result_maps(const Problem& problem, void* data) {
 template <typename T>
 const T* as(const void* data) {
   return static_cast<const T*>(data);
-}
-
-// f.template operator()<T>() for the type of a problem's entries.
-template <typename F>
-void with_type(DataType type, const F& f) {
-  switch (type) {
-    case DataType::kBfloat16:
-      return f.template operator()<bfloat16>();
-    case DataType::kFloat16:
-      return f.template operator()<float16>();
-    default:
-      return f.template operator()<float>();
-  }
 }
 
 }  // namespace simmst::cuda::spatial

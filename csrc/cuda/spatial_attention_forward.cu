@@ -1,9 +1,9 @@
-// Launches the forward pass of spatial attention.
+// Launches the forward pass of spatial attention for one type of entries, or for all.
 #include "cuda/spatial_attention_forward.cuh"
 
 #include <algorithm>
 
-#include "cuda/spatial_attention_arguments.hpp"
+#include "cuda/spatial_attention_arguments.cuh"
 
 namespace simmst::cuda::spatial {
 namespace {
@@ -33,8 +33,12 @@ ForwardArguments<T> arguments_of(const Problem& problem, const Map& x, const Wei
           static_cast<float>(problem.scale * kLog2E)};
 }
 
+}  // namespace
+
 template <typename T>
-void forward_of(const Problem& problem, const ForwardArguments<T>& arguments) {
+void forward_of(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,
+                float* lse) {
+  const ForwardArguments<T> arguments = arguments_of<T>(problem, x, weights, mask, out, lse);
   const auto sizes = problem.sizes();
   const auto plan = simmst::spatial::plan_forward(sizes);
   const Launch how{"spatial_attention_forward",
@@ -44,25 +48,12 @@ void forward_of(const Problem& problem, const ForwardArguments<T>& arguments) {
                    problem.queue.stream,
                    {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
   const auto tiles = simmst::spatial::tiles_per_head(sizes);
-  if (tiles <= 1 && sizeof(T) == 2) launch(how, spatial_attention_forward<T, sizeof(T) == 2 ? 1 : 2>, arguments);
-  else if (tiles <= 2) launch(how, spatial_attention_forward<T, 2>, arguments);
+  if (tiles <= 2) launch(how, spatial_attention_forward<T, 2>, arguments);
   else launch(how, spatial_attention_forward<T, 4>, arguments);
 }
 
-}  // namespace
-
-std::string why_not(const Problem& problem) {
-  const auto limit = static_cast<std::int64_t>(device_limits(problem.queue.device).shared_bytes);
-  const char* reason = simmst::spatial::why_not_fused(problem.sizes(), limit);
-  return reason == nullptr ? "" : reason;
-}
-
-void forward(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,
-             float* lse) {
-  const DeviceGuard guard(problem.queue.device);
-  with_type(problem.type, [&]<typename T>() {
-    forward_of<T>(problem, arguments_of<T>(problem, x, weights, mask, out, lse));
-  });
-}
+#define SIMMST_INSTANTIATE(T)                                                                                     \
+  template void forward_of<T>(const Problem&, const Map&, const Weights&, const std::uint8_t*, void*, float*);
+SIMMST_FOR_EACH_ENTRY(SIMMST_INSTANTIATE)
 
 }  // namespace simmst::cuda::spatial

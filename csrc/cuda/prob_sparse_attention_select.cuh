@@ -1,3 +1,5 @@
+// What selection is made of.
+//
 // The arithmetic of the measure: scores on samples that all queries share, or on keys gathered for each query.
 //
 // For the 16-bit types a tensor core takes 16 gathered rows against a group of 8 queries, and the lanes keep the
@@ -217,6 +219,104 @@ SIMMST_DEVICE void add_in_order(Measure& measure, const int64_t* all_samples, in
     const Gathered upper = next(), lower = next();
     measure.add(upper, lower);
   }
+}
+
+// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a
+// last pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order
+// in which threads count.
+
+constexpr int kMostWarps = 32;
+// Of shared memory, as integers: a counter for each digit, what a pass found, and two counts of each warp.
+constexpr int kTopCounters = simmst::prob_sparse::kDigits + 2 + 2 * kMostWarps;
+
+// The digit of the u-th largest, and how many counted values have a larger one: two words at `found`. One warp, lane l
+// has the digits from 8 l on.
+SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
+  constexpr int kMine = simmst::prob_sparse::kDigits / kWarp;
+  const int lane = lane_index();
+  int mine = 0;
+  for (int i = 0; i < kMine; ++i) mine += bins[lane * kMine + i];
+  int through = mine;  // this lane's and those of higher digits
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const int other = shuffle_down(through, distance);
+    if (lane + distance < kWarp) through += other;
+  }
+  int above = through - mine;
+  if (above < wanted && wanted <= through) {
+    for (int i = kMine - 1; i >= 0; --i) {
+      const int count = bins[lane * kMine + i];
+      if (above + count >= wanted) {
+        found[0] = lane * kMine + i;
+        found[1] = above;
+        break;
+      }
+      above += count;
+    }
+  }
+}
+
+// Writes the indices of a run of values, given how many before it are larger than the limit and how many equal it.
+SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, std::uint32_t limit, int64_t ties,
+                             int64_t larger, int64_t equal, int64_t* top) {
+  const std::uint32_t below = (1u << lane_index()) - 1;
+  for (int64_t i0 = begin; i0 < end; i0 += kWarp) {
+    const int64_t i = i0 + lane_index();
+    const std::uint32_t ordered = i < end ? ordered_bits(measure[i]) : 0;
+    const bool is_larger = i < end && ordered > limit, is_equal = i < end && ordered == limit;
+    const std::uint32_t larger_lanes = ballot(is_larger), equal_lanes = ballot(is_equal);
+    const int64_t larger_before = larger + count_bits(larger_lanes & below);
+    const int64_t equal_before = equal + count_bits(equal_lanes & below);
+    if (is_larger || (is_equal && equal_before < ties))
+      top[larger_before + (equal_before < ties ? equal_before : ties)] = i;
+    larger += count_bits(larger_lanes);
+    equal += count_bits(equal_lanes);
+  }
+}
+
+// top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a
+// barrier.
+SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selected, int64_t* top, int* counters) {
+  using namespace simmst::prob_sparse;
+  int* bins = counters;
+  int* found = bins + kDigits;
+  int* counts = found + 2;  // of larger and of equal values, per warp
+  sync_block();
+  RadixState state{0, selected};
+  for (int pass = 0; pass < kPasses; ++pass) {
+    for (int i = thread_index(); i < kDigits; i += block_threads()) bins[i] = 0;
+    sync_block();
+    for (int64_t i = thread_index(); i < count; i += block_threads()) {
+      const std::uint32_t ordered = ordered_bits(measure[i]);
+      if (shares_prefix(ordered, state.prefix, pass)) atomic_add(bins + digit(ordered, pass), 1);
+    }
+    sync_block();
+    if (warp_index() == 0) find_digit(bins, state.wanted, found);
+    sync_block();
+    state = narrowed(state, pass, found[0], found[1]);
+  }
+
+  const int warps = block_threads() / kWarp;
+  const int64_t run = round_up_to(ceil_div(count, warps), kWarp);
+  const int64_t begin = warp_index() * run, end = begin + run < count ? begin + run : count;
+  int larger = 0, equal = 0;
+  for (int64_t i = begin + lane_index(); i < end; i += kWarp) {
+    const std::uint32_t ordered = ordered_bits(measure[i]);
+    larger += ordered > state.prefix;
+    equal += ordered == state.prefix;
+  }
+  larger = reduce_warp(larger, Sum{});
+  equal = reduce_warp(equal, Sum{});
+  if (lane_index() == 0) {
+    counts[warp_index()] = larger;
+    counts[kMostWarps + warp_index()] = equal;
+  }
+  sync_block();
+  int64_t larger_before = 0, equal_before = 0;
+  for (int warp = 0; warp < warp_index(); ++warp) {
+    larger_before += counts[warp];
+    equal_before += counts[kMostWarps + warp];
+  }
+  write_run(measure, begin, end, state.prefix, state.wanted, larger_before, equal_before, top);
 }
 
 }  // namespace simmst::cuda::prob_sparse

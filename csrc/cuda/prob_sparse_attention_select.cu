@@ -1,4 +1,5 @@
-// The sparsity measure: max_s(q . k_s) - sum_s(q . k_s) / n for every query.
+// Selection: the sparsity measure, max_s(q . k_s) - sum_s(q . k_s) / n, of every query, then the u largest of every batch
+// entry, a block for each.
 //
 // Samples shared by all queries: a product of Q with the sampled keys, which lie in shared memory while Q streams by.
 //
@@ -9,9 +10,9 @@
 // 8 us at L = 4096, 134 MB and 31 us at 16384, at 4.3 TB/s. Per query: 64 L S rows of 128 bytes from shared memory at
 // 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us,
 // L = 16384 (S = 50) 235 us; some 55 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide
-// under that.
-#include "cuda/prob_sparse_attention_gather.cuh"
-#include "cuda/prob_sparse_attention_measure.cuh"
+// under that. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search: for
+// L = 16384 sixteen loads a thread and pass.
+#include "cuda/prob_sparse_attention_select.cuh"
 
 namespace simmst::cuda::prob_sparse {
 
@@ -231,14 +232,6 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
   return {tiles, chunk, static_cast<std::size_t>(staged + running)};
 }
 
-}  // namespace
-
-int64_t measure_workspace(const SelectCall& call, const Queue& queue) {
-  if (call.shared) return 0;
-  return simmst::prob_sparse::measure_workspace(call.problem.query.matrices.rows, call.samples,
-                                                plan_of(call, queue).tiles);
-}
-
 void measure_queries(const SelectCall& call, const Queue& queue) {
   const Problem& problem = call.problem;
   const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows, batch = problem.batch.count;
@@ -273,6 +266,40 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
       start("prob_sparse measure_gathered", measure_gathered<true, T, kWidth>, kGatherThreads, plan.bytes);
     }
   });
+}
+
+// ---- the largest measures
+
+constexpr int kTopThreads = kMostWarps * kWarp;
+
+struct TopParameters {
+  const float* measure;  // (batch, count)
+  int64_t count, selected;
+  int64_t* top;  // (batch, selected)
+};
+
+SIMMST_KERNEL(kTopThreads) select_largest(const TopParameters p) {
+  const int64_t entry = block_index().x;
+  select_top(p.measure + entry * p.count, p.count, p.selected, p.top + entry * p.selected,
+             reinterpret_cast<int*>(shared_memory()));
+}
+
+}  // namespace
+
+int64_t select_workspace(const SelectCall& call, const Queue& queue) {
+  return call.shared ? 0
+                     : measure_workspace(call.problem.query.matrices.rows, call.samples, plan_of(call, queue).tiles);
+}
+
+void select_queries(const SelectCall& call, const Queue& queue) {
+  const int64_t batch = call.problem.batch.count, queries = call.problem.query.matrices.rows;
+  if (batch == 0 || queries == 0) return;
+  measure_queries(call, queue);
+  if (call.selected == 0) return;
+  const int64_t threads = round_up_to(queries < kTopThreads ? queries : kTopThreads, kWarp);
+  launch({"prob_sparse select_largest", {batch}, static_cast<int>(threads), kTopCounters * sizeof(int), queue.stream,
+          {{"batch", batch}, {"L_Q", queries}, {"u", call.selected}}},
+         select_largest, TopParameters{call.measure, queries, call.selected, call.top});
 }
 
 }  // namespace simmst::cuda::prob_sparse

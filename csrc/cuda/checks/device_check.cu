@@ -1,4 +1,4 @@
-#include "cuda/device_check.hpp"
+#include "cuda/checks/device_check.hpp"
 
 #include <stdexcept>
 

@@ -1,0 +1,172 @@
+#include "bindings/arrays.hpp"
+
+namespace simmst {
+
+namespace {
+
+constexpr std::array<const char*, 8> kTypeNames{"float32", "float64", "bfloat16", "float16",
+                                                "uint8",   "int64",   "bool",     "int32"};
+
+template <typename Sizes>
+std::string list(const Sizes& begin, std::size_t count) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < count; ++i) text.append(i > 0 ? ", " : "").append(std::to_string(begin[i]));
+  return text + ")";
+}
+
+std::string count_or_any(std::int64_t count) { return count >= 0 ? std::to_string(count) : "any"; }
+
+// An error of Python's becomes an exception.
+template <typename T>
+T checked(T value) {
+  if (value == static_cast<T>(-1) && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+}  // namespace
+
+std::string Array::describe() const {
+  return std::string(name) + " " + kTypeNames[static_cast<int>(type)] + " " +
+         list(shape.begin(), static_cast<std::size_t>(rank));
+}
+
+void Array::refuse(const std::string& requirement) const { throw py::value_error(describe() + " " + requirement); }
+
+Array make_array(const char* name, std::uintptr_t address, DataType type, const py::handle& shape,
+                 const py::handle& strides) {
+  if (!PyTuple_Check(shape.ptr()) || !PyTuple_Check(strides.ptr())) {
+    throw py::type_error(std::string(name) + " must have a tuple of sizes and one of strides");
+  }
+  Array array;
+  array.name = name;
+  array.data = reinterpret_cast<char*>(address);
+  array.type = type;
+  const auto rank = PyTuple_GET_SIZE(shape.ptr()), steps = PyTuple_GET_SIZE(strides.ptr());
+  if (rank != steps || rank > Array::kMaxRank) {
+    throw py::value_error(std::string(name) + " must have at most " + std::to_string(Array::kMaxRank) +
+                          " dimensions and a stride for each, got " + std::to_string(rank) + " and " +
+                          std::to_string(steps));
+  }
+  array.rank = static_cast<int>(rank);
+  for (int i = 0; i < array.rank; ++i) {
+    array.shape[i] = checked(PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i)));
+    array.strides[i] = checked(PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), i)));
+  }
+  for (int i = 0; i < array.rank; ++i)
+    if (array.shape[i] < 0 || array.strides[i] < 0) array.refuse("must have no negative size or stride");
+  if (array.data == nullptr && !array.empty()) array.refuse("has no address");
+  return array;
+}
+
+Array Arrays::operator()(const char* name, const py::handle& given, std::initializer_list<DataType> types) const {
+  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != fields_) {
+    throw py::type_error(std::string(name) + " must be " +
+                         (fields_ == 3   ? "(address, shape, strides)"
+                          : fields_ == 4 ? "(address, dtype, shape, strides)"
+                                         : "(address, dtype, shape, strides, device)"));
+  }
+  const auto field = [&](int i) { return PyTuple_GET_ITEM(given.ptr(), i); };
+  const std::uintptr_t address = checked(PyLong_AsSize_t(field(0)));
+  DataType type = types.size() > 0 ? *types.begin() : DataType::kFloat32;
+  if (fields_ > 3) {
+    const long code = checked(PyLong_AsLong(field(1)));
+    if (code < 0 || code >= static_cast<long>(kTypeNames.size())) {
+      throw py::type_error(std::string(name) + " has the unknown dtype " + std::to_string(code));
+    }
+    type = static_cast<DataType>(code);
+  }
+  const int shape = fields_ > 3 ? 2 : 1;
+  const Array array = make_array(name, address, type, field(shape), field(shape + 1));
+  if (fields_ == 5) {
+    const long device = checked(PyLong_AsLong(field(4)));
+    if (device != device_) {
+      array.refuse("lies on device " + std::to_string(device) + ", the call is for device " + std::to_string(device_));
+    }
+    const auto item = static_cast<std::uintptr_t>(item_size(type));
+    if (address % item != 0) array.refuse("begins at an address that is no multiple of " + std::to_string(item));
+  }
+  if (types.size() > 0 && std::find(types.begin(), types.end(), type) == types.end()) {
+    std::string allowed;
+    for (const DataType one : types)
+      allowed.append(allowed.empty() ? "" : ", ").append(kTypeNames[static_cast<int>(one)]);
+    throw py::type_error(array.describe() + " must hold one of " + allowed);
+  }
+  return array;
+}
+
+Array make_bytes(const char* name, const py::handle& given) {
+  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != 2) {
+    throw py::type_error(std::string(name) + " must be (address, bytes)");
+  }
+  Array array;
+  array.name = name;
+  array.data = reinterpret_cast<char*>(checked(PyLong_AsSize_t(PyTuple_GET_ITEM(given.ptr(), 0))));
+  array.type = DataType::kUint8;
+  array.rank = 1;
+  array.shape[0] = array.data == nullptr ? 0 : checked(PyLong_AsLongLong(PyTuple_GET_ITEM(given.ptr(), 1)));
+  array.strides[0] = 1;
+  return array;
+}
+
+DataType floating_type(int code) {
+  if (code < 0 || code > 3) throw py::value_error("dtype must be a code from 0 to 3, got " + std::to_string(code));
+  return static_cast<DataType>(code);
+}
+
+void require_shape(const Array& array, std::initializer_list<std::int64_t> shape) {
+  if (static_cast<std::size_t>(array.rank) == shape.size() && std::equal(shape.begin(), shape.end(), array.shape.begin())) {
+    return;
+  }
+  array.refuse("must have shape " + list(shape.begin(), shape.size()));
+}
+
+void require_contiguous(const Array& array) {
+  std::int64_t expected = 1;
+  for (int i = array.rank - 1; i >= 0 && !array.empty(); --i) {
+    if (array.shape[i] > 1 && array.strides[i] != expected) {
+      array.refuse("must be contiguous, got strides " +
+                   list(array.strides.begin(), static_cast<std::size_t>(array.rank)));
+    }
+    expected *= array.shape[i];
+  }
+}
+
+Batch batch_of(const Array& array) {
+  if (array.rank < 2) array.refuse("must have at least two dimensions");
+  Batch batch;
+  batch.dims = array.rank - 2;
+  for (int i = 0; i < batch.dims; ++i) batch.count *= batch.size[i] = array.shape[i];
+  return batch;
+}
+
+Matrices matrices_of(const Array& array, const Batch& batch, std::int64_t rows, std::int64_t columns) {
+  if (array.rank != batch.dims + 2) array.refuse("must have the dimensions of query");
+  Matrices result;
+  for (int i = 0; i < batch.dims; ++i) {
+    if (array.shape[i] != batch.size[i]) array.refuse("must have the leading sizes of query");
+    result.batch_stride[i] = array.strides[i];
+  }
+  result.data = array.data;
+  result.rows = array.size(-2);
+  result.columns = array.size(-1);
+  result.row_stride = array.stride(-2);
+  if ((rows >= 0 && result.rows != rows) || (columns >= 0 && result.columns != columns)) {
+    array.refuse("must have " + count_or_any(rows) + " rows and " + count_or_any(columns) + " columns");
+  }
+  if (!array.empty() && result.columns > 1 && array.stride(-1) != 1) array.refuse("must have a contiguous last dimension");
+  // Rows and keys are counted in 32 bits by the dropout's random numbers and the causal mask.
+  if (result.rows > INT32_MAX) array.refuse("must have at most 2147483647 rows");
+  return result;
+}
+
+char* vectors_of(const Array& array, const Batch& batch, std::int64_t columns) {
+  std::int64_t entries = 1;
+  for (int i = 0; i + 1 < array.rank; ++i) entries *= array.shape[i];
+  if (array.rank < 1 || entries != batch.count || array.size(-1) != columns) {
+    array.refuse("must have " + std::to_string(batch.count) + " rows of " + std::to_string(columns));
+  }
+  require_contiguous(array);
+  return array.data;
+}
+
+}  // namespace simmst

@@ -1,0 +1,85 @@
+// Arrays from Python, checked before their memory is touched or anything is launched.
+//
+// An array is a tuple (address, dtype, shape, strides): dtype is a number of DataType, strides are in entries. Memory of a
+// GPU has its device behind them, tensor.get_device(), -1 for the CPU tensors that the emulator takes. Where a call says
+// the type once for all, its arrays are (address, shape, strides).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "core/batched_matrices.hpp"
+#include "core/dtype.hpp"
+
+namespace simmst {
+
+namespace py = pybind11;
+
+struct Array {
+  static constexpr int kMaxRank = kMaxBatchDims + 2;
+
+  const char* name = "";
+  char* data = nullptr;
+  DataType type = DataType::kFloat32;
+  int rank = 0;
+  std::array<std::int64_t, kMaxRank> shape{};
+  std::array<std::int64_t, kMaxRank> strides{};
+
+  // "planes bfloat16 (64, 1000)"
+  std::string describe() const;
+  // ValueError: "planes bfloat16 (64, 1000) must have ..."
+  [[noreturn]] void refuse(const std::string& requirement) const;
+
+  bool empty() const {
+    return std::any_of(shape.begin(), shape.begin() + rank, [](std::int64_t size) { return size == 0; });
+  }
+  std::int64_t size(int dimension) const { return shape[dimension < 0 ? rank + dimension : dimension]; }
+  std::int64_t stride(int dimension) const { return strides[dimension < 0 ? rank + dimension : dimension]; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
+// Reads the arrays of one call.
+class Arrays {
+ public:
+  static Arrays typed() { return {4, -1}; }
+  static Arrays untyped() { return {3, -1}; }
+  static Arrays on_device(int device) { return {5, device}; }
+
+  // Throws TypeError or ValueError for anything but an array of this form and device, with one of these types when some
+  // are given; an array without a type has the first of them.
+  Array operator()(const char* name, const py::handle& given, std::initializer_list<DataType> types = {}) const;
+
+ private:
+  Arrays(int fields, int device) : fields_(fields), device_(device) {}
+
+  int fields_, device_;
+};
+
+// An array of its parts.
+Array make_array(const char* name, std::uintptr_t address, DataType type, const py::handle& shape,
+                 const py::handle& strides);
+// Contiguous memory, given as (address, bytes).
+Array make_bytes(const char* name, const py::handle& given);
+
+// The floating type of a number: ValueError for anything else.
+DataType floating_type(int code);
+
+// ValueError unless the array has this shape and, where asked, lies without gaps in row-major order.
+void require_shape(const Array& array, std::initializer_list<std::int64_t> shape);
+void require_contiguous(const Array& array);
+
+// The leading sizes of a tensor (batch..., rows, columns), and such a tensor; -1 accepts any number of rows or columns.
+Batch batch_of(const Array& array);
+Matrices matrices_of(const Array& array, const Batch& batch, std::int64_t rows, std::int64_t columns);
+// A contiguous tensor (batch..., columns).
+char* vectors_of(const Array& array, const Batch& batch, std::int64_t columns);
+
+}  // namespace simmst
