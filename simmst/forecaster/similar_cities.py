@@ -10,6 +10,7 @@ from simmst.data import TrafficDataset
 from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError, DataError
 from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, ServiceConfig, simulate_city
+from simmst.simulation.config import step_for
 from simmst.training import Progress, quiet
 
 # The order in which services that the simulator does not know by name are lent one that it knows.
@@ -60,17 +61,17 @@ def simulation_step(step_minutes: int) -> int:
     """Return the slots in which cities are simulated, to be summed up to slots of `step_minutes`.
 
     Raises:
-        DataError: the simulator's slots, 10 or 60 minutes, cannot be summed up to these.
+        DataError: the simulator's slots cannot be summed up to these.
 
     Example:
         >>> simulation_step(30)
         10
     """
-    for step in (60, 10):
-        if step_minutes % step == 0:
-            return step
+    step = step_for(step_minutes)
+    if step is not None:
+        return step
     raise DataError(
-        f"cities can be simulated in slots of 10 minutes and what they sum up to, the series has slots of "
+        f"cities can be simulated in slots of 5 minutes and what they sum up to, the series has slots of "
         f"{step_minutes}; resample it to 10, 30 or 60 minutes, or train without simulated cities"
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import statistics as python_statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from simmst.realism.ensembles import measure_cities
 from simmst.realism.measurements import Measurement, measure, subjects
 from simmst.realism.statistics import wasserstein
 from simmst.simulation.config import check_date
-from simmst.simulation.prior.distributions import Distribution, LogUniform, TruncatedNormal, Uniform
+from simmst.simulation.prior.distributions import INTERVALS, Distribution, LogUniform, Mixture, level
 from simmst.simulation.prior.domain_prior import DomainPrior
 
 MIN_KEPT = 10
@@ -176,31 +175,21 @@ def _interval(law: Distribution, values: Sequence[Any]) -> tuple[float, float] |
     """Return the interval that the kept values support, or None where they look like draws from the law or reach both
     of its ends.
     """
-    if not isinstance(law, (Uniform, LogUniform, TruncatedNormal)) or len(values) < MIN_KEPT:
+    laws = law.laws if isinstance(law, Mixture) else (law,)
+    if not all(isinstance(one, INTERVALS) for one in laws) or len(values) < MIN_KEPT:
         return None
-    number = len(values)
-    level = np.sort([_level(law, value) for value in values])
-    apart = max(np.max(np.arange(1, number + 1) / number - level), np.max(level - np.arange(number) / number))
+    number, (least, most) = len(values), law.bounds
+    levels = np.sort([level(law, value) for value in values])
+    apart = max(np.max(np.arange(1, number + 1) / number - levels), np.max(levels - np.arange(number) / number))
     if apart * (math.sqrt(number) + 0.12 + 0.11 / math.sqrt(number)) < _KS_CRITICAL:
         return None
-    scale = np.log if isinstance(law, LogUniform) else np.asarray
+    scale = np.log if isinstance(laws[0], LogUniform) else np.asarray
     ordered = scale(np.sort(np.array(values, dtype=np.float64)))
     spacing = (ordered[-1] - ordered[0]) / (number - 1)
-    back = np.exp if isinstance(law, LogUniform) else np.asarray
+    back = np.exp if isinstance(laws[0], LogUniform) else np.asarray
     low, high = (float(end) for end in back(np.array([ordered[0] - spacing, ordered[-1] + spacing])))
-    low, high = max(low, law.low), min(high, law.high)
-    return (low, high) if _level(law, high) - _level(law, low) < 1 - 1 / number else None
-
-
-def _level(law: Uniform | LogUniform | TruncatedNormal, value: float) -> float:
-    """Return the distribution function of a law."""
-    if isinstance(law, Uniform):
-        return (value - law.low) / (law.high - law.low)
-    if isinstance(law, LogUniform):
-        return math.log(value / law.low) / math.log(law.high / law.low)
-    normal = python_statistics.NormalDist(law.mean, law.std)
-    low, high = normal.cdf(law.low), normal.cdf(law.high)
-    return (normal.cdf(value) - low) / (high - low)
+    low, high = max(low, least), min(high, most)
+    return (low, high) if level(law, high) - level(law, low) < 1 - 1 / number else None
 
 
 def _settled(crops: Sequence[Crop]) -> set[str]:

@@ -12,7 +12,7 @@ from simmst.data.calendar import local_seconds, utc_offset_seconds
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.realism.statistics import MIN_CELLS, standardised
-from simmst.simulation.config import STEP_MINUTES, CityConfig
+from simmst.simulation.config import CityConfig, step_for
 from simmst.simulation.services import DEFAULT_SERVICES
 from simmst.simulation.streams import stream
 
@@ -69,10 +69,10 @@ class Crop:
                     f"{dataset.name}: there is no simulated service to compare {name!r} with; "
                     f"name the services {', '.join(DEFAULT_SERVICES)}, or select some of them"
                 )
-        step = max((step for step in STEP_MINUTES if dataset.step_minutes % step == 0), default=0)
-        if step == 0:
+        step = step_for(dataset.step_minutes)
+        if step is None:
             raise DataError(
-                f"{dataset.name}: cities are simulated in slots of 10 minutes and what they sum up to, the file has "
+                f"{dataset.name}: cities are simulated in slots of 5 minutes and what they sum up to, the file has "
                 f"slots of {dataset.step_minutes}; resample it to 10, 30 or 60 minutes"
             )
         local = int(local_seconds(dataset.time[:1], dataset.timezone)[0])
@@ -205,6 +205,8 @@ def _places(activity: np.ndarray, side: int, count: int) -> np.ndarray:
     steps, services, height, width = activity.shape
     rows, columns = height // side, width // side
     whole = activity[:, :, : rows * side, : columns * side]
-    sums = whole.reshape(steps, services, rows, side, columns, side).sum(axis=(3, 5))
+    squares = whole.reshape(steps, services, rows, side, columns, side)
+    # A sum counts what was reported; where nothing was, it is missing.
+    sums = np.where(np.isnan(squares).all(axis=(3, 5)), np.nan, np.nansum(squares, axis=(3, 5)))
     places: np.ndarray = sums.reshape(steps, services, 1, rows * columns)[..., :count]
     return places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
+from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError
 from simmst.foundation.workers import in_workers
 from simmst.realism.crops import Crop
@@ -57,6 +58,11 @@ def measure_cities(
 
 
 def _measure_city(crops: tuple[Crop, ...], prior: DomainPrior, seed: int, index: int) -> tuple[Measurement, ...]:
-    return tuple(
-        measure(crop.cut(simulate_city(prior.sample(seed, index, **crop.city)), seed, index)) for crop in crops
-    )
+    measured: list[Measurement] = []
+    cities: dict[str, TrafficDataset] = {}  # crops of the same shape and days share a city
+    for crop in crops:
+        settings = repr(crop.city)
+        if settings not in cities:
+            cities[settings] = simulate_city(prior.sample(seed, index, **crop.city))
+        measured.append(measure(crop.cut(cities[settings], seed, index)))
+    return tuple(measured)

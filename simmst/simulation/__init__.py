@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from simmst.simulation.city import simulate_cities, simulate_city, surrogate_city
+from simmst.simulation.city import SimulatedCity, simulate_both, simulate_cities, simulate_city, surrogate_city
 from simmst.simulation.config import CityConfig
-from simmst.simulation.prior.distributions import Categorical, Dates, LogUniform, TruncatedNormal, Uniform
+from simmst.simulation.faults import CounterFaults
+from simmst.simulation.habits import Habits
+from simmst.simulation.prior.distributions import Categorical, Dates, LogUniform, Mixture, TruncatedNormal, Uniform
 from simmst.simulation.prior.domain_prior import DomainPrior
 from simmst.simulation.radio.association import Association
 from simmst.simulation.radio.built_environment import BuiltEnvironment
@@ -21,21 +23,26 @@ __all__ = [
     "BuiltEnvironment",
     "Categorical",
     "CityConfig",
+    "CounterFaults",
     "CountryRows",
     "Coverage",
     "Dates",
     "DomainPrior",
+    "Habits",
     "LogUniform",
+    "Mixture",
     "OperatorReporting",
     "RadioModel",
     "RayTracedRadio",
     "ReportingModel",
     "ServiceConfig",
     "SharedPresenceTraffic",
+    "SimulatedCity",
     "StatisticalRadio",
     "TrafficModel",
     "TruncatedNormal",
     "Uniform",
+    "simulate_both",
     "simulate_cities",
     "simulate_city",
     "surrogate_city",

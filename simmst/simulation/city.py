@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from simmst.simulation.outline import outline_mask
 from simmst.simulation.prior.domain_prior import DomainPrior
 from simmst.simulation.radio.ray_tracing import RayTracedRadio
 from simmst.simulation.radio.statistical import RadioModel, StatisticalRadio
+from simmst.simulation.reporting.counter_faults import apply_faults
 from simmst.simulation.reporting.operator import OperatorReporting, ReportingModel
 from simmst.simulation.streams import stream
 from simmst.simulation.traffic.shared_presence import SharedPresenceTraffic, TrafficModel
@@ -26,6 +28,21 @@ TRAFFIC = SharedPresenceTraffic()
 REPORTING = OperatorReporting()
 
 
+@dataclass(frozen=True, eq=False)
+class SimulatedCity:
+    """A city as its operator reports it, and as it is.
+
+    Attributes:
+        reported: the published traffic with the counters' faults; NaN where missing.
+        clean: the same without them.
+        wrong: bool ``(T, K, H, W)``, True where a counter is at fault; None where none is.
+    """
+
+    reported: TrafficDataset
+    clean: TrafficDataset
+    wrong: np.ndarray | None
+
+
 def simulate_city(
     config: CityConfig,
     *,
@@ -33,7 +50,7 @@ def simulate_city(
     traffic: TrafficModel = TRAFFIC,
     reporting: ReportingModel = REPORTING,
 ) -> TrafficDataset:
-    """Simulate one city: radio, traffic, reporting, each on its own random stream.
+    """Simulate one city: radio, traffic, reporting, faults of the counters, each on its own random stream.
 
     Args:
         config: the city.
@@ -49,13 +66,37 @@ def simulate_city(
         >>> city.activity.shape, city.surrogate, city.name
         ((48, 3, 5, 6), True, 'simulated-1-0')
     """
+    return simulate_both(config, radio=radio, traffic=traffic, reporting=reporting).reported
+
+
+def simulate_both(
+    config: CityConfig,
+    *,
+    radio: RadioModel | None = None,
+    traffic: TrafficModel = TRAFFIC,
+    reporting: ReportingModel = REPORTING,
+) -> SimulatedCity:
+    """Simulate one city and keep its clean traffic beside what is reported.
+
+    Args:
+        config: as in `simulate_city`.
+        radio: as in `simulate_city`.
+        traffic: as in `simulate_city`.
+        reporting: as in `simulate_city`.
+
+    Example:
+        >>> both = simulate_both(CityConfig(height=3, width=3, days=2, faults={"zero_share": 0.5}))
+        >>> bool((both.reported.activity[both.wrong] == 0).all())
+        True
+    """
     mask = outline_mask(config)
     coverage = (radio or RADIOS[config.radio]).coverage(config, stream(config.seed, config.index, "radio"))
     activity = traffic.simulate(config, coverage, stream(config.seed, config.index, "traffic"))
     published = reporting.apply(config, activity, coverage, stream(config.seed, config.index, "reporting"))
     published[:, :, ~mask] = np.nan
+    reported, wrong = apply_faults(config, published, coverage.association)
     ids = np.arange(1, config.num_cells + 1, dtype=np.int64).reshape(mask.shape)
-    return TrafficDataset(
+    clean = TrafficDataset(
         activity=published,
         time=Clock.of(config).start_utc,
         services=config.service_names,
@@ -68,6 +109,7 @@ def simulate_city(
         surrogate=True,
         cell_size_m=config.cell_m,
     )
+    return SimulatedCity(clean if wrong is None else clean.with_(activity=reported), clean, wrong)
 
 
 def simulate_cities(

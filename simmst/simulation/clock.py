@@ -12,8 +12,10 @@ from simmst.data.calendar import local_seconds
 from simmst.errors import ConfigError
 from simmst.foundation.extras import import_extra
 from simmst.simulation.config import CityConfig
+from simmst.simulation.streams import stream
 
 WEEKDAY, SATURDAY, SUNDAY = 0, 1, 2
+PART_S = 600
 NIGHT_ENDS_H = 4  # the small hours belong to the day before
 SATURDAY_REST = 0.55  # how much of a Sunday a Saturday is
 SEASON = ((12, 24), (1, 5))  # first and last day of the weeks between Christmas and Epiphany
@@ -28,19 +30,21 @@ class Clock:
 
     Attributes:
         start_utc: datetime64[s] ``(T,)``, starts of the slots.
-        hour: float64 ``(T * parts,)``, local hour of the day (0 to 24) at the middle of each ten-minute part of each
-            slot.
+        hour: float64 ``(T * parts,)``, local hour of the day (0 to 24) at the middle of each part of each slot, as
+            the city lives by it.
         day_type: int64 ``(T * parts,)``, 0 on weekdays, 1 on Saturdays, 2 on Sundays and public holidays. Days
             change at four in the morning: Friday's night is not yet Saturday.
         rest: float64 ``(T * parts,)``, how much of a Sunday each part is: 0 on weekdays, 1 on Sundays.
-        parts: ten-minute parts of a slot, 1 or 6. What is computed on parts and averaged by `slot_mean` does not depend
-            on the step.
+        weekday: int64 ``(T * parts,)``, 0 on Mondays to 6.
+        parts: parts of a slot, of ten minutes, or of five where ten do not fit. What is computed on parts and averaged
+            by `slot_mean` does not depend on the step.
     """
 
     start_utc: np.ndarray
     hour: np.ndarray
     day_type: np.ndarray
     rest: np.ndarray
+    weekday: np.ndarray
     parts: int
 
     @classmethod
@@ -57,20 +61,25 @@ class Clock:
         midnight = datetime.datetime.combine(first_day, datetime.time(), tzinfo=zone)
         first = int(midnight.timestamp())
         starts = first + np.arange(config.num_steps, dtype=np.int64) * (config.step_minutes * 60)
-        parts = config.step_minutes // 10
-        middles = first + 300 + np.arange(config.num_steps * parts, dtype=np.int64) * 600
+        part_s = PART_S if config.step_minutes * 60 % PART_S == 0 else PART_S // 2
+        parts = config.step_minutes * 60 // part_s
+        middles = first + part_s // 2 + np.arange(config.num_steps * parts, dtype=np.int64) * part_s
         local = local_seconds(middles.astype("datetime64[s]"), config.timezone)
+        local = local - round(3600 * config.habits.clock_error_h)
         days = (local - 3600 * NIGHT_ENDS_H) // 86_400
         weekday = (days + 3) % 7  # 1970-01-01 was a Thursday
         resting = public_holidays(first_day - datetime.timedelta(days=1), config.days + 2, config.country)
         resting += [datetime.date.fromisoformat(day) for day in config.free_days]
+        resting += _uncalendared(config, first_day)
         epoch = datetime.date(1970, 1, 1)
         holiday = np.isin(days, [(day - epoch).days for day in resting])
-        day_type = np.where((weekday == 6) | holiday, SUNDAY, np.where(weekday == 5, SATURDAY, WEEKDAY))
+        saturday = config.habits.weekend_start
+        sunday = (saturday + 1) % 7
+        day_type = np.where((weekday == sunday) | holiday, SUNDAY, np.where(weekday == saturday, SATURDAY, WEEKDAY))
         rest = np.array([0.0, SATURDAY_REST, 1.0])[day_type]
-        rest[holiday & (weekday != 6)] = config.holiday_rest
+        rest[holiday & (weekday != sunday)] = config.holiday_rest
         rest[_in_season(days) & (day_type == WEEKDAY)] = config.season_rest * SATURDAY_REST
-        return cls(starts.astype("datetime64[s]"), (local % 86_400) / 3600, day_type, rest, parts)
+        return cls(starts.astype("datetime64[s]"), (local % 86_400) / 3600, day_type, rest, weekday, parts)
 
     def slot_mean(self, values: np.ndarray) -> np.ndarray:
         """Average ``(..., T * parts)`` over the parts of each slot, giving ``(..., T)``."""
@@ -78,6 +87,14 @@ class Clock:
             return values
         mean: np.ndarray = values.reshape(*values.shape[:-1], -1, self.parts).mean(axis=-1)
         return mean
+
+
+def _uncalendared(config: CityConfig, first_day: datetime.date) -> list[datetime.date]:
+    """Draw the days that are lived as holidays although no calendar says so."""
+    if config.habits.free_day_share == 0:
+        return []
+    free = stream(config.seed, config.index, "free days").random(config.days + 2) < config.habits.free_day_share
+    return [first_day + datetime.timedelta(days=int(day) - 1) for day in np.flatnonzero(free)]
 
 
 def _in_season(days: np.ndarray) -> np.ndarray:

@@ -11,12 +11,14 @@ from typing import Any
 
 from simmst.errors import ConfigError
 from simmst.foundation.suggestions import suggest
+from simmst.simulation.faults import CounterFaults
+from simmst.simulation.habits import Habits
 from simmst.simulation.services import DEFAULT_SERVICES, ServiceConfig, check_range
 
 RADIOS = ("statistical", "ray-traced")
 OUTLINES = ("rectangle", "disc", "trento")
 SCENARIOS = ("UMa", "UMi", "RMa")
-STEP_MINUTES = (10, 60)
+STEP_MINUTES = (5, 10, 15, 30, 60, 1440)
 
 # name -> (lowest, highest, unit) of every real-valued parameter; both ends are allowed.
 PARAMETER_RANGES: dict[str, tuple[float, float, str]] = {
@@ -76,6 +78,9 @@ PARAMETER_RANGES: dict[str, tuple[float, float, str]] = {
     "missing_duration_h": (0.01, 100.0, "hours"),
 }
 
+NO_HABITS, NO_FAULTS = Habits(), CounterFaults()
+PARTS: dict[str, type[Habits] | type[CounterFaults]] = {"habits": Habits, "faults": CounterFaults}
+
 _INTEGERS = {
     "seed": (0, 2**63 - 1),
     "index": (0, 2**63 - 1),
@@ -101,7 +106,7 @@ class CityConfig:
         outline: shape of the city on the grid: "rectangle", "disc", or "trento" (the official raster); cells outside it
             are not published.
         days: length of the series in days of 24 h.
-        step_minutes: length of a slot, 10 or 60.
+        step_minutes: length of a slot: 5, 10, 15, 30, 60, or 1440, a day.
         start: local date (ISO) at whose midnight the series begins.
         timezone: IANA name of the local time zone.
         country: ISO code whose public holidays are lived much as Sundays, or None for none.
@@ -159,6 +164,8 @@ class CityConfig:
         reporting_scale: constant by which published numbers are rescaled.
         missing_share: expected fraction of missing slots of a cell.
         missing_duration_h: mean duration of a gap.
+        habits: what sets its days and weeks apart, a `Habits` or its fields.
+        faults: what goes wrong with its counters, a `CounterFaults` or its fields.
 
     Raises:
         ConfigError: a value is out of range; the message names field, value and range.
@@ -231,6 +238,8 @@ class CityConfig:
     reporting_scale: float = 1.0
     missing_share: float = 0.002
     missing_duration_h: float = 1.5
+    habits: Habits = NO_HABITS
+    faults: CounterFaults = NO_FAULTS
 
     def __post_init__(self) -> None:
         """Check every field and turn names of services into services."""
@@ -241,7 +250,9 @@ class CityConfig:
         for name, (low_, high_, unit) in PARAMETER_RANGES.items():
             check_range(f"CityConfig.{name}", getattr(self, name), low_, high_, unit)
         if self.step_minutes not in STEP_MINUTES:
-            raise ConfigError(f"CityConfig.step_minutes is {self.step_minutes!r}; choose 10 or 60")
+            raise ConfigError(
+                f"CityConfig.step_minutes is {self.step_minutes!r}; choose one of {', '.join(map(str, STEP_MINUTES))}"
+            )
         for name, choices in (("scenario", SCENARIOS), ("radio", RADIOS), ("outline", OUTLINES)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"CityConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
@@ -253,6 +264,12 @@ class CityConfig:
                 f"CityConfig.timezone is {self.timezone!r}, which is no time zone of this machine; "
                 "use an IANA name such as 'Europe/Rome' (the package tzdata brings them all)"
             ) from error
+        for name, part in PARTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, part):
+                if not isinstance(value, Mapping):
+                    raise ConfigError(f"CityConfig.{name} is {value!r}; give a {part.__name__} or its fields")
+                object.__setattr__(self, name, part.from_dict(value))
         object.__setattr__(self, "services", resolve_services(self.services))
         if isinstance(self.free_days, str) or not isinstance(self.free_days, (tuple, list)):
             raise ConfigError(
@@ -297,6 +314,7 @@ class CityConfig:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["services"] = [service.to_dict() for service in self.services]
         values["free_days"] = list(self.free_days)
+        values |= {name: getattr(self, name).to_dict() for name in PARTS}
         return values
 
     @classmethod
@@ -315,6 +333,16 @@ class CityConfig:
             if name not in known:
                 raise ConfigError(f"CityConfig has no field {name!r}; {suggest(name, known)}")
         return cls(**values)
+
+
+def step_for(step_minutes: int) -> int | None:
+    """Return the slots in which a city is simulated to be summed up to other slots; None where there are none.
+
+    Example:
+        >>> step_for(30), step_for(45), step_for(12)
+        (10, 15, None)
+    """
+    return next((step for step in (60, 10, 15, 5) if step_minutes % step == 0), None)
 
 
 def resolve_services(services: object) -> tuple[ServiceConfig, ...]:

@@ -95,10 +95,7 @@ class ServiceConfig:
             >>> ServiceConfig.from_dict(DEFAULT_SERVICES["call"].to_dict()) == DEFAULT_SERVICES["call"]
             True
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"ServiceConfig has no field {unknown[0]!r}; its fields are {', '.join(known)}")
+        values = check_fields(cls, values)
         missing = [name for name in ("name", "kind", "rate_per_user_hour", "profile") if name not in values]
         if missing:
             raise ConfigError(f"ServiceConfig needs the field {missing[0]!r}, which is not given; add it")
@@ -124,6 +121,20 @@ def check_range(label: str, value: object, low: float, high: float, unit: str) -
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:  # type: ignore[operator]
         raise ConfigError(f"{label} is {value!r}; it must lie between {low:g} and {high:g} ({unit})")
+
+
+def check_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a dataclass's fields, or raise a ConfigError that names the first unknown key.
+
+    Example:
+        >>> check_fields(ServiceConfig, {"name": "sms"})
+        {'name': 'sms'}
+    """
+    known = [field.name for field in fields(cls)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{cls.__name__} has no field {name!r}; its fields are {', '.join(known)}")
+    return dict(values)
 
 
 # Weekday shapes: calls all but cease at night and peak before noon and at the end of the working day; text messages

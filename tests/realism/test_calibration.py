@@ -5,7 +5,8 @@ import pytest
 
 from simmst.errors import ConfigError, DataError
 from simmst.realism.calibration import _interval, calibrate
-from simmst.simulation import CityConfig, DomainPrior, LogUniform, Uniform, simulate_city
+from simmst.simulation import CityConfig, DomainPrior, LogUniform, Mixture, Uniform, simulate_city
+from simmst.simulation.prior.distributions import sometimes
 
 TRUTH = {"noise_log_std": 0.45, "diurnal_amplitude": 0.7}
 
@@ -18,7 +19,7 @@ def real():
 
 @pytest.fixture(scope="module")
 def calibration(real):
-    return calibrate(DomainPrior.default(), real, period=("2013-11-04", "2013-11-06"), cities=120, keep=0.15)
+    return calibrate(DomainPrior.usual(), real, period=("2013-11-04", "2013-11-06"), cities=120, keep=0.15)
 
 
 def test_parameters_that_show_are_narrowed_about_the_truth(calibration):
@@ -30,12 +31,21 @@ def test_parameters_that_show_are_narrowed_about_the_truth(calibration):
         assert low <= TRUTH[name] <= high
         assert high - low < old_high - old_low
     # What does not show in one service's traffic keeps its law.
-    prior, default = calibration.prior, DomainPrior.default()
+    prior, default = calibration.prior, DomainPrior.usual()
     for name in ("call.rate_per_user_hour", "scenario", "missing_share", "start"):
         assert prior.parameters[name] == default.parameters[name]
     assert len(calibration.narrowed) < 0.5 * len(default.parameters)
     for name in calibration.narrowed:
         assert type(prior.parameters[name]) is type(default.parameters[name])
+
+
+def test_mixtures_are_cut_and_constants_left_alone():
+    rng, law = np.random.default_rng(0), Mixture((Uniform(0.0, 1.0), LogUniform(1.0, 10.0)), (0.5, 0.5))
+    draws = [law.sample(rng) for _ in range(60)]
+    assert _interval(law, draws) is None
+    low, high = _interval(law, [value for value in draws if value < 0.8])
+    assert 0.0 <= low < high < 1.0
+    assert _interval(sometimes(0.5, Uniform(1.0, 2.0)), [0.0] * 20) is None
 
 
 def test_the_period_is_said_and_survives_yaml(calibration, tmp_path):
@@ -54,7 +64,7 @@ def test_slots_outside_the_period_do_not_count(real, calibration):
     activity = real.activity.copy()
     activity[72:] *= 50
     later = real.with_(activity=activity)
-    fitted = calibrate(DomainPrior.default(), later, period=("2013-11-04", "2013-11-06"), cities=120, keep=0.15)
+    fitted = calibrate(DomainPrior.usual(), later, period=("2013-11-04", "2013-11-06"), cities=120, keep=0.15)
     assert fitted.prior == calibration.prior
 
 
@@ -70,7 +80,7 @@ def test_intervals(law):
 
 
 def test_bad_settings_are_named(real):
-    prior = DomainPrior.default()
+    prior = DomainPrior.usual()
     with pytest.raises(ConfigError, match=r"keep is 0\.1 of 50 cities"):
         calibrate(prior, real, cities=50)
     with pytest.raises(ConfigError, match="period is 'May'"):

@@ -97,7 +97,7 @@ def test_scored_places_are_squares_of_cells_scored_alike():
     ("real", "message"),
     [
         (lambda: dataset(np.ones((9, 2, 2)), services=["video"]), "no simulated service to compare 'video' with"),
-        (lambda: dataset(np.ones((9, 2, 2)), minutes=15), "slots of 15; resample"),
+        (lambda: dataset(np.ones((9, 2, 2)), minutes=12), "slots of 12; resample"),
         (lambda: dataset(np.ones((9, 2, 2)), start="2013-11-05T23:07:00"), "start 420 s past"),
     ],
 )

@@ -148,7 +148,7 @@ def test_extremes_of_the_configuration_run():
 def test_what_is_published_is_what_was_done():
     """Booking and spreading neither lose nor make activity, over the whole chain and many cities."""
     for index in range(5):
-        config = DomainPrior.default().sample(6, index, missing_share=0.0, flicker_log_std=0.0, **SMALL)
+        config = DomainPrior.usual().sample(6, index, missing_share=0.0, flicker_log_std=0.0, **SMALL)
         coverage = StatisticalRadio().coverage(config, stream(config.seed, config.index, "radio"))
         done = SharedPresenceTraffic().simulate(config, coverage, stream(config.seed, config.index, "traffic"))
         units = np.array([service.units_per_event for service in config.services]) * config.reporting_scale

@@ -40,7 +40,7 @@ def test_every_range_is_held_at_both_ends(name, low, high):
         ({"height": 0}, "CityConfig.height is 0; it must be a whole number from 1 to 1000"),
         ({"days": 1.5}, "CityConfig.days is 1.5"),
         ({"seed": -1}, "CityConfig.seed is -1"),
-        ({"step_minutes": 15}, "CityConfig.step_minutes is 15; choose 10 or 60"),
+        ({"step_minutes": 12}, "CityConfig.step_minutes is 12; choose one of 5, 10, 15, 30, 60, 1440"),
         ({"scenario": "InH"}, "CityConfig.scenario is 'InH'; choose one of UMa, UMi, RMa"),
         ({"start": "4.11.2013"}, "CityConfig.start is '4.11.2013'"),
         ({"timezone": "Europe/Milano"}, "CityConfig.timezone is 'Europe/Milano'"),

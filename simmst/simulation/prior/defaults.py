@@ -1,20 +1,23 @@
-"""The laws of the training prior, and of the surrogate cities that lie outside it."""
+"""The laws of the training prior: of usual cities, of unusual ones, and of the surrogates that lie outside it."""
 
 from __future__ import annotations
 
 from simmst.simulation.config import SCENARIOS
+from simmst.simulation.habits import DAY_SHAPES
 from simmst.simulation.prior.distributions import (
     Categorical,
     Dates,
     Distribution,
     LogUniform,
+    Mixture,
     TruncatedNormal,
     Uniform,
+    sometimes,
 )
 
 
-def default_parameters() -> dict[str, Distribution]:
-    """Return the laws of the training prior, wide enough that real cities should lie within."""
+def usual_parameters() -> dict[str, Distribution]:
+    """Return the laws of cities as Milan and Trento: days of their shape, counters that work, one scale."""
     return {
         "start": Dates("2013-01-01", "2013-12-31"),
         "scenario": Categorical(SCENARIOS, (0.45, 0.45, 0.1)),
@@ -76,10 +79,77 @@ def default_parameters() -> dict[str, Distribution]:
 
 
 def surrogate_parameters() -> dict[str, Distribution]:
-    """Return the laws of surrogate cities: the default's, with some that lie outside its bounds."""
-    return {**default_parameters(), **_SURROGATE}
+    """Return the laws of surrogate cities: the usual ones, with some that lie outside the default's bounds."""
+    return {**usual_parameters(), **_SURROGATE}
 
 
+def default_parameters() -> dict[str, Distribution]:
+    """Return the laws of the training prior: the usual ones, and what sets other places and operators apart."""
+    usual = usual_parameters()
+    wider = {name: Mixture((usual[name], *laws), shares) for name, (laws, shares) in _SOME.items()}
+    return {**usual, **wider, **_CELLS, **_HABITS, **_FAULTS}
+
+
+# Laws that some cities have in the place of the usual one, and the shares of the usual one and of each.
+_SOME: dict[str, tuple[tuple[Distribution, ...], tuple[float, ...]]] = {
+    "users_per_cell": ((LogUniform(1200.0, 2e5), LogUniform(1.0, 80.0)), (0.74, 0.14, 0.12)),
+    "density_log_std": ((Uniform(0.2, 0.9),), (0.88, 0.12)),
+    "density_fine_share": ((Uniform(0.3, 1.0),), (0.72, 0.28)),
+    "diurnal_amplitude": ((Uniform(0.1, 0.65),), (0.92, 0.08)),
+    "weekend_factor": ((LogUniform(1.35, 3.0),), (0.94, 0.06)),
+    "profile_log_std": ((Uniform(0.35, 0.8),), (0.92, 0.08)),
+    "noise_log_std": ((LogUniform(0.003, 0.03), Uniform(0.5, 0.9)), (0.82, 0.12, 0.06)),
+    "noise_city_share": ((Uniform(0.05, 0.6),), (0.9, 0.1)),
+    "load_flicker_log_std": ((LogUniform(0.18, 0.45),), (0.92, 0.08)),
+    "flicker_log_std": ((LogUniform(0.03, 0.35),), (0.75, 0.25)),
+    "burst_rate_per_sector_hour": ((LogUniform(0.03, 0.2),), (0.93, 0.07)),
+    "coverage_spread": ((Uniform(0.0, 0.7),), (0.78, 0.22)),
+    "reporting_scale": ((LogUniform(1e-4, 1e4),), (0.5, 0.5)),
+    "missing_share": ((LogUniform(0.02, 0.15),), (0.92, 0.08)),
+    "missing_duration_h": ((LogUniform(4.0, 36.0),), (0.9, 0.1)),
+    "internet.dispersion": ((LogUniform(3.0, 60.0),), (0.85, 0.15)),
+}
+# Cells of other sizes than Milan's, which `CityConfig` has.
+_CELLS: dict[str, Distribution] = {"cell_m": sometimes(0.25, LogUniform(150.0, 2000.0), otherwise=235.0)}
+_HABITS: dict[str, Distribution] = {
+    "habits.day_shape": Categorical(tuple(DAY_SHAPES), (0.66, 0.03, 0.08, 0.07, 0.03, 0.03, 0.03, 0.02, 0.02, 0.03)),
+    "habits.day_shape_strength": Uniform(0.3, 1.2),
+    "habits.noon_log_peak": sometimes(0.3, Uniform(0.1, 0.9)),
+    "habits.night_log_depth": sometimes(0.2, Uniform(0.2, 2.0)),
+    "habits.clock_error_h": Categorical(
+        tuple(float(hours) for hours in range(-11, 13)), (*(0.01,) * 11, 0.77, *(0.01,) * 12)
+    ),
+    "habits.weekend_start": Categorical(tuple(range(7)), (0.02, 0.02, 0.02, 0.02, 0.07, 0.83, 0.02)),
+    "habits.weekday_log_std": sometimes(0.4, LogUniform(0.01, 0.4)),
+    "habits.free_day_share": sometimes(0.15, Uniform(0.01, 0.15)),
+    "habits.trend_per_week": sometimes(0.25, Uniform(-0.3, 0.3)),
+    "habits.drift_log_std": sometimes(0.35, LogUniform(0.02, 0.5)),
+    "habits.level_changes_per_week": sometimes(0.2, LogUniform(0.01, 0.5)),
+    "habits.level_change_log_std": LogUniform(0.1, 1.2),
+}
+_FAULTS: dict[str, Distribution] = {
+    "faults.dip_share": Mixture((Categorical((0.0, 1.0), (0.87, 0.13)), Uniform(0.1, 1.0)), (0.95, 0.05)),
+    "faults.dip_hour": Categorical(
+        tuple(float(hour) for hour in range(24)), (0.1, 0.1, 0.12, 0.16, 0.16, 0.1, 0.08, *(0.01,) * 16, 0.02)
+    ),
+    "faults.dip_duration_h": Mixture((Categorical((1.0,)), LogUniform(0.25, 3.0)), (0.6, 0.4)),
+    "faults.dip_level": LogUniform(0.003, 0.2),
+    "faults.dip_log_std": Uniform(0.0, 1.0),
+    "faults.maintenance_per_week": sometimes(0.1, LogUniform(0.2, 2.0)),
+    "faults.maintenance_duration_h": LogUniform(0.5, 6.0),
+    "faults.maintenance_reach": Uniform(0.1, 1.0),
+    "faults.outages_per_sector_week": sometimes(0.2, LogUniform(0.005, 0.2)),
+    "faults.outage_duration_h": LogUniform(1.0, 72.0),
+    "faults.outage_missing": Mixture((Categorical((0.0, 1.0)), Uniform(0.0, 1.0)), (0.7, 0.3)),
+    "faults.stuck_per_cell_week": sometimes(0.1, LogUniform(0.02, 2.0)),
+    "faults.stuck_duration_h": LogUniform(1.0, 36.0),
+    "faults.zero_share": sometimes(0.12, LogUniform(3e-4, 0.05)),
+    "faults.spike_share": sometimes(0.08, LogUniform(1e-4, 0.01)),
+    "faults.spike_log_std": Uniform(0.5, 2.0),
+    "faults.city_gaps_per_week": sometimes(0.15, LogUniform(0.1, 2.0)),
+    "faults.city_gap_duration_h": LogUniform(0.3, 12.0),
+    "faults.rounding": sometimes(0.12, LogUniform(1e-3, 0.3)),
+}
 _SURROGATE: dict[str, Distribution] = {
     "inter_site_distance_m": Uniform(1250.0, 1700.0),
     "density_log_std": TruncatedNormal(2.45, 0.1, 2.32, 2.7),

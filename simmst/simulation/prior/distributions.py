@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import statistics
@@ -233,12 +234,119 @@ class Dates:
         return -math.log(self._days()) if self.first <= value <= self.last else -math.inf
 
 
-KINDS: dict[str, type[Uniform] | type[LogUniform] | type[TruncatedNormal] | type[Categorical] | type[Dates]] = {
+@dataclass(frozen=True)
+class Mixture:
+    """One of several laws, chosen at random: what most cities have, and what some have.
+
+    Example:
+        >>> law = Mixture((Categorical((0.0,)), Uniform(1.0, 3.0)), (0.75, 0.25))
+        >>> law.bounds, law.log_prob(0.0) == math.log(0.75), law.log_prob(2.0) == math.log(0.25 / 2)
+        ((0.0, 3.0), True, True)
+    """
+
+    laws: tuple[Any, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check and freeze laws and probabilities."""
+        laws = tuple(from_plain("mixture", law) if isinstance(law, Mapping) else law for law in self.laws)
+        object.__setattr__(self, "laws", laws)
+        if any(type(law) not in KINDS.values() for law in self.laws):
+            raise ConfigError(f"Mixture(laws={self.laws!r}): give distributions, such as Uniform(low, high)")
+        choice = Categorical(tuple(range(len(self.laws))), self.probabilities)
+        object.__setattr__(self, "probabilities", choice.probabilities)
+
+    @property
+    def bounds(self) -> tuple[Any, ...]:
+        """Lowest and highest value of all laws."""
+        ends = [end for law in self.laws for end in law.bounds]
+        return min(ends), max(ends)
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw one value from a law drawn first."""
+        return self.laws[int(rng.choice(len(self.laws), p=self.probabilities))].sample(rng)
+
+    def log_prob(self, value: Any) -> float:
+        """Return the log density; where a law is a constant, the log probability of that value."""
+        terms = [
+            math.log(share) + law.log_prob(value)
+            for law, share in zip(self.laws, self.probabilities, strict=True)
+            if share > 0
+        ]
+        greatest: float = max(terms)
+        return greatest if math.isinf(greatest) else greatest + math.log(sum(math.exp(t - greatest) for t in terms))
+
+    def within(self, low: float, high: float) -> Mixture:
+        """Return the mixture cut to an interval: its laws where they overlap it, in the proportion of what is left.
+
+        Where none does, the first law that has an interval moves there.
+
+        Raises:
+            ConfigError: no law has an interval.
+
+        Example:
+            >>> Mixture((Uniform(0.0, 1.0), Uniform(1.0, 3.0)), (0.5, 0.5)).within(0.5, 2.0).probabilities
+            (0.5, 0.5)
+        """
+        cut: list[tuple[Distribution, float]] = []
+        spans = [
+            (law, share) for law, share in zip(self.laws, self.probabilities, strict=True) if isinstance(law, INTERVALS)
+        ]
+        for law, share in spans:
+            least, most = max(low, law.low), min(high, law.high)
+            if least < most:
+                cut.append(
+                    (dataclasses.replace(law, low=least, high=most), share * (level(law, most) - level(law, least)))
+                )
+        if not spans:
+            raise ConfigError(f"{self} has no interval to narrow to {(low, high)}; give it a distribution")
+        if not cut:
+            cut = [(dataclasses.replace(spans[0][0], low=low, high=high), 1.0)]
+        total = sum(share for _, share in cut)
+        return Mixture(tuple(law for law, _ in cut), tuple(share / total for _, share in cut))
+
+
+INTERVALS = (Uniform, LogUniform, TruncatedNormal)
+
+
+def level(law: Distribution, value: float) -> float:
+    """Return the distribution function of a law that has an interval, or of a mixture of such laws.
+
+    Example:
+        >>> level(Uniform(2.0, 4.0), 2.5), level(LogUniform(1.0, 100.0), 10.0)
+        (0.25, 0.5)
+    """
+    if isinstance(law, Mixture):
+        return sum(share * level(one, value) for one, share in zip(law.laws, law.probabilities, strict=True))
+    if not isinstance(law, INTERVALS):
+        raise TypeError(f"{law} has no interval")
+    value = min(max(value, law.low), law.high)
+    if isinstance(law, Uniform):
+        return (value - law.low) / (law.high - law.low)
+    if isinstance(law, LogUniform):
+        return math.log(value / law.low) / math.log(law.high / law.low)
+    normal = statistics.NormalDist(law.mean, law.std)
+    least, most = normal.cdf(law.low), normal.cdf(law.high)
+    return (normal.cdf(value) - least) / (most - least)
+
+
+def sometimes(share: float, law: Distribution, otherwise: Any = 0.0) -> Mixture:
+    """Return the law of what some cities have and the others have not.
+
+    Example:
+        >>> sometimes(0.25, Uniform(1.0, 3.0)).probabilities
+        (0.75, 0.25)
+    """
+    return Mixture((Categorical((otherwise,)), law), (1 - share, share))
+
+
+KINDS: dict[str, type[Any]] = {
     "uniform": Uniform,
     "log-uniform": LogUniform,
     "truncated-normal": TruncatedNormal,
     "categorical": Categorical,
     "dates": Dates,
+    "mixture": Mixture,
 }
 
 
@@ -254,8 +362,12 @@ def to_plain(distribution: Distribution) -> dict[str, Any]:
     for field in fields(KINDS[kind]):
         value = getattr(distribution, field.name)
         if value is not None:
-            plain[field.name] = list(value) if isinstance(value, tuple) else value
+            plain[field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else value
     return plain
+
+
+def _plain(value: Any) -> Any:
+    return to_plain(value) if type(value) in KINDS.values() else value
 
 
 def from_plain(parameter: str, plain: object) -> Distribution:
@@ -293,10 +405,11 @@ def from_plain(parameter: str, plain: object) -> Distribution:
         if name not in known:
             raise ConfigError(f"parameter {parameter!r}: {kind} has no field {name!r}; {suggest(name, known)}")
     try:
-        return cls(**given)
+        law: Distribution = cls(**given)
     except TypeError as error:
         raise ConfigError(
             f"parameter {parameter!r}: {kind} needs the fields {', '.join(known)}; got {given}"
         ) from error
     except ConfigError as error:
         raise ConfigError(f"parameter {parameter!r}: {error}") from error
+    return law

@@ -11,18 +11,17 @@ from simmst.errors import ConfigError
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
 from simmst.foundation.suggestions import suggest
-from simmst.simulation.config import PARAMETER_RANGES, CityConfig, resolve_services
-from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters
+from simmst.simulation.config import PARAMETER_RANGES, PARTS, CityConfig, resolve_services
+from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters, usual_parameters
 from simmst.simulation.prior.distributions import (
+    INTERVALS,
     Categorical,
     Distribution,
-    LogUniform,
-    TruncatedNormal,
-    Uniform,
+    Mixture,
     from_plain,
     to_plain,
 )
-from simmst.simulation.services import DEFAULT_SERVICES, SERVICE_RANGES, check_range
+from simmst.simulation.services import DEFAULT_SERVICES, SERVICE_RANGES, check_fields, check_range
 from simmst.simulation.streams import stream
 
 
@@ -30,10 +29,10 @@ from simmst.simulation.streams import stream
 class DomainPrior:
     """Independent laws of the parameters of a `CityConfig`.
 
-    A parameter is a field of `CityConfig`, or ``"<service>.<field>"`` for a number of one service, such as
-    ``"call.rate_per_user_hour"`` (which concerns cities that have that service). Parameters without a law keep the
-    default of `CityConfig`. Each parameter is drawn from its own random stream: changing the law of one changes no
-    other.
+    A parameter is a field of `CityConfig`, ``"habits.<field>"`` or ``"faults.<field>"`` for one of its `Habits` or
+    `CounterFaults`, or ``"<service>.<field>"`` for a number of one service, such as ``"call.rate_per_user_hour"``
+    (which concerns cities that have that service). Parameters without a law keep the default of `CityConfig`. Each
+    parameter is drawn from its own random stream: changing the law of one changes no other.
 
     Attributes:
         parameters: laws by parameter.
@@ -68,11 +67,21 @@ class DomainPrior:
         return cls(default_parameters())
 
     @classmethod
+    def usual(cls) -> DomainPrior:
+        """Return the training prior without its outliers: days as in Milan, counters that work, one scale.
+
+        Example:
+            >>> DomainPrior.usual().sample(0, 1).faults.any
+            False
+        """
+        return cls(usual_parameters())
+
+    @classmethod
     def surrogate(cls) -> DomainPrior:
         """Return the prior of surrogate cities, which stand for a real city where there is none.
 
         Sites, density, hours, weekends and service rates lie outside the default prior's bounds, so a surrogate
-        is never a city like those trained on; the other laws are the default's.
+        is never a city like those trained on; the other laws are those of `usual`.
 
         Example:
             >>> DomainPrior.surrogate().bounds()["inter_site_distance_m"]
@@ -102,16 +111,19 @@ class DomainPrior:
         services = {
             service.name: service for service in resolve_services(values.get("services", tuple(DEFAULT_SERVICES)))
         }
+        parts: dict[str, dict[str, Any]] = {name: {} for name in PARTS if name not in overrides}
         for name, distribution in self.parameters.items():
             owner, _, field = name.rpartition(".")
-            if name in overrides or (owner and owner not in services):
+            if name in overrides or owner in overrides or (owner and owner not in (*services, *PARTS)):
                 continue
             value = distribution.sample(stream(seed, index, f"prior/{name}"))
-            if owner:
+            if owner in PARTS:
+                parts[owner][field] = value
+            elif owner:
                 services[owner] = dataclasses.replace(services[owner], **{field: value})
             else:
                 values[name] = value
-        values["services"] = list(services.values())
+        values |= {"services": list(services.values()), **parts}
         return CityConfig.from_dict(values)
 
     def log_prob(self, config: CityConfig) -> float:
@@ -132,12 +144,9 @@ class DomainPrior:
             >>> DomainPrior({"tilt_deg": Uniform(2.0, 12.0)}).values(CityConfig(tilt_deg=3.0))
             {'tilt_deg': 3.0}
         """
-        services = {service.name: service for service in config.services}
-        return {
-            name: getattr(services[owner] if owner else config, field)
-            for name, owner, field in self._split()
-            if not owner or owner in services
-        }
+        owners: dict[str, Any] = {"": config, **{service.name: service for service in config.services}}
+        owners |= {name: getattr(config, name) for name in PARTS}
+        return {name: getattr(owners[owner], field) for name, owner, field in self._split() if owner in owners}
 
     def _split(self) -> Iterator[tuple[str, str, str]]:
         for name in self.parameters:
@@ -153,7 +162,7 @@ class DomainPrior:
 
         Args:
             parameters: by parameter, a distribution, a pair ``(low, high)`` that keeps the kind of a uniform or
-                log-uniform law (and the shape of a truncated normal), or a constant.
+                log-uniform law (and the shape of a truncated normal) and cuts a mixture, or a constant.
 
         Raises:
             ConfigError: a parameter is unknown, or a pair is given for a law that has no interval.
@@ -166,8 +175,11 @@ class DomainPrior:
         for name, law in parameters.items():
             current = narrowed.get(name)
             if isinstance(law, tuple) and len(law) == 2 and all(isinstance(end, (int, float)) for end in law):
-                if isinstance(current, (Uniform, LogUniform, TruncatedNormal)):
+                if isinstance(current, INTERVALS):
                     narrowed[name] = dataclasses.replace(current, low=law[0], high=law[1])
+                    continue
+                if isinstance(current, Mixture):
+                    narrowed[name] = current.within(law[0], law[1])
                     continue
                 raise ConfigError(f"parameter {name!r} has no interval to narrow to {law}; give it a distribution")
             narrowed[name] = Categorical((law,)) if isinstance(law, (int, float, str)) else law
@@ -193,8 +205,9 @@ class DomainPrior:
         """Read laws from a YAML file.
 
         The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
-        high: ..}`` (or log-uniform, truncated-normal, categorical, dates), and optionally ``base``: ``default`` (also
-        when left out), ``surrogate`` or ``none``, whose laws the other parameters keep, and ``note``, a text.
+        high: ..}`` (or log-uniform, truncated-normal, categorical, dates, mixture), and optionally ``base``:
+        ``default`` (also when left out), ``usual``, ``surrogate`` or ``none``, whose laws the other parameters keep,
+        and ``note``, a text.
 
         Raises:
             ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
@@ -210,7 +223,12 @@ class DomainPrior:
         unknown = sorted(set(content) - {"base", "note", "parameters"}, key=str)
         if unknown:
             raise ConfigError(f"{path}: unknown key {unknown[0]!r}; a prior holds 'base', 'note' and 'parameters'")
-        bases = {"default": default_parameters(), "surrogate": surrogate_parameters(), "none": {}}
+        bases = {
+            "default": default_parameters(),
+            "usual": usual_parameters(),
+            "surrogate": surrogate_parameters(),
+            "none": {},
+        }
         base = content.get("base", "default")
         if base not in bases:
             raise ConfigError(f"{path}: base is {base!r}; choose one of {', '.join(bases)}")
@@ -231,6 +249,13 @@ def _check_parameter(name: str, distribution: Distribution) -> None:
     if not all(hasattr(distribution, part) for part in ("sample", "log_prob", "bounds")):
         raise ConfigError(f"parameter {name!r} is {distribution!r}; give it a distribution, such as Uniform(low, high)")
     owner, _, field = str(name).rpartition(".")
+    if owner in PARTS:
+        try:
+            for value in distribution.bounds:
+                PARTS[owner](**check_fields(PARTS[owner], {field: value}))
+        except ConfigError as error:
+            raise ConfigError(f"parameter {name!r}: {error}") from error
+        return
     ranges = SERVICE_RANGES if owner else PARAMETER_RANGES
     if field in ranges:
         for value in distribution.bounds:

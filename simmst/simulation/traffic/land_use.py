@@ -9,6 +9,7 @@ import numpy as np
 from simmst.simulation.clock import SATURDAY_REST, Clock
 from simmst.simulation.config import CityConfig
 from simmst.simulation.fields import gaussian_fields
+from simmst.simulation.habits import DAY_SHAPES, Habits
 from simmst.simulation.services import ServiceConfig
 
 LAND_USES = ("residential", "business", "transit")
@@ -119,7 +120,13 @@ def presence_levels(config: CityConfig, clock: Clock, rng: np.random.Generator) 
     return np.stack(levels).astype(np.float32)
 
 
-def service_level(config: CityConfig, clock: Clock, service: ServiceConfig, rng: np.random.Generator) -> np.ndarray:
+def service_level(
+    config: CityConfig,
+    clock: Clock,
+    service: ServiceConfig,
+    rng: np.random.Generator,
+    shape: np.ndarray | float = 0.0,
+) -> np.ndarray:
     """Return the demand of a present user for a service by land use, float32 ``(3, T)``, with weekday mean one.
 
     The service's profile is multiplied by smooth random changes of one to three cycles a day, one for the service and
@@ -130,11 +137,13 @@ def service_level(config: CityConfig, clock: Clock, service: ServiceConfig, rng:
         clock: its time axis.
         service: the service.
         rng: source of randomness.
+        shape: log levels of the city's habits, ``(144,)``, from `habitual_day`.
     """
     hourly = config.diurnal_amplitude * np.log(service.profile)
+    evenness = 1 - min(config.habits.day_shape_strength, 1.0) if config.habits.day_shape == "flat" else 1.0
     gradual = np.interp(_DAY_H, np.arange(24) + 0.5, hourly, period=24)
-    log_day = gradual + service.hour_step * (np.repeat(hourly, 6) - gradual)
-    log_day = log_day + _smooth_change(config.profile_log_std, rng)
+    log_day = evenness * (gradual + service.hour_step * (np.repeat(hourly, 6) - gradual))
+    log_day = log_day + shape + _smooth_change(config.profile_log_std, rng)
     return np.stack(
         [
             _daily_level(
@@ -148,6 +157,31 @@ def service_level(config: CityConfig, clock: Clock, service: ServiceConfig, rng:
             for _ in LAND_USES
         ]
     ).astype(np.float32)
+
+
+def habitual_day(habits: Habits, rng: np.random.Generator) -> np.ndarray:
+    """Return what a city's habits add to the log profile of its days, float64 ``(144,)``.
+
+    Args:
+        habits: of the city.
+        rng: source of randomness, for the shape "random".
+
+    Example:
+        >>> float(np.abs(habitual_day(Habits(), np.random.default_rng(0))).max())
+        0.0
+    """
+    bumps = [(habits.day_shape_strength * size, hour, width) for size, hour, width in DAY_SHAPES[habits.day_shape]]
+    bumps += [(habits.noon_log_peak, 12.4, 0.55), (-habits.night_log_depth, 4.0, 2.0)]
+    log_day = np.zeros(len(_DAY_H))
+    for size, hour, width in bumps:
+        apart = (_DAY_H - hour + 12) % 24 - 12
+        log_day += size * np.exp(-0.5 * (apart / width) ** 2)
+    if habits.day_shape == "random":
+        cycles = np.arange(1, 6)[:, None]
+        amplitude = habits.day_shape_strength * rng.standard_normal((5, 2)) / (2 * np.sqrt(cycles))
+        angle = 2 * np.pi * cycles * _DAY_H / 24
+        log_day += (amplitude[:, :1] * np.cos(angle) + amplitude[:, 1:] * np.sin(angle)).sum(axis=0)
+    return log_day
 
 
 def _smooth_change(log_std: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from simmst.simulation.config import CityConfig
 
 MAX_BURST_GAIN = 30.0
+HOURS_PER_WEEK = 168.0
+DRIFT_CORRELATION_H = 240.0
 
 
 def slot_averages(rng: np.random.Generator, num_steps: int, count: int, step_over_correlation: float) -> np.ndarray:
@@ -47,9 +51,44 @@ def slot_averages(rng: np.random.Generator, num_steps: int, count: int, step_ove
     series[1:] += np.float32(theta) * noise[:-1]
     series[0] += start
     factor = np.float32(decay)
-    for step in range(1, num_steps):
-        series[step] += factor * series[step - 1]
+    for before, now in itertools.pairwise(series):
+        now += factor * before
     return series
+
+
+def slow_changes(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> np.ndarray | None:
+    """Draw what changes the sectors' levels over weeks: growth, drift, and sudden lasting changes.
+
+    Args:
+        config: the city.
+        rng: source of randomness.
+        num_sectors: number of sectors.
+
+    Returns:
+        Log levels, float32 ``(T, sectors)`` or ``(T, 1)``, about zero in the middle of the series; None where there
+        are none.
+
+    Example:
+        >>> slow_changes(CityConfig(days=1), np.random.default_rng(0), 4) is None
+        True
+    """
+    habits, steps = config.habits, config.num_steps
+    weeks = ((np.arange(steps) + 0.5) * config.step_h / HOURS_PER_WEEK).astype(np.float32)
+    parts = []
+    if habits.trend_per_week:
+        parts.append(np.float32(habits.trend_per_week) * (weeks - weeks.mean())[:, None])
+    if habits.drift_log_std:
+        step = config.step_h / DRIFT_CORRELATION_H
+        own, city = slot_averages(rng, steps, num_sectors, step), slot_averages(rng, steps, 1, step)
+        parts.append(np.float32(habits.drift_log_std * np.sqrt(0.5)) * (own + city))
+    if habits.level_changes_per_week:
+        length = steps * config.step_h / HOURS_PER_WEEK
+        count = int(rng.poisson(habits.level_changes_per_week * num_sectors * length))
+        change = np.zeros((steps, num_sectors), np.float32)
+        size = habits.level_change_log_std * rng.standard_normal(count)
+        np.add.at(change, (rng.integers(steps, size=count), rng.integers(num_sectors, size=count)), size)
+        parts.append(np.cumsum(change, axis=0))
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def bursts(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> list[np.ndarray]:

@@ -10,11 +10,10 @@ from simmst.simulation.clock import Clock
 from simmst.simulation.config import CityConfig
 from simmst.simulation.fields import gaussian_fields
 from simmst.simulation.radio.statistical import Coverage
-from simmst.simulation.traffic.land_use import LAND_USES, draw_land_use, presence_levels, service_level
-from simmst.simulation.traffic.noise import bursts, slot_averages
+from simmst.simulation.traffic.land_use import LAND_USES, draw_land_use, habitual_day, presence_levels, service_level
+from simmst.simulation.traffic.noise import HOURS_PER_WEEK, bursts, slot_averages, slow_changes
 
 SINR_CLIP_DB = (-6.0, 25.0)
-HOURS_PER_WEEK = 168.0
 
 
 class TrafficModel(Protocol):
@@ -63,11 +62,17 @@ class SharedPresenceTraffic:
         # What is fixed in a city is drawn before anything whose amount depends on the slots: it is the same at every
         # step.
         popularity = [self._popularity(config, land_use.mixture, rng) for _ in config.services]
-        level = [service_level(config, clock, service, rng) for service in config.services]
+        habitual, weekly, slow = rng.spawn(3)  # which draw nothing from the stream itself
+        shape = habitual_day(config.habits, habitual)
+        level = [service_level(config, clock, service, rng, shape) for service in config.services]
+        if config.habits.weekday_log_std:
+            of_day = np.exp(config.habits.weekday_log_std * weekly.standard_normal(7))
+            level = [one * clock.slot_mean(of_day[clock.weekday]).astype(np.float32) for one in level]
         gatherings = _gatherings(config, clock, rng)
         association = coverage.association
         shared, city = self._common_noise(config, association.num_sectors, rng)
         surges = bursts(config, rng, association.num_sectors)
+        changes = slow_changes(config, slow, association.num_sectors)
         throughput = _throughput(coverage.sinr_db)
         activity = np.empty((config.num_steps, len(config.services), config.num_cells), np.float32)
         for number, service in enumerate(config.services):
@@ -79,7 +84,11 @@ class SharedPresenceTraffic:
             log_noise += np.float32(np.sqrt(config.noise_city_share)) * city
             log_noise *= np.float32(config.noise_log_std)
             log_noise += self._flicker(config, association.num_sectors, rng)
-            load = np.exp(log_noise.T) * surges[number]
+            if changes is not None:
+                log_noise += changes
+            load = np.ascontiguousarray(log_noise.T)  # whole rows are gathered from it
+            np.exp(load, out=load)
+            load *= surges[number]
             expected = association.average(load)
             demand = _blend(presence * level[number], land_use.mixture)
             demand *= density

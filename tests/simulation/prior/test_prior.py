@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from simmst.errors import ConfigError
-from simmst.simulation import Categorical, CityConfig, Dates, DomainPrior, LogUniform, TruncatedNormal, Uniform
-from simmst.simulation.prior.distributions import from_plain, to_plain
+from simmst.simulation import Categorical, CityConfig, Dates, DomainPrior, LogUniform, Mixture, TruncatedNormal, Uniform
+from simmst.simulation.prior.distributions import from_plain, level, sometimes, to_plain
 
 LAWS = [
     Uniform(-1.0, 3.0),
@@ -16,10 +16,12 @@ LAWS = [
     TruncatedNormal(1.0, 2.0, -1.0, 2.0),
     Categorical(("a", "b", "c"), (0.5, 0.25, 0.25)),
     Dates("2013-11-01", "2013-11-10"),
+    Mixture((Uniform(0.0, 1.0), LogUniform(1.0, 10.0)), (0.75, 0.25)),
+    sometimes(0.25, Uniform(1.0, 3.0)),
 ]
 
 
-@pytest.mark.parametrize("law", LAWS[:3], ids=lambda law: type(law).__name__)
+@pytest.mark.parametrize("law", [*LAWS[:3], LAWS[5]], ids=lambda law: type(law).__name__)
 def test_densities_integrate_to_one_and_match_the_draws(law):
     low, high = law.bounds
     grid = np.linspace(low, high, 20001)
@@ -37,6 +39,50 @@ def test_densities_integrate_to_one_and_match_the_draws(law):
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 def test_laws_survive_plain_values(law):
     assert from_plain("x", to_plain(law)) == law
+
+
+def test_what_some_cities_have():
+    law, rng = sometimes(0.25, Uniform(1.0, 3.0)), np.random.default_rng(0)
+    drawn = np.array([law.sample(rng) for _ in range(2000)])
+    assert np.mean(drawn == 0) == pytest.approx(0.75, abs=0.03)
+    assert law.log_prob(0.0) == pytest.approx(math.log(0.75))
+    assert law.log_prob(0.5) == -math.inf
+    assert law.bounds == (0.0, 3.0)
+
+
+def test_a_mixture_is_cut_to_an_interval_in_proportion():
+    law = Mixture((Uniform(0.0, 1.0), Uniform(1.0, 3.0), Uniform(5.0, 6.0)), (0.5, 0.25, 0.25))
+    cut = law.within(0.5, 2.0)
+    assert cut == Mixture((Uniform(0.5, 1.0), Uniform(1.0, 2.0)), (2 / 3, 1 / 3))
+    assert level(cut, 1.0) == pytest.approx(2 / 3)
+    assert law.within(8.0, 9.0).bounds == (8.0, 9.0), "where no law is, the first one moves"
+    narrowed = DomainPrior.default().narrow({"noise_log_std": (0.1, 0.2)})
+    assert narrowed.bounds()["noise_log_std"] == (0.1, 0.2)
+    with pytest.raises(ConfigError, match="no interval to narrow to"):
+        DomainPrior({"faults.dip_hour": Mixture((Categorical((1.0,)), Categorical((2.0,))), (0.5, 0.5))}).narrow(
+            {"faults.dip_hour": (1.0, 2.0)}
+        )
+
+
+def test_habits_and_faults_are_parameters_like_others():
+    prior = DomainPrior.default()
+    config = prior.sample(3, 4)
+    assert prior.values(config)["habits.day_shape"] == config.habits.day_shape
+    assert prior.values(config)["faults.dip_level"] == config.faults.dip_level
+    fixed = prior.sample(3, 4, faults={"dip_share": 1.0})
+    assert (fixed.faults.dip_share, fixed.faults.zero_share) == (1.0, 0.0)
+    assert fixed.habits == config.habits
+    constant = prior.narrow({"habits.day_shape": "early", "faults.zero_share": 0.1}).sample(3, 4)
+    assert (constant.habits.day_shape, constant.faults.zero_share) == ("early", 0.1)
+    for name in ("faults.dips", "habits.day_shape", "faults.dip_share"):
+        with pytest.raises(ConfigError, match=name):
+            DomainPrior({name: Categorical((7.0,))})
+
+
+def test_usual_cities_have_usual_habits_and_no_faults():
+    config = DomainPrior.usual().sample(1, 2)
+    assert config.habits == CityConfig().habits
+    assert not config.faults.any
 
 
 def test_categories_and_dates():

@@ -1,0 +1,56 @@
+"""Patches of other operators: read from files, and as usual as a city of the default prior, not of the usual one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simmst.errors import DataError
+from simmst.realism import compare, read_patches
+from simmst.simulation import DomainPrior
+
+
+def patches(name, days=5):
+    """The first days of a real file; the last two are for evaluation."""
+    path = Path(os.environ.get("SIMMST_DATA", "nowhere")) / f"{name}.npz"
+    if not path.is_file():
+        pytest.skip(f"SIMMST_DATA names no folder with {name}.npz")
+    return [patch.slice_steps(0, days * 1440 // patch.step_minutes) for patch in read_patches(path)]
+
+
+def test_patches_start_at_local_midnight_and_are_masked(tmp_path):
+    mask = np.ones((2, 3, 4), bool)
+    mask[0, 1, 2] = False
+    np.savez(tmp_path / "p.npz", traffic=np.ones((2, 96, 3, 4)), mask=mask, step_minutes=15)
+    first, second = read_patches(tmp_path / "p.npz", start="2020-03-02", timezone="Asia/Tokyo", service="call")
+    assert (first.step_minutes, first.num_cells, second.num_cells) == (15, 11, 12)
+    assert (str(first.time[0]), first.timezone, first.services) == ("2020-03-01T15:00:00", "Asia/Tokyo", ("call",))
+    assert np.isnan(first.activity[:, 0, 1, 2]).all()
+
+
+def test_files_that_hold_no_patches_are_named(tmp_path):
+    np.savez(tmp_path / "p.npz", traffic=np.ones((2, 96)))
+    with pytest.raises(DataError, match=r"p\.npz holds no patches: .*mask"):
+        read_patches(tmp_path / "p.npz")
+    np.savez(tmp_path / "p.npz", traffic=np.ones((2, 96)), mask=np.ones((2, 4)), step_minutes=15)
+    with pytest.raises(DataError, match=r"traffic \(2, 96\) and mask \(2, 4\) must be"):
+        read_patches(tmp_path / "p.npz")
+    with pytest.raises(DataError, match=r"none\.npz holds no patches"):
+        read_patches(tmp_path / "none.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shandong_12_patches_hourly", "nanjing_8_patches_15min"])
+def test_patches_lie_in_the_band_of_the_default_prior_alone(name):
+    real = patches(name)
+    files = compare(real, cities=60, seed=1).files
+    assert np.mean([len(file.outside) <= file.usual[1] for file in files]) > 0.8
+    for key in ("log_std_time", "night", "hours_1", "hours_24", "roughness"):
+        rows = [row for file in files for row in file.rows if row.statistic.key == key]
+        low, value, high = (np.median([getattr(row, end) for row in rows]) for end in ("low", "real", "high"))
+        assert low <= value <= high, key
+    usual = compare(real[:3], cities=40, seed=1, prior=DomainPrior.usual()).files
+    assert all("night" in {row.statistic.key for row in file.outside} for file in usual)
