@@ -13,7 +13,8 @@ from typing import Any
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    A reader sees the old file or the new one, never a part of it; when `write` fails nothing is left behind.
+    A reader sees the old file or the new one, never a part of it; when `write` fails nothing is left behind. A symbolic
+    link stays, and the file that it points to is replaced; pipes and devices are written to as they are.
 
     Args:
         path: the target; its folder is made when missing.
@@ -29,10 +30,15 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         >>> [entry.name for entry in folder.iterdir()]
         ['a.txt']
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = target = Path(path)
+    if path.is_symlink():
+        target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        write(target)
+        return path
     # the name starts with a dot and ends in the target's suffix, which some writers take their format from
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,7 +49,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -16,6 +16,8 @@ import pytest
 
 import simmst
 from simmst import jobs
+from simmst.commands import output
+from simmst.commands.command import Command
 from simmst.commands.main import COMMANDS, main
 from simmst.simulation import surrogate_city
 from simmst.training import RunFolder
@@ -92,6 +94,19 @@ def test_help_names_every_command(capsys):
     text = helped(capsys, "--help")
     assert "Forecast cellular traffic with Sim-MSTNet." in text
     assert all(re.search(rf"^ +{name} +\w", text, re.MULTILINE) for name in COMMANDS)
+
+
+def test_a_command_of_ones_own(monkeypatch, capsys):
+    def run(options):
+        output.tell(f"hello {options.name}")
+
+    hello = Command("hello", "[--name NAME]", brief="greet", about="Greet somebody.", run=run)
+    own = dataclasses.replace(hello, add_arguments=lambda parser: parser.add_argument("--name", default="you"))
+    monkeypatch.setitem(COMMANDS, "hello", own)
+    assert re.search(r"^ +hello +greet$", helped(capsys, "--help"), re.MULTILINE)
+    assert helped(capsys, "hello", "--help").startswith("usage: simmst hello [--name NAME]")
+    assert main(["hello", "--name", "Ada"]) == 0
+    assert capsys.readouterr().out == "hello Ada\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
