@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from simmst.core.memory import Memory
 from simmst.errors import ConfigError
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | torch.Tensor
@@ -23,6 +24,7 @@ class Batch(NamedTuple):
         mask: bool (B, n, n), True inside the city.
         target: float32 (B, T_out, K), the centre cell.
         index: int64 (B,), the samples' numbers.
+        days: as in `Memory`, like all that follow; None where the windows have no memory.
     """
 
     values: torch.Tensor
@@ -30,20 +32,33 @@ class Batch(NamedTuple):
     mask: torch.Tensor
     target: torch.Tensor
     index: torch.Tensor  # type: ignore[assignment]  # a field of this name hides tuple.index
+    days: torch.Tensor | None = None
+    same_day: torch.Tensor | None = None
+    usual: torch.Tensor | None = None
+    city: torch.Tensor | None = None
+    level: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
+    context: torch.Tensor | None = None
+    steps_per_day: torch.Tensor | None = None
+
+    @property
+    def memory(self) -> Memory | None:
+        """The memory of the samples; None where the windows have none."""
+        return None if self.days is None else Memory(*self[5:])  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))
 
 
 def concat_batches(batches: Iterable[Batch]) -> Batch:
     """Return batches one after the other as one; there must be at least one."""
-    return Batch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))
+    return Batch(*(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*batches, strict=True)))
 
 
 def index_batch(batch: Batch, rows: torch.Tensor) -> Batch:
     """Return some rows of a batch, int64 (R,), in that order."""
-    return Batch(*(tensor[rows] for tensor in batch))
+    return Batch(*(None if tensor is None else tensor[rows] for tensor in batch))
 
 
 class WindowSource(Protocol):
@@ -128,10 +143,11 @@ def gather_from(sources: Sequence[WindowSource], index: np.ndarray) -> Batch:
     pieces = [sources[int(number)].batch(index[rows] - starts[number]) for number, rows in asked]
     whole = pieces[0]
     if len(pieces) > 1:
-        whole = Batch(*(tensor.new_empty((len(index), *tensor.shape[1:])) for tensor in whole))
+        whole = Batch(*(None if x is None else x.new_empty((len(index), *x.shape[1:])) for x in whole))
         for (_, rows), piece in zip(asked, pieces, strict=True):
             for tensor, part in zip(whole, piece, strict=True):
-                tensor.numpy()[rows] = part.numpy()  # several times as fast as torch's indexed writes
+                if tensor is not None and part is not None:
+                    tensor.numpy()[rows] = part.numpy()  # several times as fast as torch's indexed writes
     return whole._replace(index=torch.from_numpy(index))
 
 

@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from simmst.core.memory import MAX_CONTEXT_DAYS
 from simmst.data.batch import Batch, Indices, WindowSource, as_index, gather_from
-from simmst.data.calendar import calendar_features
+from simmst.data.calendar import calendar_features, weekday
 from simmst.data.dataset import TrafficDataset
+from simmst.data.memory import SeriesMemory
 from simmst.data.scaler import Scaler
 from simmst.errors import ConfigError, DataError
 
@@ -26,6 +28,8 @@ class WindowSpec:
         horizon: T_out, number of target slots.
         offsets: input slots relative to the first target slot, ascending, all negative; T_in of them.
         neighbourhood: n, odd; inputs are the n x n cells around the target cell.
+        memory_days: L, days before the origin whose slots are in a sample's `Memory`, masked where the series does not
+            reach; 0 leaves the memory out.
 
     Raises:
         ConfigError: a value is out of range.
@@ -38,8 +42,11 @@ class WindowSpec:
     horizon: int
     offsets: tuple[int, ...]
     neighbourhood: int = 5
+    memory_days: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.memory_days <= MAX_CONTEXT_DAYS:
+            raise ConfigError(f"memory_days must lie between 0 and {MAX_CONTEXT_DAYS}, got {self.memory_days}")
         if self.horizon < 1:
             raise ConfigError(f"horizon must be at least 1, got {self.horizon}")
         if (
@@ -53,7 +60,15 @@ class WindowSpec:
 
     @classmethod
     def recent(
-        cls, horizon: int, recent: int, *, daily: int = 0, weekly: int = 0, steps_per_day: int, neighbourhood: int = 5
+        cls,
+        horizon: int,
+        recent: int,
+        *,
+        daily: int = 0,
+        weekly: int = 0,
+        steps_per_day: int,
+        neighbourhood: int = 5,
+        memory_days: int = 0,
     ) -> WindowSpec:
         """The last `recent` slots, and the target's slots of `daily` previous days and `weekly` previous weeks.
 
@@ -68,7 +83,7 @@ class WindowSpec:
         lags = [d * steps_per_day for d in range(1, daily + 1)] + [w * 7 * steps_per_day for w in range(1, weekly + 1)]
         for lag in lags:
             offsets.update(step - lag for step in range(horizon) if step < lag)
-        return cls(horizon, tuple(sorted(offsets)), neighbourhood)
+        return cls(horizon, tuple(sorted(offsets)), neighbourhood, memory_days)
 
     @property
     def input_length(self) -> int:
@@ -94,6 +109,7 @@ class Windows(WindowSource):
         spec: the window.
         scaler: fitted on training slots.
         steps: consecutive slots that may be targets.
+        context_days: days of the series before an origin that its memory may know; None takes ``spec.memory_days``.
 
     Attributes:
         origins: int64 (O,).
@@ -112,7 +128,15 @@ class Windows(WindowSource):
         (369, torch.Size([2, 6, 1, 3, 3]))
     """
 
-    def __init__(self, dataset: TrafficDataset, spec: WindowSpec, scaler: Scaler, *, steps: range) -> None:
+    def __init__(
+        self,
+        dataset: TrafficDataset,
+        spec: WindowSpec,
+        scaler: Scaler,
+        *,
+        steps: range,
+        context_days: int | None = None,
+    ) -> None:
         if steps.step != 1 or steps.start < 0:
             raise DataError(f"steps must be consecutive slots from 0 on, got {steps}")
         self.dataset = dataset
@@ -126,13 +150,30 @@ class Windows(WindowSource):
         self._offsets = np.array(spec.offsets, dtype=np.int64)
         self._ahead = np.arange(spec.horizon, dtype=np.int64)
         # Only the slots that some window touches are scaled and kept.
-        self._first = int(self.origins[0]) - spec.reach
+        context = spec.memory_days if context_days is None else context_days
+        if context > spec.memory_days:
+            raise ConfigError(f"context_days is {context}; the windows have a memory of {spec.memory_days} days")
+        reach = max(spec.reach, context * dataset.steps_per_day)
+        self._first = max(int(self.origins[0]) - reach, 0)
         self._last = int(self.origins[-1]) + spec.horizon
         start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
         seconds = start + np.arange(self._last - self._first) * dataset.step_minutes * 60
         self._marks = calendar_features(seconds.astype("datetime64[s]"), dataset.timezone, dataset.country)
         self._values = self._scaled()  # (t, K, H + 2p, W + 2p) on grids, (t, K, W) for points
         self._patches, self._masks = self._views()
+        self._memory = None
+        if spec.memory_days:
+            self._memory = SeriesMemory(
+                self._values,
+                self._marks,
+                weekday(seconds.astype("datetime64[s]"), dataset.timezone),
+                origins=self.origins - self._first,
+                offsets=self._offsets,
+                horizon=spec.horizon,
+                days=spec.memory_days,
+                context_days=context,
+                steps_per_day=dataset.steps_per_day,
+            )
 
     def __len__(self) -> int:
         return self.num_origins * self.num_cells
@@ -165,7 +206,24 @@ class Windows(WindowSource):
             mask = self._masks[row, col]
             target = self._values[ahead, :, row[:, None] + p, col[:, None] + p]
         marks = self._marks[np.concatenate([past, ahead], axis=1)]
-        return Batch(*map(torch.from_numpy, map(np.ascontiguousarray, (values, marks, mask, target, index))))
+        arrays = (values, marks, mask, target, index, *self._recall(origin, row, col))
+        return Batch(*map(torch.from_numpy, map(np.ascontiguousarray, arrays)))
+
+    def _recall(self, origin: np.ndarray, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The memory of samples, or nothing where the windows have none."""
+        if self._memory is None:
+            return ()
+        n, p = self.spec.neighbourhood, self.spec.neighbourhood // 2
+        if self._patches is not None:
+            around = np.arange(n)
+            patch = (row[:, None, None] + around[:, None], col[:, None, None] + around)
+            return self._memory.gather(origin - self._first, (row + p, col + p), patch)
+        recalled = list(self._memory.gather(origin - self._first, (col,), (col[:, None, None],)))
+        for place in (2, 4, 5):  # usual, level and spread know no neighbours
+            alone = np.full((*recalled[place].shape[:-2], n, n), np.nan, dtype=np.float32)
+            alone[..., p, p] = recalled[place][..., 0, 0]
+            recalled[place] = alone
+        return tuple(recalled)
 
     def raw_target(self, indices: Indices) -> np.ndarray:
         """Targets in raw units, float32 (B, T_out, K); NaN = missing or beyond the end of the series."""

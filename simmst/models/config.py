@@ -11,7 +11,6 @@ from typing import Any
 from simmst.errors import ConfigError
 from simmst.ops.backends import BACKENDS
 
-WINDOW_NORMS = ("standard", "none")
 TASK_WEIGHTS = ("loss_share", "average")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -34,13 +33,13 @@ class SimMSTNetConfig:
         num_marks: calendar features of a step, M.
         width: features of a token.
         num_heads: heads of every attention; divides the width.
-        encoder_layers: layers of each task's temporal encoder.
-        decoder_layers: layers of each task's decoder.
+        encoder_layers: layers of the temporal encoder.
+        decoder_layers: layers of the decoder.
         feedforward: hidden width of the feed-forward parts and of the task MLPs.
         factor: ProbSparse's factor, which sets the samples per query and the queries given real attention.
         dropout: probability of dropping a feature while training.
-        window_norm: ``"standard"`` standardises every window by its own observed mean and deviation, ``"none"`` leaves
-            the scale of the input.
+        memory_days: previous days whose slots the model is told, L.
+        spatial_steps: latest input steps that the spatial branch sees.
         interaction: whether tasks exchange features (False is the ablation oInter).
         spatial: whether the spatial branch is there (False is the ablation oSpatial).
         task_weights: ``"loss_share"`` (Sim-MSTNet, Eq. 13-14) or ``"average"`` (the ablation Average).
@@ -63,19 +62,20 @@ class SimMSTNetConfig:
     """
 
     services: tuple[str, ...] = ("call", "sms", "internet")
-    input_length: int = 36
+    input_length: int = 24
     horizon: int = 6
     label_length: int = 12
     neighbourhood: int = 5
     num_marks: int = 8
     width: int = 32
     num_heads: int = 2
-    encoder_layers: int = 2
+    encoder_layers: int = 1
     decoder_layers: int = 1
-    feedforward: int = 64
+    feedforward: int = 128
     factor: int = 5
     dropout: float = 0.1
-    window_norm: str = "standard"
+    memory_days: int = 28
+    spatial_steps: int = 6
     interaction: bool = True
     spatial: bool = True
     task_weights: str = "loss_share"
@@ -86,7 +86,7 @@ class SimMSTNetConfig:
         self._check_services()
         for name in ("input_length", "horizon", "neighbourhood", "width", "num_heads", "encoder_layers"):
             self._check_integer(name, 1)
-        for name in ("decoder_layers", "feedforward", "factor"):
+        for name in ("decoder_layers", "feedforward", "factor", "memory_days", "spatial_steps"):
             self._check_integer(name, 1)
         for name in ("label_length", "num_marks"):
             self._check_integer(name, 0)
@@ -103,7 +103,6 @@ class SimMSTNetConfig:
         for name in ("interaction", "spatial", "highway"):
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
-        self._check_choice("window_norm", WINDOW_NORMS)
         self._check_choice("task_weights", TASK_WEIGHTS)
         if self.backend is not None:
             self._check_choice("backend", BACKENDS, "None or one of ")

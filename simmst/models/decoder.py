@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from simmst.models.config import SimMSTNetConfig
+from simmst.models.context import NUM_FEATURES, Context
+from simmst.models.day_attention import NUM_DISTANCES, Recollection
 from simmst.models.dropout import FeatureDropout
 from simmst.models.embedding import SeriesEmbedding
+from simmst.models.quantiles import QuantileHead
 from simmst.models.temporal_encoder import FeedForward
 from simmst.nn.prob_sparse_attention import ProbSparseAttention
+
+_EVERY_QUERY = 10_000  # a factor that gives every query of any horizon real attention
 
 
 class DecoderLayer(nn.Module):
@@ -20,16 +26,16 @@ class DecoderLayer(nn.Module):
 
     Example:
         >>> import torch
-        >>> layer = DecoderLayer(SimMSTNetConfig(width=8, num_heads=2), length=6).eval()
+        >>> layer = DecoderLayer(SimMSTNetConfig(width=8, num_heads=2)).eval()
         >>> layer(torch.zeros(4, 6, 8), torch.zeros(4, 12, 8)).shape
         torch.Size([4, 6, 8])
     """
 
-    def __init__(self, config: SimMSTNetConfig, length: int) -> None:
+    def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
         width, heads, backend = config.width, config.num_heads, config.backend
         self.self_attention_norm = nn.LayerNorm(width)
-        self.self_attention = ProbSparseAttention(width, heads, factor=length, is_causal=True, backend=backend)
+        self.self_attention = ProbSparseAttention(width, heads, factor=_EVERY_QUERY, is_causal=True, backend=backend)
         self.cross_attention_norm = nn.LayerNorm(width)
         self.cross_attention = ProbSparseAttention(width, heads, factor=config.factor, backend=backend)
         self.feed_forward_norm = nn.LayerNorm(width)
@@ -51,50 +57,102 @@ class DecoderLayer(nn.Module):
         return decoded
 
 
-class Decoder(nn.Module):
-    """Forecast one task from its fused features in one pass, on the window's own scale (Sim-MSTNet, Eq. 12).
+class TargetEmbedding(nn.Module):
+    """Embed the slots to forecast by what they were on the days before, in place of the zeros of Eq. 12.
 
-    The decoder's input is the last ``label_length`` values and zeros for the steps to forecast, embedded with their
-    calendar features and positions (Informer, Zhou et al. 2021).
+    Each slot is told what is remembered of it, the calendar, how far ahead it lies, the latest values and differences
+    from usual of the target cell and of the city, and the context; a residual MLP makes a vector of it.
 
     Args:
         config: the model's configuration.
-        num_features: features of the window's level and spread, F.
-
-    Example:
-        >>> import torch
-        >>> decoder = Decoder(SimMSTNetConfig(horizon=2, label_length=4, num_marks=3, width=8, num_heads=2), 0)
-        >>> memory, label = torch.zeros(5, 36, 8), torch.zeros(5, 4)
-        >>> decoder(memory, label, label + 1, torch.zeros(5, 6, 3), torch.zeros(5, 0)).shape
-        torch.Size([5, 2])
+        num_recalled: features of what is remembered of a slot.
     """
 
-    def __init__(self, config: SimMSTNetConfig, num_features: int) -> None:
+    def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
+        super().__init__()
+        hidden = config.feedforward
+        self.slot = nn.Linear(num_recalled + config.num_marks + NUM_DISTANCES, hidden)
+        self.latest = nn.Linear(4 * config.input_length + NUM_FEATURES + config.width, hidden, bias=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            for _ in range(2)
+        )
+        self.dropout = FeatureDropout(config.dropout)
+
+    def forward(
+        self, context: Context, recalled: Recollection, marks: Tensor, ahead: Tensor, task: Tensor
+    ) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            context: the windows, N series.
+            recalled: of the slots to forecast.
+            marks: (N, T_out, M).
+            ahead: (N, T_out, 4), their distances.
+            task: (N, C), the embedding of each series' task.
+
+        Returns:
+            (N, T_out, feedforward).
+        """
+        latest = (context.series, context.unusual, context.city, context.observed, context.features, task)
+        hidden: Tensor = self.slot(torch.cat((recalled.features, marks, ahead), dim=-1))
+        hidden = functional.gelu(hidden + self.latest(torch.cat(latest, dim=-1))[:, None])
+        for block in self.blocks:
+            hidden = hidden + self.dropout(block(hidden))
+        return hidden
+
+
+class Decoder(nn.Module):
+    """Forecast the tasks from their fused features in one pass (Sim-MSTNet, Eq. 12).
+
+    The decoder's input is the last ``label_length`` values, embedded like the encoder's, and the slots to forecast,
+    each embedded by what it was on the days before (`TargetEmbedding`). There are no learned positions among the slots
+    to forecast, so one set of weights serves any horizon.
+
+    Args:
+        config: the model's configuration.
+        num_recalled: features of what is remembered of a slot.
+    """
+
+    def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
         super().__init__()
         self.horizon = config.horizon
-        length = config.label_length + config.horizon
-        self.embedding = SeriesEmbedding(length, config.width, config.num_marks, num_features, config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config, length) for _ in range(config.decoder_layers))
+        self.target = TargetEmbedding(config, num_recalled)
+        self.token = nn.Linear(config.feedforward, config.width)
+        self.label = SeriesEmbedding(
+            config.label_length, config.width, config.num_marks, NUM_FEATURES, config.dropout
+        )
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, 1)
+        self.hidden = nn.Linear(config.width, config.feedforward)
+        self.head = QuantileHead(config.feedforward)
 
-    def forward(self, memory: Tensor, label: Tensor, observed: Tensor, marks: Tensor, features: Tensor) -> Tensor:
+    def forward(
+        self, fused: Tensor, context: Context, recalled: Recollection, marks: Tensor, ahead: Tensor, task: Tensor
+    ) -> Tensor:
         """Forecast a batch.
 
         Args:
-            memory: (B, T_in, C), the fused features.
-            label: (B, label_length), the last values, zero where missing.
-            observed: (B, label_length), one where observed.
-            marks: (B, label_length + T_out, M).
-            features: (B, F).
+            fused: (N, T_in, C), the fused features.
+            context: the windows, N series.
+            recalled: of the slots to forecast.
+            marks: (N, label_length + T_out, M).
+            ahead: (N, T_out, 4), how far ahead the slots to forecast are.
+            task: (N, C), the embedding of each series' task.
 
         Returns:
-            (B, T_out).
+            (N, T_out, Q), quantiles relative to what is remembered.
         """
-        future = (0, self.horizon)
-        tokens = self.embedding(functional.pad(label, future), functional.pad(observed, future), marks, features)
+        horizon = ahead.shape[1]
+        remembered = self.target(context, recalled, marks[:, -horizon:], ahead, task)
+        tokens = self.token(remembered)
+        label = marks.shape[1] - horizon
+        if label:
+            channels = torch.stack((context.series, context.unusual, context.observed), dim=-1)[:, -label:]
+            tokens = torch.cat((self.label(channels, marks[:, :label], context.features, task), tokens), dim=1)
         for layer in self.layers[:-1]:
-            tokens = layer(tokens, memory)
-        # Of the last layer only the steps to forecast are wanted.
-        forecast: Tensor = self.head(self.norm(self.layers[-1](tokens, memory, keep=self.horizon)))
-        return forecast.squeeze(-1)
+            tokens = layer(tokens, fused)
+        # Of the last layer only the slots to forecast are wanted.
+        decoded = self.norm(self.layers[-1](tokens, fused, keep=horizon))
+        quantiles: Tensor = self.head(remembered + self.hidden(decoded))
+        return quantiles

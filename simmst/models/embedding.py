@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from simmst.models.dropout import FeatureDropout
 
+CHANNELS = 3
+
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
     """Return the sinusoidal position table (length, width) of Vaswani et al. 2017.
@@ -26,51 +28,50 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 
 class SeriesEmbedding(nn.Module):
-    r"""Embed a series: value + external time + position (Sim-MSTNet, Eq. 9), and the window's level and spread.
+    r"""Embed a series: value + external time + position (Sim-MSTNet, Eq. 9), and what is known of the whole series.
 
-    .. math:: e_t = W_x [z_t, o_t] + b + W_m m_t + p_t + W_f f
+    .. math:: e_t = W_x [z_t, u_t, o_t] + b + W_m m_t + p_t + W_f f + e_k
 
-    with :math:`z_t` the normalised value, :math:`o_t` one where it was observed, :math:`m_t` the calendar features,
-    :math:`p_t` the position and :math:`f` the level and log spread of the window. Positions start at the sinusoids and
-    are learned: steps of a window need not be evenly spaced (recent steps and the same hours of previous days).
+    with :math:`z_t` the value relative to the series' level, :math:`u_t` its difference from the same slot of the days
+    before, :math:`o_t` one where it was observed, :math:`m_t` the calendar features, :math:`p_t` the position,
+    :math:`f` the features of the context and :math:`e_k` the embedding of the task. Positions start at the sinusoids
+    and are learned: slots of a window need not be evenly spaced.
 
     Args:
         length: tokens of a series, T.
         width: features of a token, C.
         num_marks: calendar features, M; 0 leaves that term out.
-        num_features: features of the window, F; 0 leaves that term out.
+        num_features: features of the context, F.
         dropout: probability of dropping a feature while training.
 
     Example:
         >>> embed = SeriesEmbedding(length=4, width=8, num_marks=3, num_features=2)
-        >>> embed(torch.zeros(5, 4), torch.ones(5, 4), torch.zeros(5, 4, 3), torch.zeros(5, 2)).shape
+        >>> embed(torch.zeros(5, 4, 3), torch.zeros(5, 4, 3), torch.zeros(5, 2), torch.zeros(5, 8)).shape
         torch.Size([5, 4, 8])
     """
 
     def __init__(self, length: int, width: int, num_marks: int, num_features: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.value = nn.Linear(2, width)
+        self.value = nn.Linear(CHANNELS, width)
         self.marks = nn.Linear(num_marks, width, bias=False) if num_marks else None
-        self.level = nn.Linear(num_features, width, bias=False) if num_features else None
+        self.context = nn.Linear(num_features, width, bias=False)
         self.position = nn.Parameter(sinusoidal_positions(length, width))
         self.dropout = FeatureDropout(dropout)
 
-    def forward(self, values: Tensor, observed: Tensor, marks: Tensor, features: Tensor) -> Tensor:
+    def forward(self, channels: Tensor, marks: Tensor, features: Tensor, task: Tensor) -> Tensor:
         """Embed a batch of series.
 
         Args:
-            values: (B, T), zero where missing.
-            observed: (B, T), one where observed.
-            marks: (B, T, M).
-            features: (B, F).
+            channels: (N, T, 3), value, difference from usual, observed; zero where missing.
+            marks: (N, T, M).
+            features: (N, F).
+            task: (N, C), the embedding of each series' task.
 
         Returns:
-            Tokens (B, T, C).
+            Tokens (N, T, C).
         """
-        tokens: Tensor = self.value(torch.stack((values, observed), dim=-1)) + self.position
+        tokens: Tensor = self.value(channels) + self.position
         if self.marks is not None:
             tokens = tokens + self.marks(marks)
-        if self.level is not None:
-            tokens = tokens + self.level(features)[:, None]
-        dropped: Tensor = self.dropout(tokens)
+        dropped: Tensor = self.dropout(tokens + (self.context(features) + task)[:, None])
         return dropped

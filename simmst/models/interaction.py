@@ -1,8 +1,7 @@
-"""What tasks exchange, and the task MLPs that fuse a task's temporal and spatial features (Sim-MSTNet, Eq. 11)."""
+"""What tasks exchange, and the task MLP that fuses a task's temporal and spatial features (Sim-MSTNet, Eq. 11)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,37 +13,44 @@ from simmst.nn.task_interaction import TaskInteraction
 class FeatureInteraction(nn.Module):
     """Attention over the concatenated features of all tasks, temporal and spatial apart (Sim-MSTNet, Eq. 11).
 
-    Each of the two has its own residual and LayerNorm. A learned task embedding is added before it: attention over a
-    set of tokens could not tell otherwise whose they are.
+    Each of the two has its own residual and LayerNorm. The embedding of its task is added to every token before it:
+    attention over a set could not tell otherwise whose they are. A task of which nothing is observed is seen by no
+    other, as if it were not there.
 
     Example:
+        >>> import torch
         >>> exchange = FeatureInteraction(SimMSTNetConfig(width=8, num_heads=2))
-        >>> temporal, spatial = exchange(torch.zeros(4, 3, 12, 8), torch.zeros(4, 3, 1, 8))
+        >>> tokens, patch, task = torch.zeros(4, 3, 12, 8), torch.zeros(4, 3, 1, 8), torch.zeros(4, 3, 8)
+        >>> temporal, spatial = exchange(tokens, patch, task, torch.zeros(4, 3, dtype=torch.bool))
         >>> temporal.shape, spatial.shape
         (torch.Size([4, 3, 12, 8]), torch.Size([4, 3, 1, 8]))
     """
 
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
-        self.task = nn.Parameter(0.1 * torch.randn(config.num_tasks, 1, config.width))
         self.temporal = TaskInteraction(config.width, config.num_heads, backend=config.backend)
         self.spatial = (
             TaskInteraction(config.width, config.num_heads, backend=config.backend) if config.spatial else None
         )
 
-    def forward(self, temporal: Tensor, spatial: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, temporal: Tensor, spatial: Tensor | None, task: Tensor, absent: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Exchange features.
 
         Args:
             temporal: (B, K, T_in, C).
             spatial: (B, K, 1, C), or None without a spatial branch.
+            task: (B, K, C), the tasks' embeddings.
+            absent: (B, K) bool, True where nothing of a task is observed.
 
         Returns:
             The same two, each task's tokens having seen every task's.
         """
-        temporal = self.temporal(temporal + self.task)
+        task = task[:, :, None]
+        temporal = self.temporal(temporal + task, absent[:, :, None].expand(temporal.shape[:3]))
         if self.spatial is not None and spatial is not None:
-            spatial = self.spatial(spatial + self.task)
+            spatial = self.spatial(spatial + task, absent[:, :, None].expand(spatial.shape[:3]))
         return temporal, spatial
 
 
@@ -56,6 +62,7 @@ class TaskMLP(nn.Module):
     which is an MLP over the concatenation :math:`[h_t; s]`, with the spatial half computed once.
 
     Example:
+        >>> import torch
         >>> fuse = TaskMLP(SimMSTNetConfig(width=8, num_heads=2))
         >>> fuse(torch.zeros(4, 12, 8), torch.zeros(4, 1, 8)).shape
         torch.Size([4, 12, 8])
@@ -70,7 +77,7 @@ class TaskMLP(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, temporal: Tensor, spatial: Tensor | None) -> Tensor:
-        """Fuse temporal tokens (B, T_in, C) and the spatial token (B, 1, C) into (B, T_in, C)."""
+        """Fuse temporal tokens (N, T_in, C) and the spatial token (N, 1, C) into (N, T_in, C)."""
         hidden = self.temporal(temporal)
         if self.spatial is not None and spatial is not None:
             hidden = hidden + self.spatial(spatial)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from simmst.core.memory import Memory
 from simmst.errors import ConfigError
 from simmst.models.config import SimMSTNetConfig
+from simmst.models.context import NUM_FEATURES, Context, no_memory, relate
+from simmst.models.day_attention import DayAttention, Recollection, distances
 from simmst.models.decoder import Decoder
 from simmst.models.embedding import SeriesEmbedding
 from simmst.models.highway import Highway
 from simmst.models.interaction import FeatureInteraction, TaskMLP
+from simmst.models.quantiles import MEDIAN
 from simmst.models.spatial_branch import SpatialBranch
 from simmst.models.task_weights import TaskWeights
+from simmst.models.tasks import TaskEmbedding
 from simmst.models.temporal_encoder import TemporalEncoder
-from simmst.models.window_norm import NormalisedWindow, WindowNorm
 
 
 class SimMSTNet(nn.Module):
     """Forecast the services of a cell from their past on its neighbourhood and from the calendar (Sim-MSTNet).
 
     Each task (service) has a temporal branch over the target cell's series (Eq. 9) and a spatial branch over the
-    neighbourhood (Eq. 10); tasks exchange features and fuse the two (Eq. 11); each has a decoder (Eq. 12). A linear
-    autoregression is added, and the sum is mapped back to the input's scale with the target cell's own level and
-    spread. ``task_weights`` holds the weights of the task losses (Eq. 13-14).
+    neighbourhood (Eq. 10); tasks exchange features and fuse the two (Eq. 11); a decoder forecasts each (Eq. 12). Every
+    series is taken relative to its level over the whole context, and the slots to forecast are told what they were on
+    the days before (`DayAttention`); the forecast is a difference from that. A linear autoregression is added. All
+    tasks share their weights and are told apart by a learned embedding: they run side by side in one pass, and weights
+    learned on some services serve others. ``task_weights`` holds the weights of the task losses (Eq. 13-14).
 
     Args:
         config: shape and switches; its ``ablation`` gives the paper's ablations.
@@ -39,54 +45,66 @@ class SimMSTNet(nn.Module):
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
         self.config = config
-        tasks = range(config.num_tasks)
-        self.window_norm = WindowNorm(config.window_norm)
-        num_features = self.window_norm.num_features
-        self.embeddings = nn.ModuleList(
-            SeriesEmbedding(config.input_length, config.width, config.num_marks, num_features, config.dropout)
-            for _ in tasks
+        self.tasks = TaskEmbedding(config.services, config.width)
+        self.day_attention = DayAttention(config)
+        num_recalled = self.day_attention.num_features
+        self.embedding = SeriesEmbedding(
+            config.input_length, config.width, config.num_marks, NUM_FEATURES, config.dropout
         )
-        self.encoders = nn.ModuleList(TemporalEncoder(config) for _ in tasks)
-        self.spatial = nn.ModuleList(SpatialBranch(config, num_features) for _ in tasks) if config.spatial else None
+        self.encoder = TemporalEncoder(config)
+        self.spatial = SpatialBranch(config) if config.spatial else None
         self.interaction = FeatureInteraction(config) if config.interaction else None
-        self.fusion = nn.ModuleList(TaskMLP(config) for _ in tasks)
-        self.decoders = nn.ModuleList(Decoder(config, num_features) for _ in tasks)
-        self.highway = Highway(config, num_features) if config.highway else None
+        self.fusion = TaskMLP(config)
+        self.decoder = Decoder(config, num_recalled)
+        self.highway = Highway(config, num_recalled) if config.highway else None
         self.task_weights = TaskWeights(config.num_tasks, config.task_weights)
 
-    def forward(self, values: Tensor, marks: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        marks: Tensor,
+        *,
+        mask: Tensor | None = None,
+        memory: Memory | None = None,
+        quantiles: bool = False,
+    ) -> Tensor:
         """Forecast the target cell, the centre of the neighbourhood.
 
         Args:
             values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing; float32 or float64, as the parameters.
             marks: (B, T_in + T_out, M), calendar features of the input steps and the steps to forecast.
             mask: (B, H, W) bool, False outside the city; None when every cell is inside.
+            memory: what is known of the days before, as `simmst.data.Windows` gives it; None where nothing is.
+            quantiles: return the quantiles at `simmst.models.LEVELS` instead of the median alone.
 
         Returns:
-            (B, T_out, K) on the scale of ``values``.
+            (B, T_out, K) on the scale of ``values``, the medians; or (B, T_out, K, Q), ascending in Q.
 
         Raises:
             ValueError: a shape does not fit the configuration.
             TypeError: a dtype does not.
         """
-        self._check(values, marks, mask)
-        if mask is None:
-            mask = values.new_ones(values.shape[:1] + values.shape[3:], dtype=torch.bool)
-        window = self.window_norm(values, mask)
-        centre = self.config.neighbourhood // 2
-        series, observed = window.values[..., centre, centre], window.observed[..., centre, centre]
-        features = window.features[..., centre, centre]
-        fused = self._fuse(*self._encode(window, series, observed, features, marks, mask))
-        forecast = self._decode(fused, series, observed, features, marks)
+        context, mask = self._relate(values, marks, mask, memory)
+        batch, tasks = len(values), self.config.num_tasks
+        marks = marks.repeat_interleave(tasks, dim=0)
+        ahead = distances(context, self.config.horizon)
+        future = marks[:, -self.config.horizon :]
+        recalled = self.day_attention(context, future)
+        task = self.tasks(batch)
+        fused = self._encode(context, marks, mask, task)
+        start = self.config.input_length - self.config.label_length
+        forecast = self.decoder(fused, context, recalled, marks[:, start:], ahead, task)
         if self.highway is not None:
-            forecast = self.highway(series, features, marks[:, -self.config.horizon :], forecast)
-        level, spread = window.level[..., centre, centre], window.spread[..., centre, centre]
-        restored: Tensor = level[:, None] + spread[:, None] * forecast
-        return restored
+            forecast = forecast + self.highway(context, recalled, future, ahead[..., 0])[..., None]
+        forecast = forecast + (recalled.base + context.level[:, None])[..., None]
+        restored: Tensor = forecast.unflatten(0, (batch, tasks)).transpose(1, 2)  # (B, T_out, K, Q)
+        return restored if quantiles else restored[..., MEDIAN]
 
     @torch.no_grad()
-    def fit_highway(self, values: Tensor, marks: Tensor, target: Tensor, *, ridge: float = 1e-3) -> None:
-        """Start the autoregression at its least-squares solution instead of persistence.
+    def fit_highway(
+        self, values: Tensor, marks: Tensor, target: Tensor, *, memory: Memory | None = None, ridge: float = 1e-3
+    ) -> None:
+        """Start the autoregression at its least-squares solution instead of the mean of the days before.
 
         Gradient steps take thousands of updates to get where the normal equations get at once. Errors count on the
         scale of ``values``.
@@ -95,6 +113,7 @@ class SimMSTNet(nn.Module):
             values: (B, T_in, K, H, W), as in ``forward``; some thousand training windows are plenty.
             marks: (B, T_in + T_out, M).
             target: (B, T_out, K) on the scale of ``values``, NaN = missing.
+            memory: as in ``forward``.
             ridge: penalty on the change from the present coefficients, relative to the mean square of an input.
 
         Raises:
@@ -103,53 +122,70 @@ class SimMSTNet(nn.Module):
         """
         if self.highway is None:
             raise ConfigError("highway is False, so there is no autoregression to fit; set highway=True")
-        self._check(values, marks, None)
         wanted = (len(values), self.config.horizon, self.config.num_tasks)
         if tuple(target.shape) != wanted:
             raise ValueError(f"target is {tuple(target.shape)}; it must be (B, T_out, K) = {wanted}")
-        centre = self.config.neighbourhood // 2
-        window = self.window_norm(values[..., centre : centre + 1, centre : centre + 1])
-        series, features = window.values[..., 0, 0], window.features[..., 0, 0]
-        level, spread = window.level[..., 0, 0], window.spread[..., 0, 0]
-        normalised = (target - level[:, None]) / spread[:, None]
-        self.highway.fit(series, features, marks[:, -self.config.horizon :], normalised, spread.square(), ridge)
+        context, _ = self._relate(values, marks, None, memory)
+        future = marks[:, -self.config.horizon :].repeat_interleave(self.config.num_tasks, dim=0)
+        recalled = self.day_attention(context, future)
+        distance = distances(context, self.config.horizon)[..., 0]
+        present = self.highway(context, recalled, future, distance) + recalled.base + context.level[:, None]
+        residual = target.transpose(1, 2).flatten(0, 1) - present
+        self.highway.fit(context, recalled, future, distance, residual, ridge=ridge)
 
-    def _encode(
-        self, window: NormalisedWindow, series: Tensor, observed: Tensor, features: Tensor, marks: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run both branches of every task: temporal (B, K, T_in, C), spatial (B, K, 1, C) or None."""
-        past = marks[:, : self.config.input_length]
-        tokens = [
-            encoder(embed(series[..., task], observed[..., task], past, features[..., task]))
-            for task, (embed, encoder) in enumerate(zip(self.embeddings, self.encoders, strict=True))
-        ]
-        if self.spatial is None:
-            return torch.stack(tokens, dim=1), None
-        patches = [
-            branch(window.values[:, :, task], window.observed[:, :, task], window.features[:, :, task], mask)
-            for task, branch in enumerate(self.spatial)
-        ]
-        return torch.stack(tokens, dim=1), torch.stack(patches, dim=1)
+    def _relate(
+        self, values: Tensor, marks: Tensor, mask: Tensor | None, memory: Memory | None
+    ) -> tuple[Context, Tensor]:
+        """Check the inputs and put them on the scale of each series."""
+        self._check(values, marks, mask)
+        if mask is None:
+            mask = values.new_ones(values.shape[:1] + values.shape[3:], dtype=torch.bool)
+        if memory is None:
+            memory = no_memory(values, mask, self.config.memory_days, self.config.horizon)
+        self._check_memory(values, memory)
+        return relate(values, mask, memory), mask
 
-    def _fuse(self, temporal: Tensor, spatial: Tensor | None) -> list[Tensor]:
-        """Let the tasks interact, then fuse the two features of each: K times (B, T_in, C)."""
+    def _encode(self, context: Context, marks: Tensor, mask: Tensor, task: Tensor) -> Tensor:
+        """Run both branches of every task, let the tasks interact, and fuse the two: (N, T_in, C)."""
+        config = self.config
+        tasks = (len(mask), config.num_tasks)
+        channels = torch.stack((context.series, context.unusual, context.observed), dim=-1)
+        past = marks[:, : config.input_length]
+        temporal: Tensor = self.encoder(self.embedding(channels, past, context.features, task))
+        spatial: Tensor | None = None if self.spatial is None else self.spatial(context, mask)
         if self.interaction is not None:
-            temporal, spatial = self.interaction(temporal, spatial)
-        return [
-            fuse(temporal[:, task], None if spatial is None else spatial[:, task])
-            for task, fuse in enumerate(self.fusion)
-        ]
-
-    def _decode(self, fused: list[Tensor], series: Tensor, observed: Tensor, features: Tensor, marks: Tensor) -> Tensor:
-        """Run every task's decoder: (B, T_out, K) on the windows' own scale."""
-        start = self.config.input_length - self.config.label_length
-        forecasts = [
-            decoder(
-                fused[task], series[:, start:, task], observed[:, start:, task], marks[:, start:], features[..., task]
+            seen = (context.observed > 0).any(1) | context.days_known.flatten(1).any(1)
+            temporal, spatial = self.interaction(
+                temporal.unflatten(0, tasks),
+                None if spatial is None else spatial.unflatten(0, tasks),
+                task.unflatten(0, tasks),
+                ~seen.unflatten(0, tasks),
             )
-            for task, decoder in enumerate(self.decoders)
-        ]
-        return torch.stack(forecasts, dim=-1)
+            temporal = temporal.flatten(0, 1)
+            spatial = None if spatial is None else spatial.flatten(0, 1)
+        fused: Tensor = self.fusion(temporal, spatial)
+        return fused
+
+    def _check_memory(self, values: Tensor, memory: Memory) -> None:
+        config = self.config
+        side, tasks, steps = config.neighbourhood, config.num_tasks, config.input_length + config.horizon
+        wanted = {
+            "days": (config.memory_days, steps, tasks),
+            "same_day": (config.memory_days, config.horizon, 2),
+            "usual": (config.input_length, tasks, side, side),
+            "city": (config.input_length, tasks),
+            "level": (tasks, side, side),
+            "spread": (tasks, side, side),
+            "context": (),
+            "steps_per_day": (),
+        }
+        for name, shape in wanted.items():
+            got = tuple(getattr(memory, name).shape)
+            if got != (len(values), *shape):
+                raise ValueError(
+                    f"memory.{name} is {got}; the model wants {(len(values), *shape)} beside values "
+                    f"{tuple(values.shape)}"
+                )
 
     def _check(self, values: Tensor, marks: Tensor, mask: Tensor | None) -> None:
         config = self.config

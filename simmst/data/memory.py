@@ -1,0 +1,117 @@
+"""The memory of a series: what its slots were on the days before, and how far today is from a usual day."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class SeriesMemory:
+    """The memory of one stretch of a city, ready to be gathered for any origin and cell.
+
+    Args:
+        values: float32 (t, K, H, W), or (t, K, W) for points; scaled, NaN = missing. H and W include the padding.
+        marks: float32 (t, M), calendar features; columns 6 and 7 tell weekends and holidays.
+        weekday: int64 (t,), local day of the week.
+        origins: int64 (O,), ascending, the first target slots, counted in the stretch.
+        offsets: int64 (T_in,), input slots relative to an origin.
+        horizon: target slots, T_out.
+        days: L, days that a sample looks back.
+        context_days: days of the series that a forecast may know, at most L.
+        steps_per_day: slots a day.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        marks: np.ndarray,
+        weekday: np.ndarray,
+        *,
+        origins: np.ndarray,
+        offsets: np.ndarray,
+        horizon: int,
+        days: int,
+        context_days: int,
+        steps_per_day: int,
+    ) -> None:
+        self.values, self.weekday, self.offsets, self.horizon = values, weekday, offsets, horizon
+        self.rest = marks[:, 6:8].any(axis=1)
+        self.days, self.context_days, self.steps_per_day = days, context_days, steps_per_day
+        self.origins = origins
+        self.slots = np.unique(np.clip(origins[:, None] + offsets, 0, None))  # input slots of any origin
+        self.level, self.spread = self._moments()  # (O, K, H, W)
+        self.usual = self._usual()  # (slots, K, H, W)
+        self.city = self._city()  # (slots, K)
+
+    def gather(
+        self, origin: np.ndarray, centre: tuple[np.ndarray, ...], patch: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, ...]:
+        """Gather the arrays of `Memory` for samples.
+
+        Args:
+            origin: int64 (B,), first target slots, among the origins.
+            centre: the target cells' index into the last axes of the values, each (B,).
+            patch: the index of their neighbourhoods, each broadcastable to (B, n, n).
+        """
+        slots = origin[:, None] + np.concatenate([self.offsets, np.arange(self.horizon)])  # (B, J)
+        lags = slots[:, None] - np.arange(1, self.days + 1)[:, None] * self.steps_per_day  # (B, L, J)
+        earliest = np.maximum(origin - self.context_days * self.steps_per_day, 0)
+        known = (lags >= earliest[:, None, None]) & (lags < origin[:, None, None])
+        lags = np.where(known, lags, 0)
+        days = self.values[(lags, slice(None), *(axis[:, None, None] for axis in centre))]  # (B, L, J, K)
+        days[~known] = np.nan
+        ahead, before = slots[:, None, len(self.offsets) :], lags[:, :, len(self.offsets) :]
+        same = np.stack([self.rest[ahead] == self.rest[before], self.weekday[ahead] == self.weekday[before]], axis=-1)
+        same &= known[:, :, len(self.offsets) :, None]
+        at = np.searchsorted(self.slots, np.clip(slots[:, : len(self.offsets)], 0, None))
+        row = np.searchsorted(self.origins, origin)
+        usual = np.moveaxis(self.usual[(at[..., None, None], slice(None), *(axis[:, None] for axis in patch))], -1, 2)
+        level = np.moveaxis(self.level[(row[:, None, None], slice(None), *patch)], -1, 1)
+        spread = np.moveaxis(self.spread[(row[:, None, None], slice(None), *patch)], -1, 1)
+        context = np.minimum(origin / self.steps_per_day, self.context_days).astype(np.float32)
+        per_day = np.full(len(origin), self.steps_per_day, dtype=np.float32)
+        return days, same.astype(np.float32), usual, self.city[at], level, spread, context, per_day
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the context of each origin, float32 (O, K, ...); NaN where nothing is known."""
+        start = np.maximum(self.origins - self.context_days * self.steps_per_day, 0)
+        level = np.empty((len(self.origins), *self.values.shape[1:]), dtype=np.float32)
+        spread = np.empty_like(level)
+        for service in range(self.values.shape[1]):
+            values = self.values[: self.origins[-1], service].astype(np.float64)
+            seen = ~np.isnan(values)
+            values[~seen] = 0.0
+            sums = []
+            for terms in (seen.astype(np.float64), values, values**2):
+                running = np.concatenate([np.zeros_like(terms[:1]), np.cumsum(terms, axis=0)])
+                sums.append(running[self.origins] - running[start])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = sums[1] / sums[0]
+                level[:, service] = mean
+                spread[:, service] = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0.0))
+        return level, spread
+
+    def _usual(self) -> np.ndarray:
+        """Mean of the days before at the input slots, float32 (slots, K, ...); NaN where none is known."""
+        total = np.zeros((len(self.slots), *self.values.shape[1:]), dtype=np.float32)
+        count = np.zeros_like(total)
+        for day in range(1, self.context_days):
+            lagged = self.slots - day * self.steps_per_day
+            rows = np.flatnonzero(lagged >= 0)
+            if not len(rows):
+                break
+            values = self.values[lagged[rows]]
+            seen = ~np.isnan(values)
+            total[rows] += np.where(seen, values, 0.0)
+            count[rows] += seen
+        with np.errstate(invalid="ignore", divide="ignore"):
+            usual: np.ndarray = total / count
+        return usual
+
+    def _city(self) -> np.ndarray:
+        """How far the mean of all cells was from usual, float32 (slots, K); NaN where nothing is known."""
+        unusual = self.values[self.slots] - self.usual
+        axes = tuple(range(2, unusual.ndim))
+        seen = ~np.isnan(unusual)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean: np.ndarray = np.where(seen, unusual, 0.0).sum(axis=axes) / seen.sum(axis=axes)
+        return mean.astype(np.float32)

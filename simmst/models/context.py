@@ -1,0 +1,150 @@
+"""What a model makes of a window and its memory: every series relative to its own level, bounded, tasks side by side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simmst.core.memory import Memory
+
+# Deviations from a level are bounded: on the log scale this is a factor of 150, so one outage or burst is told, and is
+# not more than that.
+BOUND = 5.0
+SMALLEST_SPREAD = 0.05
+
+
+class Context(NamedTuple):
+    """A batch of N = B * K series, relative to their levels; zero where missing, bounded by `BOUND`.
+
+    Attributes:
+        series: (N, T_in), the target cell.
+        observed: (N, T_in), one where observed.
+        unusual: (N, T_in), difference from the mean of the days before; zero where that is unknown.
+        patch: (N, T_in, H, W), the neighbourhood.
+        patch_observed: (N, T_in, H, W), one where observed and inside the city.
+        patch_unusual: (N, T_in, H, W), as `unusual`.
+        city: (N, T_in), how far the whole city is from usual.
+        past: (N, L, T_in), the input slots on the days before.
+        past_known: (N, L, T_in) bool.
+        days: (N, L, T_out), the slots to forecast on the days before.
+        days_known: (N, L, T_out) bool.
+        same_day: (N, L, T_out, 2), as in `Memory`.
+        level: (N,), what all are relative to, on the scale of the values.
+        features: (N, F), log spread, log days of context, log slots a day.
+    """
+
+    series: Tensor
+    observed: Tensor
+    unusual: Tensor
+    patch: Tensor
+    patch_observed: Tensor
+    patch_unusual: Tensor
+    city: Tensor
+    past: Tensor
+    past_known: Tensor
+    days: Tensor
+    days_known: Tensor
+    same_day: Tensor
+    level: Tensor
+    features: Tensor
+
+
+NUM_FEATURES = 3
+
+
+def no_memory(values: Tensor, mask: Tensor, days: int, horizon: int) -> Memory:
+    """Return the memory of windows that have none: nothing is known but the window's own level and spread.
+
+    Args:
+        values: (B, T_in, K, H, W), NaN = missing.
+        mask: (B, H, W) bool.
+        days: L.
+        horizon: T_out.
+    """
+    batch, steps, tasks, height, width = values.shape
+    seen = ~torch.isnan(values) & mask[:, None, None]
+    count = seen.sum(1).clamp(min=1)
+    level = torch.where(seen, values, 0.0).sum(1) / count
+    variance = torch.where(seen, values - level[:, None], 0.0).square().sum(1) / count
+    unknown = values.new_full((), torch.nan)
+    return Memory(
+        days=unknown.expand(batch, days, steps + horizon, tasks),
+        same_day=values.new_zeros(batch, days, horizon, 2),
+        usual=unknown.expand(batch, steps, tasks, height, width),
+        city=unknown.expand(batch, steps, tasks),
+        level=level,
+        spread=(variance + SMALLEST_SPREAD**2).sqrt(),
+        context=values.new_ones(batch),
+        steps_per_day=values.new_full((batch,), 24.0),
+    )
+
+
+def relate(values: Tensor, mask: Tensor, memory: Memory) -> Context:
+    """Put windows and their memory on the scale of each series.
+
+    Args:
+        values: (B, T_in, K, H, W), NaN = missing.
+        mask: (B, H, W) bool, False outside the city.
+        memory: of the same windows.
+    """
+    steps, centre = values.shape[1], values.shape[-1] // 2
+    dtype = values.dtype
+    values = values.transpose(1, 2).flatten(0, 1)  # (N, T_in, H, W)
+    tasks = memory.level.shape[1]
+    inside = mask.repeat_interleave(tasks, dim=0)[:, None]
+    cell_level = torch.nan_to_num(memory.level.to(dtype).flatten(0, 1))  # (N, H, W)
+    level = cell_level[:, centre, centre]
+    spread = torch.nan_to_num(memory.spread.to(dtype).flatten(0, 1)[:, centre, centre])
+
+    seen = ~torch.isnan(values) & inside
+    patch = bounded(values - cell_level[:, None], seen)
+    difference = values - memory.usual.to(dtype).transpose(1, 2).flatten(0, 1)
+    patch_unusual = bounded(difference, ~torch.isnan(difference) & inside)
+    city = memory.city.to(dtype).transpose(1, 2).flatten(0, 1)
+    days = memory.days.to(dtype).permute(0, 3, 1, 2).flatten(0, 1) - level[:, None, None]  # (N, L, T_in + T_out)
+    known = ~torch.isnan(days)
+    days = bounded(days, known)
+    context = memory.context.to(dtype).clamp(min=0.25).log()
+    per_day = (memory.steps_per_day.to(dtype) / 24).log()
+    features = torch.stack(
+        (
+            spread.clamp(min=SMALLEST_SPREAD).log(),
+            context.repeat_interleave(tasks) / 3,
+            per_day.repeat_interleave(tasks) / 3,
+        ),
+        dim=-1,
+    )
+    observed = seen.to(dtype)
+    return Context(
+        series=patch[..., centre, centre],
+        observed=observed[..., centre, centre],
+        unusual=patch_unusual[..., centre, centre],
+        patch=patch,
+        patch_observed=observed,
+        patch_unusual=patch_unusual,
+        city=bounded(city, ~torch.isnan(city)),
+        past=days[..., :steps],
+        past_known=known[..., :steps],
+        days=days[..., steps:],
+        days_known=known[..., steps:],
+        same_day=memory.same_day.to(dtype).repeat_interleave(tasks, dim=0),
+        level=level,
+        features=features,
+    )
+
+
+def bounded(values: Tensor, known: Tensor) -> Tensor:
+    """Return values within `BOUND` of zero, and zero where they are not known."""
+    return torch.where(known, values, 0.0).clamp(-BOUND, BOUND)
+
+
+def masked_mean(values: Tensor, known: Tensor, dim: int) -> Tensor:
+    """Return the mean of what is known, zero where nothing is; unknown values must be zero.
+
+    Example:
+        >>> masked_mean(torch.tensor([[2.0, 0.0]]), torch.tensor([[True, False]]), 1).tolist()
+        [2.0]
+    """
+    return values.sum(dim) / known.sum(dim).clamp(min=1)

@@ -1,0 +1,155 @@
+"""What the days before say of each slot to forecast: attention from the slots over the days."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simmst.models.config import SimMSTNetConfig
+from simmst.models.context import Context, masked_mean
+
+_KEY_WIDTH = 8
+_HIDDEN = 32
+_WINDOWS = (1, 3, 6)  # latest input slots by which today is compared with another day
+_DAY_FEATURES = 2 * len(_WINDOWS) + 6
+NUM_DISTANCES = 4
+_LATEST_DAYS = 7  # whose median is a feature
+_STATISTICS = 9
+
+
+class Recollection(NamedTuple):
+    """What is remembered for each slot to forecast, N = B * K series.
+
+    Attributes:
+        base: (N, T_out), the mean of the days before; zero (the level) where none is known.
+        features: (N, T_out, F), what the days say beside it.
+    """
+
+    base: Tensor
+    features: Tensor
+
+
+class DayAttention(nn.Module):
+    r"""Attend from each slot to forecast over the same slot on the days before.
+
+    The weight of day d for the slot h steps ahead is the softmax, over the days on which the slot is known, of
+
+    .. math:: q_h \cdot k_d + b_d + w \cdot [\text{both working days or both days of rest}, \text{same day of the week}]
+
+    where the key :math:`k_d` tells how far today's latest slots are from those of day d, and the query :math:`q_h` the
+    calendar and the distance of the slot. Every head gives the weighted mean of the days, and the weighted mean of how
+    far today lies from them. Beside these stand the mean, median and deviation over the days, the mean over the days of
+    the same class and weekday, yesterday and the week before.
+
+    Args:
+        config: the model's configuration; `memory_days` and `num_marks` are used.
+        heads: number of heads.
+
+    Example:
+        >>> from simmst.models.context import no_memory, relate
+        >>> config = SimMSTNetConfig(services=("sms",), input_length=6, horizon=2, label_length=2, num_marks=3)
+        >>> values, mask = torch.zeros(4, 6, 1, 5, 5), torch.ones(4, 5, 5, dtype=torch.bool)
+        >>> context = relate(values, mask, no_memory(values, mask, config.memory_days, 2))
+        >>> attention = DayAttention(config)
+        >>> attention(context, torch.zeros(4, 2, 3)).features.shape == (4, 2, attention.num_features)
+        True
+    """
+
+    def __init__(self, config: SimMSTNetConfig, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        days = config.memory_days
+        self.day = nn.Sequential(nn.Linear(_DAY_FEATURES, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, heads * _KEY_WIDTH))
+        self.query = nn.Linear(config.num_marks + NUM_DISTANCES, heads * _KEY_WIDTH)
+        self.day_bias = nn.Parameter(torch.zeros(heads, days))
+        self.same_day = nn.Parameter(torch.zeros(heads, 2))
+        age = torch.arange(1, days + 1, dtype=torch.float32) / max(days, 1)
+        self.register_buffer("age", age, persistent=False)
+
+    age: Tensor
+
+    @property
+    def num_features(self) -> int:
+        """Features of a slot to forecast, F."""
+        return 2 * self.heads + _STATISTICS
+
+    def forward(self, context: Context, marks: Tensor) -> Recollection:
+        """Recall a batch.
+
+        Args:
+            context: the windows, N series.
+            marks: (N, T_out, M), calendar features of the slots to forecast.
+        """
+        days, known = context.days, context.days_known  # (N, L, T_out)
+        apart, today = self._compare(context)
+        key = self.day(today).unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, L, heads, E)
+        query = self.query(torch.cat((marks, distances(context, marks.shape[1])), dim=-1))
+        query = query.unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, T_out, heads, E)
+        score = torch.einsum("ntae,nlae->nalt", query, key) / math.sqrt(_KEY_WIDTH)
+        score = score + self.day_bias[:, :, None] + torch.einsum("ac,nltc->nalt", self.same_day, context.same_day)
+        visible = known[:, None]
+        weights = torch.softmax(score.masked_fill(~visible, -1e4), dim=2) * visible  # (N, heads, L, T_out)
+        recalled = torch.einsum("nalt,nlt->nta", weights, days)
+        offset = torch.einsum("nalt,nl->nta", weights, apart)
+
+        base = masked_mean(days, known, 1)
+        deviation = torch.where(known, days - base[:, None], 0.0)
+        spread = (masked_mean(deviation.square(), known, 1) + 1e-4).sqrt()
+        same_class, same_weekday = (
+            self._mean_of(deviation, known & (context.same_day[..., column] > 0)) for column in (0, 1)
+        )
+        present = known.to(days.dtype)
+        week = min(7, days.shape[1]) - 1
+        statistics = (
+            base,
+            spread,
+            _median(deviation[:, :_LATEST_DAYS], known[:, :_LATEST_DAYS]),
+            same_class,
+            same_weekday,
+            deviation[:, 0],
+            deviation[:, week],
+            present.mean(1),
+            present[:, 0],
+        )
+        features = torch.cat((recalled - base[..., None], offset, torch.stack(statistics, dim=-1)), dim=-1)
+        return Recollection(base, features)
+
+    def _compare(self, context: Context) -> tuple[Tensor, Tensor]:
+        """How far today is from each day, (N, L), and what the keys are made of, (N, L, _DAY_FEATURES)."""
+        both = context.past_known & (context.observed[:, None] > 0)
+        difference = torch.where(both, context.series[:, None] - context.past, 0.0)  # (N, L, T_in)
+        columns = []
+        for latest in _WINDOWS:
+            columns.append(masked_mean(difference[..., -latest:], both[..., -latest:], 2))
+            columns.append(masked_mean(difference[..., -latest:].abs(), both[..., -latest:], 2))
+        whole = masked_mean(difference, both, 2)
+        around = masked_mean(torch.where(both, difference - whole[..., None], 0.0).abs(), both, 2)
+        shared = both.to(difference.dtype).mean(2)
+        columns += [whole, around, shared, self.age.to(whole).expand_as(whole)]
+        columns += [context.same_day[..., 0].mean(2), context.same_day[..., 1].mean(2)]
+        return columns[2 * len(_WINDOWS) - 2], torch.stack(columns, dim=-1)
+
+    @staticmethod
+    def _mean_of(deviation: Tensor, chosen: Tensor) -> Tensor:
+        return torch.where(chosen, deviation, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
+
+
+def _median(values: Tensor, known: Tensor) -> Tensor:
+    """Median over the days that are known, (N, T_out); zero where none is. It carries no gradient."""
+    if values.shape[1] == 0:
+        return values.new_zeros(values.shape[0], values.shape[2])
+    with torch.no_grad():
+        median = torch.where(known, values, torch.nan).nanmedian(dim=1).values
+    return torch.nan_to_num(median)
+
+
+def distances(context: Context, horizon: int) -> Tensor:
+    """Tell how far ahead the slots to forecast are, (N, T_out, 4): in days, its root, log slots, log slots a day."""
+    ahead = torch.arange(1, horizon + 1, dtype=context.series.dtype, device=context.series.device)
+    per_day = context.features[:, 2:3]
+    days = ahead / (24 * (3 * per_day).exp())  # (N, T_out)
+    log = (ahead.log() / 3).expand_as(days)
+    return torch.stack((days, days.sqrt(), log, per_day.expand_as(days)), dim=-1)

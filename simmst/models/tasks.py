@@ -1,0 +1,42 @@
+"""Which service a series is of, told to a network whose weights all services share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+KNOWN_SERVICES = ("call", "sms", "internet")
+_UNKNOWN = len(KNOWN_SERVICES)
+# How often a training sample's services go unnamed, so that a service of another name can be forecast as well.
+_UNNAMED_SHARE = 0.15
+
+
+class TaskEmbedding(nn.Module):
+    """Embed the services of a model; one that has no embedding of its own takes that of an unknown service.
+
+    Args:
+        services: names of the tasks, K.
+        width: features of a token, C.
+
+    Example:
+        >>> tasks = TaskEmbedding(("sms", "voice"), 8).eval()
+        >>> tasks(4).shape, tasks.borrowed
+        (torch.Size([8, 8]), ('voice',))
+    """
+
+    def __init__(self, services: tuple[str, ...], width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(0.1 * torch.randn(_UNKNOWN + 1, width))
+        numbers = [KNOWN_SERVICES.index(name) if name in KNOWN_SERVICES else _UNKNOWN for name in services]
+        self.borrowed = tuple(name for name in services if name not in KNOWN_SERVICES)
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
+
+    numbers: Tensor
+
+    def forward(self, batch: int) -> Tensor:
+        """Return the embeddings of B samples' tasks, (B * K, C), task after task."""
+        numbers = self.numbers.repeat(batch)
+        if self.training:
+            unnamed = torch.rand(batch, 1, device=numbers.device) < _UNNAMED_SHARE
+            numbers = torch.where(unnamed.expand(batch, len(self.numbers)).flatten(), _UNKNOWN, numbers)
+        return self.table[numbers]
