@@ -11,18 +11,23 @@ import numpy as np
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import DataError
 
-KINDS = ("log", "linear")
+KINDS = ("relative", "log", "linear")
+_UNIT = 0.01  # of the mean: values below it are all but zero on the relative scale
+_LARGEST = 40.0  # on the relative scale: exp(40) hundredths of the mean are still a number
 _CHUNK = 512  # slots scaled at a time while fitting, so that float64 copies stay small
 
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """z = (f(x) - mean) / std per service, with f = log1p ("log") or the identity ("linear").
+    """z = (f(x) - mean) / std per service, with f = log1p ("log") or the identity ("linear"); or "relative".
+
+    "relative" is z = log1p(max(x - mean, 0) / std), with std a hundredth of the mean activity and mean zero, or for
+    values that may be negative (z-scores) a little under the smallest one: the same for a series in any unit.
 
     Attributes:
-        kind: ``"log"`` or ``"linear"``.
-        mean: float64 (K,), of f(x) over the training slots and cells.
-        std: float64 (K,), likewise; 1 for a constant service.
+        kind: ``"relative"``, ``"log"`` or ``"linear"``.
+        mean: float64 (K,), of f(x) over the training slots and cells; for "relative" the shift.
+        std: float64 (K,), likewise, and 1 for a constant service; for "relative" the unit.
 
     Example:
         >>> import numpy as np
@@ -53,30 +58,37 @@ class Scaler:
         Args:
             dataset: the traffic.
             steps: training slots.
-            kind: ``"log"`` or ``"linear"``; None takes "linear" for z-scores and where any of these values is
-                negative.
+            kind: ``"relative"``, ``"log"`` or ``"linear"``; None takes "linear" for z-scores and where any of these
+                values is negative, and "log" elsewhere.
 
         Raises:
-            DataError: no slots, slots outside the series, or a service with no value at all among them.
+            DataError: no slots, slots outside the series, or, but for "relative", a service with no value at all among
+                them.
         """
         if len(steps) == 0 or steps[0] < 0 or steps[-1] >= dataset.num_steps:
             raise DataError(f"cannot fit a scaler to slots {steps} of a series of {dataset.num_steps} slots")
         activity = dataset.activity[steps.start : steps.stop : steps.step]
         blocks = [activity[i : i + _CHUNK][:, :, dataset.mask] for i in range(0, len(activity), _CHUNK)]  # (t, K, C)
+        negative = dataset.unit == "z-score" or any(bool((block < 0).any()) for block in blocks)
         if kind is None:
-            negative = dataset.unit == "z-score" or any(bool((block < 0).any()) for block in blocks)
             kind = "linear" if negative else "log"
         total, count = np.zeros(dataset.num_services), np.zeros(dataset.num_services)
         for block in blocks:
             total += np.nansum(_forward(block, kind), axis=(0, 2))
             count += np.count_nonzero(~np.isnan(block), axis=(0, 2))
-        if (count == 0).any():
+        if (count == 0).any() and kind != "relative":
             service = dataset.services[int((count == 0).argmax())]
             raise DataError(
                 f"service {service!r} of {dataset.name} has no value at all in slots {steps.start}..{steps.stop}; "
                 "leave the service out with select_services, or train on other slots"
             )
-        mean = total / count
+        mean = total / np.maximum(count, 1)
+        if kind == "relative":
+            smallest = np.min([np.fmin.reduce(block, axis=(0, 2)) for block in blocks], axis=0)
+            shift = smallest - 0.05 * (mean - smallest) if negative else np.zeros_like(mean)
+            shift = np.where(count > 0, shift, 0.0)
+            unit = _UNIT * (mean - shift)
+            return cls(kind, shift, np.where(unit > 1e-12, unit, 1.0))
         squares = np.zeros(dataset.num_services)
         for block in blocks:
             squares += np.nansum((_forward(block, kind) - mean[:, None]) ** 2, axis=(0, 2))
@@ -97,6 +109,12 @@ class Scaler:
                 'fit the scaler with kind="linear"'
             )
         scaled: np.ndarray = x.astype(np.float32)  # a copy
+        if self.kind == "relative":
+            scaled -= mean
+            np.maximum(scaled, 0, out=scaled)
+            scaled /= std
+            np.log1p(scaled, out=scaled)
+            return scaled
         if self.kind == "log":
             np.log1p(scaled, out=scaled)
         scaled -= mean
@@ -110,6 +128,9 @@ class Scaler:
         """
         z = np.asarray(z)
         mean, std = self._shaped(z, axis)
+        if self.kind == "relative":
+            relative: np.ndarray = np.expm1(np.clip(z.astype(np.float32), 0, _LARGEST)) * std + mean
+            return relative
         raw: np.ndarray = z.astype(np.float32) * std + mean
         if self.kind == "log":
             raw = np.maximum(np.expm1(raw), np.float32(0))

@@ -29,6 +29,8 @@ class StreamedWindows(WindowSource):
         seed: of the draw.
         scaler_kind: as in `Scaler.fit`.
         keep: cities kept in memory, and mixed in one batch by `batches`.
+        context_days: days that the memory of each city's windows may know, one city after the other and again from the
+            start; None takes the spec's.
 
     Raises:
         ConfigError: a number is below 1, or a city has fewer windows than `per_city` (raised when it is read).
@@ -55,12 +57,13 @@ class StreamedWindows(WindowSource):
         seed: int = 0,
         scaler_kind: str | None = None,
         keep: int = 8,
+        context_days: Sequence[int] | None = None,
     ) -> None:
         for name, value in (("per_city", per_city), ("keep", keep), ("the number of cities", len(cities))):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         self.cities, self.spec, self.per_city, self.seed = cities, spec, per_city, seed
-        self.scaler_kind, self.keep = scaler_kind, keep
+        self.scaler_kind, self.keep, self.context_days = scaler_kind, keep, context_days
         self.lengths = np.full(len(cities), per_city)
         self._kept: OrderedDict[int, tuple[Windows, np.ndarray]] = OrderedDict()
 
@@ -113,7 +116,13 @@ class StreamedWindows(WindowSource):
             return self._kept[number]
         city = self.cities[number]
         steps = range(city.num_steps)
-        windows = Windows(city, self.spec, Scaler.fit(city, steps, self.scaler_kind), steps=steps)
+        windows = Windows(
+            city,
+            self.spec,
+            Scaler.fit(city, steps, self.scaler_kind),
+            steps=steps,
+            context_days=None if self.context_days is None else self.context_days[number % len(self.context_days)],
+        )
         if len(windows) < self.per_city:
             raise ConfigError(
                 f"{city.name} has {len(windows)} windows, fewer than per_city = {self.per_city}; "

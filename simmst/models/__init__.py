@@ -1,18 +1,23 @@
 """Sim-MSTNet, STNet and their ablations."""
 
 from simmst.models.config import ABLATIONS, SimMSTNetConfig
-from simmst.models.quantiles import LEVELS
+from simmst.models.losses import LOSSES, masked_loss, quantile_loss, task_losses
+from simmst.models.quantiles import LEVELS, MEDIAN, at_levels
 from simmst.models.sim_mst_net import SimMSTNet
 from simmst.models.st_net import STNet
-from simmst.models.task_weights import LOSSES, TaskWeights, masked_loss
+from simmst.models.task_weights import TaskWeights
 
 __all__ = [
     "ABLATIONS",
     "LEVELS",
     "LOSSES",
+    "MEDIAN",
     "STNet",
     "SimMSTNet",
     "SimMSTNetConfig",
     "TaskWeights",
+    "at_levels",
     "masked_loss",
+    "quantile_loss",
+    "task_losses",
 ]

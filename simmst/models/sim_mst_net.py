@@ -42,6 +42,8 @@ class SimMSTNet(nn.Module):
         torch.Size([4, 3, 3])
     """
 
+    takes_memory = True
+
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,4 +1,4 @@
-"""Losses per task with missing values masked, and their dynamic weights (Sim-MSTNet, Eq. 13-14)."""
+"""Dynamic weights of the task losses (Sim-MSTNet, Eq. 13-14)."""
 
 from __future__ import annotations
 
@@ -7,50 +7,6 @@ from torch import Tensor, nn
 
 from simmst.errors import ConfigError
 from simmst.models.config import TASK_WEIGHTS
-
-LOSSES = ("huber", "mae", "mse")
-
-
-def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sample: bool = False) -> Tensor:
-    """Average the error of each task over its observed targets.
-
-    Args:
-        forecast: (B, T_out, K).
-        target: (B, T_out, K) on the same scale, NaN = missing.
-        kind: ``"huber"`` (threshold 1), ``"mae"`` or ``"mse"``.
-        per_sample: average over the steps alone and keep the samples apart.
-
-    Returns:
-        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
-
-    Raises:
-        ConfigError: the kind is unknown.
-        ValueError: the shapes differ.
-
-    Example:
-        >>> forecast = torch.zeros(1, 2, 2)
-        >>> target = torch.tensor([[[2.0, float("nan")], [4.0, float("nan")]]])
-        >>> masked_loss(forecast, target, "mae").tolist()
-        [3.0, 0.0]
-    """
-    if kind not in LOSSES:
-        raise ConfigError(f"loss is {kind!r}; it must be one of {', '.join(LOSSES)}")
-    if forecast.shape != target.shape or forecast.ndim != 3:
-        raise ValueError(
-            f"forecast is {tuple(forecast.shape)} and target {tuple(target.shape)}; both must be (B, T_out, K)"
-        )
-    observed = ~torch.isnan(target)
-    error = torch.where(observed, forecast - torch.where(observed, target, 0.0), 0.0)
-    if kind == "mse":
-        loss = error.square()
-    elif kind == "mae":
-        loss = error.abs()
-    else:
-        clipped = error.clamp(-1.0, 1.0)
-        loss = clipped * (error - 0.5 * clipped)
-    over = (1,) if per_sample else (0, 1)
-    return loss.sum(over) / observed.sum(over).clamp(min=1)
-
 
 class TaskWeights(nn.Module):
     r"""Weights of the task losses on the simplex (Sim-MSTNet, Eq. 13-14).

@@ -12,9 +12,9 @@ import torch
 
 from simmst.errors import ConfigError
 from simmst.foundation.suggestions import suggest
+from simmst.models import LOSSES
 from simmst.sim2real import ReweightingConfig
 
-LOSSES = ("huber", "mae", "mse")
 SCHEDULES = ("cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
@@ -46,7 +46,7 @@ class TrainingConfig:
         warmup_steps: steps over which the learning rate rises linearly.
         gradient_clip: the largest norm of the whole gradient; None clips nothing.
         patience: epochs without a better validation score before a stage stops; None never stops early.
-        loss: "huber" (delta 1), "mae" or "mse", on the scaler's scale.
+        loss: "quantile" (the pinball loss of all quantiles), "huber" (delta 1), "mae" or "mse", on the scaler's scale.
         validation_samples: windows of the validation split scored after each epoch, evenly spaced; None takes all.
         real_share: the part of each batch that solver "joint" takes from the real windows.
         finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
@@ -72,7 +72,7 @@ class TrainingConfig:
         >>> TrainingConfig(loss="hubber")
         Traceback (most recent call last):
             ...
-        simmst.errors.ConfigError: loss is 'hubber'; it must be one of: huber, mae, mse
+        simmst.errors.ConfigError: loss is 'hubber'; it must be one of: quantile, huber, mae, mse
     """
 
     epochs: int = 20
@@ -84,7 +84,7 @@ class TrainingConfig:
     warmup_steps: int = 20
     gradient_clip: float | None = 1.0
     patience: int | None = 5
-    loss: str = "huber"
+    loss: str = "quantile"
     validation_samples: int | None = 2048
     real_share: float = 0.5
     finetune_epochs: int | None = None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from simmst.data import Batch, CityWindows, Windows, WindowSource
 from simmst.errors import DataError
-from simmst.models import masked_loss
+from simmst.models import task_losses
 from simmst.training.config import TrainingConfig, resolve_device
 
 
@@ -16,8 +16,9 @@ def batch_losses(model: nn.Module, batch: Batch, config: TrainingConfig) -> Tens
     """Return the loss of each service over a batch, (K,), in float32."""
     autocast = config.precision == "bfloat16"
     with torch.autocast(batch.values.device.type, dtype=torch.bfloat16, enabled=autocast):
-        forecast = model(batch.values, batch.marks, mask=batch.mask)
-    return masked_loss(forecast.float(), batch.target.float(), config.loss)
+        return task_losses(
+            model, batch.values, batch.marks, batch.mask, batch.memory, batch.target.float(), config.loss
+        )
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from simmst.data import Batch, CityWindows
 from simmst.distributed import Distribution
 from simmst.errors import ConfigError
 from simmst.foundation.progress import Progress
-from simmst.models import TaskWeights, masked_loss
+from simmst.models import TaskWeights, task_losses
 from simmst.sim2real import Reweighted, reweight
 from simmst.training.chosen_windows import ChosenWindows, choose_windows
 from simmst.training.config import TrainingConfig
@@ -227,7 +227,9 @@ def per_sample_loss(task_weights: Tensor, kind: str) -> Callable[[nn.Module, Bat
 
 
 def _losses(model: nn.Module, batch: Batch, kind: str) -> Tensor:
-    return masked_loss(model(batch.values, batch.marks, mask=batch.mask), batch.target, kind, per_sample=True)
+    return task_losses(
+        model, batch.values, batch.marks, batch.mask, batch.memory, batch.target, kind, per_sample=True
+    )
 
 
 def _refuse_backend(model: nn.Module) -> None:

@@ -1,0 +1,125 @@
+"""Losses of forecasts per task, with missing targets masked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from simmst.core.memory import Memory
+from simmst.errors import ConfigError
+from simmst.models.quantiles import LEVELS, MEDIAN
+
+LOSSES = ("quantile", "huber", "mae", "mse")
+# The error of the median counts as much as those of so many other quantiles.
+_MEDIAN_WEIGHT = 4.0
+# Errors count by the square root of the traffic relative to the cell's usual, mildly towards the error in raw units.
+_TRAFFIC_POWER = 0.5
+_LARGEST_DEVIATION = 3.0
+
+
+def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sample: bool = False) -> Tensor:
+    """Average the error of each task over its observed targets.
+
+    Args:
+        forecast: (B, T_out, K).
+        target: (B, T_out, K) on the same scale, NaN = missing.
+        kind: ``"huber"`` (threshold 1), ``"mae"`` or ``"mse"``.
+        per_sample: average over the steps alone and keep the samples apart.
+
+    Returns:
+        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
+
+    Raises:
+        ConfigError: the kind is unknown.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> forecast = torch.zeros(1, 2, 2)
+        >>> target = torch.tensor([[[2.0, float("nan")], [4.0, float("nan")]]])
+        >>> masked_loss(forecast, target, "mae").tolist()
+        [3.0, 0.0]
+    """
+    if kind not in LOSSES or kind == "quantile":
+        raise ConfigError(f"loss is {kind!r}; it must be one of {', '.join(LOSSES[1:])}")
+    if forecast.shape != target.shape or forecast.ndim != 3:
+        raise ValueError(
+            f"forecast is {tuple(forecast.shape)} and target {tuple(target.shape)}; both must be (B, T_out, K)"
+        )
+    observed = ~torch.isnan(target)
+    error = torch.where(observed, forecast - torch.where(observed, target, 0.0), 0.0)
+    if kind == "mse":
+        loss = error.square()
+    elif kind == "mae":
+        loss = error.abs()
+    else:
+        clipped = error.clamp(-1.0, 1.0)
+        loss = clipped * (error - 0.5 * clipped)
+    over = (1,) if per_sample else (0, 1)
+    return loss.sum(over) / observed.sum(over).clamp(min=1)
+
+
+def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sample: bool = False) -> Tensor:
+    r"""Average the pinball loss of each task over its observed targets and over the quantiles.
+
+    .. math:: \ell_q(y, \hat y) = \max(q (y - \hat y), (q - 1)(y - \hat y))
+
+    The median counts four times. An observation counts by the square root of its traffic relative to the cell's level:
+    on the log scale an error at night would otherwise weigh as much as one at noon.
+
+    Args:
+        quantiles: (B, T_out, K, Q) at `simmst.models.LEVELS`.
+        target: (B, T_out, K) on the same scale, NaN = missing.
+        level: (B, K), the level of each cell's context on that scale; NaN where unknown.
+        per_sample: average over the steps alone and keep the samples apart.
+
+    Returns:
+        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    if quantiles.shape[:-1] != target.shape or quantiles.shape[-1] != len(LEVELS):
+        raise ValueError(
+            f"quantiles are {tuple(quantiles.shape)} and target {tuple(target.shape)}; they must be "
+            f"(B, T_out, K, {len(LEVELS)}) and (B, T_out, K)"
+        )
+    observed = ~torch.isnan(target)
+    known = torch.where(observed, target, 0.0)
+    levels = torch.tensor(LEVELS, dtype=quantiles.dtype, device=quantiles.device)
+    share = torch.ones_like(levels)
+    share[MEDIAN] = _MEDIAN_WEIGHT
+    error = known[..., None] - quantiles
+    pinball = (torch.maximum(levels * error, (levels - 1) * error) * (2 * share / share.sum())).sum(-1)
+    deviation = known - torch.nan_to_num(level)[:, None]
+    weight = (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp() * observed
+    over = (1,) if per_sample else (0, 1)
+    return (weight * pinball).sum(over) / weight.sum(over).clamp(min=1e-6)
+
+
+def task_losses(
+    model: nn.Module,
+    values: Tensor,
+    marks: Tensor,
+    mask: Tensor,
+    memory: Memory | None,
+    target: Tensor,
+    kind: str,
+    *,
+    per_sample: bool = False,
+) -> Tensor:
+    """Forecast a batch and return the loss of each task, (K,), or (B, K) per sample, in float32 or wider.
+
+    A model whose `takes_memory` is true is given the memory, and can be trained by the "quantile" loss; any other is
+    called as ``model(values, marks, mask=mask)``, and "quantile" means the absolute error of its forecast.
+    """
+    takes_memory = bool(getattr(model, "takes_memory", False))
+    wide = torch.promote_types(target.dtype, torch.float32)
+    if not takes_memory:
+        forecast = model(values, marks, mask=mask).to(wide)
+        return masked_loss(forecast, target.to(wide), "mae" if kind == "quantile" else kind, per_sample=per_sample)
+    forecast = model(values, marks, mask=mask, memory=memory, quantiles=kind == "quantile").to(wide)
+    if kind != "quantile":
+        return masked_loss(forecast, target.to(wide), kind, per_sample=per_sample)
+    centre = mask.shape[-1] // 2
+    level = target.new_full(target.shape[::2], torch.nan) if memory is None else memory.level[..., centre, centre]
+    return quantile_loss(forecast, target.to(wide), level.to(wide), per_sample=per_sample)
