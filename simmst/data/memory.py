@@ -18,6 +18,7 @@ class SeriesMemory:
         days: L, days that a sample looks back.
         context_days: days of the series that a forecast may know, at most L.
         steps_per_day: slots a day.
+        padding: slots of the stretch that lie before the series.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class SeriesMemory:
         days: int,
         context_days: int,
         steps_per_day: int,
+        padding: int = 0,
     ) -> None:
         self.values, self.weekday, self.offsets, self.horizon = values, weekday, offsets, horizon
         self.rest = marks[:, 6:8].any(axis=1)
         self.days, self.context_days, self.steps_per_day = days, context_days, steps_per_day
-        self.origins = origins
+        self.origins, self.padding = origins, padding
         self.slots = np.unique(np.clip(origins[:, None] + offsets, 0, None))  # input slots of any origin
         self.level, self.spread = self._moments()  # (O, K, H, W)
         self.usual = self._usual()  # (slots, K, H, W)
@@ -67,7 +69,7 @@ class SeriesMemory:
         usual = np.moveaxis(self.usual[(at[..., None, None], slice(None), *(axis[:, None] for axis in patch))], -1, 2)
         level = np.moveaxis(self.level[(row[:, None, None], slice(None), *patch)], -1, 1)
         spread = np.moveaxis(self.spread[(row[:, None, None], slice(None), *patch)], -1, 1)
-        context = np.minimum(origin / self.steps_per_day, self.context_days).astype(np.float32)
+        context = np.minimum((origin - self.padding) / self.steps_per_day, self.context_days).astype(np.float32)
         per_day = np.full(len(origin), self.steps_per_day, dtype=np.float32)
         return days, same.astype(np.float32), usual, self.city[at], level, spread, context, per_day
 

@@ -100,7 +100,8 @@ class Windows(WindowSource):
     """Samples of one data set: every origin with every cell inside the city.
 
     An origin is the index of the first target slot. It is taken when its whole target lies in `steps` and its inputs
-    lie in the series; they may reach back before ``steps.start``. `steps` may run past the end of the series (a
+    lie in the series; they may reach back before ``steps.start``. Windows with a memory take every origin that has a
+    slot before it: inputs before the series are NaN. `steps` may run past the end of the series (a
     forecast): targets there are NaN, and the calendar is carried on. Sample i is
     ``(origins[i // num_cells], cells[i % num_cells])``.
 
@@ -154,7 +155,8 @@ class Windows(WindowSource):
         if context > spec.memory_days:
             raise ConfigError(f"context_days is {context}; the windows have a memory of {spec.memory_days} days")
         reach = max(spec.reach, context * dataset.steps_per_day)
-        self._first = max(int(self.origins[0]) - reach, 0)
+        # Windows with a memory may reach back before the series, where nothing is known.
+        self._first = min(max(int(self.origins[0]) - reach, 0), int(self.origins[0]) - spec.reach)
         self._last = int(self.origins[-1]) + spec.horizon
         start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
         seconds = start + np.arange(self._last - self._first) * dataset.step_minutes * 60
@@ -173,6 +175,7 @@ class Windows(WindowSource):
                 days=spec.memory_days,
                 context_days=context,
                 steps_per_day=dataset.steps_per_day,
+                padding=max(-self._first, 0),
             )
 
     def __len__(self) -> int:
@@ -244,7 +247,7 @@ class Windows(WindowSource):
         shape = (self._last - self._first, services, height + 2 * p, width + 2 * p)
         padded = np.full(shape, np.nan, dtype=np.float32)
         outside = ~data.mask
-        for start in range(self._first, min(self._last, data.num_steps), _CHUNK):
+        for start in range(max(self._first, 0), min(self._last, data.num_steps), _CHUNK):
             stop = min(start + _CHUNK, self._last, data.num_steps)
             block = self.scaler.transform(data.activity[start:stop], axis=1)
             block[:, :, outside] = np.nan
@@ -324,7 +327,7 @@ class ConcatWindows(WindowSource):
 
 
 def _origins(dataset: TrafficDataset, spec: WindowSpec, steps: range) -> np.ndarray:
-    first = max(steps.start, spec.reach)
+    first = max(steps.start, 1 if spec.memory_days else spec.reach)
     last = min(steps.stop - spec.horizon, dataset.num_steps)
     if first > last:
         raise DataError(

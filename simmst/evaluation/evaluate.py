@@ -15,6 +15,7 @@ from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import score, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
+from simmst.models import at_levels
 
 PERSISTENCE = "persistence"
 
@@ -69,12 +70,11 @@ class ModelPredictor:
         self.batch_size = batch_size
         self.precision = precision
 
-    @torch.no_grad()
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Forecast all cells from each origin.
 
-        The origin after the last step (a real forecast) is allowed. Forecasts on the logarithmic scale are
-        not negative.
+        The origin after the last step (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
+        A series of which nothing is known before an origin is forecast as NaN by a model that takes the memory.
 
         Returns:
             float32 (n, C, T_out, K) raw units.
@@ -82,9 +82,43 @@ class ModelPredictor:
         Raises:
             DataError: the dataset's services are not the model's, or an origin has no complete input window.
         """
+        return self._predict(dataset, origins, None)[..., 0]
+
+    @property
+    def has_quantiles(self) -> bool:
+        """Whether the model forecasts quantiles of its own."""
+        return bool(getattr(self.model, "takes_memory", False))
+
+    def quantiles(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
+    ) -> npt.NDArray[np.float32]:
+        """Forecast quantiles of all cells from each origin, by a model that has them.
+
+        Args:
+            dataset: as in `predict`.
+            origins: as in `predict`.
+            levels: between 0 and 1, ascending.
+
+        Returns:
+            float32 (n, C, T_out, K, len(levels)) raw units, ascending in the last axis.
+
+        Raises:
+            DataError: as in `predict`.
+            ConfigError: the model has no quantiles.
+        """
+        if not self.has_quantiles:
+            raise ConfigError(f"{type(self.model).__name__} forecasts no quantiles; measure ErrorQuantiles instead")
+        return self._predict(dataset, origins, tuple(levels))
+
+    @torch.no_grad()
+    def _predict(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: tuple[float, ...] | None
+    ) -> npt.NDArray[np.float32]:
+        """Forecast quantiles, or where `levels` is None the point forecast: (n, C, T_out, K, L) raw units."""
         origins = np.asarray(origins, dtype=np.int64)
         self._check_services(dataset)
-        shape = (len(origins), dataset.num_cells, self.spec.horizon, dataset.num_services)
+        count = 1 if levels is None else len(levels)
+        shape = (len(origins), dataset.num_cells, self.spec.horizon, dataset.num_services, count)
         if len(origins) == 0:
             return np.empty(shape, dtype=np.float32)
         steps = range(int(origins.min()), int(origins.max()) + self.spec.horizon)
@@ -99,26 +133,37 @@ class ModelPredictor:
                 f"{dataset.num_steps}"
             )
         indices = (place[:, None] * dataset.num_cells + np.arange(dataset.num_cells)).reshape(-1)
+        raw = np.empty((len(indices), *shape[2:]), dtype=np.float32)
         was_training = self.model.training
         self.model.eval()
         try:
-            scaled = np.concatenate(
-                [self._forward(windows, part) for part in _parts(indices, self.batch_size)]
-            )  # (n * C, T_out, K)
+            for start in range(0, len(indices), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                scaled = self._forward(windows, indices[part], levels)  # (n * C, T_out, K, L)
+                raw[part] = np.moveaxis(self.scaler.inverse(np.moveaxis(scaled, -1, 0), axis=-1), 0, -1)
         finally:
             self.model.train(was_training)
-        raw = self.scaler.inverse(scaled, axis=-1)
-        if self.scaler.kind == "log":
-            raw = np.maximum(raw, np.float32(0))
         return raw.reshape(shape)
 
-    def _forward(self, windows: Windows, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _forward(
+        self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None
+    ) -> npt.NDArray[np.float32]:
         parameter = next(self.model.parameters(), None)
         device = parameter.device if parameter is not None else torch.device("cpu")
         batch = windows.batch(indices).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            forecast = self.model(batch.values, batch.marks, mask=batch.mask)
-        array: npt.NDArray[np.float32] = forecast.float().cpu().numpy()
+            if not self.has_quantiles:
+                forecast = self.model(batch.values, batch.marks, mask=batch.mask)[..., None].float()
+            else:
+                forecast = self.model(
+                    batch.values, batch.marks, mask=batch.mask, memory=batch.memory, quantiles=levels is not None
+                ).float()
+                forecast = forecast[..., None] if levels is None else at_levels(forecast, levels)
+        if batch.level is not None:  # the level of a series is NaN where nothing is known of it
+            centre = self.spec.neighbourhood // 2
+            unknown = torch.isnan(batch.level[..., centre, centre])
+            forecast = forecast.masked_fill(unknown[:, None, :, None], torch.nan)
+        array: npt.NDArray[np.float32] = forecast.cpu().numpy()
         return array
 
     def _check_services(self, dataset: TrafficDataset) -> None:
