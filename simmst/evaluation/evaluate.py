@@ -262,10 +262,6 @@ def evaluate(
     )
 
 
-def _parts(indices: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
 def _targets(dataset: TrafficDataset, origins: npt.NDArray[np.int64], horizon: int) -> npt.NDArray[np.float32]:
     """Return the truth, (n, C, T_out, K)."""
     cells = dataset.activity[..., dataset.mask]  # (T, K, C)

@@ -79,9 +79,7 @@ class TargetEmbedding(nn.Module):
         )
         self.dropout = FeatureDropout(config.dropout)
 
-    def forward(
-        self, context: Context, recalled: Recollection, marks: Tensor, ahead: Tensor, task: Tensor
-    ) -> Tensor:
+    def forward(self, context: Context, recalled: Recollection, marks: Tensor, ahead: Tensor, task: Tensor) -> Tensor:
         """Embed a batch.
 
         Args:
@@ -119,9 +117,7 @@ class Decoder(nn.Module):
         self.horizon = config.horizon
         self.target = TargetEmbedding(config, num_recalled)
         self.token = nn.Linear(config.feedforward, config.width)
-        self.label = SeriesEmbedding(
-            config.label_length, config.width, config.num_marks, NUM_FEATURES, config.dropout
-        )
+        self.label = SeriesEmbedding(config.label_length, config.width, config.num_marks, NUM_FEATURES, config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
         self.hidden = nn.Linear(config.width, config.feedforward)

@@ -9,7 +9,7 @@ from simmst.core.memory import Memory
 from simmst.errors import ConfigError
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import NUM_FEATURES, Context, no_memory, relate
-from simmst.models.day_attention import DayAttention, Recollection, distances
+from simmst.models.day_attention import DayAttention, distances
 from simmst.models.decoder import Decoder
 from simmst.models.embedding import SeriesEmbedding
 from simmst.models.highway import Highway

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from simmst.errors import ConfigError
 from simmst.models.config import TASK_WEIGHTS
 
+
 class TaskWeights(nn.Module):
     r"""Weights of the task losses on the simplex (Sim-MSTNet, Eq. 13-14).
 

@@ -120,12 +120,12 @@ class Stage:
         sample = windows.batches(_HIGHWAY_WINDOWS, seed=config.seed, epoch=0, limit=_HIGHWAY_WINDOWS)
         batch = next(sample).to(self.device)
         if validation is None or len(windows) >= _HIGHWAY_WINDOWS:
-            fit(batch.values, batch.marks, batch.target)
+            fit(batch.values, batch.marks, batch.target, memory=batch.memory)
             return
         before, best = snapshot(self.model), BestWeights(self.model)
         for ridge in _RIDGES:
             self.model.load_state_dict(before)
-            fit(batch.values, batch.marks, batch.target, ridge=ridge)
+            fit(batch.values, batch.marks, batch.target, memory=batch.memory, ridge=ridge)
             best.offer(validation_score(self.model, validation, config, where=f"stage {self.name!r}"))
         best.restore()
 

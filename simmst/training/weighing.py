@@ -72,7 +72,7 @@ def weigh(
 
     The loss of a window is that of its tasks, missing targets left out, weighted as Sim-MSTNet's Eq. 13 gives at the
     start; these weights of the tasks stay as they are throughout, so that only the weights of the windows are learned.
-    Where the loss is "mae", "huber" takes its place, since kinks have no second derivative. Dropout is off. Computed in
+    Where the loss is "quantile" or "mae", "huber" takes its place, since kinks have no second derivative. Dropout is off. Computed in
     float32, whatever `config.precision` says.
 
     Args:
@@ -116,7 +116,7 @@ class _Weighing(Stage):
         self.solver, self.distribution = solver, distribution
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
-        self.loss = "huber" if config.loss == "mae" else config.loss
+        self.loss = "huber" if config.loss in ("mae", "quantile") else config.loss
         self.source, self.held_out = simulated, validation
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
@@ -227,9 +227,7 @@ def per_sample_loss(task_weights: Tensor, kind: str) -> Callable[[nn.Module, Bat
 
 
 def _losses(model: nn.Module, batch: Batch, kind: str) -> Tensor:
-    return task_losses(
-        model, batch.values, batch.marks, batch.mask, batch.memory, batch.target, kind, per_sample=True
-    )
+    return task_losses(model, batch.values, batch.marks, batch.mask, batch.memory, batch.target, kind, per_sample=True)
 
 
 def _refuse_backend(model: nn.Module) -> None:
