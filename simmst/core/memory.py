@@ -18,7 +18,7 @@ class Memory(NamedTuple):
         days: float32 (B, L, T_in + T_out, K), the target cell at the same slots 1, 2, ... L days before.
         same_day: float32 (B, L, T_out, 2), whether a slot and its namesake L days before are both working days or both
             days of rest, and whether they are the same day of the week.
-        usual: float32 (B, T_in, K, n, n), the mean of those days at the input slots, for every cell of the neighbourhood.
+        usual: float32 (B, T_in, K, n, n), the mean of those days at the input slots, for each cell of the patch.
         city: float32 (B, T_in, K), how far the mean of all cells was from usual.
         level: float32 (B, K, n, n), the mean of the context.
         spread: float32 (B, K, n, n), its standard deviation.

@@ -48,17 +48,21 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))
+        return _batch(None if tensor is None else tensor.to(device) for tensor in self)
+
+
+def _batch(tensors: Iterable[torch.Tensor | None]) -> Batch:
+    return Batch(*tensors)  # type: ignore[arg-type]  # None stands only where the field may be None
 
 
 def concat_batches(batches: Iterable[Batch]) -> Batch:
     """Return batches one after the other as one; there must be at least one."""
-    return Batch(*(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*batches, strict=True)))
+    return _batch(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*batches, strict=True))
 
 
 def index_batch(batch: Batch, rows: torch.Tensor) -> Batch:
     """Return some rows of a batch, int64 (R,), in that order."""
-    return Batch(*(None if tensor is None else tensor[rows] for tensor in batch))
+    return _batch(None if tensor is None else tensor[rows] for tensor in batch)
 
 
 class WindowSource(Protocol):
@@ -143,7 +147,7 @@ def gather_from(sources: Sequence[WindowSource], index: np.ndarray) -> Batch:
     pieces = [sources[int(number)].batch(index[rows] - starts[number]) for number, rows in asked]
     whole = pieces[0]
     if len(pieces) > 1:
-        whole = Batch(*(None if x is None else x.new_empty((len(index), *x.shape[1:])) for x in whole))
+        whole = _batch(None if x is None else x.new_empty((len(index), *x.shape[1:])) for x in whole)
         for (_, rows), piece in zip(asked, pieces, strict=True):
             for tensor, part in zip(whole, piece, strict=True):
                 if tensor is not None and part is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -36,7 +38,7 @@ class SeriesMemory:
         padding: int = 0,
     ) -> None:
         self.values, self.weekday, self.offsets, self.horizon = values, weekday, offsets, horizon
-        self.rest = marks[:, 6:8].any(axis=1)
+        self.rest = np.asarray(marks[:, 6:8].any(axis=1))
         self.days, self.context_days, self.steps_per_day = days, context_days, steps_per_day
         self.origins, self.padding = origins, padding
         self.slots = np.unique(np.clip(origins[:, None] + offsets, 0, None))  # input slots of any origin
@@ -44,9 +46,7 @@ class SeriesMemory:
         self.usual = self._usual()  # (slots, K, H, W)
         self.city = self._city()  # (slots, K)
 
-    def gather(
-        self, origin: np.ndarray, centre: tuple[np.ndarray, ...], patch: tuple[np.ndarray, ...]
-    ) -> tuple[np.ndarray, ...]:
+    def gather(self, origin: np.ndarray, centre: tuple[Any, ...], patch: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
         """Gather the arrays of `Memory` for samples.
 
         Args:
@@ -74,7 +74,7 @@ class SeriesMemory:
         return days, same.astype(np.float32), usual, self.city[at], level, spread, context, per_day
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the context of each origin, float32 (O, K, ...); NaN where nothing is known."""
+        """Mean and standard deviation of each origin's context, float32 (O, K, ...); NaN where nothing is known."""
         start = np.maximum(self.origins - self.context_days * self.steps_per_day, 0)
         level = np.empty((len(self.origins), *self.values.shape[1:]), dtype=np.float32)
         spread = np.empty_like(level)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simmst.evaluation.evaluate import ModelPredictor, Predictor, evaluate
-from simmst.evaluation.intervals import ErrorQuantiles
+from simmst.evaluation.evaluate import ModelPredictor, Predictor, QuantilePredictor, evaluate
+from simmst.evaluation.intervals import ErrorQuantiles, measure_stretch
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
@@ -19,6 +19,7 @@ __all__ = [
     "ModelPredictor",
     "ParameterShift",
     "Predictor",
+    "QuantilePredictor",
     "Report",
     "Row",
     "Scores",
@@ -26,6 +27,7 @@ __all__ = [
     "WeightReport",
     "evaluate",
     "fitting_windows",
+    "measure_stretch",
     "plot_error_map",
     "plot_forecast",
     "plot_losses",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import score, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
-from simmst.models import at_levels
+from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"
 
@@ -35,6 +35,16 @@ class Predictor(Protocol):
         """
 
 
+@runtime_checkable
+class QuantilePredictor(Predictor, Protocol):
+    """A predictor that forecasts quantiles of its own."""
+
+    def quantiles(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
+    ) -> npt.NDArray[np.float32]:
+        """Forecast quantiles, float32 (n, C, T_out, K, len(levels)), ascending; `levels` lie between 0 and 1."""
+
+
 class ModelPredictor:
     """A network as a predictor: batched, in eval mode, without gradients, mapped back to raw units.
 
@@ -44,6 +54,7 @@ class ModelPredictor:
         spec: the windows it was trained with.
         batch_size: windows at a time.
         precision: "float32" or "bfloat16" (autocast).
+        stretch: factor on the distance of the model's quantiles from its median, on the scaler's scale.
 
     Example:
         >>> hours = np.arange(60) * 3600
@@ -60,7 +71,14 @@ class ModelPredictor:
     """
 
     def __init__(
-        self, model: nn.Module, scaler: Scaler, spec: WindowSpec, *, batch_size: int = 512, precision: str = "float32"
+        self,
+        model: nn.Module,
+        scaler: Scaler,
+        spec: WindowSpec,
+        *,
+        batch_size: int = 512,
+        precision: str = "float32",
+        stretch: float = 1.0,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision is {precision!r}; it must be one of: float32, bfloat16")
@@ -69,6 +87,7 @@ class ModelPredictor:
         self.spec = spec
         self.batch_size = batch_size
         self.precision = precision
+        self.stretch = stretch
 
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Forecast all cells from each origin.
@@ -158,7 +177,11 @@ class ModelPredictor:
                 forecast = self.model(
                     batch.values, batch.marks, mask=batch.mask, memory=batch.memory, quantiles=levels is not None
                 ).float()
-                forecast = forecast[..., None] if levels is None else at_levels(forecast, levels)
+                if levels is None:
+                    forecast = forecast[..., None]
+                else:
+                    median = forecast[..., MEDIAN, None]
+                    forecast = at_levels(median + self.stretch * (forecast - median), levels)
         if batch.level is not None:  # the level of a series is NaN where nothing is known of it
             centre = self.spec.neighbourhood // 2
             unknown = torch.isnan(batch.level[..., centre, centre])

@@ -14,6 +14,7 @@ from simmst.models import SimMSTNetConfig
 from simmst.training import RECIPES, TrainingConfig
 
 NETWORKS = ("sim-mstnet",)
+STARTS = ("pretrained", "scratch")
 # Fields of the network's configuration that follow from the other settings and the series.
 _FIXED = ("services", "input_length", "horizon", "num_marks", "neighbourhood")
 
@@ -25,10 +26,11 @@ class ForecasterConfig:
     Args:
         horizon: slots to forecast.
         model: "sim-mstnet" (its single-task case STNet where there is one service) or the name of a naive baseline.
-        solver: how real and simulated cities are combined; None takes "pretrain-finetune" where simulated cities are
-            given and "real-only" where none are.
-        recent: latest slots in the input; None takes a day of hourly slots, or 12 slots where they are shorter.
-        daily: previous days whose slots at the target's hours are in the input; fewer where the series is short.
+        solver: how the network is trained; None takes "adapt" where it starts from the shipped weights, else
+            "pretrain-finetune" where simulated cities are given and "real-only" where none are.
+        start: "pretrained" starts from the weights that ship with the package, "scratch" from random ones; None takes
+            the shipped weights where the network's settings fit them.
+        recent: latest slots in the input.
         neighbourhood: side of the square of cells around the target cell, odd.
         validation_days: last days of the training series that decide when to stop; fewer where the series is short.
         cities: cities simulated by default.
@@ -48,8 +50,8 @@ class ForecasterConfig:
     horizon: int = 6
     model: str = "sim-mstnet"
     solver: str | None = None
-    recent: int | None = None
-    daily: int = 3
+    start: str | None = None
+    recent: int = 24
     neighbourhood: int = 5
     validation_days: int = 7
     cities: int = 40
@@ -57,10 +59,8 @@ class ForecasterConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, least in (("horizon", 1), ("recent", 1), ("daily", 0), ("validation_days", 1), ("cities", 0)):
+        for name, least in (("horizon", 1), ("recent", 1), ("validation_days", 1), ("cities", 0)):
             value = getattr(self, name)
-            if name == "recent" and value is None:
-                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
         models = (*NETWORKS, *BASELINES)
@@ -68,6 +68,8 @@ class ForecasterConfig:
             raise ConfigError(f"model is {self.model!r}; it must be one of: {', '.join(models)}")
         if self.solver is not None and self.solver not in RECIPES:
             raise ConfigError(f"solver is {self.solver!r}; it must be one of: {', '.join(sorted(RECIPES))}")
+        if self.start not in (None, *STARTS):
+            raise ConfigError(f"start is {self.start!r}; it must be one of: {', '.join(STARTS)}, or None")
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training is {self.training!r}; it must be a TrainingConfig")
         if not isinstance(self.network, Mapping):

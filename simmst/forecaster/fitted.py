@@ -11,7 +11,7 @@ import numpy as np
 from simmst.baselines import BASELINES
 from simmst.data import TrafficDataset, WindowSpec
 from simmst.errors import DataError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, QuantilePredictor, WeightReport
 from simmst.evaluation.intervals import checked_level
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.frame import prediction_frame
@@ -47,19 +47,20 @@ class FittedForecaster:
 
     Attributes:
         config: the settings.
-        dataset: the series it was fitted on; its end alone, when loaded from a folder.
+        dataset: the series it was fitted on; its end alone, when loaded from a folder; None for the
+            shipped weights.
         spec: the windows.
         predictor: what forecasts, as `simmst.evaluation.evaluate` takes it.
-        errors: behind prediction intervals, with the scale of the model.
+        errors: behind the prediction intervals of a predictor without quantiles of its own.
         notes: what had to be shrunk or replaced.
         record: how it was fitted; None when loaded from a folder.
     """
 
     config: ForecasterConfig
-    dataset: TrafficDataset
+    dataset: TrafficDataset | None
     spec: WindowSpec
     predictor: Predictor
-    errors: ErrorQuantiles
+    errors: ErrorQuantiles | None = None
     notes: tuple[str, ...] = ()
     record: FitRecord | None = None
 
@@ -82,14 +83,27 @@ class FittedForecaster:
         Raises:
             DataError: the services or the slots are not those it was fitted on.
         """
+        if self.dataset is None:
+            if dataset is None:
+                raise DataError("this forecaster was fitted on no series; give it the traffic to forecast")
+            return dataset
         return self.dataset if dataset is None else matched(dataset, self.dataset)
 
     def predict(self, dataset: TrafficDataset | None, levels: Sequence[float]) -> pandas.DataFrame:
         """Forecast the slots after the end of a series: see `Forecaster.predict`."""
         checked = [checked_level(level) for level in levels]
         dataset = self.matched(dataset)
-        forecast = self.predictor.predict(dataset, np.array([dataset.num_steps]))[0]  # (C, H, K)
-        return prediction_frame(dataset, forecast, {level: self.errors.interval(forecast, level) for level in checked})
+        origin = np.array([dataset.num_steps])
+        if self.errors is not None or not checked:
+            forecast = self.predictor.predict(dataset, origin)[0]  # (C, H, K)
+            bounds = {} if self.errors is None else {one: self.errors.interval(forecast, one) for one in checked}
+            return prediction_frame(dataset, forecast, bounds)
+        assert isinstance(self.predictor, QuantilePredictor)  # noqa: S101 - one without has measured errors
+        tails = sorted({share for one in checked for share in (0.5 - one / 200, 0.5 + one / 200)} | {0.5})
+        quantiles = self.predictor.quantiles(dataset, origin, tails)[0]  # (C, H, K, L)
+        at = {share: quantiles[..., place] for place, share in enumerate(tails)}
+        bounds = {one: (at[0.5 - one / 200], at[0.5 + one / 200]) for one in checked}
+        return prediction_frame(dataset, at[0.5], bounds)
 
 
 def matched(dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:

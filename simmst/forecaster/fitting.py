@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
 from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, measure_stretch
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FitRecord, FittedForecaster, build_network, matched
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
-from simmst.training import Progress, Result, RunFolder, derive_seed, quiet, seeded, solve
+from simmst.models import SimMSTNet
+from simmst.training import (
+    BestWeights,
+    Progress,
+    Result,
+    RunFolder,
+    derive_seed,
+    quiet,
+    seeded,
+    solve,
+    validation_score,
+)
 
 Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
 
@@ -53,7 +65,12 @@ def fit_forecaster(
         calibrated = predictor
         weights = _weights(config, dataset, result, cities, known=isinstance(wanted, int))
         record = FitRecord(cities, city_notes, validation_steps, result, weights)
-    errors = ErrorQuantiles.measure(calibrated, Windows(dataset, plan.spec, plan.scaler, steps=plan.validation))
+    held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
+    errors = None
+    if isinstance(calibrated, ModelPredictor) and calibrated.has_quantiles:
+        calibrated.stretch = measure_stretch(calibrated, held_out)
+    else:
+        errors = ErrorQuantiles.measure(calibrated, held_out)
     notes = plan.notes + record.city_notes
     return FittedForecaster(config, dataset, plan.spec, predictor, errors, notes, record)
 
@@ -102,18 +119,26 @@ def _train(
         for city in cities
     ]
     with seeded(derive_seed(config.training.seed, "weights")):
-        network = build_network(plan.network)
+        network = start_network(plan)
+    validation = Windows(dataset, spec, plan.scaler, steps=plan.validation)
+    # What the shipped weights are worth untouched: nothing that follows may end worse.
+    best = BestWeights(network)
+    if plan.pretrained is not None:
+        best.offer(validation_score(network, validation, config.training, where="the shipped weights"))
     result = solve(
         plan.solver,
         network,
         real_train=Windows(dataset, spec, plan.scaler, steps=plan.train),
-        real_validation=Windows(dataset, spec, plan.scaler, steps=plan.validation),
+        real_validation=validation,
         simulated=ConcatWindows(simulated) if simulated else None,
         config=config.training,
         run=run,
         progress=progress,
         distribution=distribution,
     )
+    if plan.pretrained is not None and result.chosen != "pretrained" and not best.offer(result.best_score):
+        best.restore()
+        result = dataclasses.replace(result, chosen="pretrained", earlier_score=best.score)
     return ModelPredictor(network, plan.scaler, spec), result
 
 
@@ -125,3 +150,13 @@ def _weights(
     seed = derive_seed(config.training.seed, "cities")
     parameters = parameters_like(dataset, len(cities), seed=seed) if known else None
     return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
+
+
+def start_network(plan: Plan) -> SimMSTNet:
+    """Build the network of a plan, with the shipped weights or with random ones."""
+    assert plan.network is not None  # noqa: S101 - not a baseline
+    if plan.pretrained is None:
+        return build_network(plan.network)
+    config = plan.network
+    changes = {name: getattr(config, name) for name in ("backend", "factor", "dropout", "task_weights")}
+    return plan.pretrained.network(config.services, config.horizon, **changes)

@@ -16,7 +16,9 @@ from simmst.forecaster.fitted import FittedForecaster
 from simmst.forecaster.fitting import Simulated, fit_forecaster
 from simmst.forecaster.saving import load_forecaster, save_forecaster
 from simmst.forecaster.scoring import cross_validate, score_forecaster
+from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.models import SimMSTNet
+from simmst.pretrained import load_pretrained
 from simmst.training import Progress, Result, RunFolder, quiet
 
 if TYPE_CHECKING:
@@ -55,6 +57,30 @@ class Forecaster:
         self.config = config
         self._fitted: FittedForecaster | None = None
 
+    @classmethod
+    def pretrained(cls, horizon: int = 6) -> Forecaster:
+        """Return a forecaster that needs no training: the weights that ship with the package.
+
+        They were learned from simulated cities alone (`simmst.pretrained`). Give `predict` and `evaluate` the traffic:
+        any cells, slots of minutes to a day, with whatever history there is, up to four weeks.
+
+        Args:
+            horizon: slots to forecast.
+
+        Raises:
+            CheckpointError: the weights are not installed, or damaged.
+
+        Example:
+            >>> from simmst.simulation import surrogate_city
+            >>> city = surrogate_city(0, height=3, width=3, days=10, services=("internet",))
+            >>> Forecaster.pretrained(horizon=2).predict(city, levels=(80,)).columns.tolist()
+            ['unique_id', 'ds', 'service', 'y_hat', 'y_hat-lo-80', 'y_hat-hi-80']
+        """
+        forecaster = cls(horizon=horizon, start="pretrained")
+        predictor = ZeroShotPredictor(load_pretrained(), forecaster.config.horizon)
+        forecaster._fitted = FittedForecaster(forecaster.config, None, predictor.spec, predictor)
+        return forecaster
+
     def fit(
         self,
         real: TrafficDataset | str | Path,
@@ -65,15 +91,18 @@ class Forecaster:
         progress: Progress = quiet,
         distribution: Distribution = ALONE,
     ) -> Forecaster:
-        """Fit on real traffic and, where the model learns from them, on simulated cities.
+        """Fit on real traffic and, where the solver learns from them, on simulated cities.
+
+        By default the network starts from the shipped weights and adapts them gently to `real`.
 
         The last days of `real` decide when training stops and which stage's weights are kept, and give the errors
         behind `predict(levels=...)`.
 
         Args:
             real: the traffic, or the name or path of a file of it.
-            simulated: "default" simulates `config.cities` cities with the services and slots of `real`, a number that
-                many; or the cities themselves; None or 0 trains on `real` alone.
+            simulated: for a solver that learns from simulated cities: "default" simulates `config.cities` cities with
+                the services and slots of `real`, a number that many; or the cities themselves; None or 0 trains on
+                `real` alone.
             validation_steps: last slots of `real` to hold out; None takes `config.validation_days`, fewer where the
                 series is short.
             run: where metrics and checkpoints go; a fit that was killed goes on from there.
@@ -104,9 +133,9 @@ class Forecaster:
 
         Args:
             dataset: the latest traffic of the same cells' services; None takes what the forecaster was fitted on.
-            levels: central prediction intervals in percent, such as ``(80, 95)``. Their widths are the quantiles of the
-                errors on the validation days, by service and slot ahead, on the scale the model works on; NaN for a
-                service that had no value on those days.
+            levels: central prediction intervals in percent, such as ``(80, 95)``. The network forecasts quantiles;
+                after `fit` their distance from the median is stretched until the 80 % interval holds 80 % of the
+                validation days. For a naive baseline they are quantiles of its errors there, by service and step.
 
         Returns:
             A pandas frame, one row a cell, slot and service: unique_id, ds (slot start with the time zone), service,
@@ -204,8 +233,12 @@ class Forecaster:
 
     @property
     def dataset(self) -> TrafficDataset:
-        """The series this forecaster was fitted on; its end alone, when loaded from a folder."""
-        return self.fitted().dataset
+        """The series this forecaster was fitted on; its end alone, when loaded from a folder.
+
+        Raises:
+            DataError: there is none: the forecaster is not fitted, or has the shipped weights alone.
+        """
+        return self.fitted().matched(None)
 
     @property
     def spec(self) -> WindowSpec:

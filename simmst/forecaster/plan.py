@@ -9,9 +9,9 @@ import numpy as np
 from simmst.baselines import BASELINES
 from simmst.data import CALENDAR_FEATURES, Scaler, TrafficDataset, WindowSpec
 from simmst.errors import ConfigError, DataError
-from simmst.evaluation import EvaluationProtocol, fitting_windows
 from simmst.forecaster.config import ForecasterConfig
 from simmst.models import SimMSTNetConfig
+from simmst.pretrained import Pretrained, load_pretrained
 from simmst.training import RECIPES, resolve_device
 
 
@@ -25,17 +25,19 @@ class Plan:
         spec: the windows.
         scaler: fitted to the training slots.
         network: the network's configuration; None for a naive baseline.
+        pretrained: the weights the network starts from; None for random ones.
         solver: the name of the solver; None for a naive baseline.
-        notes: what had to be shrunk.
+        notes: what had to be shrunk or replaced.
     """
 
     train: range
     validation: range
     spec: WindowSpec
     scaler: Scaler
-    network: SimMSTNetConfig | None
-    solver: str | None
-    notes: tuple[str, ...]
+    network: SimMSTNetConfig | None = None
+    pretrained: Pretrained | None = None
+    solver: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def learns_from_cities(self) -> bool:
@@ -60,8 +62,8 @@ def make_plan(
         ConfigError: settings that contradict each other or this machine.
     """
     train, validation = training_and_validation(dataset, config, validation_steps)
-    spec, shrunk = window_spec(config, dataset, len(train))
-    scaler = Scaler.fit(dataset, train)
+    spec = window_spec(config)
+    scaler = Scaler.fit(dataset, train, "relative")
     held_out = dataset.activity[validation.start : validation.stop][..., dataset.mask]
     if np.isnan(held_out).all():
         raise DataError(
@@ -69,22 +71,50 @@ def make_plan(
             "stops; cut the empty end off with slice_steps"
         )
     if config.model in BASELINES:
-        return Plan(train, validation, spec, scaler, None, None, (shrunk,) if shrunk else ())
-    solver = config.solver or ("pretrain-finetune" if simulated else "real-only")
+        return Plan(train, validation, spec, scaler)
+    network = network_config(config, dataset.services)
+    pretrained, notes = starting_weights(config, network)
+    solver = config.solver
+    if solver is None:
+        solver = "adapt" if pretrained else "pretrain-finetune" if simulated else "real-only"
     if "simulated" in RECIPES[solver].needs and not simulated:
         raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or take 'real-only'")
     resolve_device(config.training.device)
-    values = {
-        "label_length": min(12, spec.input_length),
-        **config.network,
-        "services": dataset.services,
-        "input_length": spec.input_length,
-        "horizon": spec.horizon,
-        "num_marks": len(CALENDAR_FEATURES),
-        "neighbourhood": spec.neighbourhood,
-    }
-    network = SimMSTNetConfig.from_dict(values)
-    return Plan(train, validation, spec, scaler, network, solver, (shrunk,) if shrunk else ())
+    return Plan(train, validation, spec, scaler, network, pretrained, solver, notes)
+
+
+def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> SimMSTNetConfig:
+    """Return the configuration of the network for the services of a series."""
+    return SimMSTNetConfig.from_dict(
+        {
+            "label_length": min(12, config.recent),
+            **config.network,
+            "services": services,
+            "input_length": config.recent,
+            "horizon": config.horizon,
+            "num_marks": len(CALENDAR_FEATURES),
+            "neighbourhood": config.neighbourhood,
+        }
+    )
+
+
+def starting_weights(config: ForecasterConfig, network: SimMSTNetConfig) -> tuple[Pretrained | None, tuple[str, ...]]:
+    """Return the weights that a network starts from, None for random ones, and a note where they could not be taken.
+
+    Raises:
+        ConfigError: the shipped weights were asked for and do not fit.
+        CheckpointError: they are not there, or damaged.
+    """
+    if config.start == "scratch" or config.solver == "real-only":
+        return None, ()
+    pretrained = load_pretrained()
+    different = pretrained.differences(network)
+    if not different:
+        return pretrained, ()
+    fields = ", ".join(different)
+    if config.start == "pretrained":
+        raise ConfigError(f"the shipped weights fit no network of another {fields}; set start='scratch'")
+    return None, (f"trained from random weights: the shipped ones fit no network of another {fields}",)
 
 
 def training_and_validation(
@@ -112,18 +142,8 @@ def training_and_validation(
     return range(cut), range(cut, dataset.num_steps)
 
 
-def window_spec(config: ForecasterConfig, dataset: TrafficDataset, num_train: int) -> tuple[WindowSpec, str]:
-    """Choose the input slots: the recent ones and as many previous days as leave half the training slots for targets.
-
-    Returns:
-        The windows, and a note on what had to be shrunk (empty when nothing was).
-
-    Raises:
-        DataError: not even the latest slot and the horizon fit.
-    """
-    recent = config.recent or (dataset.steps_per_day if dataset.step_minutes >= 60 else 12)
-    wanted = EvaluationProtocol(
-        "forecaster", dataset.step_minutes, (config.horizon,), recent=recent, daily=config.daily
-    )
-    neighbourhood = config.neighbourhood if dataset.geometry == "grid" else 1
-    return fitting_windows(wanted, dataset, config.horizon, num_train, neighbourhood)
+def window_spec(config: ForecasterConfig) -> WindowSpec:
+    """Return the windows of a forecaster: the latest slots, and the memory of the days before."""
+    days = config.network.get("memory_days", SimMSTNetConfig().memory_days)
+    offsets = tuple(range(-config.recent, 0))
+    return WindowSpec(config.horizon, offsets, config.neighbourhood, memory_days=days)

@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-import torch
-
 from simmst.data import Scaler, TrafficDataset, WindowSpec
 from simmst.errors import CheckpointError, ConfigError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor
+from simmst.evaluation import ModelPredictor
 from simmst.forecaster.config import ForecasterConfig
-from simmst.forecaster.fitted import FittedForecaster, build_network
-from simmst.models import SimMSTNetConfig
+from simmst.forecaster.fitted import FittedForecaster
+from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
 from simmst.training import Checkpoint, load_checkpoint, load_into, resolve_device, save_checkpoint
 
 WEIGHTS_FILE = "forecaster.safetensors"
@@ -26,19 +25,23 @@ def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
     Raises:
         ConfigError: the model is a naive baseline, which has nothing to keep.
     """
-    dataset, spec, network = fitted.dataset, fitted.spec, fitted.network
+    spec, network = fitted.spec, fitted.network
+    if isinstance(fitted.predictor, ZeroShotPredictor):
+        raise ConfigError("the shipped weights need no saving; call Forecaster.pretrained(horizon) where you need them")
     if network is None:
         raise ConfigError(f"model {fitted.config.model!r} has nothing to save; fit it again where it is needed")
+    dataset, predictor = fitted.matched(None), fitted.predictor
+    assert isinstance(predictor, ModelPredictor)  # noqa: S101 - a network's
     # A week for the seasonal forecasts beside it, or the input where that is longer.
-    kept = min(dataset.num_steps, max(spec.reach, 7 * dataset.steps_per_day) + spec.horizon)
+    kept = min(dataset.num_steps, max(spec.reach, max(7, spec.memory_days) * dataset.steps_per_day) + spec.horizon)
     recent = dataset.slice_steps(dataset.num_steps - kept, dataset.num_steps).save(Path(folder) / RECENT_FILE)
     tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors["errors/quantiles"] = torch.from_numpy(fitted.errors.values)
     state = {
         "kind": "forecaster",
         "config": fitted.config.to_dict(),
         "network": network.config.to_dict(),
-        "scaler": fitted.errors.scaler.to_dict(),
+        "scaler": predictor.scaler.to_dict(),
+        "stretch": predictor.stretch,
         "spec": dataclasses.asdict(spec),
         "notes": list(fitted.notes),
         "recent": _digest(recent),
@@ -81,13 +84,14 @@ def load_forecaster(folder: str | Path) -> FittedForecaster:
 def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> FittedForecaster:
     state = checkpoint.state
     config = ForecasterConfig.from_dict(state["config"])
-    network = build_network(SimMSTNetConfig.from_dict(state["network"]))
+    wanted = SimMSTNetConfig.from_dict(state["network"])
+    network = STNet(wanted) if wanted.num_tasks == 1 and not wanted.interaction else SimMSTNet(wanted)
     load_into(network, checkpoint.group("model"), path=path)
-    spec = WindowSpec(state["spec"]["horizon"], tuple(state["spec"]["offsets"]), state["spec"]["neighbourhood"])
+    spec = WindowSpec(**{**state["spec"], "offsets": tuple(state["spec"]["offsets"])})
     scaler = Scaler.from_dict(state["scaler"])
-    predictor = ModelPredictor(network.to(resolve_device("auto")), scaler, spec)
-    errors = ErrorQuantiles(checkpoint.group("errors")["quantiles"].numpy(), scaler)
-    return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state["notes"]))
+    network = network.to(resolve_device("auto"))
+    predictor = ModelPredictor(network, scaler, spec, stretch=float(state["stretch"]))
+    return FittedForecaster(config, dataset, spec, predictor, notes=tuple(state["notes"]))
 
 
 def _digest(path: Path) -> str:

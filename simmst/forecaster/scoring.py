@@ -10,6 +10,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.evaluation import Predictor, Report, evaluate
 from simmst.forecaster.fitted import FittedForecaster
 from simmst.forecaster.fitting import fit_forecaster
+from simmst.forecaster.zero_shot import ZeroShotPredictor, zero_shot_notes
 from simmst.training import Progress
 
 
@@ -28,6 +29,8 @@ def score_forecaster(
             left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
         elif name != fitted.name:
             predictors[name] = baseline.fit(dataset, fitted.spec, before)
+    if isinstance(fitted.predictor, ZeroShotPredictor):
+        notes = (*notes, *zero_shot_notes(dataset, fitted.predictor.pretrained, fitted.spec.horizon))
     notes = (*notes, *fitted.notes, *left_out)
     return evaluate(predictors, dataset, fitted.spec, split, stride=stride, notes=notes, keep_forecasts=True)
 
@@ -35,7 +38,7 @@ def score_forecaster(
 def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, progress: Progress) -> Report:
     """Fit again without the end of the series and score forecasts of it: see `Forecaster.cross_validation`."""
     dataset, spec, record = fitted.dataset, fitted.spec, fitted.record
-    if record is None:
+    if record is None or dataset is None:
         raise DataError(
             "this forecaster was loaded and has but the end of its series, which is too little to fit anew; call "
             "fit with the whole series first"

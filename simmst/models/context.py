@@ -1,4 +1,4 @@
-"""What a model makes of a window and its memory: every series relative to its own level, bounded, tasks side by side."""
+"""What a model makes of a window and its memory: every series relative to its own level, and bounded."""
 
 from __future__ import annotations
 

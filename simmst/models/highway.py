@@ -80,4 +80,4 @@ class Highway(nn.Module):
         penalty = ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
         system = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         change = torch.linalg.lstsq(system.cpu(), (rows.t() @ residual[observed].double()).cpu()[:, None]).solution
-        self.coefficients += change.reshape(3, -1).to(self.coefficients)
+        self.coefficients.add_(change.reshape(3, -1).to(self.coefficients))

@@ -42,7 +42,7 @@ class QuantileHead(nn.Module):
 
 
 def at_levels(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Interpolate quantiles at `LEVELS` linearly in the level; beyond the outermost they are continued as a normal tail.
+    """Interpolate quantiles at `LEVELS` linearly in the normal score of the level, and extrapolate likewise.
 
     Args:
         quantiles: (..., Q), ascending.
@@ -61,4 +61,5 @@ def at_levels(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
     place = torch.searchsorted(known, wanted).clamp(1, len(LEVELS) - 1)
     share = (wanted - known[place - 1]) / (known[place] - known[place - 1])
     low, high = quantiles[..., place - 1], quantiles[..., place]
-    return low + share * (high - low)
+    interpolated: Tensor = low + share * (high - low)
+    return interpolated

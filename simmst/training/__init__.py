@@ -11,11 +11,13 @@ from simmst.training.mixing import MixedWindows, WeightedWindows
 from simmst.training.recipes import RECIPES, REWEIGHTING, Recipe, Result, WindowSets, solve
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
+from simmst.training.validation import BestWeights, validation_score
 from simmst.training.weighing import WindowWeights
 
 __all__ = [
     "RECIPES",
     "REWEIGHTING",
+    "BestWeights",
     "Checkpoint",
     "History",
     "MixedWindows",
@@ -38,4 +40,5 @@ __all__ = [
     "seeded",
     "solve",
     "train_stage",
+    "validation_score",
 ]

@@ -72,8 +72,8 @@ def weigh(
 
     The loss of a window is that of its tasks, missing targets left out, weighted as Sim-MSTNet's Eq. 13 gives at the
     start; these weights of the tasks stay as they are throughout, so that only the weights of the windows are learned.
-    Where the loss is "quantile" or "mae", "huber" takes its place, since kinks have no second derivative. Dropout is off. Computed in
-    float32, whatever `config.precision` says.
+    Where the loss is "quantile" or "mae", "huber" takes its place, since kinks have no second derivative. Dropout is
+    off. Computed in float32, whatever `config.precision` says.
 
     Args:
         solver: a solver of `simmst.sim2real`.

@@ -11,7 +11,7 @@ from simmst.distributed import ALONE, Distribution
 from simmst.errors import ConfigError
 from simmst.foundation.progress import Progress, quiet
 from simmst.training.config import TrainingConfig
-from simmst.training.recipes import joint, pretrain_finetune, real_only, reweighting
+from simmst.training.recipes import adapt, joint, pretrain_finetune, real_only, reweighting
 from simmst.training.recipes.recipe import Recipe, Result, WindowSets
 from simmst.training.run_folder import RunFolder
 from simmst.training.validation import refuse_seen_targets
@@ -20,6 +20,7 @@ __all__ = ["RECIPES", "REWEIGHTING", "Recipe", "Result", "WindowSets", "refuse_p
 
 REWEIGHTING = ("cutting-plane", "qp", "paper", "online")
 RECIPES: dict[str, Recipe] = {
+    "adapt": Recipe(adapt.train, ("real",)),
     "real-only": Recipe(real_only.train, ("real",)),
     "joint": Recipe(joint.train, ("real", "simulated")),
     "pretrain-finetune": Recipe(pretrain_finetune.train, ("real", "simulated")),
@@ -63,7 +64,7 @@ def solve(
         >>> solve("magic", nn.Linear(1, 1), real_train=None, real_validation=None, config=TrainingConfig())
         Traceback (most recent call last):
             ...
-        simmst.errors.ConfigError: there is no solver 'magic'; there are: cutting-plane, joint, online, \
+        simmst.errors.ConfigError: there is no solver 'magic'; there are: adapt, cutting-plane, joint, online, \
 paper, pretrain-finetune, qp, real-only
     """
     recipe = RECIPES.get(name)

@@ -1,0 +1,84 @@
+"""Forecasts of any series by the shipped weights, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from simmst.data import Scaler, TrafficDataset, WindowSpec
+from simmst.evaluation import ModelPredictor
+from simmst.models import SimMSTNet
+from simmst.pretrained import Pretrained
+from simmst.training import resolve_device
+
+CONTEXT_DAYS = 28
+
+
+class ZeroShotPredictor:
+    """The shipped weights as a predictor of any data set: its scale is taken from the slots before the first origin.
+
+    Args:
+        pretrained: the weights.
+        horizon: slots to forecast.
+        device: "auto" (the GPU where there is one), "cpu" or "cuda".
+
+    Example:
+        >>> from simmst.pretrained import load_pretrained
+        >>> hours = np.arange(60) * 3600
+        >>> city = TrafficDataset.from_arrays(np.ones((60, 2, 2)), hours, services=["internet"])
+        >>> ZeroShotPredictor(load_pretrained(), 3).predict(city, np.array([48, 60])).shape
+        (2, 4, 3, 1)
+    """
+
+    def __init__(self, pretrained: Pretrained, horizon: int, *, device: str = "auto") -> None:
+        self.pretrained, self.horizon = pretrained, horizon
+        self.device: torch.device = resolve_device(device)
+        config = pretrained.config
+        offsets = tuple(range(-config.input_length, 0))
+        self.spec = WindowSpec(horizon, offsets, config.neighbourhood, memory_days=config.memory_days)
+        self._networks: dict[tuple[str, ...], SimMSTNet] = {}
+
+    def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Forecast all cells from each origin, float32 (n, C, T_out, K); see `ModelPredictor.predict`."""
+        return self.on(dataset, origins).predict(dataset, origins)
+
+    def quantiles(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
+    ) -> npt.NDArray[np.float32]:
+        """Forecast quantiles, float32 (n, C, T_out, K, L); see `ModelPredictor.quantiles`."""
+        return self.on(dataset, origins).quantiles(dataset, origins, levels)
+
+    def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
+        """Return the predictor of a data set, on the scale of what was known before the first origin."""
+        first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
+        known = range(max(first - CONTEXT_DAYS * dataset.steps_per_day, 0), max(first, 1))
+        scaler = Scaler.fit(dataset, known, "relative")
+        return ModelPredictor(self.network(dataset.services), scaler, self.spec)
+
+    def network(self, services: tuple[str, ...]) -> SimMSTNet:
+        """Return the network for some services."""
+        if services not in self._networks:
+            self._networks[services] = self.pretrained.network(services, self.horizon).to(self.device)
+        return self._networks[services]
+
+
+def zero_shot_notes(dataset: TrafficDataset, pretrained: Pretrained, horizon: int) -> tuple[str, ...]:
+    """Say in what a series differs from what the weights have learned from."""
+    notes = []
+    unknown = [name for name in dataset.services if name not in pretrained.config.services]
+    if unknown:
+        known = ", ".join(pretrained.config.services)
+        notes.append(f"{', '.join(unknown)}: forecast as an unknown service; the weights know {known}")
+    steps = pretrained.record.get("step_minutes", ())
+    if dataset.step_minutes not in steps:
+        learned = ", ".join(map(str, steps))
+        notes.append(f"slots of {dataset.step_minutes} minutes: the weights have learned from {learned}")
+    if horizon > pretrained.config.horizon:
+        notes.append(f"{horizon} slots ahead: the weights have learned to forecast {pretrained.config.horizon}")
+    empty = np.isnan(dataset.series()[-CONTEXT_DAYS * dataset.steps_per_day :]).all(axis=(0, 1))
+    if empty.any():
+        notes.append(f"{int(empty.sum())} of {empty.size} cells have no value in the last weeks and get NaN")
+    return tuple(notes)
