@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from simmst import __version__
-from simmst.commands import demo, evaluate, forecast, info, simulate, train
+from simmst.commands import demo, evaluate, forecast, info, pretrain, simulate, train
 from simmst.commands.boundary import exit_status
 from simmst.commands.command import Command
 from simmst.commands.environment import check_environment
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.COMMAND,
         forecast.COMMAND,
         simulate.COMMAND,
+        pretrain.COMMAND,
         info.COMMAND,
     )
 }

@@ -2,7 +2,18 @@
 
 from simmst.jobs.city_folder import simulate
 from simmst.jobs.demonstration import demo
+from simmst.jobs.pretraining import PretrainingConfig, pretrain
 from simmst.jobs.runs import Outcome, fit_and_test, train
 from simmst.jobs.saved import evaluate, forecast
 
-__all__ = ["Outcome", "demo", "evaluate", "fit_and_test", "forecast", "simulate", "train"]
+__all__ = [
+    "Outcome",
+    "PretrainingConfig",
+    "demo",
+    "evaluate",
+    "fit_and_test",
+    "forecast",
+    "pretrain",
+    "simulate",
+    "train",
+]

@@ -1,0 +1,45 @@
+"""``simmst pretrain``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simmst.commands.command import Command
+from simmst.commands.output import progress_bars, tell
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    from simmst.jobs.pretraining import PretrainingConfig
+
+    parser.add_argument("--out", type=str, required=True, help="run folder; the weights are written there")
+    parser.add_class_arguments(PretrainingConfig, "pretraining")
+    parser.add_argument("--prior", type=str | None, default=None, help="YAML file with the law of the parameters")
+    parser.add_argument("--workers", type=int | None, default=None, help="processes that simulate; one a core")
+
+
+def run(options: Namespace) -> None:
+    """Make weights as those that ship with the package."""
+    from simmst.jobs.pretraining import PretrainingConfig, pretrain
+    from simmst.simulation import DomainPrior
+
+    config = PretrainingConfig.from_dict(options.pretraining.as_dict())
+    prior = DomainPrior.from_yaml(options.prior) if options.prior else None
+    with progress_bars(quiet=options.quiet) as progress:
+        path = pretrain(options.out, config, prior=prior, workers=options.workers, progress=progress)
+    tell(f"written: {path} and weights.json beside it; Forecaster.pretrained reads both from simmst/pretrained")
+
+
+COMMAND = Command(
+    "pretrain",
+    "--out FOLDER [options]",
+    brief="make the shipped weights again, from simulated cities",
+    about="Simulate cities of every kind and train a network on them: the weights that ship with the package.",
+    run=run,
+    add_arguments=add_arguments,
+    quiet=True,
+    resumes=True,
+)

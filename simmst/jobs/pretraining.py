@@ -1,0 +1,244 @@
+"""Making the shipped weights: simulate cities of every kind, learn from them, write weights and record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simmst import __version__
+from simmst.core.memory import MAX_CONTEXT_DAYS
+from simmst.data import CALENDAR_FEATURES, StreamedWindows, TrafficDataset, WindowSpec
+from simmst.errors import ConfigError
+from simmst.foundation.workers import available_cores, in_workers
+from simmst.models import SimMSTNet, SimMSTNetConfig
+from simmst.pretrained import Pretrained, save_pretrained
+from simmst.simulation import CityConfig, DomainPrior, simulate_city
+from simmst.training import Progress, RunFolder, TrainingConfig, derive_seed, quiet, seeded, train_stage
+
+SERVICES = ("call", "sms", "internet")
+# Minutes of a slot, days of the series, share of the cities.
+_SLOTS = ((60, 36, 0.6), (30, 30, 0.08), (15, 22, 0.09), (10, 18, 0.12), (5, 8, 0.05), (1440, 80, 0.06))
+# Services that a city has, share of the cities; those of the others are unknown throughout.
+_PRESENT = (
+    (SERVICES, 0.45),
+    (("internet",), 0.3),
+    (("call", "sms"), 0.07),
+    (("call",), 0.06),
+    (("sms",), 0.06),
+    (("sms", "internet"), 0.06),
+)
+# Days of context that a city's windows may know, share of the cities.
+_CONTEXTS = ((1, 2, 3, 4, 5, 7, 10, 14, 21, 28), (0.07, 0.14, 0.08, 0.07, 0.06, 0.14, 0.06, 0.16, 0.08, 0.14))
+_POINTS_SHARE = 0.12  # of the cities, whose cells have no neighbours
+_TRAINING = TrainingConfig(
+    epochs=60,
+    samples_per_epoch=12_288,
+    batch_size=128,
+    learning_rate=2e-3,
+    weight_decay=1e-2,
+    warmup_steps=100,
+    patience=None,
+    fit_highway=False,
+)
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """How the shipped weights are made.
+
+    Args:
+        cities: simulated cities to learn from.
+        held_out: further ones that choose among the epochs.
+        side: cells a side of a city.
+        windows_per_city: windows drawn of each city.
+        horizon: slots ahead to learn.
+        network: fields of SimMSTNetConfig to change.
+        training: the loop's settings; its seed is that of the cities, too.
+
+    Raises:
+        ConfigError: a number is below 1.
+    """
+
+    cities: int = 1500
+    held_out: int = 48
+    side: int = 10
+    windows_per_city: int = 256
+    horizon: int = 24
+    network: dict[str, Any] = dataclasses.field(default_factory=lambda: {"dropout": 0.0, "task_weights": "average"})
+    training: TrainingConfig = _TRAINING
+
+    def __post_init__(self) -> None:
+        for name in ("cities", "held_out", "side", "windows_per_city", "horizon"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PretrainingConfig:
+        """Build the settings from what `to_dict` gave.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        training = values.get("training", _TRAINING)
+        if isinstance(training, dict):
+            training = TrainingConfig.from_dict(training)
+        return cls(**{**values, "training": training})
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One city to learn from.
+
+    Attributes:
+        city: its parameters.
+        present: the services it has.
+        points: whether its cells have no neighbours.
+        context_days: days that its windows may know.
+    """
+
+    city: CityConfig
+    present: tuple[str, ...]
+    points: bool
+    context_days: int
+
+
+def draw_city(prior: DomainPrior, seed: int, index: int, side: int) -> Drawn:
+    """Draw city number `index`; it depends on (prior, seed, index, side) alone."""
+    rng = np.random.default_rng([seed, index, 1])
+    shares = np.array([share for *_, share in _SLOTS])
+    step, days, _ = _SLOTS[rng.choice(len(_SLOTS), p=shares / shares.sum())]
+    shares = np.array([share for _, share in _PRESENT])
+    present, _ = _PRESENT[rng.choice(len(_PRESENT), p=shares / shares.sum())]
+    contexts, shares = np.array(_CONTEXTS[0]), np.array(_CONTEXTS[1])
+    fitting = contexts <= max(days - 2, 1)
+    context = int(rng.choice(contexts[fitting], p=shares[fitting] / shares[fitting].sum()))
+    if step == 1440:
+        context = MAX_CONTEXT_DAYS
+    points = bool(rng.random() < _POINTS_SHARE)
+    config = prior.sample(seed, index, height=side, width=side, days=days, step_minutes=step, services=list(SERVICES))
+    return Drawn(config, present, points, context)
+
+
+def make_city(drawn: Drawn) -> TrafficDataset:
+    """Simulate a drawn city, take the services away that it has not, and the neighbours where it has none."""
+    city = simulate_city(drawn.city)
+    activity = city.activity.copy()
+    for number, service in enumerate(city.services):
+        if service not in drawn.present:
+            activity[:, number] = np.nan
+    city = city.with_(activity=activity)
+    if not drawn.points:
+        return city
+    flat = {name: getattr(city, name).reshape(1, -1) for name in ("mask", "cell_id")}
+    inside = flat["mask"][0]
+    return city.with_(
+        activity=np.ascontiguousarray(activity.reshape(*activity.shape[:2], 1, -1)[..., inside]),
+        geometry="points",
+        lonlat=None,
+        **{name: values[:, inside] for name, values in flat.items()},
+    )
+
+
+def make_cities(drawn: Sequence[Drawn], workers: int, progress: Progress) -> list[TrafficDataset]:
+    """Simulate drawn cities, in worker processes."""
+
+    def made() -> Iterator[TrafficDataset]:
+        for done, city in enumerate(in_workers(make_city, drawn, workers, chunk=8), start=1):
+            progress("simulate", done, len(drawn), {})
+            yield city
+
+    return list(made())
+
+
+def pretrain(
+    out: str | Path,
+    config: PretrainingConfig | None = None,
+    *,
+    prior: DomainPrior | None = None,
+    workers: int | None = None,
+    progress: Progress = quiet,
+) -> Path:
+    """Make weights as those that ship with the package, in a folder.
+
+    The same settings give the same weights on one machine. Called again, it simulates the cities again and resumes the
+    training where it was killed.
+
+    Args:
+        out: the run folder; ``weights.safetensors`` and ``weights.json`` are written there at the end.
+        config: the settings; None takes those of the shipped weights.
+        prior: law of the cities; None takes the default.
+        workers: processes that simulate; None takes one a core.
+        progress: called as the work advances.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        ConfigError: the folder holds a run of other settings.
+        CheckpointError: its checkpoint is damaged.
+    """
+    config = config or PretrainingConfig()
+    prior = prior or DomainPrior.default()
+    seed = config.training.seed
+    run = RunFolder.create(out, {"job": "pretrain", **config.to_dict()})
+    commit = _commit()
+    drawn = [draw_city(prior, seed, index, config.side) for index in range(config.cities + config.held_out)]
+    cities = make_cities(drawn, workers or available_cores(), progress)
+    spec = WindowSpec(config.horizon, tuple(range(-24, 0)), memory_days=MAX_CONTEXT_DAYS)
+    learned, held_out = (
+        StreamedWindows(
+            cities[part],
+            spec,
+            per_city=per_city,
+            seed=seed,
+            scaler_kind="relative",
+            keep=16,
+            context_days=[one.context_days for one in drawn[part]],
+        )
+        for part, per_city in (
+            (slice(config.cities), config.windows_per_city),
+            (slice(config.cities, None), 32),
+        )
+    )
+    wanted = SimMSTNetConfig.from_dict(
+        {**config.network, "services": SERVICES, "horizon": config.horizon, "num_marks": len(CALENDAR_FEATURES)}
+    )
+    with seeded(derive_seed(seed, "weights")):
+        network = SimMSTNet(wanted)
+    history = train_stage(network, learned, held_out, config.training, stage="pretrain", run=run, progress=progress)
+    record = {
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit,
+        "version": __version__,
+        "settings": config.to_dict(),
+        "prior": hashlib.sha256(repr(sorted(prior.parameters.items())).encode()).hexdigest(),
+        "step_minutes": sorted({one.city.step_minutes for one in drawn}),
+        "validation_loss": history.best_score,
+        "best_epoch": history.best_epoch,
+    }
+    path = save_pretrained(run.path, Pretrained(network.config, network.state_dict(), record))
+    run.finish({"validation_loss": history.best_score})
+    return path
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the command runs in; None outside one."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
