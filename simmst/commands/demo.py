@@ -17,8 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--data", type=str | None, default=None, help="traffic file; without it the city is a SURROGATE"
     )
     parser.add_argument("--out", type=str, default="runs/demo", help="run folder; an earlier demo there is replaced")
-    parser.add_argument("--quick", action="store_true", help="fewer cities and epochs: see that everything works")
-    parser.add_argument("--seed", type=int, default=0, help="seeds the cities and the training")
+    parser.add_argument("--quick", action="store_true", help="fewer cells and epochs: see that everything works")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the city and the training")
     parser.add_argument("--step", type=int, default=60, help="minutes of a slot")
     parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
 
@@ -44,7 +44,7 @@ COMMAND = Command(
     "demo",
     "[--data FILE] [--quick] [options]",
     brief="the main job on an embedded default or on your file",
-    about="Simulate cities, learn from them, and forecast one city that was held out, or a file's.",
+    about="Forecast a city never seen by weights learned from simulated cities, adapt them to its few days, and compare.",
     run=run,
     add_arguments=add_arguments,
     quiet=True,

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--run", type=str, required=True, help="folder of the trained forecaster")
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="folder of a trained forecaster; else the shipped weights"
+    )
     parser.add_argument(
         "--data", type=str | None, default=None, help="the latest traffic; else the slots it was fitted on"
     )
+    parser.add_argument("--horizon", type=int | None, default=None, help="slots ahead, by the shipped weights; 6")
+    parser.add_argument("--step", type=int | None, default=None, help="minutes of a slot; the file's when left out")
+    parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
     parser.add_argument("--levels", type=int, nargs="+", default=[], help="prediction intervals in percent: 80 95")
     parser.add_argument("--out", type=str | None, default=None, help="CSV file; else standard output")
 
@@ -26,17 +31,27 @@ def run(options: Namespace) -> None:
     """Forecast, and write CSV to a file or to standard output."""
     from simmst.jobs import forecast
 
-    frame = forecast(options.run, data=options.data, levels=options.levels, out=options.out)
+    found = forecast(
+        options.run,
+        data=options.data,
+        horizon=options.horizon,
+        step=options.step,
+        services=options.services,
+        levels=options.levels,
+        out=options.out,
+    )
+    for note in found.notes:
+        sys.stderr.write(f"note: {note}\n")
     if options.out is None:
-        sys.stdout.write(frame.to_csv(index=False))
+        sys.stdout.write(found.frame.to_csv(index=False))
     else:
-        tell(f"written: {options.out} ({len(frame)} rows)")
+        tell(f"written: {options.out} ({len(found.frame)} rows)")
 
 
 COMMAND = Command(
     "forecast",
-    "--run FOLDER [--data FILE] [options]",
-    brief="forecast with a trained forecaster",
+    "--data FILE | --run FOLDER [options]",
+    brief="forecast a file at once, or with a trained forecaster",
     about="Forecast the slots after the end of a series.",
     run=run,
     add_arguments=add_arguments,

@@ -11,6 +11,7 @@ from simmst.evaluation import Predictor, Report, evaluate
 from simmst.forecaster.fitted import FittedForecaster
 from simmst.forecaster.fitting import fit_forecaster
 from simmst.forecaster.zero_shot import ZeroShotPredictor, zero_shot_notes
+from simmst.pretrained import load_pretrained
 from simmst.training import Progress
 
 
@@ -29,10 +30,24 @@ def score_forecaster(
             left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
         elif name != fitted.name:
             predictors[name] = baseline.fit(dataset, fitted.spec, before)
-    if isinstance(fitted.predictor, ZeroShotPredictor):
-        notes = (*notes, *zero_shot_notes(dataset, fitted.predictor.pretrained, fitted.spec.horizon))
+    untrained = untrained_predictor(fitted)
+    if untrained is fitted.predictor:
+        notes = (*notes, *zero_shot_notes(dataset, load_pretrained(), fitted.spec.horizon))
+    elif untrained is not None:
+        predictors[f"{fitted.name}, no training"] = untrained
     notes = (*notes, *fitted.notes, *left_out)
     return evaluate(predictors, dataset, fitted.spec, split, stride=stride, notes=notes, keep_forecasts=True)
+
+
+def untrained_predictor(fitted: FittedForecaster) -> ZeroShotPredictor | None:
+    """Return the shipped weights as a rival of a forecaster that could have started from them; None for any other."""
+    if isinstance(fitted.predictor, ZeroShotPredictor):
+        return fitted.predictor
+    if fitted.network is None or fitted.config.start == "scratch":
+        return None
+    pretrained = load_pretrained()
+    fits = not pretrained.differences(fitted.network.config)
+    return ZeroShotPredictor(pretrained, fitted.spec.horizon) if fits else None
 
 
 def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, progress: Progress) -> Report:

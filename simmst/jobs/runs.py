@@ -89,6 +89,7 @@ def fit_and_test(
     *,
     simulated: int | Sequence[TrafficDataset] | None,
     test_days: int = 7,
+    stride: int = 1,
     progress: Progress = quiet,
     distribution: Distribution = ALONE,
 ) -> Outcome:
@@ -100,6 +101,7 @@ def fit_and_test(
         run: its folder; a run that was killed goes on from its last checkpoint, a finished one is only tested again.
         simulated: as in `Forecaster.fit`.
         test_days: days at the end to test on, fewer where the series is short (the report says so).
+        stride: slots from one tested forecast to the next.
         progress: called as the work advances.
         distribution: the processes that share a re-weighting; this is rank 0.
 
@@ -111,7 +113,7 @@ def fit_and_test(
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
     if run.finished and (run.path / WEIGHTS_FILE).is_file():
         forecaster = Forecaster.load(run.path)
-        report = forecaster.evaluate(dataset, split)
+        report = forecaster.evaluate(dataset, split, stride=stride)
         files = [
             run.path / _REPORT,
             run.path / _WEIGHTS_REPORT,
@@ -124,7 +126,7 @@ def fit_and_test(
     forecaster.fit(
         past, simulated, validation_steps=len(split.validation), run=run, progress=progress, distribution=distribution
     )
-    report = forecaster.evaluate(dataset, split)
+    report = forecaster.evaluate(dataset, split, stride=stride)
     weights = forecaster.weight_report
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
     files = [report.to_json(run.path / _REPORT), *saved, *draw(forecaster, dataset, report, run)]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simmst.data import Split
-from simmst.errors import DataError
+from simmst.data import Split, TrafficDataset
+from simmst.errors import ConfigError, DataError
 from simmst.evaluation import Report
 from simmst.forecaster import Forecaster
+from simmst.forecaster.zero_shot import zero_shot_notes
 from simmst.foundation.files import write_atomically
 from simmst.jobs.inputs import open_data
+from simmst.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import pandas
@@ -51,21 +54,60 @@ def evaluate(run: str | Path, data: str | Path, *, out: str | Path | None = None
     return report
 
 
+@dataclass(frozen=True, eq=False)
+class ForecastFrame:
+    """A forecast, and what is to be said of it.
+
+    Attributes:
+        frame: as `Forecaster.predict` gives it.
+        notes: what was replaced or left out.
+    """
+
+    frame: pandas.DataFrame
+    notes: tuple[str, ...] = ()
+
+
 def forecast(
-    run: str | Path, *, data: str | Path | None = None, levels: Sequence[int] = (), out: str | Path | None = None
-) -> pandas.DataFrame:
-    """Forecast the slots after the end of a file, or of what the forecaster was fitted on.
+    run: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    horizon: int | None = None,
+    step: int | None = None,
+    services: Sequence[str] | None = None,
+    levels: Sequence[int] = (),
+    out: str | Path | None = None,
+) -> ForecastFrame:
+    """Forecast the slots after the end of a file, or of what a forecaster was fitted on.
 
     Args:
-        run: a folder that `train` or `Forecaster.save` wrote.
+        run: a folder that `train` or `Forecaster.save` wrote; None takes the shipped weights, without training.
         data: the latest traffic; None takes the forecaster's own.
+        horizon: slots to forecast by the shipped weights; 6 when left out. A run has its own.
+        step: minutes of a slot; None keeps the run's or the file's.
+        services: services to forecast by the shipped weights; None takes all.
         levels: central prediction intervals in percent.
         out: a CSV file for the forecast.
+
+    Raises:
+        ConfigError: neither a run nor data is given, or a run together with a setting of its own.
+        DataError: the file cannot be read as traffic.
     """
-    forecaster = Forecaster.load(run)
-    fitted = forecaster.dataset
-    dataset = None if data is None else open_data(data, step=fitted.step_minutes, services=fitted.services)
+    if run is None:
+        if data is None:
+            raise ConfigError("give data to forecast with the shipped weights, or the run of a trained forecaster")
+        forecaster = Forecaster.pretrained(horizon=6 if horizon is None else horizon)
+        dataset: TrafficDataset | None = open_data(data, step=step, services=services)
+        assert dataset is not None  # noqa: S101 - for the type checker
+        notes = zero_shot_notes(dataset, load_pretrained(), forecaster.spec.horizon)
+    else:
+        for name, value in (("horizon", horizon), ("step", step), ("services", services)):
+            if value is not None:
+                raise ConfigError(f"the forecaster in {run} has a {name} of its own; leave {name} out")
+        forecaster = Forecaster.load(run)
+        fitted = forecaster.dataset
+        dataset = None if data is None else open_data(data, step=fitted.step_minutes, services=fitted.services)
+        notes = forecaster.notes
     frame = forecaster.predict(dataset, levels=levels)
     if out is not None:
         write_atomically(out, lambda temporary: frame.to_csv(temporary, index=False))
-    return frame
+    return ForecastFrame(frame, notes)
