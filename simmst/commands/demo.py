@@ -44,7 +44,7 @@ COMMAND = Command(
     "demo",
     "[--data FILE] [--quick] [options]",
     brief="the main job on an embedded default or on your file",
-    about="Forecast a city never seen by weights learned from simulated cities, adapt them to its few days, and compare.",
+    about="Forecast a city never seen by weights learned from simulated cities, then adapt them to its few days.",
     run=run,
     add_arguments=add_arguments,
     quiet=True,
