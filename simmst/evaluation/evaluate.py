@@ -129,7 +129,6 @@ class ModelPredictor:
             raise ConfigError(f"{type(self.model).__name__} forecasts no quantiles; measure ErrorQuantiles instead")
         return self._predict(dataset, origins, tuple(levels))
 
-    @torch.no_grad()
     def _predict(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: tuple[float, ...] | None
     ) -> npt.NDArray[np.float32]:
@@ -152,17 +151,28 @@ class ModelPredictor:
                 f"{dataset.num_steps}"
             )
         indices = (place[:, None] * dataset.num_cells + np.arange(dataset.num_cells)).reshape(-1)
-        raw = np.empty((len(indices), *shape[2:]), dtype=np.float32)
+        scaled = self.forecast_windows(windows, indices, levels)  # (n * C, T_out, K, L)
+        raw = np.moveaxis(self.scaler.inverse(np.moveaxis(scaled, -1, 0), axis=-1), 0, -1)
+        return np.ascontiguousarray(raw).reshape(shape)
+
+    @torch.no_grad()
+    def forecast_windows(
+        self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None
+    ) -> npt.NDArray[np.float32]:
+        """Forecast single windows on the scaler's scale, float32 (B, T_out, K, L).
+
+        Args:
+            windows: made with this predictor's spec and scaler.
+            indices: int64 (B,), their numbers.
+            levels: of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
+        """
         was_training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(indices), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                scaled = self._forward(windows, indices[part], levels)  # (n * C, T_out, K, L)
-                raw[part] = np.moveaxis(self.scaler.inverse(np.moveaxis(scaled, -1, 0), axis=-1), 0, -1)
+            starts = range(0, len(indices), self.batch_size)
+            return np.concatenate([self._forward(windows, indices[i : i + self.batch_size], levels) for i in starts])
         finally:
             self.model.train(was_training)
-        return raw.reshape(shape)
 
     def _forward(
         self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None

@@ -92,24 +92,21 @@ class ErrorQuantiles:
         return low, high
 
 
-def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int = 4096) -> float:
+def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int = 1024) -> float:
     """Return the factor on the widths of a model's 80 % intervals with which they hold 80 % of held-out targets.
 
     Args:
-        predictor: a model with quantiles, fitted without these windows' targets.
-        windows: the held-out windows.
-        limit: at most that many windows are forecast, those of origins evenly spaced over all.
+        predictor: a model with quantiles, not fitted to these windows' targets.
+        windows: the held-out windows, with the predictor's spec and scaler.
+        limit: at most that many windows are forecast, evenly spaced over all.
 
     Returns:
         The factor, between 0.5 and 2; 1 where no target is observed.
     """
-    places = _spread(windows.num_origins, max(limit // windows.num_cells, 1))
-    indices = places[:, None] * windows.num_cells + np.arange(windows.num_cells)
-    forecast = predictor.quantiles(windows.dataset, windows.origins[places], (0.1, 0.5, 0.9))
-    target = windows.raw_target(indices.reshape(-1)).reshape(forecast.shape[:-1])
-    scaled = np.moveaxis(windows.scaler.transform(np.moveaxis(forecast, -1, 0), -1), 0, -1)
-    error = windows.scaler.transform(target, -1) - scaled[..., 1]
-    width = np.where(error < 0, scaled[..., 1] - scaled[..., 0], scaled[..., 2] - scaled[..., 1])
+    chosen = _spread(len(windows), limit)
+    low, median, high = np.moveaxis(predictor.forecast_windows(windows, chosen, (0.1, 0.5, 0.9)), -1, 0)
+    error = windows.batch(chosen).target.numpy() - median
+    width = np.where(error < 0, median - low, high - median) / predictor.stretch
     ratio = np.abs(error) / np.maximum(width, 1e-6)
     ratio = ratio[np.isfinite(ratio)]
     return float(np.clip(np.quantile(ratio, 0.8), *_STRETCHES)) if ratio.size else 1.0

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from simmst.data import Scaler, TrafficDataset, WindowSpec
-from simmst.evaluation import ModelPredictor
+from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
+from simmst.evaluation import ModelPredictor, measure_stretch
 from simmst.models import SimMSTNet
 from simmst.pretrained import Pretrained
 from simmst.training import resolve_device
 
 CONTEXT_DAYS = 28
+_NARROWEST = 0.85
 
 
 class ZeroShotPredictor:
@@ -56,7 +57,23 @@ class ZeroShotPredictor:
         first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
         known = range(max(first - CONTEXT_DAYS * dataset.steps_per_day, 0), max(first, 1))
         scaler = Scaler.fit(dataset, known, "relative")
-        return ModelPredictor(self.network(dataset.services), scaler, self.spec)
+        predictor = ModelPredictor(self.network(dataset.services), scaler, self.spec)
+        predictor.stretch = self._stretch(predictor, dataset, known)
+        return predictor
+
+    def _stretch(self, predictor: ModelPredictor, dataset: TrafficDataset, known: range) -> float:
+        """How much wider the intervals have to be, by forecasts of the later half of what is known.
+
+        The fewer days these are, the closer to 1; little is taken off the widths, since few days flatter.
+        """
+        start = max(known.start + dataset.steps_per_day, (known.start + known.stop) // 2)
+        if known.stop - start < max(self.horizon, dataset.steps_per_day // 2):
+            return 1.0
+        past = dataset.slice_steps(known.start, known.stop)
+        steps = range(start - known.start, past.num_steps)
+        measured = measure_stretch(predictor, Windows(past, self.spec, predictor.scaler, steps=steps), limit=512)
+        days = len(steps) / dataset.steps_per_day
+        return 1.0 + (max(measured, _NARROWEST) - 1.0) * days / (days + 1.0)
 
     def network(self, services: tuple[str, ...]) -> SimMSTNet:
         """Return the network for some services."""
