@@ -31,6 +31,9 @@ class StreamedWindows(WindowSource):
         keep: cities kept in memory, and mixed in one batch by `batches`.
         context_days: days that the memory of each city's windows may know, one city after the other and again from the
             start; None takes the spec's.
+        origins_per_city: origins that the samples of a city share; None draws from all of them. Few make a city's
+            windows quicker to prepare.
+        redraw: draw other samples of every city in each epoch of `batches`; `batch` gives those of the last one.
 
     Raises:
         ConfigError: a number is below 1, or a city has fewer windows than `per_city` (raised when it is read).
@@ -58,12 +61,15 @@ class StreamedWindows(WindowSource):
         scaler_kind: str | None = None,
         keep: int = 8,
         context_days: Sequence[int] | None = None,
+        origins_per_city: int | None = None,
+        redraw: bool = False,
     ) -> None:
         for name, value in (("per_city", per_city), ("keep", keep), ("the number of cities", len(cities))):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         self.cities, self.spec, self.per_city, self.seed = cities, spec, per_city, seed
         self.scaler_kind, self.keep, self.context_days = scaler_kind, keep, context_days
+        self.origins_per_city, self.redraw, self._draw = origins_per_city, redraw, 0
         self.lengths = np.full(len(cities), per_city)
         self._kept: OrderedDict[int, tuple[Windows, np.ndarray]] = OrderedDict()
 
@@ -98,6 +104,9 @@ class StreamedWindows(WindowSource):
         city is read once an epoch.
         """
         check_sizes(batch_size, limit)
+        if self.redraw and self._draw != epoch:
+            self._draw = epoch
+            self._kept.clear()
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.cities))
         left = len(self) if limit is None else min(limit, len(self))
@@ -116,19 +125,23 @@ class StreamedWindows(WindowSource):
             return self._kept[number]
         city = self.cities[number]
         steps = range(city.num_steps)
+        key = [self.seed, number, self._draw] if self._draw else [self.seed, number]
         windows = Windows(
             city,
             self.spec,
             Scaler.fit(city, steps, self.scaler_kind),
             steps=steps,
             context_days=None if self.context_days is None else self.context_days[number % len(self.context_days)],
+            draw_origins=None
+            if self.origins_per_city is None
+            else (self.origins_per_city, [self.seed, number, self._draw]),
         )
         if len(windows) < self.per_city:
             raise ConfigError(
                 f"{city.name} has {len(windows)} windows, fewer than per_city = {self.per_city}; "
                 "take fewer a city, or simulate larger or longer cities"
             )
-        drawn = np.random.default_rng([self.seed, number]).choice(len(windows), size=self.per_city, replace=False)
+        drawn = np.random.default_rng(key).choice(len(windows), size=self.per_city, replace=False)
         self._kept[number] = windows, np.sort(drawn)
         if len(self._kept) > self.keep + 1:  # a batch may touch the last city of the group before
             self._kept.popitem(last=False)

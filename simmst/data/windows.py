@@ -111,6 +111,7 @@ class Windows(WindowSource):
         scaler: fitted on training slots.
         steps: consecutive slots that may be targets.
         context_days: days of the series before an origin that its memory may know; None takes ``spec.memory_days``.
+        draw_origins: (number, seed): only that many origins, drawn without repeats; None takes every one.
 
     Attributes:
         origins: int64 (O,).
@@ -137,6 +138,7 @@ class Windows(WindowSource):
         *,
         steps: range,
         context_days: int | None = None,
+        draw_origins: tuple[int, Sequence[int]] | None = None,
     ) -> None:
         if steps.step != 1 or steps.start < 0:
             raise DataError(f"steps must be consecutive slots from 0 on, got {steps}")
@@ -144,6 +146,9 @@ class Windows(WindowSource):
         self.spec = spec
         self.scaler = scaler
         self.origins = _origins(dataset, spec, steps)
+        if draw_origins is not None and draw_origins[0] < len(self.origins):
+            drawn = np.random.default_rng(draw_origins[1]).choice(len(self.origins), draw_origins[0], replace=False)
+            self.origins = self.origins[np.sort(drawn)]
         self.cells = dataset.cells
         self.num_origins = len(self.origins)
         self.num_cells = len(self.cells)

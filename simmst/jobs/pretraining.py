@@ -59,6 +59,7 @@ class PretrainingConfig:
         held_out: further ones that choose among the epochs.
         side: cells a side of a city.
         windows_per_city: windows drawn of each city.
+        origins_per_city: origins that they share.
         horizon: slots ahead to learn.
         network: fields of SimMSTNetConfig to change.
         training: the loop's settings; its seed is that of the cities, too.
@@ -67,16 +68,17 @@ class PretrainingConfig:
         ConfigError: a number is below 1.
     """
 
-    cities: int = 1500
+    cities: int = 2400
     held_out: int = 48
     side: int = 10
-    windows_per_city: int = 256
+    windows_per_city: int = 96
+    origins_per_city: int = 12
     horizon: int = 24
     network: dict[str, Any] = dataclasses.field(default_factory=lambda: {"dropout": 0.0, "task_weights": "average"})
     training: TrainingConfig = _TRAINING
 
     def __post_init__(self) -> None:
-        for name in ("cities", "held_out", "side", "windows_per_city", "horizon"):
+        for name in ("cities", "held_out", "side", "windows_per_city", "origins_per_city", "horizon"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1")
@@ -205,7 +207,9 @@ def pretrain(
             per_city=per_city,
             seed=seed,
             scaler_kind="relative",
-            keep=16,
+            keep=64,
+            origins_per_city=config.origins_per_city,
+            redraw=part.start is None,
             context_days=[one.context_days for one in drawn[part]],
         )
         for part, per_city in (
