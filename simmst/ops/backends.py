@@ -59,7 +59,8 @@ def load_native(name: str) -> tuple[ModuleType | None, str]:
     except ImportError as error:
         if name == "simmst._cpu":
             warn_of_hidden_installation()
-        return None, f"the compiled module {name} is not in this installation ({error})"
+        remedy = "; where there is nvcc, SIMMST_CUDA=ON pip install . builds it" if name == "simmst._cuda" else ""
+        return None, f"the compiled module {name} is not in this installation ({error}){remedy}"
 
 
 def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
