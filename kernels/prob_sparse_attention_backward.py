@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from simmst.kernels.prob_sparse_attention_tiles import (
+from simmst.kernels.prob_sparse_attention_forward import (
     batch_offset,
     kept_weights,
     load_rows,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from simmst.kernels.prob_sparse_attention_tiles import batch_offset, load_rows
+from simmst.kernels.prob_sparse_attention_forward import batch_offset, load_rows
 
 
 @triton.jit

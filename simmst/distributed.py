@@ -32,7 +32,7 @@ class RankError(SimmstError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Distribution:
+class ProcessGroup:
     """This process among those that share the work; one alone by default.
 
     Attributes:
@@ -43,14 +43,14 @@ class Distribution:
         RankError: in any exchange, where another rank does not take part.
 
     Example:
-        >>> second = Distribution(1, 3)
+        >>> second = ProcessGroup(1, 3)
         >>> second.shard(torch.arange(8)), second.shard_size(8)
         (tensor([1, 4, 7]), 3)
         >>> second.select(torch.tensor([0, 1, 4, 5])), second.local(torch.tensor([1, 4]))
         (tensor([1, 4]), tensor([0, 1]))
-        >>> second.block(21), Distribution(2, 3).block(21)
+        >>> second.block(21), ProcessGroup(2, 3).block(21)
         (slice(8, 16, None), slice(16, 21, None))
-        >>> Distribution().all_reduce(torch.ones(2))
+        >>> ProcessGroup().all_reduce(torch.ones(2))
         tensor([1., 1.])
     """
 
@@ -190,11 +190,11 @@ class Distribution:
         return held[0]
 
 
-ALONE = Distribution()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Distribution]:
+def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started, and leave them at the end; one process alone needs none of it.
 
     Args:
@@ -205,8 +205,8 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
         RankError: the others cannot be reached, or one of them ends.
 
     Example:
-        >>> with process_group("cpu") as distribution:
-        ...     distribution.world_size
+        >>> with process_group("cpu") as processes:
+        ...     processes.world_size
         1
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -219,7 +219,7 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
             "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
         )
     try:
-        yield Distribution(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
         with _answered():
             dist.barrier()  # none closes its connections while another still waits for an answer
     finally:
@@ -235,5 +235,5 @@ def _answered() -> Iterator[None]:
         raise RankError(
             "another rank of this run has ended or does not answer "
             f"({str(error).splitlines()[0]}); the last checkpoint is as it was: look at what that rank said, and start "
-            "the same command again to go on from there"
+            "the same command again to resume from there"
         ) from error

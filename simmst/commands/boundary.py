@@ -29,8 +29,10 @@ def exit_status(work: Callable[[], None], *, resumes: bool) -> int:
     if sys.stdout is None:
         return _fail("standard output is closed; send it to a file, or to /dev/null")
     try:
-        work()
-        sys.stdout.flush()
+        try:
+            work()
+        finally:
+            sys.stdout.flush()  # at the interpreter's end a failure of it would be a traceback
     except BrokenPipeError:
         _drop_output()
         return READER_LEFT

@@ -35,8 +35,8 @@ def run(options: Namespace) -> None:
     config = ForecasterConfig.from_dict(options.forecaster.as_dict())
     device = resolve_device(config.training.device).type
     with (
-        process_group(device) as distribution,
-        progress_bars(quiet=options.quiet or distribution.rank > 0) as progress,
+        process_group(device) as processes,
+        progress_bars(quiet=options.quiet or processes.rank > 0) as progress,
     ):
         outcome = train(
             options.data,
@@ -48,7 +48,7 @@ def run(options: Namespace) -> None:
             test_days=options.test_days,
             overwrite=options.overwrite,
             progress=progress,
-            distribution=distribution,
+            processes=processes,
         )
     if outcome is not None:  # on the first of several processes
         show_outcome(outcome)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, measure_stretch
 from simmst.forecaster.config import ForecasterConfig
@@ -38,7 +38,7 @@ def fit_forecaster(
     validation_steps: int | None = None,
     run: RunFolder | None = None,
     progress: Progress = quiet,
-    distribution: Distribution = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> FittedForecaster:
     """Fit a forecaster: see `Forecaster.fit`.
 
@@ -59,9 +59,9 @@ def fit_forecaster(
         cities: list[TrafficDataset] = []
         city_notes: tuple[str, ...] = ()
         if plan.learns_from_cities:
-            cities = _cities(config, dataset, wanted, progress, distribution)
+            cities = _cities(config, dataset, wanted, progress, processes)
             city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
-        predictor, result = _train(config, dataset, plan, cities, run, progress, distribution)
+        predictor, result = _train(config, dataset, plan, cities, run, progress, processes)
         calibrated = predictor
         weights = _weights(config, dataset, result, cities, known=isinstance(wanted, int))
         record = FitRecord(cities, city_notes, validation_steps, result, weights)
@@ -94,11 +94,11 @@ def _cities(
     dataset: TrafficDataset,
     wanted: int | list[TrafficDataset],
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> list[TrafficDataset]:
     if isinstance(wanted, int):
         seed = derive_seed(config.training.seed, "cities")
-        return cities_like(dataset, wanted, seed=seed, progress=progress, distribution=distribution)
+        return cities_like(dataset, wanted, seed=seed, progress=progress, processes=processes)
     return [matched(city, dataset) for city in wanted]
 
 
@@ -109,7 +109,7 @@ def _train(
     cities: Sequence[TrafficDataset],
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> tuple[ModelPredictor, Result]:
     assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
     spec = plan.spec
@@ -134,7 +134,7 @@ def _train(
         config=config.training,
         run=run,
         progress=progress,
-        distribution=distribution,
+        processes=processes,
     )
     if plan.pretrained is not None and result.chosen != "pretrained" and not best.offer(result.best_score):
         best.restore()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simmst.baselines import BASELINES
 from simmst.data import Split, TrafficDataset, WindowSpec, load
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import Predictor, Report, WeightReport
 from simmst.forecaster.config import ForecasterConfig
@@ -89,7 +89,7 @@ class Forecaster:
         validation_steps: int | None = None,
         run: RunFolder | None = None,
         progress: Progress = quiet,
-        distribution: Distribution = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> Forecaster:
         """Fit on real traffic and, where the solver learns from them, on simulated cities.
 
@@ -107,7 +107,7 @@ class Forecaster:
                 series is short.
             run: where metrics and checkpoints go; a fit that was killed goes on from there.
             progress: called as the work advances.
-            distribution: the processes that share a re-weighting; the forecaster of rank 0 is the fitted one.
+            processes: those that share a re-weighting; the forecaster of rank 0 is the fitted one.
 
         Returns:
             The forecaster itself. After a solver that weighs simulated windows, `weight_report` tells their weights.
@@ -124,7 +124,7 @@ class Forecaster:
             validation_steps=validation_steps,
             run=run,
             progress=progress,
-            distribution=distribution,
+            processes=processes,
         )
         return self
 

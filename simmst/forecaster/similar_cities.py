@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from simmst.data import TrafficDataset
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
 from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, ServiceConfig, simulate_city
 from simmst.simulation.config import step_for
@@ -77,7 +77,7 @@ def simulation_step(step_minutes: int) -> int:
 
 
 def cities_like(
-    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, distribution: Distribution = ALONE
+    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, processes: ProcessGroup = ALONE
 ) -> list[TrafficDataset]:
     """Simulate cities that have the services and the slots of a series.
 
@@ -86,7 +86,7 @@ def cities_like(
         number: how many; 0 gives none.
         seed: of the family of cities.
         progress: called after each city.
-        distribution: processes that simulate some of them each, and all get them all.
+        processes: those that simulate some of them each, and all get them all.
 
     Returns:
         The cities, drawn from the training prior, their services named as in the series.
@@ -100,11 +100,11 @@ def cities_like(
     if number == 0:
         return []
     configs, own = _configs_like(dataset, number, seed), []
-    for index in range(distribution.rank, number, distribution.world_size):
+    for index in range(processes.rank, number, processes.world_size):
         city = simulate_city(configs[index])
         own.append(city.with_(services=dataset.services).resample(dataset.step_minutes))
-        progress("simulate", len(own), distribution.shard_size(number))
-    return distribution.all_gather_object(own)
+        progress("simulate", len(own), processes.shard_size(number))
+    return processes.all_gather_object(own)
 
 
 def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[dict[str, Any]]:

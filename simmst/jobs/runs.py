@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst.data import TrafficDataset
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.evaluation import Report, WeightReport
 from simmst.forecaster import Forecaster, ForecasterConfig
@@ -91,7 +91,7 @@ def fit_and_test(
     test_days: int = 7,
     stride: int = 1,
     progress: Progress = quiet,
-    distribution: Distribution = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Outcome:
     """Fit on all but the last days, test on those, and write the report and the pictures into the run folder.
 
@@ -103,7 +103,7 @@ def fit_and_test(
         test_days: days at the end to test on, fewer where the series is short (the report says so).
         stride: slots from one tested forecast to the next.
         progress: called as the work advances.
-        distribution: the processes that share a re-weighting; this is rank 0.
+        processes: those that share a re-weighting; this is rank 0.
 
     Raises:
         DataError: the series is too short.
@@ -124,7 +124,7 @@ def fit_and_test(
     forecaster = Forecaster(config=config)
     past = dataset.slice_steps(0, split.test.start)
     forecaster.fit(
-        past, simulated, validation_steps=len(split.validation), run=run, progress=progress, distribution=distribution
+        past, simulated, validation_steps=len(split.validation), run=run, progress=progress, processes=processes
     )
     report = forecaster.evaluate(dataset, split, stride=stride)
     weights = forecaster.weight_report
@@ -147,7 +147,7 @@ def train(
     test_days: int = 7,
     overwrite: bool = False,
     progress: Progress = quiet,
-    distribution: Distribution = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Outcome | None:
     """Train a forecaster on a file, test it on the file's last days and write a run folder.
 
@@ -163,7 +163,7 @@ def train(
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
-        distribution: the processes that share a re-weighting, one of which this is; all are called alike.
+        processes: those that share a re-weighting, one of which this is; all are called alike.
 
     Returns:
         What rank 0 made of it; None on the other ranks, whose work is the re-weighting alone.
@@ -174,7 +174,7 @@ def train(
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
-    refuse_processes(config.solver or "pretrain-finetune", distribution)
+    refuse_processes(config.solver or "pretrain-finetune", processes)
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
@@ -185,16 +185,16 @@ def train(
         "test_days": test_days,
         "forecaster": config.to_dict(),
     }
-    if distribution.rank:
-        if not distribution.broadcast_object():
+    if processes.rank:
+        if not processes.broadcast_object():
             past = dataset.slice_steps(0, split.test.start)
             validation = len(split.validation)
             Forecaster(config=config).fit(
-                past, simulated, validation_steps=validation, run=RunFolder(out), distribution=distribution
+                past, simulated, validation_steps=validation, run=RunFolder(out), processes=processes
             )
         return None
     run = open_run(out, settings, overwrite=overwrite)
-    distribution.broadcast_object(run.finished)
+    processes.broadcast_object(run.finished)
     return fit_and_test(
-        dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, distribution=distribution
+        dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, processes=processes
     )

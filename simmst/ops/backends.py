@@ -59,7 +59,8 @@ def load_native(name: str) -> tuple[ModuleType | None, str]:
     except ImportError as error:
         if name == "simmst._cpu":
             warn_of_hidden_installation()
-        return None, f"the compiled module {name} is not in this installation ({error})"
+        remedy = "; where there is nvcc, SIMMST_CUDA=ON pip install . builds it" if name == "simmst._cuda" else ""
+        return None, f"the compiled module {name} is not in this installation ({error}){remedy}"
 
 
 def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -171,7 +172,7 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     bucket: int | None = None,
-    **sizes: int,
+    head_width: int | None = None,
 ) -> str:
     """Choose the backend of a call.
 
@@ -182,8 +183,8 @@ def choose(
         device: where the inputs lie.
         dtype: what they hold.
         bucket: :func:`simmst.ops.measured_choice.bucket` of the size that the work grows with.
-        sizes: those that kernels limit (:mod:`simmst.ops.limits`), such as ``head_width=64``; plain integers, which
-            :func:`concrete` makes of them while torch.compile traces.
+        head_width: D, which kernels limit (:mod:`simmst.ops.limits`); a plain integer, which :func:`concrete` makes of
+            it while torch.compile traces.
 
     Raises:
         ValueError: the name is no backend.
@@ -197,12 +198,14 @@ def choose(
         named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
     else:
         named, source = backend, "the argument backend"
-    return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, tuple(sizes.items()))
+    return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, head_width)
 
 
 # torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
 # torch.compiler.assume_constant_result without its import of the compiler, which takes longer than all of simmst.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+_transforms = torch._C._functorch.peek_interpreter_stack
 
 # A size as a plain integer. torch.compile then makes a program for each value, which a head's width has few of.
 concrete = index
@@ -213,7 +216,7 @@ def is_transformed() -> bool:
 
     Only plain PyTorch can follow one, and a tensor made inside must not outlive it: keep none in a cache.
     """
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _transforms() is not None or forward_ad._current_level >= 0
 
 
 @functools.lru_cache(maxsize=1024)
@@ -225,12 +228,14 @@ def _resolve(
     dtype: torch.dtype,
     transformed: bool,
     bucket: int | None,
-    sizes: tuple[tuple[str, int], ...],
+    head_width: int | None,
 ) -> str:
+    sizes = {} if head_width is None else {"head_width": head_width}
+
     def reason_against(name: str) -> str | None:
         if transformed and name != "reference":
             return "torch.func transforms and forward-mode AD need backend 'reference'"
-        return why_not(operator, name, device=device, dtype=dtype, **dict(sizes))
+        return why_not(operator, name, device=device, dtype=dtype, **sizes)
 
     if named is None:
         candidates = _candidates(operator, device, dtype, bucket)

@@ -18,10 +18,13 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from simmst.ops.backends import implementation
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+# Under names of this file, which are found sooner than names of torch.
+is_any_autocast = torch._C._is_any_autocast_enabled
+_count_of_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 _LIBRARY = torch.library.Library("simmst", "FRAGMENT")  # kept alive: the operators disappear with it
 _TYPES = {bool: "bool", int: "int", float: "float", float | None: "float?", str | None: "str?"}
 
@@ -75,7 +78,7 @@ class Operator:
 
     def __call__(self, *args: Any) -> Any:
         """Run it: operands, options if it has them, and the name of a backend that can."""
-        if torch._C._is_any_autocast_enabled() and _is_autocast(args[0]):
+        if is_any_autocast() and _is_autocast(args[0]):
             with torch.autocast(args[0].device.type, enabled=False):  # what was to be cast has been
                 return self(*args)
         if args[-1] == "reference" and self._plain is not None:
@@ -143,10 +146,10 @@ def is_unwatched(*args: Any) -> bool:
         >>> is_unwatched(torch.ones(2), None, 3)
         True
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state():
+    if is_compiling() or _count_of_modes() or _tracing_state():
         return False
-    for each in args:  # noqa: SIM110 a generator costs a microsecond
-        if isinstance(each, Tensor) and type(each) not in _PLAIN:
+    for each in args:
+        if type(each) is not Tensor and isinstance(each, Tensor) and type(each) is not torch.nn.Parameter:
             return False
     return True
 
@@ -186,4 +189,4 @@ def _is_autocast(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
-__all__ = ["Operator", "cast", "is_unwatched", "marks_all", "no_gradients", "wants_gradient"]
+__all__ = ["Operator", "cast", "is_any_autocast", "is_unwatched", "marks_all", "no_gradients", "wants_gradient"]

@@ -29,7 +29,7 @@ class ReweightingConfig:
         inner_steps: K, gradient steps of psi.
         inner_lr: eta, their learning rate.
         ridge: lambda, of the inner problem's ridge :math:`\lambda/2 |\phi|^2`.
-        start: psi starts from a "tracker" theta (which goes on from psi to psi) or from the "current" phi.
+        start: psi starts from a "tracker" theta (which follows from psi to psi) or from the "current" phi.
         warmup_steps: steps of theta on uniform weights before the first outer step.
         norm: distance of phi from psi, "l2" or "l1".
         tolerance: epsilon a coordinate: the set is h <= tolerance * sqrt(N) for "l2", tolerance * N for "l1".
@@ -52,7 +52,7 @@ class ReweightingConfig:
         real_batch: real samples an outer step; None takes all.
         chunk: samples whose losses are computed at once.
         lr_plain: of Adam in the references without weights and in the refit.
-        refit_steps: steps of the model that is fitted anew with the final weights, where validation samples can tell
+        refit_steps: steps of the model that is fitted again with the final weights, where validation samples can tell
             whether it is better; 0 fits none.
         validate_every: steps between scores on the validation samples.
         checkpoint_every: steps between checkpoints.

@@ -60,7 +60,7 @@ class CuttingPlane:
             max_planes=self.config.max_planes,
             storage=self.config.storage,
             device=model.device,
-            distribution=problem.distribution,
+            processes=problem.processes,
             weights_sharded=problem.groups is None,
         )
         self.gram = self.polyhedron.gram()  # of the planes, for "qp"
@@ -121,7 +121,7 @@ class CuttingPlane:
         return {name: tensor.clone() for name, tensor in own.items()} | planes
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up `state_dict`."""
+        """Restore what `state_dict` gave."""
         self.phi, self.theta, self.w = (state[name].to(self.phi.device).clone() for name in ("phi", "theta", "w"))
         exp_avg, exp_avg_sq, step = (
             state[name].to(self.phi.device).clone() for name in ("adam_exp_avg", "adam_exp_avg_sq", "adam_step")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel
@@ -52,7 +52,7 @@ class Inner:
         model: the flat model.
         samples: the simulated samples.
         config: the settings.
-        distribution: who computes which sample; weights are those that this rank owns.
+        processes: who computes which sample; weights are those that this rank owns.
 
     Attributes:
         derivative: how products with psi's derivative are taken: "forward", "difference" or "double-backward".
@@ -69,10 +69,10 @@ class Inner:
     """
 
     def __init__(
-        self, model: FlatModel, samples: Samples, config: ReweightingConfig, distribution: Distribution = ALONE
+        self, model: FlatModel, samples: Samples, config: ReweightingConfig, processes: ProcessGroup = ALONE
     ) -> None:
-        self.model, self.samples, self.config, self.distribution = model, samples, config, distribution
-        if distribution.world_size > 1 and config.derivative == "double-backward":
+        self.model, self.samples, self.config, self.processes = model, samples, config, processes
+        if processes.world_size > 1 and config.derivative == "double-backward":
             raise ConfigError("derivative 'double-backward' is for one process; take 'auto' under torchrun")
         self.draws = Draws(len(samples), config.simulated_batch, seed=config.seed, stream="simulated")
         self.derivative = config.derivative if config.derivative != "auto" else "forward"
@@ -88,24 +88,24 @@ class Inner:
 
     def own_draws(self, number: int) -> Tensor:
         """Return the samples of a draw that this rank owns."""
-        return self.distribution.select(self.draws(number))
+        return self.processes.select(self.draws(number))
 
     def gradient(self, phi: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, float]:
         """Return the gradient and value of g at phi, over the samples `index` (and what other ranks drew)."""
         share = torch.sigmoid(weights)
-        gradient, value = self.distribution.partial(self.config.ridge * phi), 0.5 * self.config.ridge * float(phi @ phi)
+        gradient, value = self.processes.partial(self.config.ridge * phi), 0.5 * self.config.ridge * float(phi @ phi)
         losses = torch.zeros((), dtype=phi.dtype, device=phi.device)
         for part, batch in self._chunks(index):
             piece, loss = gradient_and_value(self.model.weighted_loss(batch, self._scale(share, part, index)), phi)
             gradient, losses = gradient + piece, losses + loss
-        return self.distribution.all_reduce(gradient), value + float(self.distribution.all_reduce(losses))
+        return self.processes.all_reduce(gradient), value + float(self.processes.all_reduce(losses))
 
     def _scale(self, share: Tensor, part: Tensor, index: Tensor) -> Tensor:
         """Weight of each sample of `part` in the mean over a draw, of which `index` is what this rank owns."""
-        return share[self.distribution.local(part).to(share.device)] / self._drawn(index)
+        return share[self.processes.local(part).to(share.device)] / self._drawn(index)
 
     def _drawn(self, index: Tensor) -> int:
-        return len(index) if self.distribution.world_size == 1 else self.draws.count
+        return len(index) if self.processes.world_size == 1 else self.draws.count
 
     def losses(self, phi: Tensor, index: Tensor) -> Tensor:
         """Return the losses of the samples `index` at phi, without gradient."""
@@ -121,7 +121,7 @@ class Inner:
         for k in reversed(range(len(path.draws))):
             point, index = path.points[k], path.draws[k]
             along = self.directional(point, direction, index)
-            place = self.distribution.local(index).to(weights.device)
+            place = self.processes.local(index).to(weights.device)
             pulled[place] += path.rate / self._drawn(index) * slope[place] * along.to(weights.dtype)
             if k > 0:
                 direction = direction - path.rate * self.curvature(point, weights, index, direction)
@@ -135,7 +135,7 @@ class Inner:
     def curvature(self, phi: Tensor, weights: Tensor, index: Tensor, direction: Tensor) -> Tensor:
         """Return H u, with H the Hessian of g over the samples `index`."""
         share = torch.sigmoid(weights)
-        product = self.distribution.partial(self.config.ridge * direction)
+        product = self.processes.partial(self.config.ridge * direction)
         for part, batch in self._chunks(index):
             loss = self.model.weighted_loss(batch, self._scale(share, part, index))
 
@@ -144,7 +144,7 @@ class Inner:
 
             with torch.enable_grad():
                 product = product + self._along(slope, phi, direction)
-        return self.distribution.all_reduce(product.detach())
+        return self.processes.all_reduce(product.detach())
 
     def check_derivative(self, phi: Tensor) -> None:
         """Compare forward mode with a difference on a few samples, and take the difference where it fails.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.ops import PackedSigns, cutting_plane_step_, cutting_plane_values, pack_signs
 
@@ -92,7 +92,7 @@ class Polyhedron:
         max_planes: capacity; adding to a full polyhedron evicts the oldest.
         storage: of the rows for phi.
         device: of everything.
-        distribution: the processes that share the columns. Each is given the whole of phi and of its gradients, keeps
+        processes: those that share the columns. Each is given the whole of phi and of its gradients, keeps
             the columns of `block`, and gets the whole of phi back.
         weights_sharded: whether w and its columns are shared out to them, too; else w is the same on every rank.
 
@@ -113,11 +113,11 @@ class Polyhedron:
         max_planes: int,
         storage: str,
         device: torch.device,
-        distribution: Distribution = ALONE,
+        processes: ProcessGroup = ALONE,
         weights_sharded: bool = True,
     ) -> None:
-        self.max_planes, self.distribution, self.weights_sharded = max_planes, distribution, weights_sharded
-        self.block = distribution.block(num_parameters)
+        self.max_planes, self.processes, self.weights_sharded = max_planes, processes, weights_sharded
+        self.block = processes.block(num_parameters)
         self.weight_rows = Rows(max_planes, num_weights, "float32", device)
         self.model_rows = Rows(max_planes, self.block.stop - self.block.start, storage, device)
         self.offsets = torch.zeros(0, dtype=torch.float64, device=device)
@@ -132,22 +132,22 @@ class Polyhedron:
 
     def evaluate(self, weights: Tensor, phi: Tensor) -> Tensor:
         """Return v = A w + B phi + c in float64, from scratch."""
-        return self.distribution.all_reduce(self._evaluate(weights, phi)[1])
+        return self.processes.all_reduce(self._evaluate(weights, phi)[1])
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's share of A w + c, and of v."""
-        of_weights = self._once(
-            cutting_plane_values(self.weight_rows.planes(), self._share(self.offsets), weights.double())
+        of_weights = self._partial(
+            cutting_plane_values(self.weight_rows.planes(), self._addend(self.offsets), weights.double())
         )
         return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.block].double())
 
-    def _share(self, of_weights: Tensor) -> Tensor:
+    def _addend(self, of_weights: Tensor) -> Tensor:
         """What this rank's product with w is to be added to."""
-        return self.distribution.partial(of_weights) if self.weights_sharded else of_weights
+        return self.processes.partial(of_weights) if self.weights_sharded else of_weights
 
-    def _once(self, of_weights: Tensor) -> Tensor:
+    def _partial(self, of_weights: Tensor) -> Tensor:
         """This rank's share of a sum over w: all of it on rank 0 where w is the same on every rank."""
-        return of_weights if self.weights_sharded else self.distribution.partial(of_weights)
+        return of_weights if self.weights_sharded else self.processes.partial(of_weights)
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
         """Lower offsets until (w, psi), feasible by construction, satisfies every plane."""
@@ -189,9 +189,9 @@ class Polyhedron:
 
     def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
         zero = self.offsets.new_zeros(1)
-        of_weights = self._once(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
+        of_weights = self._partial(cutting_plane_values(_last(self.weight_rows), zero, weights.double()))
         product = cutting_plane_values(_last(self.model_rows), of_weights, phi[self.block].double())
-        return self.distribution.all_reduce(product)[0]
+        return self.processes.all_reduce(product)[0]
 
     def anchor(self, weights: Tensor, phi: Tensor) -> None:
         """Take (w, phi) as the point from which values are kept by differences; values are renewed in float64."""
@@ -199,7 +199,7 @@ class Polyhedron:
         if not len(self):
             self._anchor_values, self.values = None, self.offsets
             return
-        of_weights, whole = self.distribution.all_reduce(torch.stack(self._evaluate(weights, phi)))
+        of_weights, whole = self.processes.all_reduce(torch.stack(self._evaluate(weights, phi)))
         self._anchor_values = of_weights, whole - of_weights
         self.values = whole
 
@@ -237,11 +237,11 @@ class Polyhedron:
         values = [
             cutting_plane_step_(rows.planes(), coefficients, gradient, point, anchor, known, lr=lr, adam_state=state)
             for (rows, gradient, point, lr, state), anchor, known in zip(
-                parts, self._anchors, (self._share(of_weights), self.distribution.partial(of_model)), strict=True
+                parts, self._anchors, (self._addend(of_weights), self.processes.partial(of_model)), strict=True
             )
         ]
-        self.distribution.all_gather_block_(phi)
-        self.values = self.distribution.all_reduce(self._once(values[0]) + values[1])
+        self.processes.all_gather_block_(phi)
+        self.values = self.processes.all_reduce(self._partial(values[0]) + values[1])
 
     def gram(self) -> Tensor:
         """B B^T of the rows for phi, float64 (L, L)."""
@@ -249,12 +249,12 @@ class Polyhedron:
         columns = [
             cutting_plane_values(self.model_rows.planes(), zero, row.double()) for row in self.model_rows.dense()
         ]
-        return self.distribution.all_reduce(torch.stack(columns)) if columns else zero.view(0, 0)
+        return self.processes.all_reduce(torch.stack(columns)) if columns else zero.view(0, 0)
 
     def along(self, direction: Tensor) -> Tensor:
         """B u for a direction u of phi, float64 (L,)."""
         zero = torch.zeros_like(self.offsets)
-        return self.distribution.all_reduce(
+        return self.processes.all_reduce(
             cutting_plane_values(self.model_rows.planes(), zero, direction[self.block].double())
         )
 

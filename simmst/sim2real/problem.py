@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel, PerSampleLoss
@@ -39,9 +39,9 @@ class Mean:
         chunk: int,
         seed: int,
         stream: str,
-        distribution: Distribution = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> None:
-        self.model, self.samples, self.chunk, self.distribution = model, samples, chunk, distribution
+        self.model, self.samples, self.chunk, self.processes = model, samples, chunk, processes
         self.draws = Draws(len(samples), size, seed=seed, stream=stream)
 
     def gradient(self, phi: Tensor, step: int) -> tuple[Tensor, float]:
@@ -53,11 +53,11 @@ class Mean:
             shares = torch.full((len(part),), 1 / len(index), dtype=phi.dtype, device=phi.device)
             piece, loss = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
             gradient, value = gradient + piece, value + loss
-        return self.distribution.all_reduce(gradient), float(self.distribution.all_reduce(value))
+        return self.processes.all_reduce(gradient), float(self.processes.all_reduce(value))
 
     def value(self, phi: Tensor) -> float:
         """Return G over all samples."""
-        return float(self.distribution.all_reduce(self.losses(phi).double().sum())) / len(self.samples)
+        return float(self.processes.all_reduce(self.losses(phi).double().sum())) / len(self.samples)
 
     @torch.no_grad()
     def losses(self, phi: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class Mean:
     def first_bad_gradient(self, phi: Tensor) -> int | None:
         """Return the first sample whose gradient is not finite at phi; None without one, or where losses are not."""
         total = len(self.samples)
-        if not self.distribution.all_reduce_min(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
+        if not self.processes.all_reduce_min(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
             return None
         found = (self._bad_among(part, phi) for part in self._parts(torch.arange(total)))
-        first = self.distribution.all_reduce_min(
+        first = self.processes.all_reduce_min(
             next((number for number in found if number is not None), total), self.model.device
         )
         return None if first == total else first
@@ -91,7 +91,7 @@ class Mean:
 
     def _parts(self, index: Tensor) -> list[Tensor]:
         """This rank's share of the samples `index`, cut into chunks."""
-        return [part for part in self.distribution.shard(index).split(self.chunk) if len(part)]
+        return [part for part in self.processes.shard(index).split(self.chunk) if len(part)]
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Problem:
         real: samples that decide the weights; they are trained on.
         config: the settings.
         groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
-        distribution: the processes that share the work.
+        processes: those that share the work.
 
     Raises:
         ConfigError: the module cannot be weighed so, or the groups do not fit.
@@ -118,7 +118,7 @@ class Problem:
     real: Any
     config: ReweightingConfig
     groups: Tensor | None = None
-    distribution: Distribution = ALONE
+    processes: ProcessGroup = ALONE
     model: FlatModel = field(init=False)
     inner: Inner = field(init=False)
     outer: Mean = field(init=False)
@@ -128,9 +128,9 @@ class Problem:
         self.simulated = as_samples(self.simulated, "simulated")
         self.real = as_samples(self.real, "real")
         self.model = FlatModel(self.module, self.per_sample_loss)
-        if self.distribution.world_size > 1:
-            self.model.store(self.distribution.broadcast(self.model.flatten()))
-        self.inner = Inner(self.model, self.simulated, self.config, self.distribution)
+        if self.processes.world_size > 1:
+            self.model.store(self.processes.broadcast(self.model.flatten()))
+        self.inner = Inner(self.model, self.simulated, self.config, self.processes)
         self.outer = self.mean(self.real, self.config.real_batch, "real")
         if self.groups is not None:
             self.groups = torch.as_tensor(self.groups, dtype=torch.int64)
@@ -139,7 +139,7 @@ class Problem:
                     f"groups must give each of the {len(self.simulated)} simulated samples a number from 0 on, "
                     f"got shape {tuple(self.groups.shape)}"
                 )
-            self.own_groups = self.distribution.shard(self.groups).to(self.model.device)
+            self.own_groups = self.processes.shard(self.groups).to(self.model.device)
 
     def mean(self, samples: Samples, size: int | None, stream: str) -> Mean:
         """Return the mean loss over samples."""
@@ -151,7 +151,7 @@ class Problem:
             chunk=config.chunk,
             seed=config.seed,
             stream=stream,
-            distribution=self.distribution,
+            processes=self.processes,
         )
 
     @property
@@ -160,14 +160,14 @@ class Problem:
         return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
 
     @property
-    def weight_distribution(self) -> Distribution:
+    def weight_processes(self) -> ProcessGroup:
         """The ranks that the weights are shared out to; groups' weights are the same on every rank."""
-        return self.distribution if self.groups is None else ALONE
+        return self.processes if self.groups is None else ALONE
 
     @property
     def num_weights(self) -> int:
         """Number of weights that this rank keeps."""
-        return self.weight_distribution.shard_size(self.total_weights)
+        return self.weight_processes.shard_size(self.total_weights)
 
     def spread(self, weights: Tensor) -> Tensor:
         """Give each of this rank's samples its group's weight, (n_r,)."""
@@ -178,7 +178,7 @@ class Problem:
         if self.own_groups is None:
             return per_sample
         own = per_sample.new_zeros(self.num_weights).index_add_(0, self.own_groups, per_sample)
-        return self.distribution.all_reduce(own)
+        return self.processes.all_reduce(own)
 
     def decay(self, weights: Tensor) -> Tensor:
         """Return the gradient for w of what draws the weights towards uniform ones."""
@@ -199,10 +199,10 @@ class Problem:
             if samples is None:
                 continue
             bad = ~torch.isfinite(self.mean(samples, None, name).losses(phi))
-            number = self.distribution.shard(torch.arange(len(samples), device=bad.device))[bad]
-            first = self.distribution.all_reduce_min(int(number[0]) if len(number) else len(samples), phi.device)
+            number = self.processes.shard(torch.arange(len(samples), device=bad.device))[bad]
+            first = self.processes.all_reduce_min(int(number[0]) if len(number) else len(samples), phi.device)
             if first < len(samples):
-                count = int(self.distribution.all_reduce(bad.sum()))
+                count = int(self.processes.all_reduce(bad.sum()))
                 raise DataError(
                     f"the loss of {name} sample {first} is not finite ({count} of "
                     f"{len(samples)} are not); leave the sample out, or mask its missing values in the loss"
@@ -259,7 +259,7 @@ class Solver(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up `state_dict`."""
+        """Restore what `state_dict` gave."""
         ...
 
 

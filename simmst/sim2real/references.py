@@ -73,7 +73,7 @@ class Plain:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up `state_dict`."""
+        """Restore what `state_dict` gave."""
         self.phi, self.rate = state["phi"].to(self.phi.device).clone(), float(state["rate"])
         self.adam.load("adam", state)
 
@@ -124,7 +124,7 @@ class Online:
         return {"phi": self.phi.clone(), "w": self.w.clone(), "pace": pace, **self.adam.state("adam")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up `state_dict`."""
+        """Restore what `state_dict` gave."""
         self.phi, self.w = (state[name].to(self.phi.device).clone() for name in ("phi", "w"))
         self.pace = float(state["pace"])
         self.adam.load("adam", state)
@@ -142,7 +142,7 @@ class Exact:
     blocked: frozenset[str] = frozenset()
 
     def __init__(self, problem: Problem) -> None:
-        if problem.distribution.world_size > 1:
+        if problem.processes.world_size > 1:
             raise ConfigError("solver 'exact' runs in one process; start it without torchrun")
         if problem.model.size > _EXACT_LIMIT:
             raise ConfigError(
@@ -213,7 +213,7 @@ class Exact:
         return {"phi": self.phi.clone(), "w": self.w.clone(), **self.adam.state("adam")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up `state_dict`."""
+        """Restore what `state_dict` gave."""
         self.phi, self.w = state["phi"].clone(), state["w"].clone()
         self.adam.load("adam", state)
 
@@ -244,11 +244,11 @@ class Adam:
         return {f"{name}_first": self.first.clone(), f"{name}_second": self.second.clone(), f"{name}_taken": taken}
 
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Take up `state`."""
+        """Restore what `state` gave."""
         self.first, self.second = (state[f"{name}_{part}"].to(self.first).clone() for part in ("first", "second"))
         self.taken = int(state[f"{name}_taken"])
 
 
 def plain(*stages: tuple[str, ...]) -> MakeSolver:
-    """Return the solver that trains in stages on the kinds of samples that each names, all alike."""
+    """Return the solver that trains in stages on the kinds of samples that each names."""
     return lambda problem: Plain(problem, stages)

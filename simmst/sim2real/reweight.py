@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, SimmstError
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
@@ -78,7 +78,7 @@ def reweight(
     resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
     save: Save | None = None,
     progress: Callable[[int, int, Record], None] | None = None,
-    distribution: Distribution = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Reweighted:
     r"""Weigh simulated samples by what they teach about real ones, and train a model on both.
 
@@ -88,7 +88,7 @@ def reweight(
     cleans noisy labels or adapts domains as well.
 
     Args:
-        module: the model, starting from its present parameters, best untrained (a model trained on all samples alike
+        module: the model, starting from its present parameters, best untrained (a model trained on all samples
             has memorised those that should count less). Holds the chosen parameters afterwards.
         per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
         simulated: samples to be weighted: tensors, a torch data set of the map style, or an object with ``__len__`` and
@@ -102,7 +102,7 @@ def reweight(
         resume: what `save` was given last.
         save: called with tensors and numbers every `checkpoint_every` steps and at the end.
         progress: called as progress(steps done, steps, record) after each step.
-        distribution: the processes that share the work, from `simmst.distributed.process_group`; all call this alike,
+        processes: those that share the work, from `simmst.distributed.process_group`; all call this alike,
             with the same data, and get the same result. Rank 0 calls `save` and `progress`; give `resume` to all.
 
     Returns:
@@ -138,7 +138,7 @@ def reweight(
     """
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
-    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, distribution)
+    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, processes)
     chooses = None if validation is None else as_samples(validation, "validation")
     if chooses is not None:
         refuse_overlap(problem.real, chooses)
@@ -159,9 +159,9 @@ class _Run:
         self.name, self.solver, self.save = name, solver, save
         self.problem, self.config = solver.problem, solver.problem.config
         # All ranks together gather what one of them writes.
-        distribution = self.problem.distribution
-        self.saves = distribution.all_reduce_min(int(save is None), self.problem.model.device) == 0
-        if distribution.rank:
+        processes = self.problem.processes
+        self.saves = processes.all_reduce_min(int(save is None), self.problem.model.device) == 0
+        if processes.rank:
             self.save = None
         self.held_out: Mean | None = None
         if validation is not None:
@@ -192,7 +192,7 @@ class _Run:
                 state = self.state()
                 if self.save:
                     self.save(*state)
-            if progress and not self.problem.distribution.rank:
+            if progress and not self.problem.processes.rank:
                 progress(self.done, self.config.steps, self.history[-1])
 
     def refit(self, start: Tensor) -> None:
@@ -214,9 +214,9 @@ class _Run:
             name = min(scores, key=scores.__getitem__)
             _, step, phi = self.best[name]
         self.problem.model.store(phi)
-        own, distribution = self.solver.weights(), self.problem.distribution
-        raw = self.problem.weight_distribution.all_gather(own, self.problem.total_weights)
-        share = distribution.all_gather(torch.sigmoid(self.problem.spread(own)).float(), len(self.problem.simulated))
+        own, processes = self.solver.weights(), self.problem.processes
+        raw = self.problem.weight_processes.all_gather(own, self.problem.total_weights)
+        share = processes.all_gather(torch.sigmoid(self.problem.spread(own)).float(), len(self.problem.simulated))
         return Reweighted(share, raw, name, step, scores, self.history)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -237,33 +237,33 @@ class _Run:
         return tensors, numbers
 
     def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On rank 0: the state of a solver with the columns of all ranks, from which any number of ranks can go on."""
+        """On rank 0: the state of a solver with the columns of all ranks, from which any number of ranks can resume."""
         problem, whole = self.problem, dict(state)
         for name in sorted(self.solver.strided & state.keys()):
-            whole[name] = problem.weight_distribution.all_gather(state[name], problem.total_weights)
+            whole[name] = problem.weight_processes.all_gather(state[name], problem.total_weights)
         for name in sorted(self.solver.blocked & state.keys()):
             unit = _unit(state[name])
-            whole[name] = problem.distribution.gather_block(state[name], -(-problem.model.size * unit // 8), unit=unit)
+            whole[name] = problem.processes.gather_block(state[name], -(-problem.model.size * unit // 8), unit=unit)
         return whole
 
     def _shards(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's columns of it."""
         problem, own = self.problem, dict(state)
         for name in self.solver.strided & state.keys():
-            own[name] = problem.weight_distribution.shard(state[name])
+            own[name] = problem.weight_processes.shard(state[name])
         for name in self.solver.blocked & state.keys():
-            own[name] = problem.distribution.shard_block(state[name], unit=_unit(state[name]))
+            own[name] = problem.processes.shard_block(state[name], unit=_unit(state[name]))
         return own
 
     def _settings(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one before."""
+        """What a run that resumes must have in common with the one before."""
         problem = self.problem
         sizes = {"weights": problem.total_weights, "simulated samples": len(problem.simulated)}
         sizes |= {"real samples": len(problem.real), "parameters": problem.model.size}
         return {"solver": self.name, **sizes, **self.config.to_dict()}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Take up `state`.
+        """Restore what `state` gave.
 
         Raises:
             ConfigError: it was saved by another solver, with other settings, or for other data; names them.
@@ -273,7 +273,7 @@ class _Run:
             f"{key} is {saved.get(key)!r}, wanted {wanted[key]!r}" for key in wanted if saved.get(key) != wanted[key]
         ]
         if different:
-            raise ConfigError(f"the run to go on with differs: {'; '.join(different)}")
+            raise ConfigError(f"the run to resume differs: {'; '.join(different)}")
         self.problem.inner.derivative = numbers["derivative"]
 
         def part(name: str) -> dict[str, Tensor]:
@@ -299,7 +299,7 @@ class _Run:
         finite = all(abs(value) < float("inf") for value in record.values()) and all(
             bool(torch.isfinite(vector).all()) for vector in vectors
         )
-        return bool(self.problem.distribution.all_reduce_min(int(finite), self.problem.model.device))
+        return bool(self.problem.processes.all_reduce_min(int(finite), self.problem.model.device))
 
     def _restore(self, record: Record) -> None:
         """Go back to the last snapshot with steps of half the size.

@@ -57,7 +57,7 @@ class TrainingConfig:
         weights: those solvers give a weight to each "sample", or to each "city" for all of its windows.
         samples_per_city: windows of each simulated city that they weigh, the same ones throughout.
         after_reweighting: what follows: "retrain" trains the untrained model on simulated windows drawn by their
-            weights and then on the real ones; "finetune" goes on with the solver's model on the real ones; "nothing"
+            weights and then on the real ones; "finetune" continues the solver's model on the real ones; "nothing"
             keeps that model. The real validation split decides which of the models is left.
         seed: seeds the data order, dropout and the sampled attention.
         device: "auto" (the GPU when there is one), "cpu" or "cuda".

@@ -47,12 +47,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
-        """Make the folder, or take up the run that is in it when it was made with the same config.
+        """Make the folder, or resume the run that is in it, where it was made with the same config.
 
         Args:
             path: the folder, new, empty, or of an earlier run.
             config: everything that decides the run's numbers, JSON-able.
-            overwrite: throw an earlier run's metrics, checkpoints and summary away and start anew.
+            overwrite: throw an earlier run's metrics, checkpoints and summary away and start again.
 
         Raises:
             ConfigError: the folder holds a run of another config (the message names the keys that differ), or files
@@ -193,7 +193,7 @@ class RunFolder:
                     break  # the process died while it wrote this line
                 raise CheckpointError(
                     f"{self.metrics_path}, line {number}: not a JSON record: {line[:60]!r}; "
-                    "delete that line, or start the run anew in another folder"
+                    "delete that line, or start the run again in another folder"
                 ) from error
         return records
 

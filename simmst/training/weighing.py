@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simmst.data import Batch, CityWindows
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.errors import ConfigError
 from simmst.foundation.progress import Progress
 from simmst.models import TaskWeights, task_losses
@@ -66,7 +66,7 @@ def weigh(
     *,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> tuple[History, WindowWeights]:
     """Weigh simulated windows and leave the model that the solver found in `model`.
 
@@ -84,7 +84,7 @@ def weigh(
         config: the settings.
         run: where metrics and checkpoints go; a run that was killed resumes from its last checkpoint.
         progress: called after each step.
-        distribution: the processes that share the work; all leave the same model. Rank 0 writes, all read the run
+        processes: those that share the work; all leave the same model. Rank 0 writes, all read the run
             folder.
 
     Raises:
@@ -93,7 +93,7 @@ def weigh(
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
     _refuse_backend(model)
-    weighing = _Weighing(solver, model, simulated, real, validation, config, run, distribution)
+    weighing = _Weighing(solver, model, simulated, real, validation, config, run, processes)
     with seeded(derive_seed(config.seed, STAGE), weighing.device):
         return weighing.to_end(progress)
 
@@ -110,10 +110,10 @@ class _Weighing(Stage):
         validation: CityWindows | None,
         config: TrainingConfig,
         run: RunFolder | None,
-        distribution: Distribution,
+        processes: ProcessGroup,
     ) -> None:
-        super().__init__(STAGE, model, config, run, writes=distribution.rank == 0)
-        self.solver, self.distribution = solver, distribution
+        super().__init__(STAGE, model, config, run, writes=processes.rank == 0)
+        self.solver, self.processes = solver, processes
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
         self.loss = "huber" if config.loss in ("mae", "quantile") else config.loss
@@ -127,7 +127,7 @@ class _Weighing(Stage):
         )
 
     def to_end(self, progress: Progress) -> tuple[History, WindowWeights]:
-        """Resume from what the run folder holds, and go on to the end."""
+        """Resume from what the run folder holds, and take the steps that are left."""
         checkpoint = self.resume()
         if self.config.fit_highway:
             self.fit_highway(self.source, self.held_out, dataclasses.replace(self.config, loss=self.loss))
@@ -144,7 +144,7 @@ class _Weighing(Stage):
             resume=None if checkpoint is None else (checkpoint.group("state"), checkpoint.state["numbers"]),
             save=lambda tensors, numbers: self.save_step(tensors, numbers, tasks),
             progress=lambda done, total, record: progress(STAGE, done, total, _shown(record)),
-            distribution=self.distribution,
+            processes=self.processes,
         )
         self.model.eval()
         self.history.best_epoch = -(-found.chosen_step // self.settings.checkpoint_every)

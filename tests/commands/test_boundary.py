@@ -97,6 +97,15 @@ def test_output_that_nobody_takes(redirection):
     assert run.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["info"]])
+def test_a_reader_that_has_left_is_no_error_to_tell(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = simmst(*arguments, stdout=writing)
+    os.close(writing)
+    assert run.stderr == ""
+
+
 def test_errors_that_nobody_reads():
     run = subprocess.run(["/bin/sh", "-c", f"{sys.executable} -m simmst trian 2>&-"], check=False)
     assert run.returncode == 2

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from simmst import jobs
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.errors import CheckpointError, ConfigError
 from simmst.forecaster.config import ForecasterConfig
 from simmst.sim2real import ReweightingConfig
@@ -105,7 +105,7 @@ def test_a_solver_with_work_for_one_process_is_refused_in_several(file, tmp_path
 
     config = dataclasses.replace(CONFIG, solver="joint")
     with pytest.raises(ConfigError, match="'joint' runs in one process, and 2 were started; start it without torchrun"):
-        jobs.train(file, tmp_path / "run", config, simulated=1, distribution=Distribution(0, 2))
+        jobs.train(file, tmp_path / "run", config, simulated=1, processes=ProcessGroup(0, 2))
     assert not (tmp_path / "run").exists()
 
 

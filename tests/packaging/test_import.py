@@ -6,8 +6,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+import simmst
 
 OPTIONAL = (
     "pandas",
@@ -49,6 +52,13 @@ import simmst.jobs.installation, simmst.commands.main
 print('fine')
 """
     assert run_python(code).strip() == "fine"
+
+
+def test_every_room_is_an_attribute():
+    rooms = [path.parent.name for path in Path(simmst.__file__).parent.glob("*/__init__.py")]
+    assert len(rooms) > 10
+    assert set(rooms) <= set(dir(simmst))
+    assert run_python("import simmst; print(simmst.sim2real.__name__)").strip() == "simmst.sim2real"
 
 
 def test_a_missing_extra_is_named():

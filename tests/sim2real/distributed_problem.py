@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from simmst.distributed import ALONE, Distribution, process_group
+from simmst.distributed import ALONE, ProcessGroup, process_group
 from simmst.errors import DataError
 from simmst.sim2real import ReweightingConfig, reweight
 
@@ -51,14 +51,14 @@ def loss(model, batch):
     return (model(batch[0]).squeeze(1) - batch[1]).square() / 2
 
 
-def solve(case, distribution: Distribution = ALONE, *, steps=40, **options):
+def solve(case, processes: ProcessGroup = ALONE, *, steps=40, **options):
     settings = dict(CASES[case])
     solver, cities = settings.pop("solver"), settings.pop("cities", False)
     config = ReweightingConfig(
         steps=steps, validate_every=10, checkpoint_every=10, refit_steps=5, **{"chunk": 4, **settings}
     )
     simulated, real, held_out = data()
-    model = module(seed=1 + distribution.rank)  # rank 0's counts
+    model = module(seed=1 + processes.rank)  # rank 0's counts
     found = reweight(
         model,
         loss,
@@ -68,13 +68,13 @@ def solve(case, distribution: Distribution = ALONE, *, steps=40, **options):
         solver=solver,
         config=config,
         groups=torch.arange(N) % 5 if cities else None,
-        distribution=distribution,
+        processes=processes,
         **options,
     )
     return found, torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-def refusal(distribution: Distribution, spoilt: str, number: int) -> str:
+def refusal(processes: ProcessGroup, spoilt: str, number: int) -> str:
     """What is said of a sample whose loss is finite, but whose gradient is NaN: that of a root at 0."""
     simulated, real, _ = data()
     inside = {"simulated": torch.ones(N), "real": torch.ones(len(real[0]))}
@@ -85,9 +85,7 @@ def refusal(distribution: Distribution, spoilt: str, number: int) -> str:
 
     parts = (*simulated, inside["simulated"]), (*real, inside["real"])
     try:
-        reweight(
-            module(), rooted, *parts, config=ReweightingConfig(steps=4, derivative="forward"), distribution=distribution
-        )
+        reweight(module(), rooted, *parts, config=ReweightingConfig(steps=4, derivative="forward"), processes=processes)
     except DataError as error:
         return str(error)
     return "nothing"
@@ -95,31 +93,31 @@ def refusal(distribution: Distribution, spoilt: str, number: int) -> str:
 
 def main(folder: str, *cases: str) -> None:
     torch.set_num_threads(1)
-    with process_group("cpu", timeout_seconds=60) as distribution:
+    with process_group("cpu", timeout_seconds=60) as processes:
         if cases and cases[0].isdigit():
-            die(Path(folder), int(cases[0]), distribution)
+            die(Path(folder), int(cases[0]), processes)
             return
         results = {}
         for case in cases or CASES:
             saved = {}
-            found, phi = solve(case, distribution, save=lambda t, n, saved=saved: saved.update({n["done"]: (t, n)}))
+            found, phi = solve(case, processes, save=lambda t, n, saved=saved: saved.update({n["done"]: (t, n)}))
             results[case] = {"weights": found.weights, "phi": phi, "raw": found.raw_weights, "state": saved.get(20)}
             state = [saved.get(20)]
-            if distribution.world_size > 1:
+            if processes.world_size > 1:
                 torch.distributed.broadcast_object_list(state, 0)
-            resumed, _ = solve(case, distribution, resume=state[0])
+            resumed, _ = solve(case, processes, resume=state[0])
             results[case]["resumed"] = resumed.weights
             solve(case, save=lambda t, n, saved=saved: saved.update({n["done"]: (t, n)}))
-            of_one, _ = solve(case, distribution, resume=saved[20])
+            of_one, _ = solve(case, processes, resume=saved[20])
             results[case]["resumed of one"] = of_one.weights
-        results["refusals"] = [refusal(distribution, "simulated", 23), refusal(distribution, "real", 3)]
-        torch.save(results, Path(folder) / f"{distribution.rank}.pt")
+        results["refusals"] = [refusal(processes, "simulated", 23), refusal(processes, "real", 3)]
+        torch.save(results, Path(folder) / f"{processes.rank}.pt")
 
 
-def die(folder: Path, step: int, distribution: Distribution) -> None:
+def die(folder: Path, step: int, processes: ProcessGroup) -> None:
     def losses(model, batch):
         calls[0] += 1
-        if distribution.rank == 1 and calls[0] > 40 * step:
+        if processes.rank == 1 and calls[0] > 40 * step:
             os._exit(9)
         return loss(model, batch)
 
@@ -131,7 +129,7 @@ def die(folder: Path, step: int, distribution: Distribution) -> None:
         torch.save((tensors, numbers), folder / "new.pt")
         (folder / "new.pt").replace(folder / "last.pt")
 
-    reweight(module(), losses, simulated, real, config=config, save=save, distribution=distribution)
+    reweight(module(), losses, simulated, real, config=config, save=save, processes=processes)
 
 
 if __name__ == "__main__":

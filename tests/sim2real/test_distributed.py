@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed_problem import CASES, data, loss, module, solve
 
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.errors import ConfigError
 from simmst.sim2real import ReweightingConfig, reweight
 from simmst.sim2real.cutting_plane import CuttingPlane
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_resumed_bit_for_bit_and_by_another_number_of_ranks(two,
 @pytest.mark.parametrize("case", FEW)
 def test_a_rank_without_a_part_of_the_model_gives_the_same(four, case):
     found, phi = solve(case)
-    assert Distribution(3, 4).block(len(phi)) == slice(21, 21)
+    assert ProcessGroup(3, 4).block(len(phi)) == slice(21, 21)
     for rank in four:
         torch.testing.assert_close(rank[case]["weights"], found.weights, rtol=0, atol=1e-5)
         torch.testing.assert_close(rank[case]["resumed of one"], found.weights, rtol=0, atol=1e-5)
@@ -132,15 +132,11 @@ def test_a_rank_keeps_its_columns_of_the_planes_and_no_others(storage):
     row = row.sign() * 0.5 if storage == "sign" else row
     bits = {"float32": 32, "bfloat16": 16, "sign": 1}[storage]
     for number in range(4):
-        distribution = Distribution(number, 4)
-        planes = Polyhedron(
-            3, size, max_planes=2, storage=storage, device=torch.device("cpu"), distribution=distribution
-        )
+        processes = ProcessGroup(number, 4)
+        planes = Polyhedron(3, size, max_planes=2, storage=storage, device=torch.device("cpu"), processes=processes)
         assert planes.model_rows.entries.nbytes == 2 * size * bits // 8 // 4
         planes.model_rows.push(row, planes.block)
-        assert torch.equal(
-            planes.model_rows.dense()[0], row[distribution.block(size)].to(planes.model_rows.dense().dtype)
-        )
+        assert torch.equal(planes.model_rows.dense()[0], row[processes.block(size)].to(planes.model_rows.dense().dtype))
 
 
 @pytest.mark.parametrize("groups", [None, torch.arange(37) % 5])
@@ -168,10 +164,10 @@ def test_what_one_process_alone_can_do_is_refused():
             samples,
             samples,
             config=ReweightingConfig(derivative="double-backward"),
-            distribution=_Unconnected(0, 2),
+            processes=_Unconnected(0, 2),
         )
 
 
-class _Unconnected(Distribution):
+class _Unconnected(ProcessGroup):
     def broadcast(self, tensor):
         return tensor

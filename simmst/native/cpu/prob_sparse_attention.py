@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from typing import Any
@@ -10,10 +11,20 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.prob_sparse_attention import DEFAULTS, FILLS, Options, divisor, empty_out, resolve_fill, resolve_scale
+from simmst.core.prob_sparse_attention import (
+    DEFAULTS,
+    FILLS,
+    Options,
+    divisor,
+    empty_out,
+    informer_count,
+    resolve_fill,
+    resolve_scale,
+)
 
 _cpu: Any = importlib.import_module("simmst._cpu")
 _FILLS = {fill: code for code, fill in enumerate(FILLS)}
+_count = functools.lru_cache(maxsize=256)(informer_count)
 
 _Parts = tuple[int, torch.Size, tuple[int, ...]]
 
@@ -47,7 +58,7 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
 
 
 def infer(
-    query: Tensor, key: Tensor, value: Tensor, sample: Tensor, u: int, normalizer: str, options: Options
+    query: Tensor, key: Tensor, value: Tensor, sample: Tensor, factor: int, normalizer: str, options: Options
 ) -> Tensor:
     """``select`` and ``attend`` in one call, where nothing but the output is wanted and no layout needs a copy.
 
@@ -74,11 +85,11 @@ def infer(
         (value.data_ptr(), value_shape, value.stride()),
         (sample.data_ptr(), sample.shape, sample.stride()),
         key_shape[-2] if normalizer == "keys" else divisor(key, sample, normalizer),
-        u,
+        _count(shape[-2], factor),
         is_causal,
         1.0 / math.sqrt(width) if scale is None else scale,
-        _FILLS[resolve_fill(fill, is_causal)],
-        (out.data_ptr(), out.shape, out.stride()),
+        _FILLS[fill or ("cumsum" if is_causal else "mean")],
+        (out.data_ptr(), shape if value_shape[-1] == width else out.shape, out.stride()),
     )
     return out
 

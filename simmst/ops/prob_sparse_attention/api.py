@@ -21,7 +21,7 @@ from simmst.ops.checks import (
     describe,
     describe_all,
 )
-from simmst.ops.dispatch import cast
+from simmst.ops.dispatch import cast, is_any_autocast
 from simmst.ops.measured_choice import bucket
 from simmst.ops.prob_sparse_attention.library import FUSED, PATH, attend, forward, infer, select
 
@@ -138,7 +138,7 @@ def prob_sparse_attention(
         >>> out.shape, aux.top.shape
         (torch.Size([2, 4, 96, 16]), torch.Size([2, 4, 25]))
     """
-    if torch._C._is_any_autocast_enabled():
+    if is_any_autocast():
         query, key, value = cast(query, key, value)
     options = Options(is_causal, scale, fill, dropout_p)
     if sample is not None and dropout_p == 0.0 and return_aux is False and sampling in SAMPLINGS:
@@ -202,7 +202,7 @@ def prob_sparse_select(
         >>> prob_sparse_select(query, key, torch.tensor([0, 1]), u=2)
         (tensor([0, 2]), tensor([1., 0., 3.]))
     """
-    if torch._C._is_any_autocast_enabled():
+    if is_any_autocast():
         query, key = cast(query, key)
     check_float_tensors(query=query, key=key)
     _check_query_key(query, key)
@@ -258,7 +258,7 @@ def prob_sparse_attend(
         >>> torch.equal(out[0, 1], out[0, 2])
         True
     """
-    if torch._C._is_any_autocast_enabled():
+    if is_any_autocast():
         query, key, value = cast(query, key, value)
     _check_attention(query, key, value)
     options = _checked(Options(is_causal, scale, fill, dropout_p))

@@ -15,21 +15,20 @@ A backend of ``FUSED`` has ``forward``, too: ``select`` followed by ``attend`` a
 
 from __future__ import annotations
 
-import functools
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simmst.core.prob_sparse_attention import Options, empty_out, informer_count
+from simmst.core.prob_sparse_attention import Options, empty_out
 from simmst.ops.backends import choose, implementation
 from simmst.ops.dispatch import Operator, is_unwatched, marks_all, no_gradients, wants_gradient
 from simmst.reference import prob_sparse_attention as reference
 
 PATH = "prob_sparse_attention"
 FUSED = ("cuda",)
-_count = functools.lru_cache(maxsize=256)(informer_count)
+_CPU = torch.device("cpu")
 
 
 def infer(
@@ -52,31 +51,26 @@ def infer(
         >>> infer(x, x, x, sample, 5, "keys", Options(), "reference") is None
         True
     """
-    if not (
-        is_unwatched(query, key, value, sample)
-        and isinstance(query, Tensor)
-        and query.is_cpu
-        and isinstance(key, Tensor)
-        and key.is_cpu
-        and isinstance(value, Tensor)
-        and value.is_cpu
-        and isinstance(sample, Tensor)
-        and sample.is_cpu
-        and query.dtype is key.dtype is value.dtype
-        and sample.dtype is torch.int64
-        and type(factor) is int
-        and factor >= 1
-        and type(options.is_causal) is bool
-        and (options.scale is None or (type(options.scale) is float and options.scale == options.scale))
-    ):
-        return None
-    if wants_gradient(query, key, value) or choose(PATH, backend, device=query.device, dtype=query.dtype) != "cpu":
-        return None
+    is_causal, scale, _, _ = options
     try:
-        out: Tensor = implementation(PATH, "cpu").infer(
-            query, key, value, sample, _count(query.shape[-2], factor), normalizer, options
-        )
-    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        if not (
+            query.is_cpu
+            and key.is_cpu
+            and value.is_cpu
+            and sample.is_cpu
+            and query.dtype is key.dtype is value.dtype
+            and sample.dtype is torch.int64
+            and type(factor) is int
+            and factor >= 1
+            and type(is_causal) is bool
+            and (scale is None or (type(scale) is float and scale == scale))
+            and is_unwatched(query, key, value, sample)
+            and not wants_gradient(query, key, value)
+            and choose(PATH, backend, device=_CPU, dtype=query.dtype) == "cpu"
+        ):
+            return None
+        out: Tensor = implementation(PATH, "cpu").infer(query, key, value, sample, factor, normalizer, options)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return out
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from simmst.core.spatial_attention import Options
 from simmst.ops.backends import choose, concrete
 from simmst.ops.checks import check_flag, check_float_tensors, check_integer, check_number, describe
-from simmst.ops.dispatch import cast
+from simmst.ops.dispatch import cast, is_any_autocast
 from simmst.ops.measured_choice import bucket
 from simmst.ops.spatial_attention.library import PATH, forward
 
@@ -79,7 +79,7 @@ def spatial_attention(
         >>> torch.allclose(out.flatten(2).mT, layer(tokens, tokens, tokens)[0], atol=1e-5)
         True
     """
-    if torch._C._is_any_autocast_enabled():
+    if is_any_autocast():
         x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias = cast(
             x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
         )

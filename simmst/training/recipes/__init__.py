@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from simmst.data import CityWindows
-from simmst.distributed import ALONE, Distribution
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.foundation.progress import Progress, quiet
 from simmst.training.config import TrainingConfig
@@ -38,7 +38,7 @@ def solve(
     config: TrainingConfig,
     run: RunFolder | None = None,
     progress: Progress = quiet,
-    distribution: Distribution = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Result:
     """Train a model by the recipe of a name; the best weights are in the model afterwards.
 
@@ -51,7 +51,7 @@ def solve(
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing. A run that was killed resumes when called again.
         progress: called after each step.
-        distribution: the processes that share the work; the result of rank 0 counts.
+        processes: those that share the work; the result of rank 0 counts.
 
     Returns:
         The history of each stage, and which one the model's weights come from.
@@ -77,11 +77,11 @@ paper, pretrain-finetune, qp, real-only
             instead = f", or choose a solver that needs none ({', '.join(others)})" if others else ""
             raise ConfigError(f"solver {name!r} needs {kind} windows and got none; give {kind} data{instead}")
     refuse_seen_targets(real_train, real_validation)
-    refuse_processes(name, distribution)
-    return recipe.train(model, windows, config, run, progress, distribution)
+    refuse_processes(name, processes)
+    return recipe.train(model, windows, config, run, progress, processes)
 
 
-def refuse_processes(name: str, distribution: Distribution) -> None:
+def refuse_processes(name: str, processes: ProcessGroup) -> None:
     """Raise where several processes were started for a recipe that has work for one.
 
     Raises:
@@ -90,9 +90,9 @@ def refuse_processes(name: str, distribution: Distribution) -> None:
     Example:
         >>> refuse_processes("real-only", ALONE)
     """
-    if distribution.world_size > 1 and not RECIPES[name].distributed:
+    if processes.world_size > 1 and not RECIPES[name].distributed:
         shared = ", ".join(other for other, recipe in RECIPES.items() if recipe.distributed)
         raise ConfigError(
-            f"solver {name!r} runs in one process, and {distribution.world_size} were started; "
+            f"solver {name!r} runs in one process, and {processes.world_size} were started; "
             f"start it without torchrun, or choose one that shares its work: {shared}"
         )

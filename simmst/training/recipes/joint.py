@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.loop import train_stage
@@ -19,7 +19,7 @@ def train(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> Result:
     """Train on batches mixed from real and simulated windows, `config.real_share` of each batch real."""
     history = train_stage(

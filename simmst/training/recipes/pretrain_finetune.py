@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from simmst.data import WindowSource
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
@@ -20,7 +20,7 @@ def train(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> Result:
     """Train on the simulated windows, then on the real ones at a lower learning rate.
 

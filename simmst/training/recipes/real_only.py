@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.loop import train_stage
@@ -18,7 +18,7 @@ def train(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> Result:
     """Train on the real windows alone."""
     history = train_stage(

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import nn
 
 from simmst.data import CityWindows
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
@@ -64,7 +64,7 @@ class Result:
         return self.histories[-1].best_score if self.earlier_score is None else self.earlier_score
 
 
-Train: TypeAlias = Callable[[nn.Module, WindowSets, TrainingConfig, RunFolder | None, Progress, Distribution], Result]
+Train: TypeAlias = Callable[[nn.Module, WindowSets, TrainingConfig, RunFolder | None, Progress, ProcessGroup], Result]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Recipe:
     """A way to train a model on real and simulated windows.
 
     Args:
-        train: called as ``train(model, windows, config, run, progress, distribution)``; leaves the best weights in the
+        train: called as ``train(model, windows, config, run, progress, processes)``; leaves the best weights in the
             model. Writes metrics and checkpoints where `run` is not None, and then resumes from them.
         needs: kinds of windows that it cannot do without, "real" and "simulated".
-        distributed: whether several processes can share its work; all call it alike, and the result of rank 0 counts.
+        distributed: whether several processes can share its work; each calls it, and the result of rank 0 counts.
     """
 
     train: Train

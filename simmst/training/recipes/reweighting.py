@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from simmst.data import CityWindows
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.mixing import WeightedWindows
@@ -24,7 +24,7 @@ def train(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> Result:
     """Weigh simulated windows by a solver of `simmst.sim2real`, and train on with the weights.
 
@@ -42,9 +42,9 @@ def train(
         config,
         run=run,
         progress=progress,
-        distribution=distribution,
+        processes=processes,
     )
-    if distribution.rank or config.after_reweighting == "nothing":  # what follows is the work of rank 0
+    if processes.rank or config.after_reweighting == "nothing":  # what follows is the work of rank 0
         return Result((history,), STAGE, weights)
     best = BestWeights(model)
     best.offer(validation_score(model, windows.validation, config, where=f"stage {STAGE!r}"))

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from training_city import CONFIG, tiny_net
 
+from simmst.distributed import ProcessGroup
 from simmst.errors import ConfigError
-from simmst.training import RECIPES, RunFolder, solve
+from simmst.forecaster.config import ForecasterConfig
+from simmst.training import RECIPES, Recipe, Result, RunFolder, solve, train_stage
+from simmst.training.recipes import refuse_processes
 
 
 def test_an_unknown_name_lists_those_that_exist(real):
@@ -43,6 +46,23 @@ def test_stages_and_scores(real, simulated, tmp_path, name, stages):
     assert result.best_score == result.histories[-1].best_score
     assert sorted(path.stem for path in run.checkpoints.iterdir()) == sorted(stages)
     assert run.metrics()[0]["stage"] == stages[0]
+
+
+def test_a_recipe_is_a_function_and_a_line_in_the_table(real, monkeypatch):
+    def train(model, windows, config, run, progress, processes):
+        history = train_stage(
+            model, windows.given("real"), windows.validation, config, stage="short", run=run, progress=progress
+        )
+        return Result((history,), "short")
+
+    monkeypatch.setitem(RECIPES, "short", Recipe(train, ("real",)))
+    result = solve("short", tiny_net(), real_train=real[0], real_validation=real[1], config=CONFIG)
+    assert result.chosen == "short"
+    assert ForecasterConfig(solver="short").solver == "short"
+    with pytest.raises(ConfigError, match=r"'joint' needs simulated windows and got none; .*real-only, short"):
+        solve("joint", tiny_net(), real_train=real[0], real_validation=real[1], config=CONFIG)
+    with pytest.raises(ConfigError, match="'short' runs in one process, and 2 were started"):
+        refuse_processes("short", ProcessGroup(0, 2))
 
 
 class Recorder(nn.Module):
