@@ -28,7 +28,7 @@ for package in ("pandas", "matplotlib", "rich", "safetensors", "jsonargparse"):
 import pandas as pd  # noqa: E402 - after the skip
 
 TINY = [
-    *("--simulated", "1", "--quiet", "--forecaster.horizon", "3", "--forecaster.daily", "1"),
+    *("--simulated", "1", "--quiet", "--forecaster.horizon", "3", "--forecaster.start", "scratch"),
     *("--forecaster.neighbourhood", "3", "--forecaster.network.width", "8", "--forecaster.network.feedforward", "8"),
     *("--forecaster.training.epochs", "1", "--forecaster.training.samples_per_epoch", "48"),
     *("--forecaster.training.batch_size", "24", "--forecaster.training.validation_samples", "48"),

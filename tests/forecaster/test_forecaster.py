@@ -25,7 +25,7 @@ TRAINING = TrainingConfig(epochs=1, samples_per_epoch=64, batch_size=32, validat
 CONFIG = ForecasterConfig(
     horizon=3,
     neighbourhood=3,
-    daily=1,
+    start="scratch",
     cities=1,
     network={"width": 8, "encoder_layers": 1, "feedforward": 8},
     training=TRAINING,
@@ -60,7 +60,7 @@ def stages(model):
 
 def test_settings_come_one_by_one_or_as_a_config():
     assert Forecaster(4).config == ForecasterConfig(horizon=4)
-    assert Forecaster(horizon=4, daily=1).config.daily == 1
+    assert Forecaster(horizon=4, recent=12).config.recent == 12
     assert Forecaster(config=CONFIG).config is CONFIG
     with pytest.raises(ConfigError, match=r"both \(config and 'horizon'\)"):
         Forecaster(4, config=CONFIG)

@@ -21,7 +21,7 @@ pytest.importorskip("safetensors")
 CONFIG = ForecasterConfig(
     horizon=3,
     neighbourhood=3,
-    daily=1,
+    start="scratch",
     network={"width": 8, "encoder_layers": 1, "feedforward": 8},
     training=TrainingConfig(epochs=1, samples_per_epoch=64, batch_size=32, validation_samples=64, device="cpu"),
 )

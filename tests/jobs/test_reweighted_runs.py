@@ -25,7 +25,7 @@ pytest.importorskip("safetensors")
 CONFIG = ForecasterConfig(
     horizon=2,
     neighbourhood=3,
-    daily=0,
+    start="scratch",
     recent=6,
     solver="cutting-plane",
     network={"width": 8, "encoder_layers": 1, "feedforward": 8, "label_length": 2},

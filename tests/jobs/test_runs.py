@@ -29,7 +29,7 @@ pytest.importorskip("safetensors")
 CONFIG = ForecasterConfig(
     horizon=3,
     neighbourhood=3,
-    daily=1,
+    start="scratch",
     cities=1,
     network={"width": 8, "encoder_layers": 1, "feedforward": 8},
     training=TrainingConfig(epochs=2, samples_per_epoch=48, batch_size=24, validation_samples=48, device="cpu"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from simmst.distributed import Distribution
+from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
 from simmst.training.recipes.pretrain_finetune import finetune
@@ -21,7 +21,7 @@ def train(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
-    distribution: Distribution,
+    processes: ProcessGroup,
 ) -> Result:
     """Continue the model on the real windows at the lower learning rate of fine-tuning, then go part of the way back.
 
