@@ -16,7 +16,7 @@ from simmst.errors import ConfigError
 from simmst.foundation.files import write_json
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files
-from simmst.simulation.prior.distributions import to_plain
+from simmst.simulation.prior.plain import to_plain
 from simmst.training import Progress, quiet
 
 _MANIFEST = "manifest.json"

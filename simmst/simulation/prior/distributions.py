@@ -6,17 +6,16 @@ import dataclasses
 import datetime
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from simmst.errors import ConfigError
-from simmst.foundation.suggestions import suggest
 from simmst.simulation.config import check_date
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """The law of one parameter."""
 
@@ -249,9 +248,8 @@ class Mixture:
 
     def __post_init__(self) -> None:
         """Check and freeze laws and probabilities."""
-        laws = tuple(from_plain("mixture", law) if isinstance(law, Mapping) else law for law in self.laws)
-        object.__setattr__(self, "laws", laws)
-        if any(type(law) not in KINDS.values() for law in self.laws):
+        object.__setattr__(self, "laws", tuple(self.laws))
+        if not all(isinstance(law, Distribution) for law in self.laws):
             raise ConfigError(f"Mixture(laws={self.laws!r}): give distributions, such as Uniform(low, high)")
         choice = Categorical(tuple(range(len(self.laws))), self.probabilities)
         object.__setattr__(self, "probabilities", choice.probabilities)
@@ -338,78 +336,3 @@ def sometimes(share: float, law: Distribution, otherwise: Any = 0.0) -> Mixture:
         (0.75, 0.25)
     """
     return Mixture((Categorical((otherwise,)), law), (1 - share, share))
-
-
-KINDS: dict[str, type[Any]] = {
-    "uniform": Uniform,
-    "log-uniform": LogUniform,
-    "truncated-normal": TruncatedNormal,
-    "categorical": Categorical,
-    "dates": Dates,
-    "mixture": Mixture,
-}
-
-
-def to_plain(distribution: Distribution) -> dict[str, Any]:
-    """Describe a distribution in plain values, with its kind under ``"distribution"``.
-
-    Example:
-        >>> to_plain(Uniform(1.0, 2.0))
-        {'distribution': 'uniform', 'low': 1.0, 'high': 2.0}
-    """
-    kind = next(name for name, cls in KINDS.items() if type(distribution) is cls)
-    plain: dict[str, Any] = {"distribution": kind}
-    for field in fields(KINDS[kind]):
-        value = getattr(distribution, field.name)
-        if value is not None:
-            plain[field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else value
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    return to_plain(value) if type(value) in KINDS.values() else value
-
-
-def from_plain(parameter: str, plain: object) -> Distribution:
-    """Rebuild a distribution from `to_plain`; a bare number, text or truth value is a constant.
-
-    Args:
-        parameter: name of the parameter, for messages.
-        plain: the description.
-
-    Raises:
-        ConfigError: kind or fields are unknown, missing or impossible; the message names the parameter.
-
-    Example:
-        >>> from_plain("tilt_deg", {"distribution": "uniform", "low": 2, "high": 12})
-        Uniform(low=2, high=12)
-        >>> from_plain("tilt_deg", 5.0).bounds
-        (5.0,)
-    """
-    if isinstance(plain, (int, float, str)):
-        return Categorical((plain,))
-    if not isinstance(plain, Mapping) or "distribution" not in plain:
-        raise ConfigError(
-            f"parameter {parameter!r} is {plain!r}; describe it as {{distribution: uniform, low: ..., high: ...}} "
-            "or give a constant"
-        )
-    kind = plain["distribution"]
-    cls = KINDS.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        raise ConfigError(
-            f"parameter {parameter!r}: distribution {kind!r} is unknown; choose one of {', '.join(KINDS)}"
-        )
-    given = {name: value for name, value in plain.items() if name != "distribution"}
-    known = [field.name for field in fields(cls)]
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"parameter {parameter!r}: {kind} has no field {name!r}; {suggest(name, known)}")
-    try:
-        law: Distribution = cls(**given)
-    except TypeError as error:
-        raise ConfigError(
-            f"parameter {parameter!r}: {kind} needs the fields {', '.join(known)}; got {given}"
-        ) from error
-    except ConfigError as error:
-        raise ConfigError(f"parameter {parameter!r}: {error}") from error
-    return law

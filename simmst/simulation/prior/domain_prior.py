@@ -13,14 +13,8 @@ from simmst.foundation.files import write_atomically
 from simmst.foundation.suggestions import suggest
 from simmst.simulation.config import PARAMETER_RANGES, PARTS, CityConfig, resolve_services
 from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters, usual_parameters
-from simmst.simulation.prior.distributions import (
-    INTERVALS,
-    Categorical,
-    Distribution,
-    Mixture,
-    from_plain,
-    to_plain,
-)
+from simmst.simulation.prior.distributions import INTERVALS, Categorical, Distribution, Mixture
+from simmst.simulation.prior.plain import from_plain, to_plain
 from simmst.simulation.services import DEFAULT_SERVICES, SERVICE_RANGES, check_fields, check_range
 from simmst.simulation.streams import stream
 
@@ -42,6 +36,7 @@ class DomainPrior:
         ConfigError: a parameter is unknown, or its law allows an impossible value; the message names it.
 
     Example:
+        >>> from simmst.simulation import Uniform
         >>> prior = DomainPrior({"tilt_deg": Uniform(2.0, 12.0)})
         >>> 2.0 <= prior.sample(seed=1, index=7).tilt_deg <= 12.0
         True
@@ -132,6 +127,7 @@ class DomainPrior:
         Parameters of services that the city does not have are left out.
 
         Example:
+            >>> from simmst.simulation import Uniform
             >>> DomainPrior({"tilt_deg": Uniform(2.0, 12.0)}).log_prob(CityConfig(tilt_deg=13.0))
             -inf
         """
@@ -141,6 +137,7 @@ class DomainPrior:
         """Return the values that this prior's parameters have in a configuration.
 
         Example:
+            >>> from simmst.simulation import Uniform
             >>> DomainPrior({"tilt_deg": Uniform(2.0, 12.0)}).values(CityConfig(tilt_deg=3.0))
             {'tilt_deg': 3.0}
         """

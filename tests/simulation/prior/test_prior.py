@@ -8,7 +8,8 @@ import pytest
 
 from simmst.errors import ConfigError
 from simmst.simulation import Categorical, CityConfig, Dates, DomainPrior, LogUniform, Mixture, TruncatedNormal, Uniform
-from simmst.simulation.prior.distributions import from_plain, level, sometimes, to_plain
+from simmst.simulation.prior.distributions import level, sometimes
+from simmst.simulation.prior.plain import from_plain, to_plain
 
 LAWS = [
     Uniform(-1.0, 3.0),
