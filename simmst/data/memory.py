@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class _Usual(NamedTuple):
+    """What was usual at input slots that may be compared with the same number of days.
+
+    Attributes:
+        columns: int64 (c,), the places of these slots among the input slots.
+        slots: int64 (s,), the slots of all origins, ascending.
+        usual: float32 (s, K, H, W), mean of the days before; NaN where none is known.
+        city: float32 (s, K), how far the mean of all cells was from usual; NaN where nothing is known.
+    """
+
+    columns: np.ndarray
+    slots: np.ndarray
+    usual: np.ndarray
+    city: np.ndarray
 
 
 class SeriesMemory:
@@ -41,10 +57,10 @@ class SeriesMemory:
         self.rest = np.asarray(marks[:, 6:8].any(axis=1))
         self.days, self.context_days, self.steps_per_day = days, context_days, steps_per_day
         self.origins, self.padding = origins, padding
-        self.slots = np.unique(np.clip(origins[:, None] + offsets, 0, None))  # input slots of any origin
         self.level, self.spread = self._moments()  # (O, K, H, W)
-        self.usual = self._usual()  # (slots, K, H, W)
-        self.city = self._city()  # (slots, K)
+        # The further back an input slot lies, the fewer days before it are still in the context.
+        within = context_days + offsets // steps_per_day
+        self.usual = [self._usual(np.flatnonzero(within == days), int(days)) for days in np.unique(within)]
 
     def gather(self, origin: np.ndarray, centre: tuple[Any, ...], patch: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
         """Gather the arrays of `Memory` for samples.
@@ -56,7 +72,7 @@ class SeriesMemory:
         """
         slots = origin[:, None] + np.concatenate([self.offsets, np.arange(self.horizon)])  # (B, J)
         lags = slots[:, None] - np.arange(1, self.days + 1)[:, None] * self.steps_per_day  # (B, L, J)
-        earliest = np.maximum(origin - self.context_days * self.steps_per_day, 0)
+        earliest = np.maximum(origin - self.context_days * self.steps_per_day, self.padding)
         known = (lags >= earliest[:, None, None]) & (lags < origin[:, None, None])
         lags = np.where(known, lags, 0)
         days = self.values[(lags, slice(None), *(axis[:, None, None] for axis in centre))]  # (B, L, J, K)
@@ -64,14 +80,13 @@ class SeriesMemory:
         ahead, before = slots[:, None, len(self.offsets) :], lags[:, :, len(self.offsets) :]
         same = np.stack([self.rest[ahead] == self.rest[before], self.weekday[ahead] == self.weekday[before]], axis=-1)
         same &= known[:, :, len(self.offsets) :, None]
-        at = np.searchsorted(self.slots, np.clip(slots[:, : len(self.offsets)], 0, None))
+        usual, city = self._recall_usual(slots[:, : len(self.offsets)], patch)
         row = np.searchsorted(self.origins, origin)
-        usual = np.moveaxis(self.usual[(at[..., None, None], slice(None), *(axis[:, None] for axis in patch))], -1, 2)
         level = np.moveaxis(self.level[(row[:, None, None], slice(None), *patch)], -1, 1)
         spread = np.moveaxis(self.spread[(row[:, None, None], slice(None), *patch)], -1, 1)
         context = np.minimum((origin - self.padding) / self.steps_per_day, self.context_days).astype(np.float32)
         per_day = np.full(len(origin), self.steps_per_day, dtype=np.float32)
-        return days, same.astype(np.float32), usual, self.city[at], level, spread, context, per_day
+        return days, same.astype(np.float32), usual, city, level, spread, context, per_day
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each origin's context, float32 (O, K, ...); NaN where nothing is known."""
@@ -92,12 +107,25 @@ class SeriesMemory:
                 spread[:, service] = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0.0))
         return level, spread
 
-    def _usual(self) -> np.ndarray:
-        """Mean of the days before at the input slots, float32 (slots, K, ...); NaN where none is known."""
-        total = np.zeros((len(self.slots), *self.values.shape[1:]), dtype=np.float32)
+    def _recall_usual(self, slots: np.ndarray, patch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """What was usual at slots (B, T_in) of neighbourhoods (B, T_in, K, n, n), and the city's, (B, T_in, K)."""
+        services, sides = self.values.shape[1], np.broadcast_shapes(*(axis.shape for axis in patch))[1:]
+        usual = np.empty((*slots.shape, services, *sides), dtype=np.float32)
+        city = np.empty((*slots.shape, services), dtype=np.float32)
+        for group in self.usual:
+            at = np.searchsorted(group.slots, slots[:, group.columns])
+            found = group.usual[(at[..., None, None], slice(None), *(axis[:, None] for axis in patch))]
+            usual[:, group.columns] = np.moveaxis(found, -1, 2)
+            city[:, group.columns] = group.city[at]
+        return usual, city
+
+    def _usual(self, columns: np.ndarray, days: int) -> _Usual:
+        """Compare some of the input slots of every origin with as many days before them."""
+        slots = np.unique(self.origins[:, None] + self.offsets[columns])
+        total = np.zeros((len(slots), *self.values.shape[1:]), dtype=np.float32)
         count = np.zeros_like(total)
-        for day in range(1, self.context_days):
-            lagged = self.slots - day * self.steps_per_day
+        for day in range(1, days + 1):
+            lagged = slots - day * self.steps_per_day
             rows = np.flatnonzero(lagged >= 0)
             if not len(rows):
                 break
@@ -107,13 +135,8 @@ class SeriesMemory:
             count[rows] += seen
         with np.errstate(invalid="ignore", divide="ignore"):
             usual: np.ndarray = total / count
-        return usual
-
-    def _city(self) -> np.ndarray:
-        """How far the mean of all cells was from usual, float32 (slots, K); NaN where nothing is known."""
-        unusual = self.values[self.slots] - self.usual
-        axes = tuple(range(2, unusual.ndim))
-        seen = ~np.isnan(unusual)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean: np.ndarray = np.where(seen, unusual, 0.0).sum(axis=axes) / seen.sum(axis=axes)
-        return mean.astype(np.float32)
+            unusual = self.values[slots] - usual
+            axes = tuple(range(2, unusual.ndim))
+            seen = ~np.isnan(unusual)
+            city: np.ndarray = np.where(seen, unusual, 0.0).sum(axis=axes) / seen.sum(axis=axes)
+        return _Usual(columns, slots, usual, city.astype(np.float32))

@@ -110,7 +110,8 @@ class Windows(WindowSource):
         spec: the window.
         scaler: fitted on training slots.
         steps: consecutive slots that may be targets.
-        context_days: days of the series before an origin that its memory may know; None takes ``spec.memory_days``.
+        context_days: days of the series before an origin that its samples may know, inputs and memory alike; at least 1
+            where there is a memory; None takes ``spec.memory_days``.
         draw_origins: (number, seed): only that many origins, drawn without repeats; None takes every one.
 
     Attributes:
@@ -157,9 +158,10 @@ class Windows(WindowSource):
         self._ahead = np.arange(spec.horizon, dtype=np.int64)
         # Only the slots that some window touches are scaled and kept.
         context = spec.memory_days if context_days is None else context_days
-        if context > spec.memory_days:
+        if context > spec.memory_days or context < min(spec.memory_days, 1):
             raise ConfigError(f"context_days is {context}; the windows have a memory of {spec.memory_days} days")
-        reach = max(spec.reach, context * dataset.steps_per_day)
+        self._context = context * dataset.steps_per_day
+        reach = max(spec.reach, self._context)
         # Windows with a memory may reach back before the series, where nothing is known.
         self._first = min(max(int(self.origins[0]) - reach, 0), int(self.origins[0]) - spec.reach)
         self._last = int(self.origins[-1]) + spec.horizon
@@ -213,6 +215,8 @@ class Windows(WindowSource):
             values = self._patches[past, :, row[:, None], col[:, None]]
             mask = self._masks[row, col]
             target = self._values[ahead, :, row[:, None] + p, col[:, None] + p]
+        if self._memory is not None:
+            values[past < (origin - self._first - self._context)[:, None]] = np.nan
         marks = self._marks[np.concatenate([past, ahead], axis=1)]
         arrays = (values, marks, mask, target, index, *self._recall(origin, row, col))
         return Batch(*map(torch.from_numpy, map(np.ascontiguousarray, arrays)))

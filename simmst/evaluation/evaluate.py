@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from simmst.baselines import BASELINES
+from simmst.core.memory import Memory
 from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import score, seasonal_naive_error
@@ -18,6 +19,7 @@ from simmst.evaluation.report import Forecasts, Report, Row
 from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"
+_CONSTANT = 1e-4  # a series with a smaller spread on the scaler's scale has not changed
 
 
 class Predictor(Protocol):
@@ -93,7 +95,8 @@ class ModelPredictor:
         """Forecast all cells from each origin.
 
         The origin after the last step (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
-        A series of which nothing is known before an origin is forecast as NaN by a model that takes the memory.
+        By a model that takes the memory, a series of which nothing is known before an origin is forecast as NaN, and one
+        that has been constant for a day or more as that constant.
 
         Returns:
             float32 (n, C, T_out, K) raw units.
@@ -192,10 +195,8 @@ class ModelPredictor:
                 else:
                     median = forecast[..., MEDIAN, None]
                     forecast = at_levels(median + self.stretch * (forecast - median), levels)
-        if batch.level is not None:  # the level of a series is NaN where nothing is known of it
-            centre = self.spec.neighbourhood // 2
-            unknown = torch.isnan(batch.level[..., centre, centre])
-            forecast = forecast.masked_fill(unknown[:, None, :, None], torch.nan)
+        if batch.memory is not None:
+            forecast = _settle(forecast, batch.values, batch.memory)
         array: npt.NDArray[np.float32] = forecast.cpu().numpy()
         return array
 
@@ -249,6 +250,7 @@ def evaluate(
         ...     (t % 24).astype(float)[:, None, None], t * 3600, services=["internet"], timezone="UTC")
         >>> from simmst.data import chronological_split
         >>> from simmst.baselines import BASELINES
+from simmst.core.memory import Memory
         >>> spec, split = WindowSpec.recent(2, 24, steps_per_day=24), chronological_split(len(t), 24)
         >>> daily = BASELINES["seasonal-naive-day"]().fit(city, spec, split.train)
         >>> report = evaluate({"same hour yesterday": daily}, city, spec, split)
@@ -293,6 +295,22 @@ def evaluate(
         notes=tuple(dict.fromkeys(all_notes)),
         forecasts=Forecasts(origins, truth, forecasts) if keep_forecasts else None,
     )
+
+
+def _settle(forecast: torch.Tensor, values: torch.Tensor, memory: Memory) -> torch.Tensor:
+    """Return NaN where nothing is known of a series, and the constant where it never was anything else for a day.
+
+    Args:
+        forecast: (B, T_out, K, L), on the scaler's scale.
+        values: (B, T_in, K, n, n).
+        memory: of the same windows.
+    """
+    centre = values.shape[-1] // 2
+    level, spread = (of[..., centre, centre] for of in (memory.level, memory.spread))  # (B, K)
+    observed = (~torch.isnan(values[..., centre, centre])).sum(1) + (~torch.isnan(memory.days)).sum((1, 2))
+    constant = (spread < _CONSTANT) & (memory.context[:, None] >= 1) & (observed > 1)
+    forecast = torch.where(constant[:, None, :, None], level[:, None, :, None], forecast)
+    return forecast.masked_fill(torch.isnan(level)[:, None, :, None], torch.nan)
 
 
 def _targets(dataset: TrafficDataset, origins: npt.NDArray[np.int64], horizon: int) -> npt.NDArray[np.float32]:

@@ -129,7 +129,8 @@ class DayAttention(nn.Module):
         around = masked_mean(torch.where(both, difference - whole[..., None], 0.0).abs(), both, 2)
         shared = both.to(difference.dtype).mean(2)
         columns += [whole, around, shared, self.age.to(whole).expand_as(whole)]
-        columns += [context.same_day[..., 0].mean(2), context.same_day[..., 1].mean(2)]
+        # The slot right ahead tells how today and that day compare, whatever the horizon.
+        columns += [context.same_day[:, :, 0, 0], context.same_day[:, :, 0, 1]]
         return columns[2 * len(_WINDOWS) - 2], torch.stack(columns, dim=-1)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The decoder of a task: masked self-attention, ProbSparse cross-attention, head (Sim-MSTNet, Eq. 12)."""
+"""The decoder of a task: masked self-attention, cross-attention, head (Sim-MSTNet, Eq. 12)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _EVERY_QUERY = 10_000  # a factor that gives every query of any horizon real att
 
 
 class DecoderLayer(nn.Module):
-    """Masked self-attention, ProbSparse cross-attention and a feed-forward part, each normalised before and added.
+    """Masked self-attention, cross-attention and a feed-forward part, each normalised before and added.
 
-    The self-attention has a factor so large that every query gets real attention: ProbSparse's selection looks at keys
-    of the future and its causal fill is no mean, full causal attention leaks nothing.
+    Both have a factor so large that every query gets real attention: ProbSparse's selection looks at keys of the future
+    and its causal fill is no mean, full causal attention leaks nothing; and in the cross-attention the slots to forecast
+    would compete, so that a slot's forecast depended on how many others are asked for.
 
     Example:
         >>> import torch
@@ -37,7 +38,7 @@ class DecoderLayer(nn.Module):
         self.self_attention_norm = nn.LayerNorm(width)
         self.self_attention = ProbSparseAttention(width, heads, factor=_EVERY_QUERY, is_causal=True, backend=backend)
         self.cross_attention_norm = nn.LayerNorm(width)
-        self.cross_attention = ProbSparseAttention(width, heads, factor=config.factor, backend=backend)
+        self.cross_attention = ProbSparseAttention(width, heads, factor=_EVERY_QUERY, backend=backend)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, config.feedforward, config.dropout)
         self.dropout = FeatureDropout(config.dropout)

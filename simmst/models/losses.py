@@ -63,8 +63,9 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
 
     .. math:: \ell_q(y, \hat y) = \max(q (y - \hat y), (q - 1)(y - \hat y))
 
-    The median counts four times. An observation counts by the square root of its traffic relative to the cell's level:
-    on the log scale an error at night would otherwise weigh as much as one at noon.
+    The median counts four times. An error is multiplied by the square root of its traffic relative to the cell's level,
+    and by 1 where that is unknown: on the log scale an error at night would otherwise weigh as much as one at noon. The
+    average is over the number of observed targets, so that batches and samples can be averaged in turn.
 
     Args:
         quantiles: (B, T_out, K, Q) at `simmst.models.LEVELS`.
@@ -90,10 +91,10 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
     share[MEDIAN] = _MEDIAN_WEIGHT
     error = known[..., None] - quantiles
     pinball = (torch.maximum(levels * error, (levels - 1) * error) * (2 * share / share.sum())).sum(-1)
-    deviation = known - torch.nan_to_num(level)[:, None]
+    deviation = torch.nan_to_num(known - level[:, None])
     weight = (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp() * observed
     over = (1,) if per_sample else (0, 1)
-    return (weight * pinball).sum(over) / weight.sum(over).clamp(min=1e-6)
+    return (weight * pinball).sum(over) / observed.sum(over).clamp(min=1)
 
 
 def task_losses(

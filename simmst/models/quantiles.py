@@ -46,7 +46,7 @@ def at_levels(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
 
     Args:
         quantiles: (..., Q), ascending.
-        levels: between 0 and 1.
+        levels: above 0 and below 1.
 
     Returns:
         (..., len(levels)).
