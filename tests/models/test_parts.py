@@ -32,14 +32,13 @@ def test_positions_differ_and_are_bounded(width):
 def test_the_embedding_is_the_sum_of_its_terms():
     torch.manual_seed(0)
     embed = SeriesEmbedding(4, 8, num_marks=3, num_features=2)
-    values, observed = torch.randn(2, 4), torch.ones(2, 4)
-    marks, features = torch.randn(2, 4, 3), torch.randn(2, 2)
+    channels, marks = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    features, task = torch.randn(2, 2), torch.randn(2, 8)
     wanted = (
-        values[..., None] * embed.value.weight[:, 0]
-        + embed.value.weight[:, 1]
+        channels @ embed.value.weight.t()
         + embed.value.bias
         + marks @ embed.marks.weight.t()
-        + (features @ embed.level.weight.t())[:, None]
+        + (features @ embed.context.weight.t() + task)[:, None]
         + embed.position
     )
-    torch.testing.assert_close(embed(values, observed, marks, features), wanted)
+    torch.testing.assert_close(embed(channels, marks, features, task), wanted)
