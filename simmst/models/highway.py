@@ -45,7 +45,7 @@ class Highway(nn.Module):
         """What the coefficients stand before, (N, T_out, 3, I)."""
         steps = marks.shape[1]
         latest = torch.cat((context.series, context.unusual, context.city), dim=-1)
-        once = torch.ones_like(marks[..., :1])
+        once = marks.new_ones(*marks.shape[:2], 1)
         inputs = torch.cat((latest[:, None].expand(-1, steps, -1), recalled.features, marks, once), dim=-1)
         ahead = torch.arange(steps, dtype=inputs.dtype, device=inputs.device)
         scales = torch.stack((torch.ones_like(distance), (-ahead / 2).exp2().expand_as(distance), distance), dim=-1)

@@ -33,7 +33,6 @@ from simmst.models import SimMSTNetConfig
         ("dropout", float("nan")),
         ("dropout", "much"),
         ("memory_days", 0),
-        ("memory_days", 29),
         ("spatial_steps", 0),
         ("interaction", 1),
         ("task_weights", "uncertainty"),

@@ -76,7 +76,7 @@ def test_marks_of_the_past_and_of_the_future_matter(highway):
 
 
 def test_positions_matter():
-    model = build(small(highway=False, spatial=False, label_length=0))
+    model = build(small(highway=False, spatial=False, label_length=0, factor=100))  # attention from every step
     values, marks, mask = inputs()
     marks = marks[:, :1].expand_as(marks).contiguous()
     with torch.no_grad():
