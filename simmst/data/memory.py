@@ -73,17 +73,18 @@ class SeriesMemory:
         slots = origin[:, None] + np.concatenate([self.offsets, np.arange(self.horizon)])  # (B, J)
         lags = slots[:, None] - np.arange(1, self.days + 1)[:, None] * self.steps_per_day  # (B, L, J)
         earliest = np.maximum(origin - self.context_days * self.steps_per_day, self.padding)
-        known = (lags >= earliest[:, None, None]) & (lags < origin[:, None, None])
+        known: np.ndarray = (lags >= earliest[:, None, None]) & (lags < origin[:, None, None])
         lags = np.where(known, lags, 0)
-        days = self.values[(lags, slice(None), *(axis[:, None, None] for axis in centre))]  # (B, L, J, K)
+        every: Any = slice(None)
+        days = self.values[(lags, every, *(axis[:, None, None] for axis in centre))]  # (B, L, J, K)
         days[~known] = np.nan
         ahead, before = slots[:, None, len(self.offsets) :], lags[:, :, len(self.offsets) :]
         same = np.stack([self.rest[ahead] == self.rest[before], self.weekday[ahead] == self.weekday[before]], axis=-1)
-        same &= known[:, :, len(self.offsets) :, None]
+        same &= np.asarray(known)[:, :, len(self.offsets) :, None]
         usual, city = self._recall_usual(slots[:, : len(self.offsets)], patch)
         row = np.searchsorted(self.origins, origin)
-        level = np.moveaxis(self.level[(row[:, None, None], slice(None), *patch)], -1, 1)
-        spread = np.moveaxis(self.spread[(row[:, None, None], slice(None), *patch)], -1, 1)
+        level = np.moveaxis(self.level[(row[:, None, None], every, *patch)], -1, 1)
+        spread = np.moveaxis(self.spread[(row[:, None, None], every, *patch)], -1, 1)
         context = np.minimum((origin - self.padding) / self.steps_per_day, self.context_days).astype(np.float32)
         per_day = np.full(len(origin), self.steps_per_day, dtype=np.float32)
         return days, same.astype(np.float32), usual, city, level, spread, context, per_day
@@ -112,9 +113,10 @@ class SeriesMemory:
         services, sides = self.values.shape[1], np.broadcast_shapes(*(axis.shape for axis in patch))[1:]
         usual = np.empty((*slots.shape, services, *sides), dtype=np.float32)
         city = np.empty((*slots.shape, services), dtype=np.float32)
+        every: Any = slice(None)
         for group in self.usual:
             at = np.searchsorted(group.slots, slots[:, group.columns])
-            found = group.usual[(at[..., None, None], slice(None), *(axis[:, None] for axis in patch))]
+            found = group.usual[(at[..., None, None], every, *(axis[:, None] for axis in patch))]
             usual[:, group.columns] = np.moveaxis(found, -1, 2)
             city[:, group.columns] = group.city[at]
         return usual, city

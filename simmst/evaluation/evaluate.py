@@ -95,8 +95,8 @@ class ModelPredictor:
         """Forecast all cells from each origin.
 
         The origin after the last step (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
-        By a model that takes the memory, a series of which nothing is known before an origin is forecast as NaN, and one
-        that has been constant for a day or more as that constant.
+        By a model that takes the memory, a series of which nothing is known before an origin is forecast as NaN, and
+        one that has been constant for a day or more as that constant.
 
         Returns:
             float32 (n, C, T_out, K) raw units.
@@ -250,7 +250,6 @@ def evaluate(
         ...     (t % 24).astype(float)[:, None, None], t * 3600, services=["internet"], timezone="UTC")
         >>> from simmst.data import chronological_split
         >>> from simmst.baselines import BASELINES
-from simmst.core.memory import Memory
         >>> spec, split = WindowSpec.recent(2, 24, steps_per_day=24), chronological_split(len(t), 24)
         >>> daily = BASELINES["seasonal-naive-day"]().fit(city, spec, split.train)
         >>> report = evaluate({"same hour yesterday": daily}, city, spec, split)

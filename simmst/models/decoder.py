@@ -22,8 +22,8 @@ class DecoderLayer(nn.Module):
     """Masked self-attention, cross-attention and a feed-forward part, each normalised before and added.
 
     Both have a factor so large that every query gets real attention: ProbSparse's selection looks at keys of the future
-    and its causal fill is no mean, full causal attention leaks nothing; and in the cross-attention the slots to forecast
-    would compete, so that a slot's forecast depended on how many others are asked for.
+    and its causal fill is no mean, full causal attention leaks nothing; and in the cross-attention the slots to
+    forecast would compete, so that a slot's forecast depended on how many others are asked for.
 
     Example:
         >>> import torch
