@@ -22,14 +22,8 @@ pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the 
 from cpu.gate import Case, compare
 from harness.checks import excess
 from harness.machine import read_bandwidth, team
-from simmst.ops.cutting_plane import (
-    PackedSigns,
-    Planes,
-    cutting_plane_penalty,
-    cutting_plane_step_,
-    cutting_plane_values,
-    pack_signs,
-)
+from simmst.core.cutting_plane import PackedSigns, Planes, pack_signs
+from simmst.ops import cutting_plane_penalty, cutting_plane_step_, cutting_plane_values
 
 THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "2"))
 ROUNDS = 9

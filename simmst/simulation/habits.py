@@ -27,7 +27,8 @@ DAY_SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
 HABIT_RANGES: dict[str, tuple[float, float, str]] = {
     "day_shape_strength": (0.0, 3.0, "factor on the shape's log levels"),
     "noon_log_peak": (-1.0, 2.0, "natural log"),
-    "night_log_depth": (0.0, 5.0, "natural log"),
+    "night_log_depth": (-3.0, 5.0, "natural log"),
+    "unrest": (0.0, 10.0, "factor"),
     "clock_error_h": (-12.0, 12.0, "hours late"),
     "weekday_log_std": (0.0, 2.0, "natural log"),
     "free_day_share": (0.0, 1.0, "fraction of the days"),
@@ -47,7 +48,8 @@ class Habits:
             "random" adds one to five cycles a day of random amplitude.
         day_shape_strength: factor on it.
         noon_log_peak: log excess of the hour about noon.
-        night_log_depth: log depth of a further trough in the small hours.
+        night_log_depth: log depth of a further trough in the small hours; below zero fills the night.
+        unrest: factor on all noise of the traffic and on the rate of bursts; low where a cell holds many people.
         clock_error_h: how many hours the city lives behind the clock that the data are published with, as where a file
             gives the wrong time zone.
         weekend_start: day of the week that is lived as a Saturday, 0 (Monday) to 6; the next one is the Sunday.
@@ -70,6 +72,7 @@ class Habits:
     day_shape_strength: float = 1.0
     noon_log_peak: float = 0.0
     night_log_depth: float = 0.0
+    unrest: float = 1.0
     clock_error_h: float = 0.0
     weekend_start: int = 5
     weekday_log_std: float = 0.0
@@ -87,6 +90,11 @@ class Habits:
             raise ConfigError(f"Habits.day_shape is {self.day_shape!r}; choose one of {', '.join(DAY_SHAPES)}")
         if self.weekend_start not in range(7):
             raise ConfigError(f"Habits.weekend_start is {self.weekend_start!r}; give a day from 0 (Monday) to 6")
+
+    @property
+    def evenness(self) -> float:
+        """Factor on the log profiles of the day, below one where the shape is "flat"."""
+        return 1.0 - min(self.day_shape_strength, 1.0) if self.day_shape == "flat" else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain, JSON-able values."""

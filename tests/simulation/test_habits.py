@@ -75,6 +75,15 @@ def test_noon_peaks_and_nights_are_as_deep_as_asked():
     assert np.log(night[4] / night[15]) - np.log(USUAL[4] / USUAL[15]) == pytest.approx(-1.45, abs=0.15)
 
 
+def test_a_calm_city_is_smooth():
+    def roughness(unrest):
+        noisy = {**CALM, "noise_log_std": 0.5, "load_flicker_log_std": 0.3, "flicker_log_std": 0.3}
+        city = simulate_city(CityConfig(days=4, habits={"unrest": unrest}, **noisy))
+        return np.diff(np.log(city.activity + 1), axis=0).std()
+
+    assert roughness(0.05) < 0.7 * roughness(1.0)
+
+
 def test_a_wrong_clock_moves_days_and_weeks_but_not_the_file():
     right, late = total(14), total(14, clock_error_h=6.0)
     assert np.corrcoef(right[:-6], late[6:])[0, 1] > 0.98 > np.corrcoef(right, late)[0, 1]

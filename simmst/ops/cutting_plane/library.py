@@ -152,37 +152,24 @@ def _keep_pair(ctx: Any, operands: tuple[Any, ...], output: Pair) -> None:
     ctx.point, ctx.with_gradient = (point.shape[-1], point.dtype), with_gradient
 
 
-def _pair_gradients(
-    slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    ctx: Any,
-    grad: Tensor | None,
-    grad_values: Tensor | None,
-    _: None,
-) -> tuple[Any, ...]:
-    """The gradients for multipliers and point; slopes gives d total / d multipliers and d total / d values."""
+def _pair_gradients(is_penalty: bool, ctx: Any, grad: Tensor | None, grad_values: Tensor | None, _: None) -> Any:
+    """The gradients for multipliers and point."""
     planes, scale, multipliers, plane_values, gradient = ctx.saved_tensors
+    _, _, _, wants_multipliers, wants_point, *_ = ctx.needs_input_grad
     grad_multipliers = grad_point = coefficients = None
-    if grad is not None:
-        weight = grad.unsqueeze(-1)
-        to_multipliers, to_values = slopes(multipliers, plane_values)
-        grad_multipliers = (weight * to_multipliers).to(multipliers.dtype)
-        coefficients = weight * to_values
+    weight = None if grad is None else grad.unsqueeze(-1)
+    if weight is not None and wants_multipliers:
+        slopes = plane_values.relu().square() if is_penalty else plane_values
+        grad_multipliers = (weight * slopes).to(multipliers.dtype)
+    if weight is not None and wants_point:
         if ctx.with_gradient and grad_values is None and not torch.is_grad_enabled():
             return None, None, None, grad_multipliers, (weight * gradient).to(ctx.point[1])
+        coefficients = weight * (2 * multipliers * plane_values.relu() if is_penalty else multipliers)
     if grad_values is not None:
         coefficients = grad_values if coefficients is None else coefficients + grad_values
-    if coefficients is not None and ctx.needs_input_grad[4]:
+    if coefficients is not None and wants_point:
         grad_point = combine(planes, scale, coefficients, *ctx.point, ctx.backend)
     return None, None, None, grad_multipliers, grad_point
-
-
-def _penalty_slopes(multipliers: Tensor, plane_values: Tensor) -> tuple[Tensor, Tensor]:
-    excess = plane_values.relu()
-    return excess.square(), 2 * multipliers * excess
-
-
-def _lagrangian_slopes(multipliers: Tensor, plane_values: Tensor) -> tuple[Tensor, Tensor]:
-    return plane_values, multipliers
 
 
 def _with_nothing(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None, None]]:
@@ -210,7 +197,7 @@ penalty = Operator(
     plain=_with_nothing(reference.penalty),
     fake=_pair_fake,
     context=_keep_pair,
-    gradients=partial(_pair_gradients, _penalty_slopes),
+    gradients=partial(_pair_gradients, True),
 )
 lagrangian = Operator(
     f"cutting_plane_lagrangian{_PAIR} -> (Tensor, Tensor, Tensor)",
@@ -219,7 +206,7 @@ lagrangian = Operator(
     plain=_with_nothing(reference.lagrangian),
     fake=_pair_fake,
     context=_keep_pair,
-    gradients=partial(_pair_gradients, _lagrangian_slopes),
+    gradients=partial(_pair_gradients, False),
 )
 combine = Operator(
     f"cutting_plane_combine({_PLANES}, Tensor coefficients, SymInt size, ScalarType dtype, str backend) -> Tensor",

@@ -95,7 +95,7 @@ _SOME: dict[str, tuple[tuple[Distribution, ...], tuple[float, ...]]] = {
     "users_per_cell": ((LogUniform(1200.0, 2e5), LogUniform(1.0, 80.0)), (0.74, 0.14, 0.12)),
     "density_log_std": ((Uniform(0.2, 0.9),), (0.88, 0.12)),
     "density_fine_share": ((Uniform(0.3, 1.0),), (0.72, 0.28)),
-    "diurnal_amplitude": ((Uniform(0.1, 0.65),), (0.92, 0.08)),
+    "diurnal_amplitude": ((Uniform(0.1, 0.65),), (0.87, 0.13)),
     "weekend_factor": ((LogUniform(1.35, 3.0),), (0.94, 0.06)),
     "profile_log_std": ((Uniform(0.35, 0.8),), (0.92, 0.08)),
     "noise_log_std": ((LogUniform(0.003, 0.03), Uniform(0.5, 0.9)), (0.82, 0.12, 0.06)),
@@ -112,10 +112,11 @@ _SOME: dict[str, tuple[tuple[Distribution, ...], tuple[float, ...]]] = {
 # Cells of other sizes than Milan's, which `CityConfig` has.
 _CELLS: dict[str, Distribution] = {"cell_m": sometimes(0.25, LogUniform(150.0, 2000.0), otherwise=235.0)}
 _HABITS: dict[str, Distribution] = {
-    "habits.day_shape": Categorical(tuple(DAY_SHAPES), (0.66, 0.03, 0.08, 0.07, 0.03, 0.03, 0.03, 0.02, 0.02, 0.03)),
+    "habits.day_shape": Categorical(tuple(DAY_SHAPES), (0.65, 0.06, 0.07, 0.07, 0.03, 0.03, 0.02, 0.02, 0.02, 0.03)),
     "habits.day_shape_strength": Uniform(0.3, 1.2),
-    "habits.noon_log_peak": sometimes(0.3, Uniform(0.1, 0.9)),
-    "habits.night_log_depth": sometimes(0.2, Uniform(0.2, 2.0)),
+    "habits.noon_log_peak": sometimes(0.25, Uniform(0.1, 0.9)),
+    "habits.night_log_depth": Mixture((Categorical((0.0,)), Uniform(0.2, 2.0), Uniform(-0.8, 0.0)), (0.7, 0.2, 0.1)),
+    "habits.unrest": sometimes(0.25, LogUniform(0.02, 0.5), otherwise=1.0),
     "habits.clock_error_h": Categorical(
         tuple(float(hours) for hours in range(-11, 13)), (*(0.01,) * 11, 0.77, *(0.01,) * 12)
     ),

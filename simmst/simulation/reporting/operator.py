@@ -58,7 +58,7 @@ class OperatorReporting:
         """
         published = spread_over_coverage(activity, coverage.association, config.coverage_spread)
         # The noise is white: a sum over n slots has 1/n of the relative variance, whatever the slot.
-        flicker = np.float32(config.flicker_log_std / np.sqrt(config.step_h))
+        flicker = np.float32(config.habits.unrest * config.flicker_log_std / np.sqrt(config.step_h))
         for number, service in enumerate(config.services):
             series = published[:, number]
             series *= np.exp(flicker * rng.standard_normal(series.shape, dtype=np.float32) - flicker**2 / 2)

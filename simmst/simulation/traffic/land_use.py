@@ -115,7 +115,7 @@ def presence_levels(config: CityConfig, clock: Clock, rng: np.random.Generator) 
             amplitude * np.cos(2 * np.pi * cycles * (_DAY_H - peak) / 24)
             for cycles, (amplitude, peak) in enumerate(harmonics, start=1)
         )
-        log_day = config.presence_amplitude * np.asarray(log_day)
+        log_day = config.habits.evenness * config.presence_amplitude * np.asarray(log_day)
         levels.append(_daily_level(config, clock, log_day, float(shift), weekend * config.weekend_factor))
     return np.stack(levels).astype(np.float32)
 
@@ -140,9 +140,8 @@ def service_level(
         shape: log levels of the city's habits, ``(144,)``, from `habitual_day`.
     """
     hourly = config.diurnal_amplitude * np.log(service.profile)
-    evenness = 1 - min(config.habits.day_shape_strength, 1.0) if config.habits.day_shape == "flat" else 1.0
     gradual = np.interp(_DAY_H, np.arange(24) + 0.5, hourly, period=24)
-    log_day = evenness * (gradual + service.hour_step * (np.repeat(hourly, 6) - gradual))
+    log_day = config.habits.evenness * (gradual + service.hour_step * (np.repeat(hourly, 6) - gradual))
     log_day = log_day + shape + _smooth_change(config.profile_log_std, rng)
     return np.stack(
         [

@@ -111,7 +111,9 @@ def bursts(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> li
         1.0
     """
     steps, kinds = config.num_steps, len(config.services)
-    count = int(rng.poisson(config.burst_rate_per_sector_hour * num_sectors * steps * config.step_h))
+    count = int(
+        rng.poisson(config.habits.unrest * config.burst_rate_per_sector_hour * num_sectors * steps * config.step_h)
+    )
     sector = rng.integers(num_sectors, size=count)
     kind = rng.integers(kinds + 1, size=count)
     start = rng.uniform(0, steps, count)

@@ -82,7 +82,7 @@ class SharedPresenceTraffic:
             own *= np.float32(np.sqrt((1 - config.noise_city_share) * (1 - config.noise_shared_share)))
             log_noise = own + np.float32(np.sqrt((1 - config.noise_city_share) * config.noise_shared_share)) * shared
             log_noise += np.float32(np.sqrt(config.noise_city_share)) * city
-            log_noise *= np.float32(config.noise_log_std)
+            log_noise *= np.float32(config.noise_log_std * config.habits.unrest)
             log_noise += self._flicker(config, association.num_sectors, rng)
             if changes is not None:
                 log_noise += changes
@@ -114,7 +114,7 @@ class SharedPresenceTraffic:
     def _flicker(self, config: CityConfig, num_sectors: int, rng: np.random.Generator) -> np.ndarray:
         """Return white log noise of the sectors' loads in one service, float32 ``(T, S)``, part of it the city's."""
         # White: a sum over n slots has 1/n of the relative variance, whatever the slot.
-        std = config.load_flicker_log_std / np.sqrt(config.step_h)
+        std = config.habits.unrest * config.load_flicker_log_std / np.sqrt(config.step_h)
         own = rng.standard_normal((config.num_steps, num_sectors), dtype=np.float32)
         own *= np.float32(std * np.sqrt(1 - config.noise_city_share))
         own += rng.standard_normal((config.num_steps, 1), dtype=np.float32) * np.float32(
