@@ -16,6 +16,7 @@ _HIDDEN = 32
 _WINDOWS = (1, 3, 6)  # latest input slots by which today is compared with another day
 _DAY_FEATURES = 2 * len(_WINDOWS) + 6
 NUM_DISTANCES = 4
+_REACH = 1.0  # on the log scale
 _LATEST_DAYS = 7  # whose median is a feature
 _STATISTICS = 9
 
@@ -24,7 +25,7 @@ class Recollection(NamedTuple):
     """What is remembered for each slot to forecast, N = B * K series.
 
     Attributes:
-        base: (N, T_out), the mean of the days before; zero (the level) where none is known.
+        base: (N, T_out), the robust mean of the days before; zero (the level) where none is known.
         features: (N, T_out, F), what the days say beside it.
     """
 
@@ -95,7 +96,7 @@ class DayAttention(nn.Module):
         recalled = torch.einsum("nalt,nlt->nta", weights, days)
         offset = torch.einsum("nalt,nl->nta", weights, apart)
 
-        base = masked_mean(days, known, 1)
+        base = _location(days, known)
         deviation = torch.where(known, days - base[:, None], 0.0)
         spread = (masked_mean(deviation.square(), known, 1) + 1e-4).sqrt()
         same_class, same_weekday = (
@@ -136,6 +137,20 @@ class DayAttention(nn.Module):
     @staticmethod
     def _mean_of(deviation: Tensor, chosen: Tensor) -> Tensor:
         return torch.where(chosen, deviation, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def _location(values: Tensor, known: Tensor) -> Tensor:
+    """Mean over the days, (N, T_out), to which no day counts from further than `_REACH` off their median.
+
+    A day of outage among seven would otherwise halve what is expected (Huber 1964, "Robust estimation of a location
+    parameter", one step from the median).
+    """
+    if values.shape[1] == 0:
+        return values.new_zeros(values.shape[0], values.shape[2])
+    median = torch.nan_to_num(torch.where(known, values, torch.nan).nanmedian(dim=1).values)
+    deviation = torch.where(known, values - median[:, None], 0.0).clamp(-_REACH, _REACH)
+    return median + masked_mean(deviation, known, 1)
 
 
 def _median(values: Tensor, known: Tensor) -> Tensor:
