@@ -93,5 +93,5 @@ class GradientBoosting(MemoryModel):
 
 def _inputs(features: Features, window: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     """Features of windows, each at a step ahead, with the step: float32 (N, F)."""
-    ahead = np.broadcast_to(np.float32(step), window.shape)[:, None]
+    ahead = np.broadcast_to(np.asarray(step, dtype=np.float32), window.shape)[:, None]
     return np.concatenate([features.window[window], features.ahead[window, step], ahead], axis=1)

@@ -27,14 +27,12 @@ class Features(NamedTuple):
         ahead: float32 (N, T_out, G), of each slot to forecast.
         usual: float32 (N, T_out), the mean of the slot on the days before, on the scaler's scale; NaN where unknown.
         target: float32 (N, T_out), difference of the target from `usual`; NaN where either is unknown.
-        weight: float32 (N,), grows with the traffic of the cell.
     """
 
     window: np.ndarray
     ahead: np.ndarray
     usual: np.ndarray
     target: np.ndarray
-    weight: np.ndarray
 
 
 def memory_windows(dataset: TrafficDataset, scaler: Scaler, horizon: int, steps: range) -> Windows:
@@ -59,7 +57,7 @@ def gather_batches(windows: Windows, index: np.ndarray) -> Iterator[tuple[slice,
 
 def concat_features(parts: list[Features]) -> Features:
     """Return the features of several batches as one."""
-    return Features(*map(np.concatenate, zip(*parts, strict=True)))
+    return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def memory_features(batch: Batch, service: int) -> Features:
@@ -116,8 +114,7 @@ def memory_features(batch: Batch, service: int) -> Features:
         rest * (1 - rest_now),
     ]
     target = batch.target[..., service].numpy() - usual
-    weight = np.exp(np.clip(level, 0, 12) / 2)
-    return Features(_bounded(window), _bounded(np.stack(pieces, axis=-1)), usual, target, weight)
+    return Features(_bounded(window), _bounded(np.stack(pieces, axis=-1)), usual, target)
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -265,7 +265,8 @@ def evaluate(
     if PERSISTENCE not in named:
         named[PERSISTENCE] = BASELINES[PERSISTENCE]().fit(dataset, spec, split.train)
     truth = _targets(dataset, origins, spec.horizon)
-    forecasts, quantiles = {}, {}
+    forecasts: dict[str, npt.NDArray[np.float32]] = {}
+    quantiles: dict[str, npt.NDArray[np.float32]] = {}
     for name, one in named.items():
         if isinstance(one, QuantilePredictor) and getattr(one, "has_quantiles", True):
             quantiles[name] = _quantiles(name, one, dataset, origins, truth.shape)

@@ -152,7 +152,7 @@ def test_quantiles_are_scored_where_there_are_some():
     text = rendered(report)
     for part in ("in 80 %", "WQL", f"{100 * row.coverage[0]:.0f} %", f"{row.wql[1]:.3f}"):
         assert part in text
-    (line,) = (line for line in text.splitlines() if line.startswith("persistence"))
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["persistence"])
     assert line.split().count("-") == 4
     assert "WQL" not in rendered(make_report())
 
