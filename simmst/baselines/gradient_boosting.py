@@ -33,6 +33,8 @@ class GradientBoosting(MemoryModel):
         MissingExtraError: scikit-learn is not installed.
     """
 
+    doubt_days = 1.0  # trees learn two days by heart
+
     def __init__(self, *, max_rows: int = 20_000, max_trees: int = 120, seed: int = 0) -> None:
         super().__init__(max_rows=max_rows, seed=seed)
         self.max_trees = max_trees
@@ -44,7 +46,9 @@ class GradientBoosting(MemoryModel):
     def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
         window, step = np.nonzero(~np.isnan(features.target))
         if len(window) > self.max_rows:
-            drawn = np.random.default_rng(self.seed).choice(len(window), size=self.max_rows, replace=False)
+            share = 1.0 / (step + 1)  # the nearest steps have most to learn: there the latest slots count
+            generator = np.random.default_rng(self.seed)
+            drawn = generator.choice(len(window), size=self.max_rows, replace=False, p=share / share.sum())
             window, step = window[drawn], step[drawn]
         slot = origin[window] + step
         if len(np.unique(slot)) < _FEWEST_SLOTS:
@@ -82,7 +86,7 @@ class GradientBoosting(MemoryModel):
             learning_rate=0.1,
             max_iter=count,
             max_leaf_nodes=8,
-            min_samples_leaf=100,
+            min_samples_leaf=50,
             l2_regularization=1.0,
             max_features=0.4,
             early_stopping=False,

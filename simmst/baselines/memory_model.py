@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import Self
@@ -32,7 +33,12 @@ class MemoryModel(ABC):
     Args:
         max_rows: at most that many training windows, drawn with `seed`.
         seed: seed of all that is random.
+
+    Attributes:
+        doubt_days: days of slots for which half of what they teach is believed, whatever the step ahead.
     """
+
+    doubt_days: ClassVar[float] = 0.0
 
     def __init__(self, *, max_rows: int, seed: int) -> None:
         self.max_rows = max_rows
@@ -86,8 +92,10 @@ class MemoryModel(ABC):
             seen = np.nan_to_num(features.target)
             self._bounds[k] = np.stack([seen.min(axis=0), seen.max(axis=0)], axis=1)
             for step in range(spec.horizon):
-                slots = len(np.unique(origin[~np.isnan(features.target[:, step])])) / (step + 1)
-                self._trust[k, step] = slots / (slots + _DOUBT)
+                slots = len(np.unique(origin[~np.isnan(features.target[:, step])]))
+                independent, days = slots / (step + 1), slots / dataset.steps_per_day
+                if slots:
+                    self._trust[k, step] = independent / (independent + _DOUBT) * days / (days + self.doubt_days)
             self._learn(k, features, origin)
         return self
 
