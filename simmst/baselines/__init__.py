@@ -1,9 +1,10 @@
-"""Naive and linear baselines, one file each, under one contract."""
+"""Naive and linear baselines and boosted trees, one file each, under one contract."""
 
 from collections.abc import Callable
 from functools import partial
 
 from simmst.baselines.base import Baseline
+from simmst.baselines.gradient_boosting import GradientBoosting
 from simmst.baselines.hour_of_week_mean import HourOfWeekMean
 from simmst.baselines.persistence import Persistence
 from simmst.baselines.ridge import RidgeOnLags
@@ -15,6 +16,15 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "seasonal-naive-week": partial(SeasonalNaive, days=7),
     "hour-of-week-mean": HourOfWeekMean,
     "ridge": RidgeOnLags,
+    "gradient-boosting": GradientBoosting,
 }
 
-__all__ = ["BASELINES", "Baseline", "HourOfWeekMean", "Persistence", "RidgeOnLags", "SeasonalNaive"]
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "GradientBoosting",
+    "HourOfWeekMean",
+    "Persistence",
+    "RidgeOnLags",
+    "SeasonalNaive",
+]

@@ -1,140 +1,140 @@
-"""Ridge regression on lags, pooled over the cells."""
+"""Ridge regression on the memory of a series, pooled over the cells."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from typing_extensions import Self
 
-from simmst.baselines.base import check_same_cells, checked_origins, checked_train, fill_with_last_known
-from simmst.data import Scaler, TrafficDataset, WindowSpec
-from simmst.data.calendar import calendar_features, slot_of_day
-from simmst.errors import DataError
-from simmst.foundation.extras import import_extra
+from simmst.baselines.memory_features import Features
+from simmst.baselines.memory_model import MemoryModel
 
-# The calendar has the first two; a day of traffic rises and falls more sharply than those can follow.
-_HIGHER_HARMONICS = (3, 4, 5, 6)
-_CHUNK = 100_000  # rows of features at a time when forecasting
+# A training sample, on standardised features. All cells of an hour move together, which is why large ones pay.
+PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
+_BLOCKS = 4  # of the training slots in time; each but the first judges what those before it teach
+_MARGIN = 0.01  # by which an easier penalty must be better than a harder one
+_FLOOR = 20.0  # over the number of slots: the least penalty, since few slots let an easier one look good by chance
+_FEWEST_SLOTS = 12  # to forecast, that a line is drawn through
 
 
-class RidgeOnLags:
-    """Linear regression with an L2 penalty from a cell's own past to each step ahead, per service.
+class RidgeOnLags(MemoryModel):
+    """Linear regression with an L2 penalty from the memory of a series to each step ahead, per service.
 
-    The features of a sample are the values z at the input offsets on the scaler's scale (log1p for raw activity), and
-    the calendar of the target slot with six harmonics of the day. One model per service and step ahead is shared by all
-    cells. (On real traffic the plain scale did slightly better than windows standardised by their own mean and
-    deviation, one hour as well as a day ahead.)
+    The features of a sample are on a log scale and relative to the level of the series: the latest 24 slots, the slot
+    to forecast on each of the 14 days before with its means, how far the latest slots, the neighbours and the city are
+    from usual, and the calendar. One model per service and step ahead is shared by all cells.
 
-    Missing input values are taken as the mean of the window's known ones, for this model alone; where the window knows
-    nothing, the forecast is the newest known value.
+    What is learned is the difference from the mean of the slot on the days before. It is bounded by the differences
+    seen in training, the features likewise, so a forecast cannot run away. The penalty is chosen on the training slots,
+    later ones judging what earlier ones teach; where no penalty beats the mean itself, or there is too little to learn
+    from, the forecast is that mean. Where no day before is known it is the newest known value.
 
     Args:
-        alpha: strength of the penalty, on standardised features.
-        max_rows: at most that many training samples, drawn with `seed`.
+        alpha: penalty a training sample, on standardised features; None chooses it for each service and step ahead.
+        max_rows: at most that many training windows, drawn with `seed`.
         seed: seed of that draw.
 
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
+    Example:
+        >>> import numpy as np
+        >>> from simmst.data import TrafficDataset, WindowSpec
+        >>> t = np.arange(21 * 24)
+        >>> city = TrafficDataset.from_arrays(50 + 40 * np.sin(t * np.pi / 12), t * 3600, timezone="UTC", country=None)
+        >>> model = RidgeOnLags().fit(city, WindowSpec(2, (-1,)), range(14 * 24))
+        >>> model.predict(city, np.array([14 * 24 + 6]))[0, 0, :, 0].round().tolist()
+        [90.0, 89.0]
     """
 
-    def __init__(self, alpha: float = 1.0, *, max_rows: int = 200_000, seed: int = 0) -> None:
+    def __init__(self, alpha: float | None = None, *, max_rows: int = 20_000, seed: int = 0) -> None:
+        super().__init__(max_rows=max_rows, seed=seed)
         self.alpha = alpha
-        self.max_rows = max_rows
-        self.seed = seed
-        self._spec = WindowSpec(1, (-1,))
-        self._scaler = Scaler("linear", np.zeros(1), np.ones(1))
-        self._shape = (0, 0)
-        self._models: list[list[Any]] = []  # [service][step]
-        self._bounds: list[tuple[float, float]] = []
+        self._lines: list[dict[int, _Line]] = []  # by service, then by step; no line forecasts no difference
 
-    def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
-        """Fit one model per service and step; targets lie in `train`, inputs may reach back before it.
+    def _forget(self, num_services: int) -> None:
+        self._lines = [{} for _ in range(num_services)]
 
-        Raises:
-            DataError: the training part holds no whole window.
-        """
-        rows = checked_train(dataset, train)
-        self._spec, self._scaler = spec, Scaler.fit(dataset, train)
-        self._shape = (dataset.num_services, dataset.num_cells)
-        origins = np.arange(max(train.start, spec.reach), train.stop)
-        if len(origins) == 0:
-            raise DataError(
-                f"ridge needs {spec.reach} slots before the first target, training ends at slot {train.stop}; "
-                "use fewer input slots or more training days"
-            )
-        total = len(origins) * dataset.num_cells
-        picked = np.arange(total)
-        if total > self.max_rows:
-            picked = np.sort(np.random.default_rng(self.seed).choice(total, size=self.max_rows, replace=False))
-        origin, cell = origins[picked // dataset.num_cells], picked % dataset.num_cells
-        series = self._scaler.transform(dataset.series()[: rows.stop], axis=1)  # (t, K, C)
-        calendar = _calendar(dataset, rows.stop + spec.horizon)
-        self._models, self._bounds = [], []
-        for k in range(dataset.num_services):
-            lags, known = self._window(series[:, k], origin, cell)
-            models = []
-            for h in range(spec.horizon):
-                inside = known & (origin + h < train.stop)
-                target = series[np.minimum(origin + h, rows.stop - 1), k, cell]
-                use = inside & ~np.isnan(target)
-                features = np.concatenate([lags[use], calendar[origin[use] + h]], axis=1)
-                models.append(self._regress(features, target[use], dataset, k, h))
-            self._models.append(models)
-            self._bounds.append((float(np.nanmin(series[:, k])), float(np.nanmax(series[:, k]))))
-        return self
+    def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
+        penalties = PENALTIES if self.alpha is None else (self.alpha,)
+        for step in range(features.ahead.shape[1]):
+            known = ~np.isnan(features.target[:, step])
+            slot = origin[known] + step
+            if len(np.unique(slot)) < _FEWEST_SLOTS:
+                continue
+            usual = features.usual[known, step].astype(np.float64)
+            inputs, target = _inputs(features, step)[known], features.target[known, step].astype(np.float64)
+            line = _best_line(inputs, target, usual, slot, penalties)
+            if line is not None:
+                self._lines[service][step] = line
 
-    def predict(self, dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
-        """Forecast float32 (n, C, T_out, K); see `Baseline.predict`. Input slots before the series count as missing."""
-        check_same_cells(dataset, *self._shape)
-        origins = checked_origins(dataset, origins)
-        raw = dataset.series()
-        series = self._scaler.transform(raw, axis=1)
-        horizon, cells = self._spec.horizon, dataset.num_cells
-        calendar = _calendar(dataset, dataset.num_steps + horizon)
-        scaled = np.full((len(origins), cells, horizon, dataset.num_services), np.nan, dtype=np.float32)
-        block = max(1, _CHUNK // cells)
-        for start in range(0, len(origins), block):
-            now = origins[start : start + block]
-            origin, cell = np.repeat(now, cells), np.tile(np.arange(cells), len(now))
-            for k, models in enumerate(self._models):
-                lags, known = self._window(series[:, k], origin, cell)
-                # A line may run away from a strange window; the values seen in training bound it, with room to grow.
-                low, high = self._bounds[k]
-                for h, model in enumerate(models):
-                    z = model.predict(np.concatenate([lags, calendar[origin + h]], axis=1))
-                    z = np.where(known, np.clip(z, low, high + 0.1 * (high - low)), np.nan)
-                    scaled[start : start + len(now), :, h, k] = z.reshape(len(now), cells)
-        return fill_with_last_known(self._scaler.inverse(scaled, axis=3), raw, origins)
-
-    def _window(self, series: np.ndarray, origin: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lags (n, T_in) of one service's series (T, C), and whether any of them is known (n,)."""
-        slot = origin[:, None] + np.array(self._spec.offsets)
-        lags = series[np.maximum(slot, 0), cell[:, None]].astype(np.float64)
-        lags[slot < 0] = np.nan
-        there = ~np.isnan(lags)
-        count = there.sum(axis=1)
-        mean = np.where(there, lags, 0.0).sum(axis=1) / np.maximum(count, 1)
-        return np.where(there, lags, mean[:, None]), count > 0
-
-    def _regress(self, features: np.ndarray, target: np.ndarray, dataset: TrafficDataset, k: int, h: int) -> Any:
-        if len(target) == 0:
-            raise DataError(
-                f"ridge found no training sample of service {dataset.services[k]!r} of {dataset.name} at {h + 1} slots "
-                "ahead; use fewer input slots, a shorter horizon or more training days"
-            )
-        preprocessing = import_extra("sklearn.preprocessing", extra="forecast")
-        pipeline = import_extra("sklearn.pipeline", extra="forecast")
-        linear = import_extra("sklearn.linear_model", extra="forecast")
-        model = pipeline.make_pipeline(preprocessing.StandardScaler(), linear.Ridge(alpha=self.alpha))
-        return model.fit(features, target)
+    def _differences(self, service: int, features: Features) -> np.ndarray:
+        differences = np.zeros_like(features.usual)
+        for step, line in self._lines[service].items():
+            differences[:, step] = line.predict(_inputs(features, step))
+        return differences
 
 
-def _calendar(dataset: TrafficDataset, num_steps: int) -> np.ndarray:
-    """Calendar of the slots 0..num_steps, carried on beyond the end."""
-    seconds = dataset.time[0].astype(np.int64) + np.arange(num_steps) * dataset.step_minutes * 60
-    time = seconds.astype("datetime64[s]")
-    angle = slot_of_day(time, dataset.timezone, dataset.step_minutes)[:, None] * (2 * np.pi / dataset.steps_per_day)
-    angle = angle * np.array(_HIGHER_HARMONICS)
-    features = calendar_features(time, dataset.timezone, dataset.country)
-    return np.concatenate([features, np.sin(angle), np.cos(angle)], axis=1)
+class _Line(NamedTuple):
+    """A linear model of standardised features that never leave the range seen in training."""
+
+    coefficients: np.ndarray  # (F + 1,), the intercept last
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        standardised = (np.clip(inputs, self.low, self.high) - self.mean) / self.std
+        difference: np.ndarray = standardised @ self.coefficients[:-1] + self.coefficients[-1]
+        return difference
+
+
+def _inputs(features: Features, step: int) -> np.ndarray:
+    return np.concatenate([features.window, features.ahead[:, step]], axis=1)
+
+
+def _best_line(
+    inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray, penalties: tuple[float, ...]
+) -> _Line | None:
+    """Fit with the penalty that forecasts later slots best from earlier ones; None where that is no line at all.
+
+    Args:
+        inputs: float32 (N, F).
+        target: float64 (N,), differences from `usual`.
+        usual: float64 (N,), on the relative log scale: errors are compared off it.
+        slot: int64 (N,), the slots forecast.
+        penalties: ascending.
+    """
+    mean, std = inputs.mean(axis=0), inputs.std(axis=0)
+    std[std < 1e-4] = 1.0  # a feature that never changed has no say
+    low, high = inputs.min(axis=0), inputs.max(axis=0)
+    standardised = np.concatenate([(inputs - mean) / std, np.ones((len(inputs), 1), np.float32)], axis=1)
+    slots = np.unique(slot)
+    block = np.searchsorted(slots[np.arange(1, _BLOCKS) * len(slots) // _BLOCKS], slot, side="right")
+    parts = [standardised[block == number].astype(np.float64) for number in range(_BLOCKS)]
+    # What least squares needs of the first blocks together: sums of products, and how many samples they are of.
+    gram = np.cumsum([part.T @ part for part in parts], axis=0)
+    cross = np.cumsum([part.T @ target[block == number] for number, part in enumerate(parts)], axis=0)
+    count = np.cumsum([len(part) for part in parts])
+    if len(penalties) > 1:
+        penalties = tuple(penalty for penalty in penalties if penalty >= _FLOOR / len(slots))
+    errors = np.zeros(len(penalties))
+    for number in range(1, _BLOCKS) if len(penalties) > 1 else ():
+        judged, earlier = block == number, target[block < number]
+        truth = np.expm1(usual[judged] + target[judged])
+        for place, penalty in enumerate(penalties):
+            difference = parts[number] @ _solve(gram[number - 1], cross[number - 1], penalty * count[number - 1])
+            difference = np.clip(difference, earlier.min(), earlier.max())
+            errors[place] += np.abs(np.expm1(usual[judged] + difference) - truth).sum()
+    penalty = penalties[int(np.flatnonzero(errors <= (1 + _MARGIN) * errors.min())[-1])]
+    if np.isinf(penalty):
+        return None
+    return _Line(_solve(gram[-1], cross[-1], penalty * count[-1]), mean, std, low, high)
+
+
+def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:
+    """Coefficients of ridge regression; the intercept, which comes last, is free, but for an infinite penalty."""
+    if np.isinf(penalty):
+        return np.zeros_like(cross)
+    diagonal = np.full(len(gram), penalty)
+    diagonal[-1] = 1e-6
+    solved: np.ndarray = np.linalg.solve(gram + np.diag(diagonal), cross)
+    return solved

@@ -14,7 +14,7 @@ from simmst.baselines import BASELINES
 from simmst.core.memory import Memory
 from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.errors import ConfigError, DataError
-from simmst.evaluation.metrics import score, seasonal_naive_error
+from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
 from simmst.models import MEDIAN, at_levels
 
@@ -39,7 +39,10 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class QuantilePredictor(Predictor, Protocol):
-    """A predictor that forecasts quantiles of its own."""
+    """A predictor that forecasts quantiles of its own; the median is its point forecast.
+
+    One that may have none says so by an attribute `has_quantiles`.
+    """
 
     def quantiles(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
@@ -222,6 +225,8 @@ def evaluate(
 ) -> Report:
     """Score predictors on one part of a series, all on the same target points.
 
+    The quantiles of a predictor that has them are scored as well; its median is then the point forecast.
+
     A point counts where the truth is known and every predictor has a value: a baseline without one (its own past is
     missing there) takes the point from all, and a note says how many points that were. Persistence is added when it is
     not among the predictors, since skill is measured against it.
@@ -271,10 +276,18 @@ def evaluate(
     if PERSISTENCE not in named:
         named[PERSISTENCE] = BASELINES[PERSISTENCE]().fit(dataset, spec, split.train)
     truth = _targets(dataset, origins, spec.horizon)
-    forecasts = {name: _forecast(name, one, dataset, origins, truth.shape) for name, one in named.items()}
+    forecasts: dict[str, npt.NDArray[np.float32]] = {}
+    quantiles: dict[str, npt.NDArray[np.float32]] = {}
+    for name, one in named.items():
+        if isinstance(one, QuantilePredictor) and getattr(one, "has_quantiles", True):
+            quantiles[name] = _quantiles(name, one, dataset, origins, truth.shape)
+            forecasts[name] = np.ascontiguousarray(quantiles[name][..., QUANTILE_LEVELS.index(0.5)])
+        else:
+            forecasts[name] = _checked(name, one.predict(dataset, origins), truth.shape)
     compared, missing = _common_points(truth, forecasts, dataset.services)
     series = np.moveaxis(dataset.activity[split.train.start : split.train.stop][..., dataset.mask], 1, 2)
     naive_error = seasonal_naive_error(series, dataset.steps_per_day)
+    shares = {name: score_quantiles(one, compared) for name, one in quantiles.items()}
     scores = {name: score(forecast, compared, naive_error=naive_error) for name, forecast in forecasts.items()}
     reference = scores[PERSISTENCE]
     known = ~np.isnan(compared)
@@ -290,7 +303,7 @@ def evaluate(
         num_origins=len(origins),
         num_points=int(known.sum()),
         scale=_scale(compared),
-        rows=tuple(Row.compare(name, one, reference) for name, one in scores.items()),
+        rows=tuple(Row.compare(name, one, reference, shares.get(name)) for name, one in scores.items()),
         notes=tuple(dict.fromkeys(all_notes)),
         forecasts=Forecasts(origins, truth, forecasts) if keep_forecasts else None,
     )
@@ -319,17 +332,23 @@ def _targets(dataset: TrafficDataset, origins: npt.NDArray[np.int64], horizon: i
     return np.ascontiguousarray(targets.transpose(0, 3, 1, 2))
 
 
-def _forecast(
+def _quantiles(
     name: str,
-    predictor: Predictor,
+    predictor: QuantilePredictor,
     dataset: TrafficDataset,
     origins: npt.NDArray[np.int64],
     shape: tuple[int, ...],
 ) -> npt.NDArray[np.float32]:
-    forecast = np.asarray(predictor.predict(dataset, origins))
+    quantiles = predictor.quantiles(dataset, origins, QUANTILE_LEVELS)
+    return _checked(name, quantiles, (*shape, len(QUANTILE_LEVELS)))
+
+
+def _checked(name: str, forecast: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    forecast = np.asarray(forecast)
     if forecast.shape != shape:
+        axes = "(origins, cells, steps, services)" if len(shape) == 4 else "(origins, cells, steps, services, levels)"
         raise DataError(
-            f"predictor {name!r} returned {forecast.shape}, wanted (origins, cells, steps, services) = {shape}; "
+            f"predictor {name!r} returned {forecast.shape}, wanted {axes} = {shape}; "
             "fit it with the same windows and services"
         )
     infinite = int(np.isinf(forecast).sum())

@@ -1,4 +1,4 @@
-"""Errors of forecasts in raw units: MAE, RMSE, MASE and skill over persistence, with missing targets masked."""
+"""Errors of forecasts in raw units, point forecasts and quantiles, with missing targets masked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 
 FloatArray = npt.NDArray[np.floating]
+QUANTILE_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,70 @@ def score(forecast: FloatArray, truth: FloatArray, *, naive_error: FloatArray | 
         overall_mae=overall[0],
         overall_rmse=overall[1],
     )
+
+
+@dataclass(frozen=True)
+class QuantileScores:
+    """How good the quantiles of one predictor are on one set of target points.
+
+    Args:
+        coverage: (K,) share of the targets inside the central 80 % interval.
+        wql: (K,) weighted quantile loss.
+        coverage_by_step: (T_out, K).
+        wql_by_step: (T_out, K).
+    """
+
+    coverage: FloatArray
+    wql: FloatArray
+    coverage_by_step: FloatArray
+    wql_by_step: FloatArray
+
+
+def score_quantiles(quantiles: FloatArray, truth: FloatArray) -> QuantileScores:
+    r"""Compare quantiles with the truth where the truth is known.
+
+    .. math:: WQL = \frac1{|Q|} \sum_{q \in Q}
+              \frac{2 \sum \max(q (y - \hat y_q), (q - 1) (y - \hat y_q))}{\sum |y|}, \qquad Q = \{0.1, \dots, 0.9\}
+
+    with the mean over the levels, so that quantiles that all equal a point forecast have its normalised MAE.
+
+    Args:
+        quantiles: (n, C, T_out, K, 9) raw units at `QUANTILE_LEVELS`.
+        truth: (n, C, T_out, K) raw units, NaN = missing: those points are left out.
+
+    Returns:
+        The scores; NaN for a service or step without any known point, and the loss where all traffic is zero.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Example:
+        >>> truth = np.array([2.0, 4.0]).reshape(2, 1, 1, 1)
+        >>> scores = score_quantiles(np.full((2, 1, 1, 1, 9), 2.0), truth)
+        >>> scores.coverage.tolist(), round(float(scores.wql[0]), 3)
+        ([0.5], 0.333)
+    """
+    if quantiles.shape != (*truth.shape, len(QUANTILE_LEVELS)):
+        raise ValueError(f"quantiles are {quantiles.shape}, wanted {(*truth.shape, len(QUANTILE_LEVELS))}")
+    known = ~np.isnan(truth)
+    count = known.sum(axis=(0, 1))  # (T_out, K)
+    activity = np.where(known, np.abs(truth), 0.0).sum(axis=(0, 1), dtype=np.float64)
+    inside = ((quantiles[..., 0] <= truth) & (truth <= quantiles[..., -1])).sum(axis=(0, 1))
+    loss = np.zeros_like(activity)
+    for place, level in enumerate(QUANTILE_LEVELS):
+        error = np.where(known, truth - quantiles[..., place], 0.0)
+        loss += 2 / len(QUANTILE_LEVELS) * np.maximum(level * error, (level - 1) * error).sum((0, 1), dtype=np.float64)
+    return QuantileScores(
+        coverage=_ratio(inside.sum(axis=0), count.sum(axis=0)),
+        wql=_ratio(loss.sum(axis=0), activity.sum(axis=0)),
+        coverage_by_step=_ratio(inside, count),
+        wql_by_step=_ratio(loss, activity),
+    )
+
+
+def _ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> FloatArray:
+    part, whole = part.astype(np.float64), whole.astype(np.float64)
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
 def skill(error: FloatArray | float, reference: FloatArray | float) -> FloatArray:

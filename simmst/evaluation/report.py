@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from simmst.baselines import BASELINES
 from simmst.errors import DataError
-from simmst.evaluation.metrics import Scores, skill
+from simmst.evaluation.metrics import QuantileScores, Scores, skill
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_json
 
@@ -40,6 +41,10 @@ class Row:
         overall_mae: all services' points together.
         overall_rmse: all services' points together.
         overall_skill: of `overall_mae` over persistence.
+        coverage: (K,) share of the targets inside the central 80 % interval; NaN for a predictor without quantiles.
+        wql: (K,) weighted quantile loss, likewise.
+        coverage_by_step: (T_out, K), likewise.
+        wql_by_step: (T_out, K), likewise.
     """
 
     name: str
@@ -53,10 +58,17 @@ class Row:
     overall_mae: float
     overall_rmse: float
     overall_skill: float
+    coverage: npt.NDArray[np.floating]
+    wql: npt.NDArray[np.floating]
+    coverage_by_step: npt.NDArray[np.floating]
+    wql_by_step: npt.NDArray[np.floating]
 
     @classmethod
-    def compare(cls, name: str, scores: Scores, reference: Scores) -> Row:
+    def compare(cls, name: str, scores: Scores, reference: Scores, quantiles: QuantileScores | None = None) -> Row:
         """Put a predictor's scores beside those of persistence."""
+        if quantiles is None:
+            none, by_step = np.full_like(scores.mae, np.nan), np.full_like(scores.mae_by_step, np.nan)
+            quantiles = QuantileScores(none, none, by_step, by_step)
         return cls(
             name=name,
             mae=scores.mae,
@@ -69,6 +81,10 @@ class Row:
             overall_mae=scores.overall_mae,
             overall_rmse=scores.overall_rmse,
             overall_skill=float(skill(scores.overall_mae, reference.overall_mae)),
+            coverage=quantiles.coverage,
+            wql=quantiles.wql,
+            coverage_by_step=quantiles.coverage_by_step,
+            wql_by_step=quantiles.wql_by_step,
         )
 
 
@@ -141,10 +157,26 @@ class Report:
                 return row
         raise DataError(f"the report has no row {name!r}; it has: {', '.join(row.name for row in self.rows)}")
 
+    @property
+    def has_quantiles(self) -> bool:
+        """Whether a predictor has quantiles."""
+        return any(np.isfinite(row.coverage).any() for row in self.rows)
+
+    @property
+    def best_naive(self) -> dict[str, str]:
+        """The naive forecast with the least MAE, by service; empty where there is no other forecast beside them."""
+        naive = [row for row in self.rows if row.name in BASELINES]
+        if not naive or len(naive) == len(self.rows):
+            return {}
+        best = {service: _best(np.array([row.mae[k] for row in naive])) for k, service in enumerate(self.services)}
+        return {service: naive[number].name for service, number in best.items() if number >= 0}
+
     def to_table(self, services: Sequence[str] | None = None) -> rich.table.Table:
         """Return a `rich` table: rows are predictors, columns MAE, RMSE and skill of each service.
 
-        The best value of a column is bold. Above stands what was compared, beneath the number of points and the notes.
+        Where a predictor has quantiles, columns say what share of the targets its 80 % intervals hold and its weighted
+        quantile loss. The best value of a column is bold, the best naive forecast is named beneath. Above stands what
+        was compared, beneath the number of points and the notes.
 
         Args:
             services: the services shown; None shows all.
@@ -181,21 +213,23 @@ class Report:
             box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
         )
         table.add_column("\nmodel", no_wrap=True)
-        columns: list[tuple[npt.NDArray[np.floating], bool]] = []
+        columns: list[tuple[npt.NDArray[np.floating], str]] = []
         for service in services:
             if service not in self.services:
                 raise DataError(f"the report has no service {service!r}; it has: {', '.join(self.services)}")
             k = self.services.index(service)
             # the scale of the errors stands over them
-            heads = (f"{service}\nMAE", f"mean {_number(self.scale[k])}\nRMSE", "\nskill")
-            for head, key in zip(heads, ("mae", "rmse", "skill"), strict=True):
+            heads = {"mae": f"{service}\nMAE", "rmse": f"mean {_number(self.scale[k])}\nRMSE", "skill": "\nskill"}
+            if self.has_quantiles:
+                heads |= {"coverage": "in 80 %\ninterval", "wql": "\nWQL"}
+            for key, head in heads.items():
                 table.add_column(text(head), justify="right", no_wrap=True)
-                columns.append((np.array([getattr(row, key)[k] for row in self.rows]), key == "skill"))
-        best = [_best(values, larger=is_skill) for values, is_skill in columns]
+                columns.append((np.array([getattr(row, key)[k] for row in self.rows]), key))
+        best = [_best(_badness(values, key)) for values, key in columns]
         for number, row in enumerate(self.rows):
             cells = []
-            for (values, is_skill), winner in zip(columns, best, strict=True):
-                shown = _number(values[number], sign=is_skill)
+            for (values, key), winner in zip(columns, best, strict=True):
+                shown = _shown(values[number], key)
                 cells.append(text(shown, style="bold" if number == winner else ""))
             table.add_row(text(row.name), *cells)
         return table
@@ -213,6 +247,7 @@ class Report:
             "num_origins": self.num_origins,
             "num_points": self.num_points,
             "mean_activity": _plain(dict(zip(self.services, self.scale, strict=True))),
+            "best_naive": self.best_naive,
             "notes": list(self.notes),
             "models": [_row_to_dict(row, self.services) for row in self.rows],
         }
@@ -231,27 +266,34 @@ class Report:
     def to_frame(self) -> pandas.DataFrame:
         """Return a long pandas frame: model, service, step (1 .. T_out, 0 = all steps), mae, rmse, mase, skill.
 
+        Where a predictor has quantiles there are columns coverage and wql, too.
+
         Raises:
             MissingExtraError: pandas is not installed.
         """
         pd = import_extra("pandas", extra="forecast")
+        keys = ["mae", "rmse", "mase", "skill", *(["coverage", "wql"] if self.has_quantiles else [])]
         records = []
         for row in self.rows:
             for k, service in enumerate(self.services):
-                whole = {"mae": row.mae[k], "rmse": row.rmse[k], "mase": row.mase[k], "skill": row.skill[k]}
+                whole = {key: getattr(row, key)[k] for key in keys}
                 records.append({"model": row.name, "service": service, "step": 0, **whole})
                 for t in range(self.horizon):
-                    one = {"mae": row.mae_by_step[t, k], "rmse": row.rmse_by_step[t, k], "mase": math.nan}
-                    one["skill"] = row.skill_by_step[t, k]
+                    one = {key: math.nan if key == "mase" else getattr(row, f"{key}_by_step")[t, k] for key in keys}
                     records.append({"model": row.name, "service": service, "step": t + 1, **one})
-        columns = ["model", "service", "step", "mae", "rmse", "mase", "skill"]
-        frame: pandas.DataFrame = pd.DataFrame.from_records(records, columns=columns)
+        frame: pandas.DataFrame = pd.DataFrame.from_records(records, columns=["model", "service", "step", *keys])
         return frame
 
     def _caption(self) -> str:
         lines = [
             f"{self.num_points:,} target points from {self.num_origins:,} origins; skill is 1 - MAE / persistence's"
         ]
+        if self.has_quantiles:
+            lines.append("WQL: weighted quantile loss at levels 0.1 to 0.9, relative to the traffic")
+        if self.best_naive:
+            one_for_all = len(set(self.best_naive.values())) == 1
+            named = [name if one_for_all else f"{service} {name}" for service, name in self.best_naive.items()]
+            lines.append(f"best naive by MAE: {', '.join(dict.fromkeys(named))}")
         if self.surrogate:
             lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data")
         return "\n".join([*lines, *self.notes])
@@ -261,7 +303,8 @@ def _row_to_dict(row: Row, services: tuple[str, ...]) -> dict[str, Any]:
     def by_service(values: npt.NDArray[np.floating]) -> dict[str, Any]:
         return {service: values[..., k].tolist() for k, service in enumerate(services)}
 
-    keys = ("mae", "rmse", "mase", "skill", "mae_by_step", "rmse_by_step", "skill_by_step")
+    by_step = ("mae_by_step", "rmse_by_step", "skill_by_step", "coverage_by_step", "wql_by_step")
+    keys = ("mae", "rmse", "mase", "skill", "coverage", "wql", *by_step)
     values = {key: by_service(getattr(row, key)) for key in keys}
     overall = {"mae": row.overall_mae, "rmse": row.overall_rmse, "skill": row.overall_skill}
     plain: dict[str, Any] = _plain({"name": row.name, **values, "overall": overall})
@@ -287,9 +330,18 @@ def _number(value: float, *, sign: bool = False) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _best(values: npt.NDArray[np.floating], *, larger: bool) -> int:
+def _shown(value: float, key: str) -> str:
+    if key == "coverage":
+        return f"{100 * value:.0f} %" if math.isfinite(value) else "-"
+    return _number(value, sign=key == "skill")
+
+
+def _badness(values: npt.NDArray[np.floating], key: str) -> npt.NDArray[np.floating]:
+    """Values of a column such that the least is the best."""
+    return -values if key == "skill" else np.abs(values - 0.8) if key == "coverage" else values
+
+
+def _best(values: npt.NDArray[np.floating]) -> int:
+    """Return the number of the least of the known values, -1 where none is known."""
     known = np.isfinite(values)
-    if not known.any():
-        return -1
-    order = np.where(known, -values if larger else values, np.inf)
-    return int(order.argmin())
+    return int(np.where(known, values, np.inf).argmin()) if known.any() else -1

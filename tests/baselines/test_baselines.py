@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simmst.baselines import BASELINES, RidgeOnLags
+from simmst.baselines import BASELINES, GradientBoosting, RidgeOnLags
 from simmst.data import TrafficDataset, WindowSpec, chronological_split, load
 from simmst.errors import DataError
 
@@ -11,6 +11,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("holidays")
 
 NAMES = list(BASELINES)
+LEARNERS = ["ridge", "gradient-boosting"]
 SPEC = WindowSpec.recent(6, 12, daily=2, steps_per_day=24, neighbourhood=1)
 
 
@@ -30,7 +31,14 @@ def fitted(name, data, spec=SPEC, train=None):
 
 
 def test_registry():
-    assert NAMES == ["persistence", "seasonal-naive-day", "seasonal-naive-week", "hour-of-week-mean", "ridge"]
+    assert NAMES == [
+        "persistence",
+        "seasonal-naive-day",
+        "seasonal-naive-week",
+        "hour-of-week-mean",
+        "ridge",
+        "gradient-boosting",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,39 +137,90 @@ def test_hour_of_week_mean_falls_back_to_the_hour_of_day_then_to_all():
     np.testing.assert_allclose(forecast[0, :, 0], data.series()[:6].mean(axis=0).T, rtol=1e-5)
 
 
-def test_ridge_learns_what_a_line_can_say():
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_find_what_there_is_to_find(name):
     data = city()
     truth = data.series()
     origins = np.arange(460, data.num_steps - 6)
-    ridge = fitted("ridge", data, train=range(448)).predict(data, origins)
+    learner = fitted(name, data, train=range(448)).predict(data, origins)
     naive = fitted("seasonal-naive-day", data, train=range(448)).predict(data, origins)
     target = np.stack([truth[origins + h] for h in range(6)], axis=1).transpose(0, 3, 1, 2)
-    assert np.abs(ridge - target).mean() < 0.85 * np.abs(naive - target).mean()
+    assert np.abs(learner - target).mean() < 0.85 * np.abs(naive - target).mean()
 
 
-def test_ridge_draws_its_rows_from_the_seed():
+@pytest.mark.parametrize("kind", [RidgeOnLags, GradientBoosting])
+def test_learners_draw_their_rows_from_the_seed(kind):
     data = city()
     runs = [
-        RidgeOnLags(max_rows=500, seed=seed).fit(data, SPEC, range(400)).predict(data, np.array([500]))
-        for seed in (0, 0, 1)
+        kind(max_rows=500, seed=seed).fit(data, SPEC, range(400)).predict(data, np.array([500])) for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
 
 
-def test_ridge_takes_z_scores():
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_take_z_scores(name):
     data = city()
     z = TrafficDataset.from_arrays(
         data.activity - 80, data.time, services=data.services, unit="z-score", mask=data.mask
     )
-    forecast = fitted("ridge", z).predict(z, np.array([500]))
+    forecast = fitted(name, z).predict(z, np.array([500]))
     assert (forecast < 0).any()
 
 
-def test_ridge_needs_a_whole_window_to_train():
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("slots", [1, 2, 30])
+def test_learners_with_too_little_to_learn_from_forecast_the_mean_of_the_slot(name, slots):
     data = city()
-    with pytest.raises(DataError, match="ridge needs 48 slots before the first target, training ends at slot 40"):
-        fitted("ridge", data, train=range(40))
+    forecast = fitted(name, data, train=range(slots)).predict(data, np.array([500]))
+    days = data.series()[500 - 24 * np.arange(1, 15), 0]  # (14, C)
+    unit = 0.01 * float(data.series()[:slots, 0].mean())
+    expected = np.expm1(np.log1p(days / unit).mean(axis=0)) * unit
+    np.testing.assert_allclose(forecast[0, :, 0, 0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_without_a_day_before_learners_forecast_the_newest_value(name):
+    data = city()
+    forecast = fitted(name, data, train=range(400)).predict(data, np.array([5]))
+    np.testing.assert_array_equal(forecast[0, :, 3], data.series()[4].T)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("latest", [0.0, 1e7])
+def test_learners_cannot_run_away(name, latest):
+    """A dip to zero or a burst in every latest slot moves a forecast within what training has seen, and no further."""
+    data = city()
+    model = fitted(name, data, train=range(400))
+    plain = model.predict(data, np.array([500]))
+    activity = data.activity.copy()
+    activity[488:500] = latest
+    shaken = model.predict(data.with_(activity=activity), np.array([500]))
+    assert (shaken < 5 * plain).all()
+    assert (shaken > plain / 5).all()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_with_two_days_are_not_worse_than_the_mean_of_the_slot(name, block):
+    data = block.resample(60)
+    origins = np.arange(data.num_steps - 168, data.num_steps - 23)
+    truth = data.series()[:, 0]
+
+    def error(model, step):
+        forecast = model.fit(data, WindowSpec(24, (-1,)), range(48)).predict(data, origins)
+        return float(np.abs(forecast[:, :, step - 1, 0] - truth[origins + step - 1]).mean())
+
+    for step in (1, 6, 24):
+        assert error(BASELINES[name](), step) < 1.1 * error(RidgeOnLags(np.inf), step)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_points_days_and_long_horizons(name):
+    random = np.random.default_rng(0)
+    daily = TrafficDataset.from_arrays(random.gamma(20, 1, (60, 3)), np.arange(60) * 86400)
+    assert np.isfinite(fitted(name, daily, WindowSpec(2, (-1,))).predict(daily, np.array([60]))).all()
+    hourly = TrafficDataset.from_arrays(random.gamma(20, 1, (240, 2)), np.arange(240) * 3600)
+    assert np.isfinite(fitted(name, hourly, WindowSpec(30, (-1,))).predict(hourly, np.array([240]))).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,7 +231,7 @@ def test_origins_outside_the_series(name, origin):
         fitted(name, data).predict(data, np.array([500, origin]))
 
 
-@pytest.mark.parametrize("name", ["hour-of-week-mean", "ridge"])
+@pytest.mark.parametrize("name", ["hour-of-week-mean", "ridge", "gradient-boosting"])
 def test_bad_training_and_other_cells(name):
     data = city()
     with pytest.raises(DataError, match=r"range\(0, 700\) of traffic, which has 672"):
@@ -201,7 +260,8 @@ def test_figures_on_the_milan_block_hourly(block):
     spec = WindowSpec.recent(24, 24, daily=3, weekly=1, steps_per_day=24)
     assert errors("persistence", data, spec, (1, 6, 24)) == pytest.approx([161.2, 507.5, 231.6], abs=0.1)
     assert errors("seasonal-naive-week", data, spec, (1, 6, 24)) == pytest.approx([222.9, 221.5, 213.9], abs=0.1)
-    assert errors("ridge", data, spec, (1, 6, 24)) == pytest.approx([119, 177, 199], abs=2)
+    assert errors("ridge", data, spec, (1, 6, 24)) == pytest.approx([117.4, 158.0, 173.3], abs=2)
+    assert errors("gradient-boosting", data, spec, (1, 6, 24)) == pytest.approx([129.4, 155.4, 180.1], abs=4)
 
 
 def test_figures_on_the_milan_block_at_ten_minutes(block):

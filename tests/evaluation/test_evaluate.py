@@ -205,3 +205,25 @@ def test_the_published_hardness_of_one_step_ahead_on_the_milan_quarters(real_fil
     report = evaluate({}, quarters, WindowSpec.recent(1, 6, steps_per_day=144, neighbourhood=1), split)
     assert report.row("persistence").overall_mae == pytest.approx(0.0824, abs=0.02)
     assert report.unit == "z-score"
+
+
+class Quantiles(Constant):
+    def __init__(self, value, has_quantiles=True):
+        super().__init__(value)
+        self.has_quantiles = has_quantiles
+
+    def quantiles(self, dataset, origins, levels):
+        assert self.has_quantiles
+        return self.predict(dataset, origins)[..., None] + np.array(levels, dtype=np.float32)
+
+
+def test_the_median_is_the_point_forecast_of_a_predictor_with_quantiles(setting):
+    dataset, split = setting
+    predictors = {"with": Quantiles(3.0), "without": Quantiles(3.0, has_quantiles=False)}
+    report = evaluate(predictors, dataset, SPEC, split, keep_forecasts=True)
+    assert set(np.unique(report.forecasts.by_name["with"])) == {np.float32(3.5)}
+    assert set(np.unique(report.forecasts.by_name["without"])) == {np.float32(3.0)}
+    assert np.isfinite(report.row("with").wql).all()
+    assert np.isnan(report.row("without").wql).all()
+    with pytest.raises(DataError, match=r"\(origins, cells, steps, services, levels\)"):
+        evaluate({"bad": type("Bad", (Quantiles,), {"quantiles": lambda *_: np.zeros(3)})(1.0)}, dataset, SPEC, split)

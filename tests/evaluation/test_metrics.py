@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from simmst.errors import DataError
-from simmst.evaluation.metrics import score, seasonal_naive_error, skill
+from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error, skill
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 
 @pytest.fixture
@@ -80,3 +82,36 @@ def test_shapes_are_checked(pair):
 def test_skill_is_undefined_over_a_perfect_reference():
     assert np.isnan(skill(1.0, 0.0))
     assert skill(0.0, 2.0) == 1.0
+
+
+def test_quantile_scores_equal_their_definitions(pair):
+    centre, truth = pair
+    shift = np.linspace(-8, 8, 9, dtype=np.float32)
+    quantiles = centre[..., None] + shift
+    scores = score_quantiles(quantiles, truth)
+    known = ~np.isnan(truth)
+    for k in range(2):
+        points, actual = quantiles[..., k, :][known[..., k]].astype(np.float64), truth[..., k][known[..., k]]
+        inside = (points[:, 0] <= actual) & (actual <= points[:, -1])
+        assert scores.coverage[k] == pytest.approx(inside.mean())
+        losses = [
+            2 * sklearn_metrics.mean_pinball_loss(actual, points[:, place], alpha=level)
+            for place, level in enumerate(QUANTILE_LEVELS)
+        ]
+        assert scores.wql[k] == pytest.approx(np.mean(losses) / actual.mean(), rel=1e-5)
+    assert scores.wql_by_step.shape == (4, 2)
+    step = score_quantiles(quantiles[:, :, 1:2], truth[:, :, 1:2])
+    np.testing.assert_allclose(scores.wql_by_step[1], step.wql)
+    np.testing.assert_allclose(scores.coverage_by_step[1], step.coverage)
+
+
+def test_quantiles_that_all_equal_a_point_forecast_have_its_normalised_error(pair):
+    forecast, truth = pair
+    wql = score_quantiles(np.repeat(forecast[..., None], 9, axis=-1), truth).wql
+    np.testing.assert_allclose(wql, score(forecast, truth).mae / np.nanmean(truth, axis=(0, 1, 2)), rtol=1e-5)
+
+
+def test_quantiles_of_another_shape_are_refused(pair):
+    forecast, truth = pair
+    with pytest.raises(ValueError, match="quantiles are"):
+        score_quantiles(forecast[..., None], truth)

@@ -118,3 +118,62 @@ def test_the_frame_is_long():
 def test_an_unknown_row_lists_those_there_are():
     with pytest.raises(DataError, match=r"no row 'x'; it has: daily \[bold\], persistence"):
         make_report().row("x")
+
+
+class Spread:
+    """The same slot of the day before, with quantiles around it."""
+
+    has_quantiles = True
+
+    def __init__(self, dataset, split):
+        self.naive = BASELINES["seasonal-naive-day"]().fit(dataset, SPEC, split.train)
+
+    def predict(self, dataset, origins):
+        return self.naive.predict(dataset, origins)
+
+    def quantiles(self, dataset, origins, levels):
+        width = np.array([level - 0.5 for level in levels], dtype=np.float32)
+        return self.predict(dataset, origins)[..., None] + 6 * width
+
+
+def spread_report():
+    dataset = city()
+    split = chronological_split(dataset.num_steps, 24)
+    week = BASELINES["hour-of-week-mean"]().fit(dataset, SPEC, split.train)
+    return evaluate({"spread": Spread(dataset, split), "hour-of-week-mean": week}, dataset, SPEC, split)
+
+
+def test_quantiles_are_scored_where_there_are_some():
+    report = spread_report()
+    row = report.row("spread")
+    assert ((row.coverage > 0.3) & (row.coverage < 0.9)).all()
+    assert (row.wql > 0).all()
+    assert np.isnan(report.row("persistence").coverage).all()
+    text = rendered(report)
+    for part in ("in 80 %", "WQL", f"{100 * row.coverage[0]:.0f} %", f"{row.wql[1]:.3f}"):
+        assert part in text
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["persistence"])
+    assert line.split().count("-") == 4
+    assert "WQL" not in rendered(make_report())
+
+
+def test_quantiles_are_in_every_form(tmp_path):
+    pytest.importorskip("pandas")
+    report = spread_report()
+    models = {
+        model["name"]: model for model in json.loads(report.to_json(tmp_path / "report.json").read_text())["models"]
+    }
+    assert models["spread"]["coverage"]["call"] == pytest.approx(report.rows[0].coverage[0])
+    assert len(models["spread"]["wql_by_step"]["sms"]) == 2
+    assert models["persistence"]["wql"]["sms"] is None
+    frame = report.to_frame()
+    assert list(frame.columns[-2:]) == ["coverage", "wql"]
+    first = frame[(frame.model == "spread") & (frame.service == "sms") & (frame.step == 2)]
+    assert first.wql.item() == pytest.approx(report.rows[0].wql_by_step[1, 1])
+
+
+def test_the_best_naive_forecast_is_named():
+    report = spread_report()
+    assert set(report.best_naive.values()) == {"hour-of-week-mean"}
+    assert report.to_dict()["best_naive"] == report.best_naive
+    assert "best naive by MAE: hour-of-week-mean" in rendered(report)

@@ -1,0 +1,101 @@
+"""Gradient boosting on the memory of a series, pooled over the cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from simmst.baselines.memory_features import Features
+from simmst.baselines.memory_model import MemoryModel
+from simmst.foundation.extras import import_extra
+
+_JUDGES = 0.25  # share of the training slots, the last ones, that says how many trees there are
+_EVERY = 10  # trees
+_MARGIN = 0.01  # by which more trees must be better than fewer
+_FEWEST_SLOTS = 12  # to forecast, that trees are grown on
+
+
+class GradientBoosting(MemoryModel):
+    """Gradient boosted trees (scikit-learn, absolute error) on the features of ridge, one model per service.
+
+    The step ahead is a feature, so that all steps share a model. As with ridge, the difference from the mean of the
+    slot on the days before is learned and bounded by those seen in training. The last quarter of the training slots
+    says how many trees there are; where none is better than a few, or there is too little to learn from, the forecast
+    is that mean.
+
+    Args:
+        max_rows: at most that many training samples (windows at a step ahead), drawn with `seed`.
+        max_trees: at most that many trees a service.
+        seed: seed of that draw and of the trees.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+
+    doubt_days = 1.0  # trees learn two days by heart
+
+    def __init__(self, *, max_rows: int = 20_000, max_trees: int = 120, seed: int = 0) -> None:
+        super().__init__(max_rows=max_rows, seed=seed)
+        self.max_trees = max_trees
+        self._trees: list[Any] = []  # by service; None forecasts no difference
+
+    def _forget(self, num_services: int) -> None:
+        self._trees = [None] * num_services
+
+    def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
+        window, step = np.nonzero(~np.isnan(features.target))
+        if len(window) > self.max_rows:
+            share = 1.0 / (step + 1)  # the nearest steps have most to learn: there the latest slots count
+            generator = np.random.default_rng(self.seed)
+            drawn = generator.choice(len(window), size=self.max_rows, replace=False, p=share / share.sum())
+            window, step = window[drawn], step[drawn]
+        slot = origin[window] + step
+        if len(np.unique(slot)) < _FEWEST_SLOTS:
+            return
+        inputs, target = _inputs(features, window, step), features.target[window, step]
+        count = self._count_trees(inputs, target, features.usual[window, step], slot)
+        if count:
+            self._trees[service] = self._grow(inputs, target, count)
+
+    def _differences(self, service: int, features: Features) -> np.ndarray:
+        differences = np.zeros_like(features.usual)
+        if self._trees[service] is not None:
+            window = np.arange(len(differences))
+            for step in range(differences.shape[1]):
+                differences[:, step] = self._trees[service].predict(_inputs(features, window, step))
+        return differences
+
+    def _count_trees(self, inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray) -> int:
+        """Return how many trees grown on the earlier slots forecast the last ones best; zero where none do."""
+        slots = np.unique(slot)
+        last = slot >= slots[-max(1, round(_JUDGES * len(slots)))]
+        grown = self._grow(inputs[~last], target[~last], self.max_trees)
+        truth = np.expm1(usual[last] + target[last])
+        errors = {0: np.abs(np.expm1(usual[last]) - truth).mean()}
+        for number, difference in enumerate(grown.staged_predict(inputs[last]), start=1):
+            if number % _EVERY == 0 or number == self.max_trees:
+                errors[number] = np.abs(np.expm1(usual[last] + difference) - truth).mean()
+        most = (1 + _MARGIN) * min(errors.values())
+        return next(number for number, error in errors.items() if error <= most)
+
+    def _grow(self, inputs: np.ndarray, target: np.ndarray, count: int) -> Any:
+        ensemble = import_extra("sklearn.ensemble", extra="forecast")
+        trees = ensemble.HistGradientBoostingRegressor(
+            loss="absolute_error",
+            learning_rate=0.1,
+            max_iter=count,
+            max_leaf_nodes=8,
+            min_samples_leaf=50,
+            l2_regularization=1.0,
+            max_features=0.4,
+            early_stopping=False,
+            random_state=self.seed,
+        )
+        return trees.fit(inputs, target)
+
+
+def _inputs(features: Features, window: np.ndarray, step: int | np.ndarray) -> np.ndarray:
+    """Features of windows, each at a step ahead, with the step: float32 (N, F)."""
+    ahead = np.broadcast_to(np.asarray(step, dtype=np.float32), window.shape)[:, None]
+    return np.concatenate([features.window[window], features.ahead[window, step], ahead], axis=1)

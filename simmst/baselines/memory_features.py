@@ -1,0 +1,135 @@
+"""What ridge and gradient boosting know of a forecast: features of the memory of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
+from simmst.data.batch import Batch
+
+MEMORY_DAYS = 14
+_RECENT = 24  # slots before the origin
+_MEANS = (1, 3, 6, 12, 24)  # latest slots over which deviations are averaged
+_BOUND = 5.0  # on the log scale a factor of 150: one outage or burst is told, and is not more than that
+_HIGHER_HARMONICS = (3, 4, 5, 6)  # of the day, which rises and falls more sharply than two can follow
+_CHUNK = 150_000  # windows times steps gathered at a time
+_PATCH = 3
+
+
+class Features(NamedTuple):
+    """Features of one service for N windows; every series is relative to its level, zero stands for unknown.
+
+    Attributes:
+        window: float32 (N, F), the same for every step ahead.
+        ahead: float32 (N, T_out, G), of each slot to forecast.
+        usual: float32 (N, T_out), the mean of the slot on the days before, on the scaler's scale; NaN where unknown.
+        target: float32 (N, T_out), difference of the target from `usual`; NaN where either is unknown.
+    """
+
+    window: np.ndarray
+    ahead: np.ndarray
+    usual: np.ndarray
+    target: np.ndarray
+
+
+def memory_windows(dataset: TrafficDataset, scaler: Scaler, horizon: int, steps: range) -> Windows:
+    """Return the windows whose batches have the memory that the features are made of."""
+    spec = WindowSpec(horizon, tuple(range(-_RECENT, 0)), _PATCH, memory_days=MEMORY_DAYS)
+    return Windows(dataset, spec, scaler, steps=steps)
+
+
+def training_windows(dataset: TrafficDataset, scaler: Scaler, horizon: int, train: range) -> Windows:
+    """Return windows of the training slots; targets after them count as missing, and nothing after them is read."""
+    past = dataset.slice_steps(0, train.stop)
+    return memory_windows(past, scaler, horizon, range(train.start, train.stop + horizon - 1))
+
+
+def gather_batches(windows: Windows, index: np.ndarray) -> Iterator[tuple[slice, Batch]]:
+    """Yield batches of windows, each with its place among them, small enough for their features to lie in memory."""
+    size = max(1, _CHUNK // (windows.spec.horizon + _RECENT))
+    for start in range(0, len(index), size):
+        part = slice(start, min(start + size, len(index)))
+        yield part, windows.batch(index[part])
+
+
+def concat_features(parts: list[Features]) -> Features:
+    """Return the features of several batches as one."""
+    return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def memory_features(batch: Batch, service: int) -> Features:
+    """Make the features of one service of a batch with memory."""
+    memory = batch.memory
+    assert memory is not None  # noqa: S101 - `memory_windows` gives it
+    centre = _PATCH // 2
+    patch_level = memory.level[:, service].numpy()  # (B, n, n)
+    level = np.nan_to_num(patch_level[:, centre, centre])
+    spread = np.nan_to_num(memory.spread[:, service, centre, centre].numpy())
+    patch = batch.values[:, :, service].numpy()  # (B, T_in, n, n)
+    recent = patch[..., centre, centre]
+    days = memory.days[..., service].numpy()  # (B, L, T_in + T_out)
+    same_day = memory.same_day.numpy()
+
+    # The latest slots: against their level, their usual days, and the same days of the week.
+    usual_recent = _mean(days[..., :_RECENT], 1)
+    series = np.where(np.isnan(recent), usual_recent, recent) - level[:, None]
+    unusual = recent - usual_recent
+    weekly = recent - _mean(days[:, 6::7, :_RECENT], 1)
+    around = patch - memory.usual[:, :, service].numpy()
+    around[..., centre, centre] = np.nan
+    around = _mean(around.reshape(*around.shape[:2], -1), 2)
+    # Against the same neighbours' level: a gradient in space that the deviations from usual days do not show.
+    nearby = patch[:, -1] - patch_level
+    nearby[:, centre, centre] = np.nan
+    nearby = _mean(nearby.reshape(len(nearby), -1), 1)
+    city = memory.city[..., service].numpy()
+    summary = [_mean(one[:, -n:], 1) for one in (unusual, weekly, around, city) for n in _MEANS]
+    window = np.stack([*series.T, *unusual[:, -3:].T, *summary, nearby, level, spread], axis=1)
+
+    # The slot to forecast on the days before.
+    slots = days[..., _RECENT:]  # (B, L, T_out)
+    usual = _mean(slots, 1)
+    kin = _mean(np.where(same_day[..., 0] > 0, slots, np.nan), 1)
+    namesake = _mean(np.where(same_day[..., 1] > 0, slots, np.nan), 1)
+    latest = _first(slots)
+    latest_kin = _first(np.where(same_day[..., 0] > 0, slots, np.nan))
+    marks = batch.marks.numpy()
+    ahead_marks = marks[:, _RECENT:]
+    rest = ahead_marks[..., 6:8].max(-1)
+    rest_now = marks[:, _RECENT - 1, None, 6:8].max(-1)
+    turn = np.arctan2(ahead_marks[..., 0], ahead_marks[..., 1])
+    waves = [f(n * turn) for n in _HIGHER_HARMONICS for f in (np.sin, np.cos)]
+    daily = [*np.moveaxis(ahead_marks[..., :4], -1, 0), *waves]
+    pieces = [
+        *(slots - usual[:, None]).transpose(1, 0, 2),
+        usual - level[:, None],
+        *(one - usual for one in (kin, namesake, latest, latest_kin, recent[:, -1:], usual_recent[:, -1:])),
+        *np.moveaxis(ahead_marks[..., 4:], -1, 0),
+        *daily,
+        *(wave * rest for wave in daily[:6]),
+        rest - rest_now,
+        rest * (1 - rest_now),
+    ]
+    target = batch.target[..., service].numpy() - usual
+    return Features(_bounded(window), _bounded(np.stack(pieces, axis=-1)), usual, target)
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of what is known along an axis; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(known, values, np.float32(0)).sum(axis) / known.sum(axis).astype(np.float32)
+    return mean
+
+
+def _first(values: np.ndarray) -> np.ndarray:
+    """First known value along axis 1; NaN where there is none."""
+    known = ~np.isnan(values)
+    return np.take_along_axis(values, known.argmax(1)[:, None], 1)[:, 0]
+
+
+def _bounded(features: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.clip(features, -_BOUND, _BOUND)).astype(np.float32, copy=False)

@@ -1,0 +1,118 @@
+"""What the models on memory features share: drawing training windows, and forecasts that cannot run away."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from typing_extensions import Self
+
+from simmst.baselines.base import check_same_cells, checked_origins, checked_train, fill_with_last_known
+from simmst.baselines.memory_features import (
+    Features,
+    concat_features,
+    gather_batches,
+    memory_features,
+    memory_windows,
+    training_windows,
+)
+from simmst.data import Scaler, TrafficDataset, WindowSpec
+
+_MOST_TARGETS = 500_000  # windows times steps that are learned from
+_DOUBT = 3.0  # independent slots for which half of what they teach is believed
+
+
+class MemoryModel(ABC):
+    """A model of how far a slot is from its mean on the days before; see `simmst.baselines.memory_features`.
+
+    A model says, for each service and step ahead, how far a target is from that mean; nothing else is learned. The
+    difference is bounded by those seen in training, and shrunk where these are few: of n slots only n / h are
+    independent h steps ahead. Where no day before is known the forecast is the newest known value.
+
+    Args:
+        max_rows: at most that many training windows, drawn with `seed`.
+        seed: seed of all that is random.
+
+    Attributes:
+        doubt_days: days of slots for which half of what they teach is believed, whatever the step ahead.
+    """
+
+    doubt_days: ClassVar[float] = 0.0
+
+    def __init__(self, *, max_rows: int, seed: int) -> None:
+        self.max_rows = max_rows
+        self.seed = seed
+        self._horizon = 1
+        self._shape = (0, 0)
+        self._scaler = Scaler("relative", np.zeros(1), np.ones(1))
+        self._bounds = np.zeros((0, 1, 2), dtype=np.float32)  # (K, T_out, 2)
+        self._trust = np.zeros((0, 1), dtype=np.float32)  # (K, T_out)
+
+    @abstractmethod
+    def _forget(self, num_services: int) -> None:
+        """Start from models that know nothing: all differences are zero."""
+
+    @abstractmethod
+    def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
+        """Learn the differences of one service; those of windows without a target are NaN.
+
+        Args:
+            service: its number.
+            features: of N training windows.
+            origin: int64 (N,), their origins.
+        """
+
+    @abstractmethod
+    def _differences(self, service: int, features: Features) -> np.ndarray:
+        """Forecast the differences of one service, (N, T_out)."""
+
+    def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
+        """Fit to the training slots; targets lie in `train`, inputs may reach back before it."""
+        checked_train(dataset, train)
+        self._horizon, self._shape = spec.horizon, (dataset.num_services, dataset.num_cells)
+        self._scaler = Scaler.fit(dataset, train, "relative")
+        self._bounds = np.zeros((dataset.num_services, spec.horizon, 2), dtype=np.float32)
+        self._trust = np.zeros((dataset.num_services, spec.horizon), dtype=np.float32)
+        self._forget(dataset.num_services)
+        if train.stop < 2:
+            return self  # no slot has one before it: every forecast is the mean of the slot
+        windows = training_windows(dataset, self._scaler, spec.horizon, train)
+        most = max(1, min(self.max_rows, _MOST_TARGETS // spec.horizon))
+        index = np.arange(len(windows))
+        if len(index) > most:
+            index = np.sort(np.random.default_rng(self.seed).choice(index, size=most, replace=False))
+        origin = windows.origins[index // windows.num_cells]
+        parts = [
+            [memory_features(batch, k) for k in range(dataset.num_services)]
+            for _, batch in gather_batches(windows, index)
+        ]
+        for k in range(dataset.num_services):
+            features = concat_features([part[k] for part in parts])
+            seen = np.nan_to_num(features.target)
+            self._bounds[k] = np.stack([seen.min(axis=0), seen.max(axis=0)], axis=1)
+            for step in range(spec.horizon):
+                slots = len(np.unique(origin[~np.isnan(features.target[:, step])]))
+                independent, days = slots / (step + 1), slots / dataset.steps_per_day
+                if slots:
+                    self._trust[k, step] = independent / (independent + _DOUBT) * days / (days + self.doubt_days)
+            self._learn(k, features, origin)
+        return self
+
+    def predict(self, dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
+        """Forecast float32 (n, C, T_out, K); see `Baseline.predict`."""
+        check_same_cells(dataset, *self._shape)
+        origins = checked_origins(dataset, origins)
+        cells = dataset.num_cells
+        scaled = np.full((len(origins) * cells, self._horizon, self._shape[0]), np.nan, dtype=np.float32)
+        if len(origins):
+            steps = range(int(origins.min()), int(origins.max()) + self._horizon)
+            windows = memory_windows(dataset, self._scaler, self._horizon, steps)
+            index = ((origins - windows.origins[0])[:, None] * cells + np.arange(cells)).reshape(-1)
+            for place, batch in gather_batches(windows, index):
+                for k in range(self._shape[0]):
+                    features = memory_features(batch, k)
+                    difference = np.clip(self._differences(k, features), self._bounds[k, :, 0], self._bounds[k, :, 1])
+                    scaled[place, :, k] = features.usual + self._trust[k] * difference
+        raw = self._scaler.inverse(scaled, axis=-1).reshape(len(origins), cells, self._horizon, -1)
+        return fill_with_last_known(raw, dataset.series(), origins)
