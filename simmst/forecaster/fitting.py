@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
 from simmst.distributed import ALONE, ProcessGroup
@@ -14,6 +16,7 @@ from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FitRecord, FittedForecaster, build_network, matched
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
+from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.models import SimMSTNet
 from simmst.training import (
     BestWeights,
@@ -50,6 +53,10 @@ def fit_forecaster(
     plan = make_plan(config, dataset, simulated=wanted not in (0, []), validation_steps=validation_steps)
     predictor: Predictor
     calibrated: Predictor  # without the validation slots, whose errors it is to tell
+    if plan.solver is None and plan.pretrained is not None:
+        untouched = ZeroShotPredictor(plan.pretrained, config.horizon, device=config.training.device)
+        kept = untouched.on(dataset, np.array([dataset.num_steps]))
+        return FittedForecaster(config, dataset, plan.spec, kept, notes=plan.notes, record=FitRecord())
     if plan.solver is None:
         make = BASELINES[config.model]
         predictor = make().fit(dataset, plan.spec, range(dataset.num_steps))

@@ -14,6 +14,8 @@ from simmst.models import SimMSTNetConfig
 from simmst.pretrained import Pretrained, load_pretrained
 from simmst.training import RECIPES, resolve_device
 
+ADAPTED_DAYS = 4  # a shorter series adapts no weights
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,7 +28,8 @@ class Plan:
         scaler: fitted to the training slots.
         network: the network's configuration; None for a naive baseline.
         pretrained: the weights the network starts from; None for random ones.
-        solver: the name of the solver; None for a naive baseline.
+        solver: the name of the solver; None where nothing is trained: for a naive baseline, and where a series is too
+            short to adapt the shipped weights to.
         notes: what had to be shrunk or replaced.
     """
 
@@ -61,8 +64,13 @@ def make_plan(
         DataError: the series is too short for the input and the horizon, or has no value where one is needed.
         ConfigError: settings that contradict each other or this machine.
     """
-    train, validation = training_and_validation(dataset, config, validation_steps)
     spec = window_spec(config)
+    if validation_steps is None and (kept := untouched_weights(config, dataset)) is not None:
+        known = range(dataset.num_steps)
+        network, days = network_config(config, dataset.services), dataset.num_steps / dataset.steps_per_day
+        note = f"{days:.3g} days are too few to adapt to: the shipped weights are used as they are"
+        return Plan(known, known[:0], spec, Scaler.fit(dataset, known, "relative"), network, kept, None, (note,))
+    train, validation = training_and_validation(dataset, config, validation_steps)
     scaler = Scaler.fit(dataset, train, "relative")
     held_out = dataset.activity[validation.start : validation.stop][..., dataset.mask]
     if np.isnan(held_out).all():
@@ -81,6 +89,15 @@ def make_plan(
         raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or take 'real-only'")
     resolve_device(config.training.device)
     return Plan(train, validation, spec, scaler, network, pretrained, solver, notes)
+
+
+def untouched_weights(config: ForecasterConfig, dataset: TrafficDataset) -> Pretrained | None:
+    """Return the shipped weights where they would be adapted and the series is too short for that, else None."""
+    if config.model in BASELINES or config.solver not in (None, "adapt"):
+        return None
+    if dataset.num_steps >= config.horizon + ADAPTED_DAYS * dataset.steps_per_day:
+        return None
+    return starting_weights(config, network_config(config, dataset.services))[0]
 
 
 def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> SimMSTNetConfig:

@@ -51,6 +51,8 @@ class TrainingConfig:
         real_share: the part of each batch that solver "joint" takes from the real windows.
         finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
         finetune_learning_rate: the learning rate of that stage, as a fraction of `learning_rate`.
+        adapt_epochs: the most epochs of solver "adapt".
+        adapt_learning_rate: its learning rate, itself.
         fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution; fewer than
             4,096 windows with the penalty that the validation split prefers.
         reweighting: settings of the solvers that weigh simulated windows; its seed is derived from `seed` and it.
@@ -89,6 +91,8 @@ class TrainingConfig:
     real_share: float = 0.5
     finetune_epochs: int | None = None
     finetune_learning_rate: float = 0.3
+    adapt_epochs: int = 4
+    adapt_learning_rate: float = 3e-5
     fit_highway: bool = True
     reweighting: ReweightingConfig = field(default_factory=default_reweighting)
     weights: str = "sample"
@@ -101,7 +105,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.reweighting, ReweightingConfig):
             raise ConfigError(f"reweighting is {self.reweighting!r}; it must be a ReweightingConfig")
-        for name in ("epochs", "batch_size", "samples_per_city"):
+        for name in ("epochs", "batch_size", "samples_per_city", "adapt_epochs"):
             _check_integer(name, getattr(self, name), 1)
         for name in ("samples_per_epoch", "patience", "validation_samples", "finetune_epochs"):
             if getattr(self, name) is not None:
@@ -111,6 +115,7 @@ class TrainingConfig:
         _check_number("learning_rate", self.learning_rate, above=0.0)
         _check_number("weight_decay", self.weight_decay, least=0.0)
         _check_number("finetune_learning_rate", self.finetune_learning_rate, above=0.0)
+        _check_number("adapt_learning_rate", self.adapt_learning_rate, above=0.0)
         _check_number("real_share", self.real_share, above=0.0, below=1.0)
         if self.gradient_clip is not None:
             _check_number("gradient_clip", self.gradient_clip, above=0.0)
@@ -122,6 +127,15 @@ class TrainingConfig:
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("weights", self.weights, WEIGHTS)
         _check_choice("after_reweighting", self.after_reweighting, AFTER_REWEIGHTING)
+
+    def adapting(self) -> TrainingConfig:
+        """Return the settings of solver "adapt".
+
+        Example:
+            >>> TrainingConfig(adapt_learning_rate=1e-5).adapting().learning_rate
+            1e-05
+        """
+        return dataclasses.replace(self, epochs=self.adapt_epochs, learning_rate=self.adapt_learning_rate)
 
     def finetuning(self) -> TrainingConfig:
         """Return the settings of a stage that continues a trained model: `finetune_epochs`, and the lower rate.

@@ -7,12 +7,15 @@ from torch import nn
 from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
-from simmst.training.recipes.pretrain_finetune import finetune
+from simmst.training.loop import train_stage
 from simmst.training.recipes.recipe import Result, WindowSets
 from simmst.training.run_folder import RunFolder
 from simmst.training.validation import BestWeights, snapshot, validation_score
 
+STAGE = "adapt"
+UNTOUCHED = "pretrained"
 _SHARES = (0.25, 0.5, 0.75)
+_MARGIN = 0.01  # a smaller gain on a few days of validation is luck
 
 
 def train(
@@ -23,18 +26,28 @@ def train(
     progress: Progress,
     processes: ProcessGroup,
 ) -> Result:
-    """Continue the model on the real windows at the lower learning rate of fine-tuning, then go part of the way back.
+    """Continue the model on the real windows at a low learning rate, then go part of the way back.
 
-    The weights before, those after, and three blends of the two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
-    models") compete on the real validation split, so the model ends no worse there than it began.
+    The weights after each epoch, and three blends of the best of them with those before (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models"), compete on the real validation split. The weights before are kept unless they
+    lose by a hundredth, so the model ends no worse there than it began.
     """
     before = snapshot(model)
-    history = finetune(model, windows, config, run, progress)
-    if windows.validation is None or history.best_epoch == 0:
-        return Result((history,), "finetune" if history.best_epoch > 0 else "pretrained")
+    history = train_stage(
+        model,
+        windows.given("real"),
+        windows.validation,
+        config.adapting(),
+        stage=STAGE,
+        run=run,
+        keep_initial=True,
+        progress=progress,
+    )
+    if windows.validation is None:
+        return Result((history,), STAGE)
     after, best = snapshot(model), BestWeights(model)
     best.offer(history.best_score)
-    for share in _SHARES:
+    for share in _SHARES if history.best_epoch > 0 else ():
         model.load_state_dict(
             {
                 name: tensor.lerp(after[name], share) if tensor.is_floating_point() else tensor
@@ -42,5 +55,9 @@ def train(
             }
         )
         best.offer(validation_score(model, windows.validation, config, where="the blended weights"))
+    initial = float(history.records[0]["validation_loss"])
+    if best.score is None or best.score > (1 - _MARGIN) * initial:
+        model.load_state_dict(before)
+        return Result((history,), UNTOUCHED, earlier_score=initial)
     best.restore()
-    return Result((history,), "finetune", earlier_score=best.score)
+    return Result((history,), STAGE, earlier_score=best.score)
