@@ -4,6 +4,7 @@
     sim2real.recovery   how well re-weighting does on problems whose answer is known
     sim2real.steps      what an outer step of re-weighting costs
     sim2real.real_data  errors on real series with few days to train on
+    sim2real.shipped    errors of the shipped weights on real series
     cpu.simulator       the simulator's time and memory
 
 The C++ kernels are timed by ``pytest benchmarks``. Both put this folder on Python's path, and not the checkout around

@@ -132,4 +132,5 @@ def _first(values: np.ndarray) -> np.ndarray:
 
 
 def _bounded(features: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.clip(features, -_BOUND, _BOUND)).astype(np.float32, copy=False)
+    bounded: np.ndarray = np.nan_to_num(np.clip(features, -_BOUND, _BOUND)).astype(np.float32, copy=False)
+    return bounded

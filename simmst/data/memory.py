@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_FEW = 4  # origins for which summing up is quicker than a running sum
+
 
 class _Usual(NamedTuple):
     """What was usual at input slots that may be compared with the same number of days.
@@ -98,10 +100,8 @@ class SeriesMemory:
             values = self.values[: self.origins[-1], service].astype(np.float64)
             seen = ~np.isnan(values)
             values[~seen] = 0.0
-            sums = []
-            for terms in (seen.astype(np.float64), values, values**2):
-                running = np.concatenate([np.zeros_like(terms[:1]), np.cumsum(terms, axis=0)])
-                sums.append(running[self.origins] - running[start])
+            terms = (seen.astype(np.float64), values, values**2)
+            sums = [_sums(term, start, self.origins) for term in terms]
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = sums[1] / sums[0]
                 level[:, service] = mean
@@ -142,3 +142,12 @@ class SeriesMemory:
             seen = ~np.isnan(unusual)
             city: np.ndarray = np.where(seen, unusual, 0.0).sum(axis=axes) / seen.sum(axis=axes)
         return _Usual(columns, slots, usual, city.astype(np.float32))
+
+
+def _sums(terms: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Sums over some stretches of the first axis, (O, ...)."""
+    if len(starts) <= _FEW:
+        return np.stack([terms[start:stop].sum(axis=0) for start, stop in zip(starts, stops, strict=True)])
+    running = np.concatenate([np.zeros_like(terms[:1]), np.cumsum(terms, axis=0)])
+    sums: np.ndarray = running[stops] - running[starts]
+    return sums

@@ -60,6 +60,7 @@ class ModelPredictor:
         batch_size: windows at a time.
         precision: "float32" or "bfloat16" (autocast).
         stretch: factor on the distance of the model's quantiles from its median, on the scaler's scale.
+        context_days: days before an origin that a forecast may know; None takes all that the windows reach.
 
     Example:
         >>> hours = np.arange(60) * 3600
@@ -84,6 +85,7 @@ class ModelPredictor:
         batch_size: int = 512,
         precision: str = "float32",
         stretch: float = 1.0,
+        context_days: int | None = None,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision is {precision!r}; it must be one of: float32, bfloat16")
@@ -93,6 +95,7 @@ class ModelPredictor:
         self.batch_size = batch_size
         self.precision = precision
         self.stretch = stretch
+        self.context_days = context_days
 
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Forecast all cells from each origin.
@@ -146,7 +149,7 @@ class ModelPredictor:
         if len(origins) == 0:
             return np.empty(shape, dtype=np.float32)
         steps = range(int(origins.min()), int(origins.max()) + self.spec.horizon)
-        windows = Windows(dataset, self.spec, self.scaler, steps=steps)
+        windows = Windows(dataset, self.spec, self.scaler, steps=steps, context_days=self.context_days)
         place = np.searchsorted(windows.origins, origins)
         found = place < len(windows.origins)
         found[found] = windows.origins[place[found]] == origins[found]

@@ -155,8 +155,8 @@ def score_quantiles(quantiles: FloatArray, truth: FloatArray) -> QuantileScores:
 
 
 def _ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> FloatArray:
-    part, whole = part.astype(np.float64), whole.astype(np.float64)
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+    above, below = part.astype(np.float64), whole.astype(np.float64)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
 def skill(error: FloatArray | float, reference: FloatArray | float) -> FloatArray:

@@ -24,6 +24,7 @@ class ZeroShotPredictor:
     Args:
         pretrained: the weights.
         horizon: slots to forecast.
+        context_days: days before an origin that a forecast may know, at most 28.
         device: "auto" (the GPU where there is one), "cpu" or "cuda".
 
     Example:
@@ -34,8 +35,10 @@ class ZeroShotPredictor:
         (2, 4, 3, 1)
     """
 
-    def __init__(self, pretrained: Pretrained, horizon: int, *, device: str = "auto") -> None:
-        self.pretrained, self.horizon = pretrained, horizon
+    def __init__(
+        self, pretrained: Pretrained, horizon: int, *, context_days: int = CONTEXT_DAYS, device: str = "auto"
+    ) -> None:
+        self.pretrained, self.horizon, self.context_days = pretrained, horizon, context_days
         self.device: torch.device = resolve_device(device)
         config = pretrained.config
         offsets = tuple(range(-config.input_length, 0))
@@ -55,9 +58,9 @@ class ZeroShotPredictor:
     def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
         """Return the predictor of a data set, on the scale of what was known before the first origin."""
         first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
-        known = range(max(first - CONTEXT_DAYS * dataset.steps_per_day, 0), max(first, 1))
+        known = range(max(first - self.context_days * dataset.steps_per_day, 0), max(first, 1))
         scaler = Scaler.fit(dataset, known, "relative")
-        predictor = ModelPredictor(self.network(dataset.services), scaler, self.spec)
+        predictor = ModelPredictor(self.network(dataset.services), scaler, self.spec, context_days=self.context_days)
         predictor.stretch = self._stretch(predictor, dataset, known)
         return predictor
 
