@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from simmst.core.memory import Memory
 from simmst.errors import ConfigError
+from simmst.foundation.memory import Memory
 
 Indices: TypeAlias = Sequence[int] | np.ndarray | torch.Tensor
 

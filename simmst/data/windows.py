@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from simmst.core.memory import MAX_CONTEXT_DAYS
 from simmst.data.batch import Batch, Indices, WindowSource, as_index, gather_from
 from simmst.data.calendar import calendar_features, weekday
 from simmst.data.dataset import TrafficDataset
 from simmst.data.memory import SeriesMemory
 from simmst.data.scaler import Scaler
 from simmst.errors import ConfigError, DataError
+from simmst.foundation.memory import MAX_CONTEXT_DAYS
 
 _CHUNK = 512  # slots scaled at a time, so that the copies stay small
 

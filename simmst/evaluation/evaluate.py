@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from simmst.baselines import BASELINES
-from simmst.core.memory import Memory
 from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
+from simmst.foundation.memory import Memory
 from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from simmst import __version__
-from simmst.core.memory import MAX_CONTEXT_DAYS
 from simmst.data import CALENDAR_FEATURES, StreamedWindows, TrafficDataset, WindowSpec
 from simmst.errors import ConfigError
+from simmst.foundation.memory import MAX_CONTEXT_DAYS
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.models import SimMSTNet, SimMSTNetConfig
 from simmst.pretrained import Pretrained, save_pretrained

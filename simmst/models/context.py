@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simmst.core.memory import Memory
+from simmst.foundation.memory import Memory
 
 # Deviations from a level are bounded: on the log scale this is a factor of 150, so one outage or burst is told, and is
 # not more than that.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simmst.core.memory import Memory
 from simmst.errors import ConfigError
+from simmst.foundation.memory import Memory
 from simmst.models.quantiles import LEVELS, MEDIAN
 
 LOSSES = ("quantile", "huber", "mae", "mse")

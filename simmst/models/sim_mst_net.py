@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simmst.core.memory import Memory
 from simmst.errors import ConfigError
+from simmst.foundation.memory import Memory
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import NUM_FEATURES, Context, no_memory, relate
 from simmst.models.day_attention import DayAttention, distances

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from simmst.core.memory import Memory
+from simmst.foundation.memory import Memory
 from simmst.models import SimMSTNet, SimMSTNetConfig
 
 NAN = float("nan")

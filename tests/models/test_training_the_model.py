@@ -7,7 +7,7 @@ import torch
 from model_windows import NAN, build, inputs, memory_of, small
 from torch.func import functional_call, jvp
 
-from simmst.core.memory import Memory
+from simmst.foundation.memory import Memory
 from simmst.models import SimMSTNet, masked_loss, quantile_loss, task_losses
 
 # What compares days has nothing to say without any.
