@@ -30,9 +30,16 @@ def test_the_untrained_highway_is_the_mean_of_the_days_before():
     values, marks, mask = inputs()
     memory = memory_of()
     days = memory.days[:, :, SMALL.input_length :]
-    near = memory._replace(days=memory.days.clamp(-1, 1), level=memory.level.clamp(-1, 1))
-    wanted = days.clamp(-1, 1).nanmean(1)
+    near = memory._replace(days=memory.days.clamp(-0.5, 0.5), level=memory.level.clamp(-1, 1))
+    wanted = days.clamp(-0.5, 0.5).nanmean(1)
     torch.testing.assert_close(model(values, marks, mask=mask, memory=near), wanted)
+    # to which a day far from the others counts no more than one at arm's length of their median
+    far = near._replace(days=near.days.clone())
+    far.days[:, 0] = -4.0
+    others = far.days[:, :, SMALL.input_length :]
+    median = others.nanmedian(1).values
+    robust = median + (others - median[:, None]).clamp(-1, 1).nanmean(1)
+    torch.testing.assert_close(model(values, marks, mask=mask, memory=far), robust)
     # and the level of the window where there are none
     level = values[..., 1, 1].mean(1, keepdim=True)
     torch.testing.assert_close(model(values, marks, mask=mask), level.expand(-1, 3, -1))
