@@ -16,7 +16,7 @@ from simmst.training.recipes import refuse_processes
 
 
 def test_an_unknown_name_lists_those_that_exist(real):
-    with pytest.raises(ConfigError, match="'magic'; there are: cutting-plane, joint, online, paper, pretrain"):
+    with pytest.raises(ConfigError, match="'magic'; there are: adapt, cutting-plane, joint, online, paper, pretrain"):
         solve("magic", tiny_net(), real_train=real[0], real_validation=real[1], config=CONFIG)
 
 
