@@ -37,6 +37,7 @@ _PRESENT = (
 )
 # Days of context that a city's windows may know, share of the cities.
 _CONTEXTS = ((1, 2, 3, 4, 5, 7, 10, 14, 21, 28), (0.07, 0.14, 0.08, 0.07, 0.06, 0.14, 0.06, 0.16, 0.08, 0.14))
+_HELD_OUT_WINDOWS = 32  # of each city, at most
 _POINTS_SHARE = 0.12  # of the cities, whose cells have no neighbours
 _TRAINING = TrainingConfig(
     epochs=60,
@@ -65,7 +66,7 @@ class PretrainingConfig:
         training: the loop's settings; its seed is that of the cities, too.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: a number is below 1, or the cities are too small for so many windows.
     """
 
     cities: int = 2400
@@ -82,6 +83,12 @@ class PretrainingConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1")
+        most = self.origins_per_city * self.side**2
+        if self.windows_per_city > most:
+            raise ConfigError(
+                f"windows_per_city is {self.windows_per_city}; {self.origins_per_city} origins of {self.side} x "
+                f"{self.side} cells have {most}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON can hold."""
@@ -195,7 +202,8 @@ def pretrain(
     config = config or PretrainingConfig()
     prior = prior or DomainPrior.default()
     seed = config.training.seed
-    run = RunFolder.create(out, {"job": "pretrain", **config.to_dict()})
+    law = hashlib.sha256(repr(sorted(prior.parameters.items())).encode()).hexdigest()
+    run = RunFolder.create(out, {"job": "pretrain", "prior": law, **config.to_dict()})
     commit = _commit()
     drawn = [draw_city(prior, seed, index, config.side) for index in range(config.cities + config.held_out)]
     cities = make_cities(drawn, workers or available_cores(), progress)
@@ -214,7 +222,7 @@ def pretrain(
         )
         for part, per_city in (
             (slice(config.cities), config.windows_per_city),
-            (slice(config.cities, None), 32),
+            (slice(config.cities, None), min(_HELD_OUT_WINDOWS, config.windows_per_city)),
         )
     )
     wanted = SimMSTNetConfig.from_dict(
@@ -228,7 +236,7 @@ def pretrain(
         "commit": commit,
         "version": __version__,
         "settings": config.to_dict(),
-        "prior": hashlib.sha256(repr(sorted(prior.parameters.items())).encode()).hexdigest(),
+        "prior": law,
         "step_minutes": sorted({one.city.step_minutes for one in drawn}),
         "validation_loss": history.best_score,
         "best_epoch": history.best_epoch,

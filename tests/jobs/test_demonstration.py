@@ -38,7 +38,9 @@ def small(monkeypatch):
         QUICK.training, epochs=1, samples_per_epoch=48, batch_size=24, finetune_epochs=1, validation_samples=64
     )
     network = {"width": 8, "encoder_layers": 1, "feedforward": 8}
-    tiny = dataclasses.replace(QUICK, cities=1, horizon=3, start="scratch", neighbourhood=3, network=network, training=training)
+    tiny = dataclasses.replace(
+        QUICK, cities=1, horizon=3, start="scratch", neighbourhood=3, network=network, training=training
+    )
     monkeypatch.setattr(demo_module, "QUICK", tiny)
 
     def city(seed, **settings):
@@ -76,8 +78,8 @@ def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
     assert report.rows[0].name == "STNet"
     with pytest.raises(ConfigError, match="names 'video', which is no default service"):
         demo(out=tmp_path / "new", quick=True, services=["video"])
-    with pytest.raises(ConfigError, match="step_minutes is 30; choose 10 or 60"):
-        demo(out=tmp_path / "new", quick=True, step=30)
+    with pytest.raises(ConfigError, match="step_minutes is 45; choose one of 5, 10, 15, 30"):
+        demo(out=tmp_path / "new", quick=True, step=45)
     with pytest.raises(ConfigError, match="seed is -1"):
         demo(out=tmp_path / "new", quick=True, seed=-1)
     assert not (tmp_path / "new").exists()
