@@ -108,7 +108,7 @@ def test_any_other_solver_that_destroys_is_undone_too(city, monkeypatch):
 
 def test_the_report_has_the_untouched_weights_beside_it(fitted):
     report = fitted.cross_validation(n_windows=2)
-    assert [row.name for row in report.rows][0] == "Sim-MSTNet"
+    assert report.rows[0].name == "Sim-MSTNet"
     assert "Sim-MSTNet, no training" in [row.name for row in report.rows]
     assert all(np.isfinite(row.mae).all() for row in report.rows)
 
