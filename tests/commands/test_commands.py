@@ -94,6 +94,7 @@ def test_help_names_every_command(capsys):
     text = helped(capsys, "--help")
     assert "Forecast cellular traffic with Sim-MSTNet." in text
     assert all(re.search(rf"^ +{name} +\w", text, re.MULTILINE) for name in COMMANDS)
+    assert "pretrain" in COMMANDS
 
 
 def test_a_command_of_ones_own(monkeypatch, capsys):
