@@ -95,6 +95,11 @@ class WindowSpec:
         """How many slots before the first target slot the inputs begin."""
         return -self.offsets[0]
 
+    @property
+    def least_past(self) -> int:
+        """How many slots the series needs before the first target slot: one where a memory masks what is missing."""
+        return 1 if self.memory_days else self.reach
+
 
 class Windows(WindowSource):
     """Samples of one data set: every origin with every cell inside the city.
@@ -336,7 +341,7 @@ class ConcatWindows(WindowSource):
 
 
 def _origins(dataset: TrafficDataset, spec: WindowSpec, steps: range) -> np.ndarray:
-    first = max(steps.start, 1 if spec.memory_days else spec.reach)
+    first = max(steps.start, spec.least_past)
     last = min(steps.stop - spec.horizon, dataset.num_steps)
     if first > last:
         raise DataError(

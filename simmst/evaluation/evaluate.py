@@ -156,7 +156,7 @@ class ModelPredictor:
         if not found.all():
             raise DataError(
                 f"origin {int(origins[~found][0])} has no complete window: the input reaches back {self.spec.reach} "
-                f"steps and {dataset.name} has {dataset.num_steps}; choose origins between {self.spec.reach} and "
+                f"steps and {dataset.name} has {dataset.num_steps}; choose origins between {self.spec.least_past} and "
                 f"{dataset.num_steps}"
             )
         indices = (place[:, None] * dataset.num_cells + np.arange(dataset.num_cells)).reshape(-1)
@@ -269,11 +269,11 @@ def evaluate(
     if stride < 1:
         raise ConfigError(f"stride is {stride}; it must be at least 1 step")
     steps: range = getattr(split, part)
-    origins = np.arange(max(steps.start, spec.reach), steps.stop - spec.horizon + 1, stride, dtype=np.int64)
+    origins = np.arange(max(steps.start, spec.least_past), steps.stop - spec.horizon + 1, stride, dtype=np.int64)
     if len(origins) == 0:
         raise DataError(
             f"the {part} part of {dataset.name} (steps {steps.start} to {steps.stop - 1}) holds no window of "
-            f"{spec.reach} steps back and {spec.horizon} ahead; give a longer series, or shorter windows"
+            f"{spec.least_past} steps back and {spec.horizon} ahead; give a longer series, or shorter windows"
         )
     named = dict(predictors)
     if PERSISTENCE not in named:

@@ -29,7 +29,10 @@ def score_forecaster(
         if period > len(before):
             left_out.append(f"{name} is left out: it looks back {period} slots and {len(before)} precede the test")
         elif name != fitted.name:
-            predictors[name] = baseline.fit(dataset, fitted.spec, before)
+            try:
+                predictors[name] = baseline.fit(dataset, fitted.spec, before)
+            except DataError as error:  # too little to fit this one to
+                left_out.append(f"{name} is left out: {error}")
     untrained = untrained_predictor(fitted)
     if untrained is fitted.predictor:
         notes = (*notes, *zero_shot_notes(dataset, load_pretrained(), fitted.spec.horizon))
@@ -62,10 +65,11 @@ def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, p
     if n_windows < 1 or step < 1:
         raise ConfigError(f"n_windows and step must be at least 1, got {n_windows} and {step}")
     cut = dataset.num_steps - spec.horizon - (n_windows - 1) * step
-    if cut <= spec.reach + spec.horizon:
+    least = spec.least_past + 2 * spec.horizon  # a window to train on and another to validate on
+    if cut < least:
         raise DataError(
             f"{n_windows} windows of {spec.horizon} slots, {step} apart, leave {cut} of {dataset.num_steps} slots "
-            f"to fit on, and an input reaches back {spec.reach}; take fewer windows"
+            f"to fit on, which takes at least {least}; take fewer windows"
         )
     past = fit_forecaster(
         fitted.config,

@@ -38,6 +38,7 @@ _PRESENT = (
 # Days of context that a city's windows may know, share of the cities.
 _CONTEXTS = ((1, 2, 3, 4, 5, 7, 10, 14, 21, 28), (0.08, 0.18, 0.09, 0.07, 0.06, 0.13, 0.05, 0.14, 0.07, 0.13))
 _USUAL_SHARE = 0.45  # of the cities drawn from the prior without outliers, where a prior of one's own is not given
+_HELD_OUT_WINDOWS = 32  # of each city, at most
 _POINTS_SHARE = 0.12  # of the cities, whose cells have no neighbours
 _TRAINING = TrainingConfig(
     epochs=60,
@@ -66,7 +67,7 @@ class PretrainingConfig:
         training: the loop's settings; its seed is that of the cities, too.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: a number is below 1, or the cities are too small for so many windows.
     """
 
     cities: int = 2400
@@ -83,6 +84,12 @@ class PretrainingConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1")
+        most = self.origins_per_city * self.side**2
+        if self.windows_per_city > most:
+            raise ConfigError(
+                f"windows_per_city is {self.windows_per_city}; {self.origins_per_city} origins of {self.side} x "
+                f"{self.side} cells have {most}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON can hold."""
@@ -200,9 +207,10 @@ def pretrain(
     """
     config = config or PretrainingConfig()
     seed = config.training.seed
-    run = RunFolder.create(out, {"job": "pretrain", **config.to_dict()})
-    commit = _commit()
     drawn = [draw_city(prior, seed, index, config.side) for index in range(config.cities + config.held_out)]
+    law = hashlib.sha256(repr([one.city.to_dict() for one in drawn]).encode()).hexdigest()
+    run = RunFolder.create(out, {"job": "pretrain", "cities_sha256": law, **config.to_dict()})
+    commit = _commit()
     cities = make_cities(drawn, workers or available_cores(), progress)
     spec = WindowSpec(config.horizon, tuple(range(-24, 0)), memory_days=MAX_CONTEXT_DAYS)
     learned, held_out = (
@@ -219,7 +227,7 @@ def pretrain(
         )
         for part, per_city in (
             (slice(config.cities), config.windows_per_city),
-            (slice(config.cities, None), 32),
+            (slice(config.cities, None), min(_HELD_OUT_WINDOWS, config.windows_per_city)),
         )
     )
     wanted = SimMSTNetConfig.from_dict(
@@ -233,7 +241,7 @@ def pretrain(
         "commit": commit,
         "version": __version__,
         "settings": config.to_dict(),
-        "cities_sha256": hashlib.sha256(repr([one.city.to_dict() for one in drawn]).encode()).hexdigest(),
+        "cities_sha256": law,
         "step_minutes": sorted({one.city.step_minutes for one in drawn}),
         "validation_loss": history.best_score,
         "best_epoch": history.best_epoch,

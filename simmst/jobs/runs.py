@@ -174,7 +174,7 @@ def train(
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
-    refuse_processes(config.solver or "pretrain-finetune", processes)
+    refuse_processes(config.solver or "adapt", processes)
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)

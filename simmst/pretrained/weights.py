@@ -22,6 +22,7 @@ WEIGHTS_FILE = "weights.safetensors"
 RECORD_FILE = "weights.json"
 _KIND = "pretrained"
 # What a network that starts from the weights may have of its own.
+_OWN = "task_weights."
 _FREE = ("services", "horizon", "backend", "factor", "dropout", "task_weights")
 
 
@@ -54,14 +55,24 @@ class Pretrained:
 
         Raises:
             ConfigError: a change that the weights cannot serve.
+            CheckpointError: the weights are of a network that this version of simmst does not have.
         """
         config = dataclasses.replace(self.config, services=services, horizon=horizon, **changes)
         different = self.differences(config)
         if different:
             raise ConfigError(f"the shipped weights cannot serve another {', '.join(different)}; set start='scratch'")
         network = SimMSTNet(config)
-        state = {name: value for name, value in self.tensors.items() if name != "task_weights.weights"}
-        network.load_state_dict({**network.state_dict(), **state})
+        own = network.state_dict()
+        state = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(_OWN)}
+        state |= {name: own[name] for name in own if name.startswith(_OWN)}
+        wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+        if wrong or len(state) > len(own):
+            wrong += [name for name in state if name not in own]
+            raise CheckpointError(
+                f"the weights are of another version of simmst ({wrong[0]} does not fit); install simmst again, or "
+                "make the weights again with simmst pretrain"
+            )
+        network.load_state_dict(state)
         return network.eval()
 
     def differences(self, config: SimMSTNetConfig) -> list[str]:

@@ -94,6 +94,7 @@ def test_help_names_every_command(capsys):
     text = helped(capsys, "--help")
     assert "Forecast cellular traffic with Sim-MSTNet." in text
     assert all(re.search(rf"^ +{name} +\w", text, re.MULTILINE) for name in COMMANDS)
+    assert "pretrain" in COMMANDS
 
 
 def test_a_command_of_ones_own(monkeypatch, capsys):
@@ -226,7 +227,7 @@ def test_wrong_yaml(file, tmp_path, capsys, yaml, message):
         (["forecast", "--run", "nowhere"], r"no checkpoint nowhere/forecaster\.safetensors"),
         (["evaluate", "--run", "nowhere", "--data", "x"], "no checkpoint nowhere"),
         (["demo", "--data", "nowhere/a.npz"], r"nowhere/a\.npz does not exist"),
-        (["demo", "--step", "7"], "step_minutes is 7; choose 10 or 60"),
+        (["demo", "--step", "7"], "step_minutes is 7; choose one of 5, 10, 15, 30, 60, 1440"),
         (["info", "--quiet"], "unrecognized arguments: --quiet"),
     ],
 )
@@ -398,5 +399,5 @@ def test_killed_for_good_and_called_again(file, tmp_path):
     finish(broken)
     for name in ("report.json", "metrics.jsonl", "summary.json"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
-    forecasts = [jobs.forecast(folder, levels=(80,)) for folder in (whole, broken)]
+    forecasts = [jobs.forecast(folder, levels=(80,)).frame for folder in (whole, broken)]
     pd.testing.assert_frame_equal(*forecasts)

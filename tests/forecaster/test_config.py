@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.plan import make_plan, training_and_validation, window_spec
+from simmst.pretrained import load_pretrained
 from simmst.training import TrainingConfig
 
 
@@ -42,12 +44,12 @@ def test_round_trip_through_json():
         ({"horizon": 2.0}, r"horizon is 2\.0"),
         ({"horizon": True}, "horizon is True"),
         ({"recent": 0}, "recent is 0"),
-        ({"daily": -1}, "daily is -1; it must be an integer of at least 0"),
+        ({"start": "anew"}, "start is 'anew'; it must be one of: pretrained, scratch, or None"),
         ({"validation_days": 0}, "validation_days is 0"),
         ({"cities": -1}, "cities is -1"),
         ({"neighbourhood": 4}, "neighbourhood is 4; it must be an odd integer"),
         ({"model": "arima"}, "model is 'arima'; it must be one of: sim-mstnet, .*ridge"),
-        ({"solver": "magic"}, "solver is 'magic'; it must be one of: cutting-plane, joint, .*, real-only"),
+        ({"solver": "magic"}, "solver is 'magic'; it must be one of: adapt, cutting-plane, joint, .*, real-only"),
         ({"network": {"widht": 8}}, "network has 'widht'; it may change: label_length, width"),
         ({"network": {"horizon": 8}}, "network has 'horizon'"),
         ({"network": {"width": 9}}, "width is 9; it must be a multiple of num_heads = 2"),
@@ -89,28 +91,20 @@ def test_validation_holds_the_horizon():
         training_and_validation(series(20), ForecasterConfig(horizon=2), 20)
 
 
-def test_windows_follow_the_step():
-    spec, note = window_spec(ForecasterConfig(horizon=2), series(20 * 24), 20 * 24)
-    assert note == ""
-    assert set(range(-24, 0)) | {-72, -71, -48, -47} == set(spec.offsets)
-    spec, _ = window_spec(ForecasterConfig(horizon=1, daily=0), series(20 * 144, 10), 20 * 144)
-    assert spec.offsets == tuple(range(-12, 0))
-    spec, _ = window_spec(ForecasterConfig(horizon=1, daily=0, recent=5), series(20 * 24), 20 * 24)
-    assert spec.offsets == (-5, -4, -3, -2, -1)
+def test_windows_follow_the_settings():
+    spec = window_spec(ForecasterConfig(horizon=2))
+    assert (spec.horizon, spec.offsets, spec.neighbourhood) == (2, tuple(range(-24, 0)), 5)
+    assert spec.memory_days == 28
+    spec = window_spec(ForecasterConfig(recent=5, neighbourhood=3, network={"memory_days": 7}))
+    assert (spec.offsets, spec.neighbourhood, spec.memory_days) == ((-5, -4, -3, -2, -1), 3, 7)
 
 
-def test_windows_shrink_with_the_series_and_say_so():
-    spec, note = window_spec(ForecasterConfig(horizon=2), series(5 * 24), 5 * 24)
-    assert spec.reach == 48
-    assert note == "inputs shrunk from 24 recent steps + 3 days to 24 recent steps + 2 days: 5.0 days to train on"
-
-
-def test_places_that_are_no_neighbours_see_themselves_alone():
-    places = TrafficDataset.from_arrays(
-        np.ones((240, 1, 1, 4)), np.arange(240) * 3600, services=["net"], geometry="points"
-    )
-    assert window_spec(ForecasterConfig(), places, 160)[0].neighbourhood == 1
-    assert window_spec(ForecasterConfig(neighbourhood=3), series(240), 160)[0].neighbourhood == 3
+@pytest.mark.parametrize(("slots", "step_minutes"), [(9, 60), (36, 60), (300, 10), (12, 1440)])
+def test_windows_are_the_same_for_a_short_series_and_a_long_one(slots, step_minutes):
+    """What the series does not reach is masked, not left out."""
+    plan = make_plan(ForecasterConfig(horizon=2), series(slots, step_minutes))
+    assert plan.spec == window_spec(ForecasterConfig(horizon=2))
+    assert plan.notes == ()
 
 
 def test_plan():
@@ -122,10 +116,38 @@ def test_plan():
     assert plan.network.input_length == plan.spec.input_length
     assert plan.solver == "pretrain-finetune"
     assert plan.learns_from_cities
-    expected = np.log1p(data.activity[:192].astype(np.float64)).mean(axis=(0, 2, 3))
-    np.testing.assert_allclose(plan.scaler.mean, expected)
-    assert make_plan(ForecasterConfig(), data).solver == "real-only"
+    assert plan.scaler.kind == "relative"
+    np.testing.assert_allclose(plan.scaler.std, 0.01 * data.activity[:192].astype(np.float64).mean(axis=(0, 2, 3)))
+    assert make_plan(ForecasterConfig(start="scratch"), data).solver == "real-only"
     assert not make_plan(ForecasterConfig(solver="real-only"), data, simulated=True).learns_from_cities
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_the_default_starts_from_the_shipped_weights(simulated):
+    plan = make_plan(ForecasterConfig(horizon=2), series(12 * 24), simulated=simulated)
+    assert plan.solver == "adapt"
+    assert plan.pretrained is load_pretrained()
+    assert not plan.learns_from_cities
+    assert plan.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [({"network": {"width": 16}}, "width"), ({"recent": 12, "neighbourhood": 3}, "input_length, .*neighbourhood")],
+)
+def test_a_network_that_the_shipped_weights_do_not_fit(settings, fields):
+    data = series(12 * 24)
+    plan = make_plan(ForecasterConfig(**settings), data)
+    assert (plan.pretrained, plan.solver) == (None, "real-only")
+    assert re.search(f"trained from random weights: the shipped ones fit no network of another {fields}", plan.notes[0])
+    with pytest.raises(ConfigError, match=f"fit no network of another {fields}; set start='scratch'"):
+        make_plan(ForecasterConfig(start="pretrained", **settings), data)
+
+
+@pytest.mark.parametrize("settings", [{"start": "scratch"}, {"solver": "real-only"}, {"model": "ridge"}])
+def test_plans_that_need_no_shipped_weights(settings, monkeypatch):
+    monkeypatch.setattr("simmst.forecaster.plan.load_pretrained", None)
+    assert make_plan(ForecasterConfig(**settings), series(12 * 24)).pretrained is None
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
@@ -141,12 +163,6 @@ def test_a_plan_refuses_what_cannot_work():
         make_plan(ForecasterConfig(solver="joint"), data)
     with pytest.raises(ConfigError, match="label_length is 900; it must be between 0 and input_length"):
         make_plan(ForecasterConfig(network={"label_length": 900}), data)
-    with pytest.raises(DataError, match=r"leaves 3 steps .* too few for a window of 1 steps in and 6 out"):
-        make_plan(ForecasterConfig(), series(9))
-    empty = data.activity.copy()
-    empty[:, 1] = np.nan
-    with pytest.raises(DataError, match="service 'sms' of traffic has no value at all in slots"):
-        make_plan(ForecasterConfig(), data.with_(activity=empty))
     empty = data.activity.copy()
     empty[-96:] = np.nan
     with pytest.raises(DataError, match="no value in its last 96 slots"):

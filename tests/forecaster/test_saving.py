@@ -57,15 +57,17 @@ def test_a_loaded_forecaster_forecasts_the_same(city, fitted, saved):
 
 
 def test_notes_are_kept(city, saved):
-    shrunk = Forecaster(config=dataclasses.replace(CONFIG, recent=100)).fit(city.slice_steps(0, 120), None)
-    assert "inputs shrunk" in shrunk.notes[0]
-    shrunk.save(saved)
-    assert Forecaster.load(saved).notes == shrunk.notes
+    model = Forecaster(config=dataclasses.replace(CONFIG, start=None)).fit(city.slice_steps(0, 72), None)
+    assert "trained from random weights" in model.notes[0]
+    model.save(saved)
+    assert Forecaster.load(saved).notes == model.notes
 
 
-def test_only_the_end_of_the_series_is_kept(fitted, saved):
-    loaded = Forecaster.load(saved)
-    assert loaded.dataset.num_steps == 7 * 24 + 3
+def test_only_the_end_of_the_series_is_kept(tmp_path):
+    fitted = Forecaster(config=CONFIG).fit(surrogate_city(0, height=2, width=2, days=30), None)
+    fitted.save(tmp_path)
+    loaded = Forecaster.load(tmp_path)
+    assert loaded.dataset.num_steps == 28 * 24 + 3
     assert loaded.dataset.time[-1] == fitted.dataset.time[-1]
     with pytest.raises(DataError, match="was loaded and has but the end of its series"):
         loaded.cross_validation()

@@ -37,10 +37,7 @@ def small(monkeypatch):
     training = dataclasses.replace(
         QUICK.training, epochs=1, samples_per_epoch=48, batch_size=24, finetune_epochs=1, validation_samples=64
     )
-    network = {"width": 8, "encoder_layers": 1, "feedforward": 8}
-    tiny = dataclasses.replace(
-        QUICK, cities=1, horizon=3, start="scratch", neighbourhood=3, network=network, training=training
-    )
+    tiny = dataclasses.replace(QUICK, horizon=3, training=training)
     monkeypatch.setattr(demo_module, "QUICK", tiny)
 
     def city(seed, **settings):
@@ -60,7 +57,8 @@ def test_without_data_a_surrogate_is_forecast(tmp_path):
     assert all(np.isfinite([row.mae, row.rmse, row.skill]).all() for row in report.rows)
     assert sorted(path.name for path in (tmp_path / "demo" / "figures").iterdir()) == PICTURES
     assert all(path.is_file() for path in outcome.files)
-    assert [history.stage for history in outcome.forecaster.result.histories] == ["pretrain", "finetune"]
+    assert [history.stage for history in outcome.forecaster.result.histories] == ["finetune"]
+    assert "Sim-MSTNet, no training" in [row.name for row in report.rows]
     assert Forecaster.load(tmp_path / "demo").predict().notna().all(axis=None)
 
 
@@ -75,11 +73,11 @@ def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "draw", lambda *a: [])
     report = demo(out=tmp_path / "demo", quick=True, services=["sms"]).report
     assert report.services == ("sms",)
-    assert report.rows[0].name == "STNet"
+    assert report.rows[0].name == "Sim-MSTNet"
     with pytest.raises(ConfigError, match="names 'video', which is no default service"):
         demo(out=tmp_path / "new", quick=True, services=["video"])
-    with pytest.raises(ConfigError, match="step_minutes is 30; choose 10 or 60"):
-        demo(out=tmp_path / "new", quick=True, step=30)
+    with pytest.raises(ConfigError, match="step_minutes is 45; choose one of 5, 10, 15, 30"):
+        demo(out=tmp_path / "new", quick=True, step=45)
     with pytest.raises(ConfigError, match="seed is -1"):
         demo(out=tmp_path / "new", quick=True, seed=-1)
     assert not (tmp_path / "new").exists()

@@ -250,21 +250,21 @@ def test_what_cannot_work_leaves_no_folder(file, tmp_path, options, message):
 
 
 def test_series_too_short_leave_no_folder(city, tmp_path):
-    path = city.slice_steps(0, 9).save(tmp_path / "short.npz")
+    path = city.slice_steps(0, 8).save(tmp_path / "short.npz")
     with pytest.raises(DataError, match=r"too few .* longer series"):
         jobs.train(path, tmp_path / "run", CONFIG)
     assert not (tmp_path / "run").exists()
 
 
 def test_slots_that_cannot_be_simulated(tmp_path):
-    quarters = TrafficDataset.from_arrays(
-        np.ones((9 * 96, 2, 2)) + np.eye(2), np.arange(9 * 96) * 900, services=["sms"]
+    eights = TrafficDataset.from_arrays(
+        np.ones((9 * 180, 2, 2)) + np.eye(2), np.arange(9 * 180) * 480, services=["sms"]
     )
-    path = quarters.save(tmp_path / "quarters.npz")
-    with pytest.raises(DataError, match="slots of 15; resample it"):
+    path = eights.save(tmp_path / "eights.npz")
+    with pytest.raises(DataError, match="slots of 8; resample it"):
         jobs.train(path, tmp_path / "run", CONFIG)
     assert not (tmp_path / "run").exists()
-    assert checked_split(quarters, dataclasses.replace(CONFIG, model="ridge"), simulated=1)
+    assert checked_split(eights, dataclasses.replace(CONFIG, model="ridge"), simulated=1)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -329,21 +329,22 @@ def test_finer_data_are_summed_up_for_the_forecaster(trained, city, tmp_path):
     fine = np.repeat(city.activity / 6, 6, axis=0)
     time = city.time[0] + np.arange(len(fine)) * np.timedelta64(600, "s")
     path = city.with_(activity=fine.astype(np.float32), time=time).save(tmp_path / "fine.npz")
-    frame = jobs.forecast(folder, data=path)
+    frame = jobs.forecast(folder, data=path).frame
     assert frame.ds.iloc[0] == pd.Timestamp(city.time[-1], tz="UTC") + pd.Timedelta(hours=1)
-    np.testing.assert_allclose(frame.y_hat, jobs.forecast(folder, data=city.save(tmp_path / "a.npz")).y_hat, rtol=1e-3)
+    whole = jobs.forecast(folder, data=city.save(tmp_path / "a.npz")).frame
+    np.testing.assert_allclose(frame.y_hat, whole.y_hat, rtol=1e-3)
 
 
 def test_forecast_to_csv(city, file, trained, tmp_path):
     folder, _ = trained
-    frame = jobs.forecast(folder, data=file, levels=(80,), out=tmp_path / "new" / "forecast.csv")
+    frame = jobs.forecast(folder, data=file, levels=(80,), out=tmp_path / "new" / "forecast.csv").frame
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["forecast.csv"]
     written = pd.read_csv(tmp_path / "new" / "forecast.csv")
     assert written.columns.tolist() == ["unique_id", "ds", "service", "y_hat", "y_hat-lo-80", "y_hat-hi-80"]
     assert len(written) == len(frame) == 9 * 3 * 3
     assert not written.isna().any(axis=None)
     np.testing.assert_allclose(written.y_hat, frame.y_hat, rtol=1e-6)
-    assert jobs.forecast(folder).ds.iloc[0] == pd.Timestamp(city.time[-3 * 24], tz="UTC")
+    assert jobs.forecast(folder).frame.ds.iloc[0] == pd.Timestamp(city.time[-3 * 24], tz="UTC")
 
 
 def test_a_forecast_that_fails_writes_nothing(file, trained, tmp_path):
