@@ -81,6 +81,48 @@ def local_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     return seconds
 
 
+def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
+    """The moments at which a clock on the wall showed the given times, which are in the order of time.
+
+    Where clocks are put back, one hour is shown twice: there a time is the first moment after that of the time before.
+
+    Args:
+        local: wall-clock time as seconds since 1970-01-01 00:00 local, (T,).
+        timezone: IANA name.
+
+    Returns:
+        datetime64[s] (T,), UTC; NaT for times that no clock showed, where clocks are put forward.
+
+    Raises:
+        DataError: a time does not come after the one before it.
+
+    Example:
+        >>> import numpy as np
+        >>> shown = np.array(["2020-10-25T02:00", "2020-10-25T02:30", "2020-10-25T02:00"], dtype="datetime64[s]")
+        >>> [str(moment)[11:16] for moment in utc_of_wall_clock(shown.astype(int), "Europe/Paris")]
+        ['00:00', '00:30', '01:00']
+    """
+    every = np.asarray(local).astype(np.int64)
+    moments = np.full(every.shape, "NaT", dtype="datetime64[s]")
+    # The offset is one of those a day and a half before and after: no place changes its clocks twice in three days.
+    around = every + np.array([[-_DAY * 3 // 2], [_DAY * 3 // 2]])
+    both = every - np.stack([utc_offset_seconds(probe.astype("datetime64[s]"), timezone) for probe in around])
+    right = np.stack([local_seconds(one.astype("datetime64[s]"), timezone) for one in both]) == every
+    rows = np.flatnonzero(right.any(axis=0))
+    early = np.where(right, both, np.iinfo(np.int64).max).min(axis=0)[rows]
+    late = np.where(right, both, np.iinfo(np.int64).min).max(axis=0)[rows]
+    for i in np.flatnonzero(early != late):
+        if i and early[i] <= early[i - 1]:
+            early[i] = late[i]
+    back = np.diff(early) <= 0
+    if back.any():
+        before, after = rows[back.argmax()], rows[back.argmax() + 1]
+        was, now = every[[before, after]].astype("datetime64[s]")
+        raise DataError(f"time[{after}] = {now} comes after {was}, out of order; keep each slot once")
+    moments[rows] = early.astype("datetime64[s]")
+    return moments
+
+
 def slot_of_day(time_utc: np.ndarray, timezone: str, step_minutes: int) -> np.ndarray:
     """Index of each slot within its local day, int64 (T,), 0 at local midnight."""
     slot: np.ndarray = (local_seconds(time_utc, timezone) % _DAY) // (step_minutes * 60)

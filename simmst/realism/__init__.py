@@ -5,7 +5,7 @@ from __future__ import annotations
 from simmst.realism.calibration import Calibration, calibrate
 from simmst.realism.comparison import FileComparison, Row
 from simmst.realism.measurements import Measurement, Statistic, measure
-from simmst.realism.patches import read_patches
+from simmst.realism.patches import read_patches, split_patches
 from simmst.realism.report import RealismReport, compare, compare_files
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "compare_files",
     "measure",
     "read_patches",
+    "split_patches",
 ]

@@ -16,6 +16,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.realism.crops import Crop
 from simmst.realism.ensembles import measure_cities
 from simmst.realism.measurements import Measurement, measure, subjects
+from simmst.realism.patches import split_patches
 from simmst.realism.statistics import wasserstein
 from simmst.simulation.config import check_date
 from simmst.simulation.prior.distributions import INTERVALS, Distribution, LogUniform, Mixture, level
@@ -98,7 +99,7 @@ def calibrate(
         raise ConfigError(
             f"keep is {keep!r} of {cities} cities; it must be a fraction that keeps at least {MIN_KEPT} of them"
         )
-    datasets = [real] if isinstance(real, TrafficDataset) else list(real)
+    datasets = [one for each in ([real] if isinstance(real, TrafficDataset) else real) for one in split_patches(each)]
     if not datasets:
         raise DataError("there is nothing to calibrate on; give at least one data set")
     crops = [Crop.of(within(dataset, period), place_cells=place_cells) for dataset in datasets]

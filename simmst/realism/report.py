@@ -17,6 +17,7 @@ from simmst.foundation.files import write_json
 from simmst.realism.comparison import BAND, FileComparison, compare_crop
 from simmst.realism.crops import Crop
 from simmst.realism.ensembles import measure_cities
+from simmst.realism.patches import split_patches
 from simmst.realism.plots import plot_realism
 from simmst.simulation.prior.domain_prior import DomainPrior
 
@@ -29,7 +30,7 @@ class RealismReport:
     """Real files against cities simulated in their shape.
 
     Attributes:
-        files: one comparison a file.
+        files: one comparison a file; of files of unrelated patches, one a patch.
         skipped: by file, why it could not be compared.
         cities: how many cities were simulated for each file.
         seed: of the family of cities.
@@ -108,7 +109,7 @@ def compare(
     """Compare real data sets with cities simulated in their shape, step, length, calendar and gaps.
 
     Args:
-        real: the data sets.
+        real: the data sets; those of unrelated patches are compared patch by patch.
         cities: how many cities to simulate for each, at least 20.
         seed: of the family of cities.
         prior: law of their parameters; `DomainPrior.default` when None.
@@ -129,7 +130,7 @@ def compare(
     """
     if not real:
         raise DataError("there is nothing to compare; give at least one data set")
-    crops = [Crop.of(dataset, place_cells=place_cells) for dataset in real]
+    crops = [Crop.of(one, place_cells=place_cells) for dataset in real for one in split_patches(dataset)]
     prior = DomainPrior.default() if prior is None else prior
     measured = measure_cities(crops, cities=cities, seed=seed, prior=prior, workers=workers, progress=progress)
     files = tuple(compare_crop(crop, [city[number] for city in measured]) for number, crop in enumerate(crops))
@@ -177,7 +178,8 @@ def _open(path: str | Path) -> TrafficDataset | str:
     """Return a file's data set, or the reason why it cannot be compared."""
     try:
         dataset = load(path)
-        Crop.of(dataset)
+        for one in split_patches(dataset):
+            Crop.of(one)
     except SimmstError as error:
         return str(error)
     return dataset

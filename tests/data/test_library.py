@@ -158,6 +158,42 @@ def test_raw_rows(real_file):
 
 
 @pytest.mark.parametrize(
+    ("file", "patches", "steps", "minutes", "cells"),
+    [("shandong_12_patches_hourly.npz", 12, 168, 60, 151), ("nanjing_8_patches_15min.npz", 8, 672, 15, 64)],
+)
+def test_patches_lie_apart_on_one_grid(real_file, file, patches, steps, minutes, cells):
+    path = real_file(file)
+    data = load(path.stem)
+    assert data.activity.shape == (steps, 1, 4, 8 * patches - 4)
+    assert (data.geometry, data.step_minutes, data.num_cells, data.services) == ("grid", minutes, cells, ("internet",))
+    assert (data.timezone, data.country, data.unit) == ("Asia/Shanghai", None, "unknown unit")
+    assert data.time[0] == np.datetime64("2013-11-03T16:00:00")  # a Monday, 00:00 in Shanghai
+    with np.load(path) as arrays:
+        traffic, mask = arrays["traffic"], arrays["mask"]
+    for (row, column), name in zip(data.cells, data.unique_ids(), strict=True):
+        patch, place = name.split("/")
+        assert place == f"{row},{column % 8}"
+        np.testing.assert_array_equal(data.activity[:, 0, row, column], traffic[int(patch), :, row, column % 8])
+        assert mask[int(patch), row, column % 8]
+
+
+def test_presence_in_zones(real_file):
+    path = real_file("paris_6zones_presence_30min.npz")
+    data = load(path.stem)
+    assert data.activity.shape == (2544, 1, 1, 6)
+    assert (data.geometry, data.services, data.unit) == ("points", ("presence",), "users")
+    assert (data.timezone, data.country) == ("Europe/Paris", "FR")
+    assert data.time[0] == np.datetime64("2020-08-23T22:00:00")
+    assert data.unique_ids()[0] == "Commune Montreuil"
+    missing = np.isnan(data.series()).all(axis=(1, 2))  # 17 September
+    assert data.time[missing][[0, -1]].tolist() == [
+        np.datetime64("2020-09-16T22:00:00").item(),
+        np.datetime64("2020-09-17T21:30:00").item(),
+    ]
+    assert np.isnan(data.series()).sum() == 48 * 6
+
+
+@pytest.mark.parametrize(
     "file",
     [
         "milan_3cells_internet_10min_november.npz",
@@ -167,6 +203,9 @@ def test_raw_rows(real_file):
         "milan_city_total_three_services_10min.npz",
         "milan_raw_sample_rows.txt",
         "milan_three_services_3cells_hourly.npz",
+        "nanjing_8_patches_15min.npz",
+        "paris_6zones_presence_30min.npz",
+        "shandong_12_patches_hourly.npz",
         "trento_223_communes_internet_10min_zscored.npz",
     ],
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simmst.data import TrafficDataset, load
 from simmst.errors import DataError
-from simmst.realism import compare, read_patches
+from simmst.realism import compare, compare_files, read_patches, split_patches
 from simmst.simulation import DomainPrior
 
 
@@ -38,8 +39,30 @@ def test_files_that_hold_no_patches_are_named(tmp_path):
     np.savez(tmp_path / "p.npz", traffic=np.ones((2, 96)), mask=np.ones((2, 4)), step_minutes=15)
     with pytest.raises(DataError, match=r"traffic \(2, 96\) and mask \(2, 4\) must be"):
         read_patches(tmp_path / "p.npz")
-    with pytest.raises(DataError, match=r"none\.npz holds no patches"):
+    with pytest.raises(DataError, match=r"there is no file .*none\.npz"):
         read_patches(tmp_path / "none.npz")
+
+
+def test_a_file_of_patches_is_compared_patch_by_patch(tmp_path):
+    rng = np.random.default_rng(0)
+    mask = np.ones((2, 3, 4), bool)
+    mask[0, 1, 2] = False
+    np.savez(tmp_path / "p.npz", traffic=rng.gamma(2.0, 9.0, (2, 48, 3, 4)), mask=mask, step_minutes=60)
+    whole = load(tmp_path / "p.npz")
+    for patch, alone in zip(split_patches(whole), read_patches(tmp_path / "p.npz"), strict=True):
+        np.testing.assert_array_equal(patch.activity, alone.activity)
+        assert patch.activity.shape == (48, 1, 3, 4)
+    files = compare_files([tmp_path / "p.npz"], cities=20).files
+    assert [file.name for file in files] == ["p-0", "p-1"]
+    assert [file.description.split(", ")[2] for file in files] == ["11 cells of 3 x 4", "12 cells of 3 x 4"]
+
+
+def test_other_data_sets_are_not_split(tmp_path):
+    times = np.arange(28) * 600
+    names = np.array([["Ala", "Arco"]])
+    for cell_name in (None, names):
+        data = TrafficDataset.from_arrays(np.ones((28, 1, 1, 2)), times, cell_name=cell_name)
+        assert split_patches(data) == [data]
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,14 @@ from typing import Any
 import numpy as np
 
 from simmst.data.grids import GRIDS_FILE, load_grid
+from simmst.data.readers.archive import read_archive
 from simmst.data.readers.arrays import DESCRIPTION, read_arrays
+from simmst.data.readers.patches import PATCH_ARRAYS, read_patches
+from simmst.data.readers.presence import PRESENCE_ARRAYS, read_presence
 from simmst.errors import DataError
 from simmst.foundation.files import write_atomically
 
 _VERSION = 1
-# What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    AttributeError,
-    TypeError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "CDR units"}
 
 # The extracts of z-scored series carry no times, only "first five days of the customary test week". The 62-day record
@@ -71,7 +61,7 @@ def npz_path(path: str | Path) -> Path:
 
 def source_of(path: str | Path) -> str | None:
     """The fingerprint that `write_npz` was given; None where there was none or the layout is another."""
-    header = _read(Path(path), "simmst").get("simmst")
+    header = read_archive(Path(path), "simmst").get("simmst")
     return None if header is None else json.loads(str(header)).get("source")
 
 
@@ -85,19 +75,26 @@ def read_npz(path: str | Path) -> dict[str, Any]:
     - ``activity (T, cells, services), cell_id, time_utc_s, service``: cells of the Milan grid, at their places on it;
     - ``activity (T, services), time_utc_s, service``: one place;
     - ``internet_z (T, places)``, with ``names`` and ``lonlat`` or without: z-scored series of unrelated places. They
-      carry no times; the first slot is taken to be 26 December 2013, 00:00 in Rome, where the last week starts.
+      carry no times; the first slot is taken to be 26 December 2013, 00:00 in Rome, where the last week starts;
+    - ``traffic (P, T, H, W), mask (P, H, W), step_minutes``: unrelated patches of cells: see
+      `simmst.data.readers.patches.read_patches`;
+    - ``users (T, zones), zone, time_local_s``: users present: see `simmst.data.readers.presence.read_presence`.
 
     Raises:
         DataError: the file is missing, damaged, or has none of these layouts.
     """
     path = Path(path)
-    arrays = _read(path)
+    arrays = read_archive(path)
     keys = set(arrays)
     if "simmst" in keys:
         return _own(path, arrays)
     name = path.stem
     if "internet_z" in keys:
         return _places(name, arrays)
+    if set(PATCH_ARRAYS) <= keys:
+        return read_patches(path)
+    if set(PRESENCE_ARRAYS) <= keys:
+        return read_presence(path)
     if {"internet", "cell_id", "time_utc_s"} <= keys:
         return _on_milan(path, arrays["cell_id"], arrays["internet"][:, None], arrays["time_utc_s"], ["internet"])
     if {"internet", "time_utc_s"} <= keys:
@@ -141,23 +138,10 @@ def read_published_predictions(path: str | Path) -> np.ndarray:
 
 
 def _member(path: str | Path, key: str) -> np.ndarray:
-    arrays = _read(Path(path))
+    arrays = read_archive(Path(path))
     if key not in arrays:
         raise DataError(f"{path} has no {key}; it holds {', '.join(sorted(arrays))}")
     return arrays[key].astype(np.float32)
-
-
-def _read(path: Path, *wanted: str) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it anew")
-    try:
-        # numpy leaves a file open that it opened itself and cannot read
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if not wanted or key in wanted}
-    except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
 
 
 def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

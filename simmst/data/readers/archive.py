@@ -1,0 +1,66 @@
+"""The arrays of .npz files, whatever they mean, and one kind of error for all that can be wrong with such a file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from simmst.errors import DataError
+
+# What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_archive(path: Path, *wanted: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a .npz file by name: the wanted ones that it has, or all.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it anew")
+    try:
+        # numpy leaves a file open that it opened itself and cannot read
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if not wanted or key in wanted}
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
+
+
+def check_values(path: Path, key: str, array: np.ndarray) -> None:
+    """Check that the activity of a file is finite and not negative, or NaN.
+
+    Raises:
+        DataError: naming file, array, place and value.
+    """
+    with np.errstate(over="ignore"):
+        wrong = np.isinf(array.astype(np.float32)) | (array < 0)
+    if wrong.any():
+        where = tuple(np.argwhere(wrong)[0].tolist())
+        raise DataError(
+            f"{path}: {key}{list(where)} is {array[where]:g}; wanted finite, not negative, NaN where missing"
+        )
+
+
+def check_numbers(path: Path, key: str, array: np.ndarray, shape: str) -> None:
+    """Check that an array of a file holds numbers, has as many axes as `shape` names, and is not empty.
+
+    Raises:
+        DataError: naming file, array, dtype and shape.
+    """
+    if array.dtype.kind not in "iuf" or array.ndim != len(shape.strip("()").rstrip(",").split(",")) or not array.size:
+        raise DataError(f"{path}: {key} is {array.dtype} {array.shape}; wanted numbers {shape}")
