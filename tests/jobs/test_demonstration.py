@@ -38,7 +38,9 @@ def small(monkeypatch):
         QUICK.training, epochs=1, samples_per_epoch=48, batch_size=24, finetune_epochs=1, validation_samples=64
     )
     network = {"width": 8, "encoder_layers": 1, "feedforward": 8}
-    tiny = dataclasses.replace(QUICK, cities=1, horizon=3, start="scratch", neighbourhood=3, network=network, training=training)
+    tiny = dataclasses.replace(
+        QUICK, cities=1, horizon=3, start="scratch", neighbourhood=3, network=network, training=training
+    )
     monkeypatch.setattr(demo_module, "QUICK", tiny)
 
     def city(seed, **settings):

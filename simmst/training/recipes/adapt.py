@@ -29,7 +29,7 @@ def train(
     models") compete on the real validation split, so the model ends no worse there than it began.
     """
     before = snapshot(model)
-    history = finetune(model, windows, config, run, progress)
+    history = finetune(model, windows, config, run, progress, processes)
     if windows.validation is None or history.best_epoch == 0:
         return Result((history,), "finetune" if history.best_epoch > 0 else "pretrained")
     after, best = snapshot(model), BestWeights(model)
@@ -41,6 +41,7 @@ def train(
                 for name, tensor in before.items()
             }
         )
-        best.offer(validation_score(model, windows.validation, config, where="the blended weights"))
+        where = "the blended weights"
+        best.offer(validation_score(model, windows.validation, config, where=where, processes=processes))
     best.restore()
     return Result((history,), "finetune", earlier_score=best.score)
