@@ -106,8 +106,8 @@ class WindowSource(Protocol):
         return map(self.batch, self.order(batch_size, seed=seed, epoch=epoch, limit=limit))
 
     def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-        """Return the part of a batch's sample numbers that one of several processes gathers; each is in one part."""
-        return numbers[rank::world_size]
+        """Return the places in a batch's sample numbers of those that one of several processes gathers."""
+        return np.arange(rank, len(numbers), world_size)
 
 
 def batches(

@@ -98,9 +98,8 @@ class StreamedWindows(WindowSource):
         return ConcatWindows(parts).batch(numbers)._replace(index=torch.from_numpy(index))
 
     def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-        """Return the samples of the cities rank, rank + world_size, ...: a process reads no others."""
-        own: np.ndarray = numbers[self.city_of(numbers) % world_size == rank]
-        return own
+        """Return the places of the samples of the cities rank, rank + world_size, ...: a process reads no others."""
+        return np.flatnonzero(self.city_of(numbers) % world_size == rank)
 
     def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
         """Go once through the samples, `keep` cities at a time; the order depends on (seed, epoch) alone.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,7 +14,7 @@ from simmst.data import WindowSource
 from simmst.distributed import ALONE, ProcessGroup, answered
 from simmst.errors import DataError, SimmstError
 from simmst.foundation.progress import Progress, quiet
-from simmst.models import TaskWeights, mean_loss
+from simmst.models import TaskWeights, mean_loss, part_of_batch
 from simmst.training.checkpoint import Checkpoint, grouped, load_into, optimizer_tensors, restore_optimizer
 from simmst.training.config import TrainingConfig, learning_rate_at
 from simmst.training.history import History
@@ -54,8 +52,9 @@ def train_stage(
     With a run folder, an epoch ends with a line in ``metrics.jsonl`` and then a checkpoint, so a run that was killed
     resumes from its last checkpoint, to the numbers of an unbroken run; a finished stage is loaded, not repeated.
 
-    Several processes share every batch and the validation windows, and leave the same weights as one process does, but
-    for rounding and for the noise of dropout. Rank 0 writes the run folder, all read it.
+    Several processes share every batch and the validation windows, and leave the weights that one process does, but for
+    rounding; so they do under SimMSTNet's dropout, not under a model's own `nn.Dropout`. Rank 0 writes the run folder,
+    all read it.
 
     Args:
         model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
@@ -150,8 +149,7 @@ class _Loop(Stage):
         while not self.finished and self.epoch < self.config.epochs:
             started = time.perf_counter()
             self.epoch += 1
-            with self.own_noise():
-                record = self.train_epoch(progress)
+            record = self.train_epoch(progress)
             record.update(self.validate())
             patience = self.config.patience
             if patience is not None and self.epoch - self.history.best_epoch >= patience:
@@ -166,18 +164,11 @@ class _Loop(Stage):
         self.model.eval()
         progress(self.name, self.total_steps, self.total_steps, self.details())
 
-    @contextmanager
-    def own_noise(self) -> Iterator[None]:
-        """Give the ranks beside the first, whose state checkpoints hold, a random stream of their own each epoch."""
-        if self.processes.rank == 0:
-            yield
-            return
-        with seeded(derive_seed(self.config.seed, self.name, self.epoch, self.processes.rank), self.device):
-            yield
-
     def train_epoch(self, progress: Progress) -> dict[str, Any]:
         """Run one epoch and return its record."""
         self.model.train()
+        # A model that draws numbers for its own part alone would bring the generators out of step.
+        set_generator_state(self.processes.broadcast_object(generator_state(self.device)), self.device)
         totals: list[np.ndarray] = []
         norms = []
         size, limit = self.config.batch_size, self.config.samples_per_epoch
@@ -186,8 +177,9 @@ class _Loop(Stage):
             rate = learning_rate_at(self.config, self.step, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            batch = shared_batch(self.train_windows, numbers, self.processes).to(self.device)
-            total, mass = batch_loss_sums(self.replica, batch, self.config)
+            batch, rows = shared_batch(self.train_windows, numbers, self.processes)
+            with part_of_batch(rows, len(numbers)):
+                total, mass = batch_loss_sums(self.replica, batch.to(self.device), self.config)
             whole = self.processes.all_reduce(torch.stack([total.detach(), mass]))
             losses = mean_loss(*whole)
             weights = self.task_weights(len(losses))

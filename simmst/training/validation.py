@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,13 +24,17 @@ def batch_loss_sums(model: nn.Module, batch: Batch, config: TrainingConfig) -> t
         )
 
 
-def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessGroup) -> Batch:
-    """Gather this process's part of a batch; where it has none, one sample without a target, which counts nothing."""
-    own = windows.share(numbers, processes.rank, processes.world_size)
-    if len(own):
-        return windows.batch(own)
+def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessGroup) -> tuple[Batch, Sequence[int]]:
+    """Gather this process's part of a batch; where it has none, one sample without a target, which counts nothing.
+
+    Returns:
+        The part, and the places of its samples in the batch.
+    """
+    rows = windows.share(numbers, processes.rank, processes.world_size)
+    if len(rows):
+        return windows.batch(numbers[rows]), rows.tolist()
     batch = windows.batch(numbers[:1])
-    return batch._replace(target=torch.full_like(batch.target, torch.nan))
+    return batch._replace(target=torch.full_like(batch.target, torch.nan)), [0]
 
 
 @torch.no_grad()
@@ -61,7 +67,8 @@ def validation_losses(
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
     parts = []
     for start in range(0, len(chosen), 4 * config.batch_size):
-        batch = shared_batch(windows, chosen[start : start + 4 * config.batch_size], processes).to(device)
+        batch, _ = shared_batch(windows, chosen[start : start + 4 * config.batch_size], processes)
+        batch = batch.to(device)
         seen = (~torch.isnan(batch.target)).sum(dim=(0, 1)).float()
         parts.append(torch.stack([*batch_loss_sums(model, batch, config), seen]))
     total, mass, number = processes.all_reduce(torch.stack(parts)).unbind(1)
