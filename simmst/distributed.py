@@ -8,6 +8,7 @@ of a model. One process alone exchanges nothing, and needs no torch.distributed.
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -201,7 +202,12 @@ class ProcessGroup:
         if self.world_size == 1:
             return model
         with answered():
-            return _Replica(model, broadcast_buffers=False)
+            return _Replica(model, **{_SYNC_BUFFERS: False})
+
+
+# The same option under the names of older and newer torch: buffers are the model's own business.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS: Any = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class _Replica(DistributedDataParallel):
