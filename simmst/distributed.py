@@ -202,12 +202,14 @@ class ProcessGroup:
         if self.world_size == 1:
             return model
         with answered():
-            return _Replica(model, **{_SYNC_BUFFERS: False})
+            return _Replica(model, **_OWN_BUFFERS)
 
 
 # The same option under the names of older and newer torch: buffers are the model's own business.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
-_SYNC_BUFFERS: Any = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+_OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
+}
 
 
 class _Replica(DistributedDataParallel):
