@@ -8,6 +8,7 @@ of a model. One process alone exchanges nothing, and needs no torch.distributed.
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from simmst.errors import SimmstError
 
@@ -83,7 +85,7 @@ class ProcessGroup:
         padded = shard.new_zeros((*shard.shape[:-1], most))
         padded[..., : shard.shape[-1]] = shard
         shards = [torch.empty_like(padded) for _ in range(self.world_size)]
-        with _answered():
+        with answered():
             dist.all_gather(shards, padded)
         return torch.stack(shards, dim=-1).flatten(-2)[..., :total].contiguous()
 
@@ -92,7 +94,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return shard
         shards: list[Any] = [None] * self.world_size
-        with _answered():
+        with answered():
             dist.all_gather_object(shards, shard)
         total = sum(map(len, shards))
         return [shards[number % self.world_size][number // self.world_size] for number in range(total)]
@@ -123,7 +125,7 @@ class ProcessGroup:
         padded = block.new_zeros((*block.shape[:-1], self._block_length(total, unit)))
         padded[..., : block.shape[-1]] = block
         rows = padded.view(-1, padded.shape[-1])
-        with _answered():
+        with answered():
             if self.rank:
                 for row in rows:
                     dist.gather(row.view(torch.uint8))
@@ -143,7 +145,7 @@ class ProcessGroup:
         padded = whole.new_zeros(length)
         padded[: len(block)] = block
         blocks = whole.new_empty(self.world_size * length)
-        with _answered():
+        with answered():
             dist.all_gather_into_tensor(blocks.view(torch.uint8), padded.view(torch.uint8))
         whole.copy_(blocks[: len(whole)])
 
@@ -158,7 +160,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return tensor
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        with _answered():
+        with answered():
             dist.all_reduce(total)
         return total
 
@@ -167,7 +169,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         lowest = torch.tensor(value, device=device)
-        with _answered():
+        with answered():
             dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
         return int(lowest)
 
@@ -176,7 +178,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return tensor
         copy = tensor.detach().clone(memory_format=torch.contiguous_format)
-        with _answered():
+        with answered():
             dist.broadcast(copy, 0)
         return copy
 
@@ -185,9 +187,39 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         held = [value]
-        with _answered():
+        with answered():
             dist.broadcast_object_list(held, 0)
         return held[0]
+
+    # A model
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """Return the model as this rank's replica, with the weights of rank 0.
+
+        Its backward pass leaves the mean over the ranks of the gradients, the same on all; its attributes and
+        parameters are the model's. All parameters take part in every backward pass.
+        """
+        if self.world_size == 1:
+            return model
+        with answered():
+            return _Replica(model, **_OWN_BUFFERS)
+
+
+# The same option under the names of older and newer torch: buffers are the model's own business.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
+}
+
+
+class _Replica(DistributedDataParallel):
+    """A replica through which the attributes of its model are seen."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
 
 
 ALONE = ProcessGroup()
@@ -214,13 +246,13 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with _answered():
+    with answered():
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
         )
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
-        with _answered():
+        with answered():
             dist.barrier()  # none closes its connections while another still waits for an answer
     finally:
         time.sleep(_LETTING_GO)
@@ -228,9 +260,16 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
+def answered() -> Iterator[None]:
+    """Tell in words where another rank did not take part in an exchange.
+
+    Raises:
+        RankError: the exchange failed.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RankError(
             "another rank of this run has ended or does not answer "

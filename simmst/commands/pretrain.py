@@ -18,19 +18,32 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, help="run folder; the weights are written there")
     parser.add_class_arguments(PretrainingConfig, "pretraining")
     parser.add_argument("--prior", type=str | None, default=None, help="YAML file with the law of the parameters")
-    parser.add_argument("--workers", type=int | None, default=None, help="processes that simulate; one a core")
+    parser.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="processes that simulate, for each rank; the cores are shared out when left out",
+    )
 
 
 def run(options: Namespace) -> None:
-    """Make weights as those that ship with the package."""
+    """Make weights as those that ship with the package, here or with the processes that torchrun started."""
+    from simmst.distributed import process_group
     from simmst.jobs.pretraining import PretrainingConfig, pretrain
     from simmst.simulation import DomainPrior
+    from simmst.training import resolve_device
 
     config = PretrainingConfig.from_dict(options.pretraining.as_dict())
     prior = DomainPrior.from_yaml(options.prior) if options.prior else None
-    with progress_bars(quiet=options.quiet) as progress:
-        path = pretrain(options.out, config, prior=prior, workers=options.workers, progress=progress)
-    tell(f"written: {path} and weights.json beside it; Forecaster.pretrained reads both from simmst/pretrained")
+    with (
+        process_group(resolve_device(config.training.device).type) as processes,
+        progress_bars(quiet=options.quiet or processes.rank > 0) as progress,
+    ):
+        path = pretrain(
+            options.out, config, prior=prior, workers=options.workers, progress=progress, processes=processes
+        )
+    if processes.rank == 0:
+        tell(f"written: {path} and weights.json beside it; Forecaster.pretrained reads both from simmst/pretrained")
 
 
 COMMAND = Command(

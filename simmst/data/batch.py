@@ -68,7 +68,8 @@ def index_batch(batch: Batch, rows: torch.Tensor) -> Batch:
 class WindowSource(Protocol):
     """Samples by number, and epochs of them in batches: windows of a city, of many, or a choice or mixture of these.
 
-    A class that derives from it gives `__len__` and `batch`; `batches` then draws the samples in a shuffled order.
+    A class that derives from it gives `__len__` and `batch`; `order` and `batches` then draw the samples in a shuffled
+    order.
 
     Example:
         >>> class Zeros(WindowSource):
@@ -93,9 +94,20 @@ class WindowSource(Protocol):
             IndexError: a number is outside 0..len-1.
         """
 
+    def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the numbers of the samples of an epoch's batches, int64 (B,); they depend on (seed, epoch) alone.
+
+        The arguments are those of `batches`. A batch is to be gathered before the next one's numbers are asked for.
+        """
+        return batch_numbers(len(self), batch_size, seed=seed, epoch=epoch, limit=limit)
+
     def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield an epoch of batches; the order depends on (seed, epoch) alone. The arguments are those of `batches`."""
-        return batches(self, batch_size, seed=seed, epoch=epoch, limit=limit)
+        """Yield an epoch of batches, those of `order`."""
+        return map(self.batch, self.order(batch_size, seed=seed, epoch=epoch, limit=limit))
+
+    def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        """Return the places in a batch's sample numbers of those that one of several processes gathers."""
+        return np.arange(rank, len(numbers), world_size)
 
 
 def batches(
@@ -120,9 +132,16 @@ def batches(
     Raises:
         ConfigError: batch_size or limit below 1.
     """
+    order = batch_numbers(len(windows), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, limit=limit)
+    return map(windows.batch, order)
+
+
+def batch_numbers(
+    total: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, limit: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the sample numbers of each batch of `batches`, of `total` samples."""
     check_sizes(batch_size, limit)
     generator = np.random.default_rng([seed, epoch])
-    total = len(windows)
     if limit is not None and limit < total:
         order = generator.choice(total, size=limit, replace=False)
         if not shuffle:
@@ -130,7 +149,7 @@ def batches(
     else:
         order = generator.permutation(total) if shuffle else np.arange(total)
     for start in range(0, len(order), batch_size):
-        yield windows.batch(order[start : start + batch_size])
+        yield order[start : start + batch_size]
 
 
 def check_sizes(batch_size: int, limit: int | None) -> None:

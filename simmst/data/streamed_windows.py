@@ -97,7 +97,11 @@ class StreamedWindows(WindowSource):
             starts += len(windows)
         return ConcatWindows(parts).batch(numbers)._replace(index=torch.from_numpy(index))
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+    def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        """Return the places of the samples of the cities rank, rank + world_size, ...: a process reads no others."""
+        return np.flatnonzero(self.city_of(numbers) % world_size == rank)
+
+    def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
         """Go once through the samples, `keep` cities at a time; the order depends on (seed, epoch) alone.
 
         Cities come in a shuffled order, and the samples of `keep` neighbours in it are shuffled together, so that every
@@ -116,7 +120,7 @@ class StreamedWindows(WindowSource):
             waiting = np.concatenate([waiting, rng.permutation(group.reshape(-1))])
             while left and (len(waiting) >= batch_size or (start + self.keep >= len(order) and len(waiting))):
                 size = min(batch_size, left, len(waiting))
-                yield self.batch(waiting[:size])
+                yield waiting[:size]
                 waiting, left = waiting[size:], left - size
 
     def _windows(self, number: int) -> tuple[Windows, np.ndarray]:

@@ -131,7 +131,8 @@ def _train(
     # What the shipped weights are worth untouched: nothing that follows may end worse.
     best = BestWeights(network)
     if plan.pretrained is not None:
-        best.offer(validation_score(network, validation, config.training, where="the shipped weights"))
+        where = "the shipped weights"
+        best.offer(validation_score(network, validation, config.training, where=where, processes=processes))
     result = solve(
         plan.solver,
         network,

@@ -107,7 +107,7 @@ class Forecaster:
                 series is short.
             run: where metrics and checkpoints go; a fit that was killed goes on from there.
             progress: called as the work advances.
-            processes: those that share a re-weighting; the forecaster of rank 0 is the fitted one.
+            processes: those that share the training; the forecaster of rank 0 is the fitted one.
 
         Returns:
             The forecaster itself. After a solver that weighs simulated windows, `weight_report` tells their weights.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import numpy as np
 
 from simmst import __version__
 from simmst.data import CALENDAR_FEATURES, StreamedWindows, TrafficDataset, WindowSpec
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.models import SimMSTNet, SimMSTNetConfig
 from simmst.pretrained import Pretrained, save_pretrained
+from simmst.pretrained.weights import WEIGHTS_FILE
 from simmst.simulation import CityConfig, DomainPrior, simulate_city
 from simmst.training import Progress, RunFolder, TrainingConfig, derive_seed, quiet, seeded, train_stage
 
@@ -178,6 +181,19 @@ def make_cities(drawn: Sequence[Drawn], workers: int, progress: Progress) -> lis
     return list(made())
 
 
+class _OwnCities(Sequence[TrafficDataset]):
+    """The cities r, r + R, ... of rank r of R, by their numbers among all; one of them stands in for any other."""
+
+    def __init__(self, own: Sequence[TrafficDataset], total: int, world_size: int) -> None:
+        self.own, self.total, self.world_size = own, total, world_size
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.own[min(number // self.world_size, len(self.own) - 1)]
+
+
 def pretrain(
     out: str | Path,
     config: PretrainingConfig | None = None,
@@ -185,37 +201,46 @@ def pretrain(
     prior: DomainPrior | None = None,
     workers: int | None = None,
     progress: Progress = quiet,
+    processes: ProcessGroup = ALONE,
 ) -> Path:
     """Make weights as those that ship with the package, in a folder.
 
     The same settings give the same weights on one machine. Called again, it simulates the cities again and resumes the
-    training where it was killed.
+    training where it was killed. Several processes share the cities: rank r of R simulates and keeps the cities r,
+    r + R, ..., and gathers what a batch has of them. Its batches are those of one process, and so are the weights, but
+    for rounding.
 
     Args:
         out: the run folder; ``weights.safetensors`` and ``weights.json`` are written there at the end.
         config: the settings; None takes those of the shipped weights.
         prior: law of the cities; None takes the default one, and for a part of the cities the usual one.
-        workers: processes that simulate; None takes one a core.
+        workers: processes that simulate, for each rank; None shares the cores out.
         progress: called as the work advances.
+        processes: those that share the work; all call this alike. Rank 0 writes the folder, all read it.
 
     Returns:
         The path of the weights.
 
     Raises:
-        ConfigError: the folder holds a run of other settings.
+        ConfigError: the folder holds a run of other settings, or there is not a city of each kind for every rank, or
+            several are to start from a highway fitted to cities of all.
         CheckpointError: its checkpoint is damaged.
     """
     config = config or PretrainingConfig()
     seed = config.training.seed
+    _check_shared(config, processes)
     drawn = [draw_city(prior, seed, index, config.side) for index in range(config.cities + config.held_out)]
     law = hashlib.sha256(repr([one.city.to_dict() for one in drawn]).encode()).hexdigest()
-    run = RunFolder.create(out, {"job": "pretrain", "cities_sha256": law, **config.to_dict()})
+    run = RunFolder(out)
+    if processes.rank == 0:
+        run = RunFolder.create(out, {"job": "pretrain", "cities_sha256": law, **config.to_dict()})
+    processes.broadcast_object()  # the others read once the folder is there
     commit = _commit()
-    cities = make_cities(drawn, workers or available_cores(), progress)
+    cities = _cities(drawn, config.cities, workers, progress, processes)
     spec = WindowSpec(config.horizon, tuple(range(-24, 0)), memory_days=MAX_CONTEXT_DAYS)
     learned, held_out = (
         StreamedWindows(
-            cities[part],
+            shared,
             spec,
             per_city=per_city,
             seed=seed,
@@ -225,9 +250,9 @@ def pretrain(
             redraw=part.start is None,
             context_days=[one.context_days for one in drawn[part]],
         )
-        for part, per_city in (
-            (slice(config.cities), config.windows_per_city),
-            (slice(config.cities, None), min(_HELD_OUT_WINDOWS, config.windows_per_city)),
+        for shared, part, per_city in (
+            (cities[0], slice(config.cities), config.windows_per_city),
+            (cities[1], slice(config.cities, None), min(_HELD_OUT_WINDOWS, config.windows_per_city)),
         )
     )
     wanted = SimMSTNetConfig.from_dict(
@@ -235,7 +260,18 @@ def pretrain(
     )
     with seeded(derive_seed(seed, "weights")):
         network = SimMSTNet(wanted)
-    history = train_stage(network, learned, held_out, config.training, stage="pretrain", run=run, progress=progress)
+    history = train_stage(
+        network,
+        learned,
+        held_out,
+        config.training,
+        stage="pretrain",
+        run=run,
+        progress=progress,
+        processes=processes,
+    )
+    if processes.rank:
+        return run.path / WEIGHTS_FILE
     record = {
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit,
@@ -249,6 +285,32 @@ def pretrain(
     path = save_pretrained(run.path, Pretrained(network.config, network.state_dict(), record))
     run.finish({"validation_loss": history.best_score})
     return path
+
+
+def _check_shared(config: PretrainingConfig, processes: ProcessGroup) -> None:
+    fewest = min(config.cities, config.held_out)
+    if fewest < processes.world_size:
+        raise ConfigError(
+            f"{processes.world_size} processes share {config.cities} cities and {config.held_out} held out; each needs "
+            f"one of either: start at most {fewest} processes, or raise cities and held_out"
+        )
+    if processes.world_size > 1 and config.training.fit_highway:
+        raise ConfigError(
+            "fit_highway is True, and no process holds all the cities that the highway is fitted to; set it to "
+            "False, or start one process"
+        )
+
+
+def _cities(
+    drawn: Sequence[Drawn], learned: int, workers: int | None, progress: Progress, processes: ProcessGroup
+) -> tuple[_OwnCities, _OwnCities]:
+    """Simulate this process's part of the first `learned` cities, and its part of those held out."""
+    rank, ranks = processes.rank, processes.world_size
+    parts = drawn[:learned][rank::ranks], drawn[learned:][rank::ranks]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks > 1 else 1
+    made = make_cities([*parts[0], *parts[1]], workers or max(available_cores() // here, 1), progress)
+    cut = len(parts[0])
+    return _OwnCities(made[:cut], learned, ranks), _OwnCities(made[cut:], len(drawn) - learned, ranks)
 
 
 def _commit() -> str | None:

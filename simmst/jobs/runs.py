@@ -103,7 +103,7 @@ def fit_and_test(
         test_days: days at the end to test on, fewer where the series is short (the report says so).
         stride: slots from one tested forecast to the next.
         progress: called as the work advances.
-        processes: those that share a re-weighting; this is rank 0.
+        processes: those that share the training; this is rank 0.
 
     Raises:
         DataError: the series is too short.
@@ -163,10 +163,10 @@ def train(
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
-        processes: those that share a re-weighting, one of which this is; all are called alike.
+        processes: those that share the training; all call this alike.
 
     Returns:
-        What rank 0 made of it; None on the other ranks, whose work is the re-weighting alone.
+        What rank 0 made of it; None on the other ranks, whose work ends with the training.
 
     Raises:
         DataError: the file cannot be read, or its series is too short.
@@ -174,7 +174,8 @@ def train(
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or ForecasterConfig()
-    refuse_processes(config.solver or "adapt", processes)
+    if config.solver is not None:
+        refuse_processes(config.solver, processes)
     dataset = open_data(data, step=step, services=services)
     simulated = config.cities if simulated is None else simulated
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)

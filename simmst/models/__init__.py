@@ -1,7 +1,8 @@
 """Sim-MSTNet, STNet and their ablations."""
 
 from simmst.models.config import ABLATIONS, SimMSTNetConfig
-from simmst.models.losses import LOSSES, masked_loss, quantile_loss, task_losses
+from simmst.models.losses import LOSSES, masked_loss, mean_loss, quantile_loss, task_loss_sums, task_losses
+from simmst.models.noise import part_of_batch
 from simmst.models.quantiles import LEVELS, MEDIAN, at_levels
 from simmst.models.sim_mst_net import SimMSTNet
 from simmst.models.st_net import STNet
@@ -18,6 +19,9 @@ __all__ = [
     "TaskWeights",
     "at_levels",
     "masked_loss",
+    "mean_loss",
+    "part_of_batch",
     "quantile_loss",
+    "task_loss_sums",
     "task_losses",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from simmst.models.noise import uniform
 
 
 class FeatureDropout(nn.Module):
@@ -29,7 +30,7 @@ class FeatureDropout(nn.Module):
         """Drop features of tokens (B, T, C) while training; the rest is scaled by 1 / (1 - p)."""
         if not self.training or self.p == 0.0:
             return tokens
-        kept = torch.rand(tokens.shape[0], 1, tokens.shape[2], device=tokens.device) >= self.p
+        kept = uniform(tokens.shape[0], 1, tokens.shape[2], device=tokens.device) >= self.p
         return tokens * (kept.to(tokens.dtype) / (1.0 - self.p))
 
     def extra_repr(self) -> str:

@@ -39,6 +39,10 @@ def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sa
         >>> masked_loss(forecast, target, "mae").tolist()
         [3.0, 0.0]
     """
+    return mean_loss(*_masked_sums(forecast, target, kind, per_sample=per_sample))
+
+
+def _masked_sums(forecast: Tensor, target: Tensor, kind: str, *, per_sample: bool) -> tuple[Tensor, Tensor]:
     if kind not in LOSSES or kind == "quantile":
         raise ConfigError(f"loss is {kind!r}; it must be one of {', '.join(LOSSES[1:])}")
     if forecast.shape != target.shape or forecast.ndim != 3:
@@ -55,7 +59,7 @@ def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sa
         clipped = error.clamp(-1.0, 1.0)
         loss = clipped * (error - 0.5 * clipped)
     over = (1,) if per_sample else (0, 1)
-    return loss.sum(over) / observed.sum(over).clamp(min=1)
+    return loss.sum(over), observed.sum(over).to(loss.dtype)
 
 
 def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sample: bool = False) -> Tensor:
@@ -79,6 +83,10 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
     Raises:
         ValueError: the shapes do not fit together.
     """
+    return mean_loss(*_quantile_sums(quantiles, target, level, per_sample=per_sample))
+
+
+def _quantile_sums(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sample: bool) -> tuple[Tensor, Tensor]:
     if quantiles.shape[:-1] != target.shape or quantiles.shape[-1] != len(LEVELS):
         raise ValueError(
             f"quantiles are {tuple(quantiles.shape)} and target {tuple(target.shape)}; they must be "
@@ -94,7 +102,17 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
     deviation = torch.nan_to_num(known - level[:, None])
     weight = (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp() * observed
     over = (1,) if per_sample else (0, 1)
-    return (weight * pinball).sum(over) / observed.sum(over).clamp(min=1)
+    return (weight * pinball).sum(over), observed.sum(over).to(pinball.dtype)
+
+
+def mean_loss(total: Tensor, mass: Tensor) -> Tensor:
+    """Return losses from the sums of `task_loss_sums`, or from such sums over several batches; 0 without any mass.
+
+    Example:
+        >>> mean_loss(torch.tensor([6.0, 0.0]), torch.tensor([2.0, 0.0])).tolist()
+        [3.0, 0.0]
+    """
+    return total / mass.clamp(min=1e-6)
 
 
 def task_losses(
@@ -113,14 +131,32 @@ def task_losses(
     A model whose `takes_memory` is true is given the memory, and can be trained by the "quantile" loss; any other is
     called as ``model(values, marks, mask=mask)``, and "quantile" means the absolute error of its forecast.
     """
+    return mean_loss(*task_loss_sums(model, values, marks, mask, memory, target, kind, per_sample=per_sample))
+
+
+def task_loss_sums(
+    model: nn.Module,
+    values: Tensor,
+    marks: Tensor,
+    mask: Tensor,
+    memory: Memory | None,
+    target: Tensor,
+    kind: str,
+    *,
+    per_sample: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return what `task_losses` divides: the weighted errors and their weights, each summed, (K,) or (B, K).
+
+    Both can be summed over parts of a batch: `mean_loss` of the sums is the loss of the whole.
+    """
     takes_memory = bool(getattr(model, "takes_memory", False))
     wide = torch.promote_types(target.dtype, torch.float32)
     if not takes_memory:
         forecast = model(values, marks, mask=mask).to(wide)
-        return masked_loss(forecast, target.to(wide), "mae" if kind == "quantile" else kind, per_sample=per_sample)
+        return _masked_sums(forecast, target.to(wide), "mae" if kind == "quantile" else kind, per_sample=per_sample)
     forecast = model(values, marks, mask=mask, memory=memory, quantiles=kind == "quantile").to(wide)
     if kind != "quantile":
-        return masked_loss(forecast, target.to(wide), kind, per_sample=per_sample)
+        return _masked_sums(forecast, target.to(wide), kind, per_sample=per_sample)
     centre = mask.shape[-1] // 2
     level = target.new_full(target.shape[::2], torch.nan) if memory is None else memory.level[..., centre, centre]
-    return quantile_loss(forecast, target.to(wide), level.to(wide), per_sample=per_sample)
+    return _quantile_sums(forecast, target.to(wide), level.to(wide), per_sample=per_sample)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from simmst.models.noise import uniform
+
 KNOWN_SERVICES = ("call", "sms", "internet")
 _UNKNOWN = len(KNOWN_SERVICES)
 # How often a training sample's services go unnamed, so that a service of another name can be forecast as well.
@@ -37,6 +39,6 @@ class TaskEmbedding(nn.Module):
         """Return the embeddings of B samples' tasks, (B * K, C), task after task."""
         numbers = self.numbers.repeat(batch)
         if self.training:
-            unnamed = torch.rand(batch, 1, device=numbers.device) < _UNNAMED_SHARE
+            unnamed = uniform(batch, 1, device=numbers.device) < _UNNAMED_SHARE
             numbers = torch.where(unnamed.expand(batch, len(self.numbers)).flatten(), _UNKNOWN, numbers)
         return self.table[numbers]

@@ -11,16 +11,17 @@ import torch
 from torch import nn
 
 from simmst.data import WindowSource
+from simmst.distributed import ALONE, ProcessGroup, answered
 from simmst.errors import DataError, SimmstError
 from simmst.foundation.progress import Progress, quiet
-from simmst.models import TaskWeights
+from simmst.models import TaskWeights, mean_loss, part_of_batch
 from simmst.training.checkpoint import Checkpoint, grouped, load_into, optimizer_tensors, restore_optimizer
 from simmst.training.config import TrainingConfig, learning_rate_at
 from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
 from simmst.training.stage import Stage
-from simmst.training.validation import BestWeights, batch_losses, validation_losses
+from simmst.training.validation import BestWeights, batch_loss_sums, shared_batch, validation_losses
 
 
 class NonFiniteLossError(SimmstError, ArithmeticError):
@@ -39,6 +40,7 @@ def train_stage(
     keep_initial: bool = False,
     fit_highway: bool = False,
     progress: Progress = quiet,
+    processes: ProcessGroup = ALONE,
 ) -> History:
     """Train a model for one stage and leave its best weights in it.
 
@@ -49,6 +51,10 @@ def train_stage(
 
     With a run folder, an epoch ends with a line in ``metrics.jsonl`` and then a checkpoint, so a run that was killed
     resumes from its last checkpoint, to the numbers of an unbroken run; a finished stage is loaded, not repeated.
+
+    Several processes share every batch and the validation windows, and leave the weights that one process does, but for
+    rounding; so they do under SimMSTNet's dropout, not under a model's own `nn.Dropout`. Rank 0 writes the run folder,
+    all read it.
 
     Args:
         model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
@@ -62,6 +68,7 @@ def train_stage(
         fit_highway: start the model's linear autoregression, where it has one, at its least-squares solution on a
             sample of the training windows; where these are few, with the penalty that the validation windows prefer.
         progress: called after each step.
+        processes: those that share the stage; all call this alike, and the history of rank 0 is the whole one.
 
     Returns:
         The stage's history.
@@ -77,7 +84,7 @@ def train_stage(
         )
     if validation_windows is not None and len(validation_windows) == 0:
         raise DataError(f"stage {stage!r} has no validation window; give a longer validation split, or None")
-    loop = _Loop(stage, model, train_windows, validation_windows, config, run)
+    loop = _Loop(stage, model, train_windows, validation_windows, config, run, processes)
     with seeded(derive_seed(config.seed, stage), loop.device):
         loop.start(resume=resume, keep_initial=keep_initial, fit_highway=fit_highway)
         loop.train(progress)
@@ -95,8 +102,10 @@ class _Loop(Stage):
         validation_windows: WindowSource | None,
         config: TrainingConfig,
         run: RunFolder | None,
+        processes: ProcessGroup,
     ) -> None:
-        super().__init__(stage, model, config, run)
+        super().__init__(stage, model, config, run, processes)
+        self.replica: nn.Module = self.model
         self.train_windows = train_windows
         self.validation_windows = validation_windows
         samples = min(config.samples_per_epoch or len(train_windows), len(train_windows))
@@ -121,14 +130,17 @@ class _Loop(Stage):
 
     def start(self, *, resume: bool, keep_initial: bool, fit_highway: bool) -> None:
         """Resume from the stage's checkpoint, or begin at epoch 0."""
-        if not resume and self.checkpoint_path is not None:
+        if not resume and self.checkpoint_path is not None and self.writes:
             self.checkpoint_path.unlink(missing_ok=True)
+        self.processes.broadcast_object()  # the others read once rank 0 has cleared
         checkpoint = self.resume()
         if checkpoint is not None:
             self.restore(checkpoint)
-            return
-        if fit_highway:
+        elif fit_highway:
             self.fit_highway(self.train_windows, self.validation_windows, self.config)
+        self.replica = self.processes.replicate(self.model)
+        if checkpoint is not None:
+            return
         if keep_initial and self.validation_windows is not None:
             self.record({"stage": self.name, "epoch": 0, "step": 0, **self.validate()})
 
@@ -145,7 +157,7 @@ class _Loop(Stage):
             self.finished = self.finished or self.epoch == self.config.epochs
             self.record(record)
             self.save_epoch()
-            if self.run is not None:
+            if self.run is not None and self.writes:
                 seconds = time.perf_counter() - started
                 self.run.log_time({"stage": self.name, "epoch": self.epoch, "seconds": round(seconds, 3)})
         self.best.restore()
@@ -155,28 +167,34 @@ class _Loop(Stage):
     def train_epoch(self, progress: Progress) -> dict[str, Any]:
         """Run one epoch and return its record."""
         self.model.train()
+        # A model that draws numbers for its own part alone would bring the generators out of step.
+        set_generator_state(self.processes.broadcast_object(generator_state(self.device)), self.device)
         totals: list[np.ndarray] = []
         norms = []
         size, limit = self.config.batch_size, self.config.samples_per_epoch
         rate = self.config.learning_rate
-        for batch in self.train_windows.batches(size, seed=self.config.seed, epoch=self.epoch, limit=limit):
+        for numbers in self.train_windows.order(size, seed=self.config.seed, epoch=self.epoch, limit=limit):
             rate = learning_rate_at(self.config, self.step, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            losses = batch_losses(self.model, batch.to(self.device), self.config)
+            batch, rows = shared_batch(self.train_windows, numbers, self.processes)
+            with part_of_batch(rows, len(numbers)):
+                total, mass = batch_loss_sums(self.replica, batch.to(self.device), self.config)
+            whole = self.processes.all_reduce(torch.stack([total.detach(), mass]))
+            losses = mean_loss(*whole)
             weights = self.task_weights(len(losses))
             weights.update(losses)
-            loss = weights.combine(losses)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.backward(weights.combine(mean_loss(total, whole[1])))
             clip = math.inf if self.config.gradient_clip is None else self.config.gradient_clip
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
             self.check(losses, norm)
             self.optimizer.step()
             self.step += 1
-            totals.append(torch.stack([losses.detach(), weights.weights.to(losses.dtype)]).cpu().numpy())
+            totals.append(torch.stack([losses, weights.weights.to(losses.dtype)]).cpu().numpy())
             norms.append(norm)
-            progress(self.name, self.step, self.total_steps, {"loss": float(loss.detach()), **self.details()})
+            loss = float(weights.combine(losses))
+            progress(self.name, self.step, self.total_steps, {"loss": loss, **self.details()})
         mean_losses, mean_weights = np.mean(np.asarray(totals, dtype=np.float64), axis=0)
         return {
             "stage": self.name,
@@ -189,12 +207,26 @@ class _Loop(Stage):
             "gradient_norm": float(np.mean(norms)),
         }
 
+    def backward(self, own: torch.Tensor) -> None:
+        """Leave the gradient of the whole batch's loss, of which `own` is this process's addend."""
+        if self.replica is self.model:
+            own.backward()
+            return
+        with answered():
+            (own * self.processes.world_size).backward()  # replicas take the mean, and addends are to be summed
+
     def validate(self) -> dict[str, Any]:
         """Let the weights of this epoch compete on the validation windows, and return that part of its record."""
         record: dict[str, Any] = {}
         score = None
         if self.validation_windows is not None:
-            losses = validation_losses(self.model, self.validation_windows, self.config, where=f"stage {self.name!r}")
+            losses = validation_losses(
+                self.model,
+                self.validation_windows,
+                self.config,
+                where=f"stage {self.name!r}",
+                processes=self.processes,
+            )
             if np.isinf(losses).any():
                 self.refuse(f"the validation loss is {losses.tolist()}")
             score = float(np.nanmean(losses))

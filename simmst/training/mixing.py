@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simmst.data import Batch, WindowSource, concat_batches
+from simmst.data import Batch, WindowSource
 from simmst.data.batch import Indices, as_index, gather_from
 from simmst.errors import DataError
 from simmst.training.seeds import derive_seed
@@ -44,15 +44,14 @@ class MixedWindows(WindowSource):
         """Gather windows by number."""
         return gather_from((self.real, self.simulated), as_index(indices, len(self)))
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield an epoch of mixed batches of one size, at least 2; the order depends on (seed, epoch) alone."""
+    def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the numbers of mixed batches of one size, at least 2; they depend on (seed, epoch) alone."""
         total = len(self) if limit is None else min(limit, len(self))
         num_real = min(max(round(self.real_share * batch_size), 1), batch_size - 1)
         real = _endless(self.real, num_real, derive_seed(seed, "real"), epoch)
         simulated = _endless(self.simulated, batch_size - num_real, derive_seed(seed, "simulated"), epoch)
         for _ in range(math.ceil(total / batch_size)):
-            one, two = next(real), next(simulated)
-            yield concat_batches([one, two._replace(index=two.index + len(self.real))])
+            yield np.concatenate([next(real), next(simulated) + len(self.real)])
 
 
 class WeightedWindows(WindowSource):
@@ -79,17 +78,17 @@ class WeightedWindows(WindowSource):
         """Gather windows by number."""
         return self.source.batch(indices)
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield an epoch of batches; the draw depends on (seed, epoch) alone."""
+    def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the numbers of an epoch's batches; the draw depends on (seed, epoch) alone."""
         total = len(self) if limit is None else min(limit, len(self))
         drawn = np.random.default_rng([seed, epoch]).choice(len(self), total, p=self.shares)
         for start in range(0, total, batch_size):
-            yield self.batch(drawn[start : start + batch_size])
+            yield drawn[start : start + batch_size]
 
 
-def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
     """Shuffle the windows again and again, each time in another order."""
     rounds = 0
     while True:
-        yield from windows.batches(batch_size, seed=derive_seed(seed, epoch, rounds), epoch=epoch)
+        yield from windows.order(batch_size, seed=derive_seed(seed, epoch, rounds), epoch=epoch)
         rounds += 1

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from simmst.data import WindowSource
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import CheckpointError
 from simmst.models import TaskWeights
 from simmst.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -31,15 +32,21 @@ class Stage:
         model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing.
-        writes: whether this process writes them; all processes read.
+        processes: those that share the stage; rank 0 writes, all read.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, config: TrainingConfig, run: RunFolder | None, *, writes: bool = True
+        self,
+        name: str,
+        model: nn.Module,
+        config: TrainingConfig,
+        run: RunFolder | None,
+        processes: ProcessGroup = ALONE,
     ) -> None:
         self.device = resolve_device(config.device)
         self.model = model.to(self.device)
-        self.config, self.run, self.writes = config, run, writes
+        self.config, self.run, self.processes = config, run, processes
+        self.writes = processes.rank == 0
         self.history = History(name)
 
     @property
@@ -126,7 +133,8 @@ class Stage:
         for ridge in _RIDGES:
             self.model.load_state_dict(before)
             fit(batch.values, batch.marks, batch.target, memory=batch.memory, ridge=ridge)
-            best.offer(validation_score(self.model, validation, config, where=f"stage {self.name!r}"))
+            where = f"stage {self.name!r}"
+            best.offer(validation_score(self.model, validation, config, where=where, processes=self.processes))
         best.restore()
 
     def new_task_weights(self, num_services: int) -> TaskWeights:

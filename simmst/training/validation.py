@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from simmst.data import Batch, CityWindows, Windows, WindowSource
+from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import DataError
-from simmst.models import task_losses
+from simmst.models import mean_loss, task_loss_sums
 from simmst.training.config import TrainingConfig, resolve_device
 
 
-def batch_losses(model: nn.Module, batch: Batch, config: TrainingConfig) -> Tensor:
-    """Return the loss of each service over a batch, (K,), in float32."""
+def batch_loss_sums(model: nn.Module, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """Return the sums whose `mean_loss` is the loss of each service over a batch, twice (K,), in float32."""
     autocast = config.precision == "bfloat16"
     with torch.autocast(batch.values.device.type, dtype=torch.bfloat16, enabled=autocast):
-        return task_losses(
+        return task_loss_sums(
             model, batch.values, batch.marks, batch.mask, batch.memory, batch.target.float(), config.loss
         )
 
 
+def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessGroup) -> tuple[Batch, Sequence[int]]:
+    """Gather this process's part of a batch; where it has none, one sample without a target, which counts nothing.
+
+    Returns:
+        The part, and the places of its samples in the batch.
+    """
+    rows = windows.share(numbers, processes.rank, processes.world_size)
+    if len(rows):
+        return windows.batch(numbers[rows]), rows.tolist()
+    batch = windows.batch(numbers[:1])
+    return batch._replace(target=torch.full_like(batch.target, torch.nan)), [0]
+
+
 @torch.no_grad()
-def validation_losses(model: nn.Module, windows: WindowSource, config: TrainingConfig, *, where: str) -> np.ndarray:
+def validation_losses(
+    model: nn.Module,
+    windows: WindowSource,
+    config: TrainingConfig,
+    *,
+    where: str,
+    processes: ProcessGroup = ALONE,
+) -> np.ndarray:
     """Return the loss of each service over validation windows, and leave the model in evaluation mode.
 
     Args:
@@ -30,6 +53,7 @@ def validation_losses(model: nn.Module, windows: WindowSource, config: TrainingC
         windows: those of the real validation split.
         config: the loss, and how many of the windows are taken: the same ones every time, spread over all.
         where: what is validated, for the message.
+        processes: those that score a part of the windows each.
 
     Returns:
         (K,) float64; NaN where nothing was observed, infinite where the model's loss is not finite.
@@ -41,13 +65,15 @@ def validation_losses(model: nn.Module, windows: WindowSource, config: TrainingC
     device, count = resolve_device(config.device), len(windows)
     wanted = min(config.validation_samples or count, count)
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
-    totals: np.ndarray | float = 0.0
-    observed: np.ndarray | float = 0.0
+    parts = []
     for start in range(0, len(chosen), 4 * config.batch_size):
-        batch = windows.batch(chosen[start : start + 4 * config.batch_size]).to(device)
-        number = (~torch.isnan(batch.target)).sum(dim=(0, 1)).double()
-        totals = totals + (batch_losses(model, batch, config).double() * number).cpu().numpy()
-        observed = observed + number.cpu().numpy()
+        batch, _ = shared_batch(windows, chosen[start : start + 4 * config.batch_size], processes)
+        batch = batch.to(device)
+        seen = (~torch.isnan(batch.target)).sum(dim=(0, 1)).float()
+        parts.append(torch.stack([*batch_loss_sums(model, batch, config), seen]))
+    total, mass, number = processes.all_reduce(torch.stack(parts)).unbind(1)
+    totals = (mean_loss(total, mass).double() * number.double()).sum(0).cpu().numpy()
+    observed = number.double().sum(0).cpu().numpy()
     if not np.any(observed > 0):
         raise DataError(
             f"{where}: the validation windows have no observed target at all; "
@@ -59,10 +85,17 @@ def validation_losses(model: nn.Module, windows: WindowSource, config: TrainingC
 
 
 def validation_score(
-    model: nn.Module, windows: WindowSource | None, config: TrainingConfig, *, where: str
+    model: nn.Module,
+    windows: WindowSource | None,
+    config: TrainingConfig,
+    *,
+    where: str,
+    processes: ProcessGroup = ALONE,
 ) -> float | None:
     """Return the mean over the services of `validation_losses`; None without a validation split."""
-    return None if windows is None else float(np.nanmean(validation_losses(model, windows, config, where=where)))
+    if windows is None:
+        return None
+    return float(np.nanmean(validation_losses(model, windows, config, where=where, processes=processes)))
 
 
 class BestWeights:

@@ -112,8 +112,8 @@ class _Weighing(Stage):
         run: RunFolder | None,
         processes: ProcessGroup,
     ) -> None:
-        super().__init__(STAGE, model, config, run, writes=processes.rank == 0)
-        self.solver, self.processes = solver, processes
+        super().__init__(STAGE, model, config, run, processes)
+        self.solver = solver
         seed = derive_seed(config.seed, STAGE, config.reweighting.seed)
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
         self.loss = "huber" if config.loss in ("mae", "quantile") else config.loss

@@ -15,7 +15,7 @@ from simmst.errors import CheckpointError, ConfigError
 from simmst.forecaster.config import ForecasterConfig
 from simmst.sim2real import ReweightingConfig
 from simmst.simulation import surrogate_city
-from simmst.training import TrainingConfig, load_checkpoint, stage
+from simmst.training import RECIPES, TrainingConfig, load_checkpoint, stage
 
 pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -100,9 +100,10 @@ def test_two_processes_write_the_run_of_one(alone, file, tmp_path, monkeypatch, 
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2 + 1 + 2  # fine-tuning records its start
 
 
-def test_a_solver_with_work_for_one_process_is_refused_in_several(file, tmp_path):
+def test_a_solver_with_work_for_one_process_is_refused_in_several(file, tmp_path, monkeypatch):
     import dataclasses
 
+    monkeypatch.setitem(RECIPES, "joint", dataclasses.replace(RECIPES["joint"], distributed=False))
     config = dataclasses.replace(CONFIG, solver="joint")
     with pytest.raises(ConfigError, match="'joint' runs in one process, and 2 were started; start it without torchrun"):
         jobs.train(file, tmp_path / "run", config, simulated=1, processes=ProcessGroup(0, 2))

@@ -20,10 +20,10 @@ __all__ = ["RECIPES", "REWEIGHTING", "Recipe", "Result", "WindowSets", "refuse_p
 
 REWEIGHTING = ("cutting-plane", "qp", "paper", "online")
 RECIPES: dict[str, Recipe] = {
-    "adapt": Recipe(adapt.train, ("real",)),
-    "real-only": Recipe(real_only.train, ("real",)),
-    "joint": Recipe(joint.train, ("real", "simulated")),
-    "pretrain-finetune": Recipe(pretrain_finetune.train, ("real", "simulated")),
+    "adapt": Recipe(adapt.train, ("real",), distributed=True),
+    "real-only": Recipe(real_only.train, ("real",), distributed=True),
+    "joint": Recipe(joint.train, ("real", "simulated"), distributed=True),
+    "pretrain-finetune": Recipe(pretrain_finetune.train, ("real", "simulated"), distributed=True),
     **{name: Recipe(partial(reweighting.train, name), ("real", "simulated"), distributed=True) for name in REWEIGHTING},
 }
 

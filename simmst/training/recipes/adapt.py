@@ -42,6 +42,7 @@ def train(
         run=run,
         keep_initial=True,
         progress=progress,
+        processes=processes,
     )
     if windows.validation is None:
         return Result((history,), STAGE)
@@ -54,7 +55,8 @@ def train(
                 for name, tensor in before.items()
             }
         )
-        best.offer(validation_score(model, windows.validation, config, where="the blended weights"))
+        where = "the blended weights"
+        best.offer(validation_score(model, windows.validation, config, where=where, processes=processes))
     initial = float(history.records[0]["validation_loss"])
     if best.score is None or best.score > (1 - _MARGIN) * initial:
         model.load_state_dict(before)

@@ -27,8 +27,8 @@ def train(
     The real validation split stops both stages. The second starts from the first one's score, so when no epoch of
     fine-tuning beats the pre-trained model there, the pre-trained model is kept.
     """
-    pretrained = pretrain(model, windows.given("simulated"), windows, config, run, progress)
-    finetuned = finetune(model, windows, config, run, progress)
+    pretrained = pretrain(model, windows.given("simulated"), windows, config, run, progress, processes)
+    finetuned = finetune(model, windows, config, run, progress, processes)
     return Result((pretrained, finetuned), "finetune" if finetuned.best_epoch > 0 else "pretrain")
 
 
@@ -39,6 +39,7 @@ def pretrain(
     config: TrainingConfig,
     run: RunFolder | None,
     progress: Progress,
+    processes: ProcessGroup,
 ) -> History:
     """Train an untrained model on simulated windows, those of `windows` or some drawn from them."""
     return train_stage(
@@ -50,11 +51,17 @@ def pretrain(
         run=run,
         fit_highway=config.fit_highway,
         progress=progress,
+        processes=processes,
     )
 
 
 def finetune(
-    model: nn.Module, windows: WindowSets, config: TrainingConfig, run: RunFolder | None, progress: Progress
+    model: nn.Module,
+    windows: WindowSets,
+    config: TrainingConfig,
+    run: RunFolder | None,
+    progress: Progress,
+    processes: ProcessGroup,
 ) -> History:
     """Continue a trained model on the real windows at a lower learning rate; its weights compete with later ones."""
     return train_stage(
@@ -66,4 +73,5 @@ def finetune(
         run=run,
         keep_initial=True,
         progress=progress,
+        processes=processes,
     )

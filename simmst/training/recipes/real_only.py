@@ -30,5 +30,6 @@ def train(
         run=run,
         fit_highway=config.fit_highway,
         progress=progress,
+        processes=processes,
     )
     return Result((history,), "real")

@@ -44,15 +44,17 @@ def train(
         progress=progress,
         processes=processes,
     )
-    if processes.rank or config.after_reweighting == "nothing":  # what follows is the work of rank 0
+    if config.after_reweighting == "nothing":
         return Result((history,), STAGE, weights)
     best = BestWeights(model)
-    best.offer(validation_score(model, windows.validation, config, where=f"stage {STAGE!r}"))
+    where = f"stage {STAGE!r}"
+    best.offer(validation_score(model, windows.validation, config, where=where, processes=processes))
     histories = [history]
     if config.after_reweighting == "retrain":
         model.load_state_dict(untrained)
-        histories.append(pretrain(model, weighted_windows(simulated, weights, config), windows, config, run, progress))
-    histories.append(finetune(model, windows, config, run, progress))
+        weighted = weighted_windows(simulated, weights, config)
+        histories.append(pretrain(model, weighted, windows, config, run, progress, processes))
+    histories.append(finetune(model, windows, config, run, progress, processes))
     if not best.offer(histories[-1].best_score):
         best.restore()
         return Result(tuple(histories), STAGE, weights, best.score)
