@@ -192,7 +192,11 @@ class Report:
         return table
 
     def print(self, console: rich.console.Console | None = None) -> None:
-        """Print the table, on standard output unless a console is given; one table a service where all are too wide."""
+        """Print the table, on standard output unless a console is given.
+
+        Where all services are too wide there is one table a service; where that is too wide, it leaves out the weighted
+        quantile loss, and then the coverage.
+        """
         if console is None:
             console = import_extra("rich.console", extra="forecast").Console()
         measure = import_extra("rich.measure", extra="forecast").Measurement.get
@@ -200,14 +204,18 @@ class Report:
         options = console.options.update(width=10_000)
         tables = [self._columns(self.services)]
         if measure(console, options, tables[0]).maximum > console.width:
-            tables = [self._columns([service]) for service in self.services]
+            tables = []
+            for service in self.services:
+                forms = [self._columns([service], without) for without in ((), ("wql",), ("wql", "coverage"))]
+                fits = [form for form in forms if measure(console, options, form).maximum <= console.width]
+                tables.append((fits or forms[-1:])[0])
         console.print(self.title, markup=False, highlight=False)
         for table in tables:
             needed = measure(console, options, table).maximum
             console.print(table, width=max(needed, console.width), crop=False)
         console.print(self._caption(), markup=False, highlight=False)
 
-    def _columns(self, services: Sequence[str]) -> rich.table.Table:
+    def _columns(self, services: Sequence[str], without: Sequence[str] = ()) -> rich.table.Table:
         text = import_extra("rich.text", extra="forecast").Text
         table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
             box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
@@ -223,6 +231,8 @@ class Report:
             if self.has_quantiles:
                 heads |= {"coverage": "in 80 %\ninterval", "wql": "\nWQL"}
             for key, head in heads.items():
+                if key in without:
+                    continue
                 table.add_column(text(head), justify="right", no_wrap=True)
                 columns.append((np.array([getattr(row, key)[k] for row in self.rows]), key))
         best = [_best(_badness(values, key)) for values, key in columns]

@@ -16,7 +16,7 @@ from simmst.training import Progress, TrainingConfig, quiet
 SURROGATE_DAYS, SURROGATE_TEST_DAYS = 12, 7
 FULL = ForecasterConfig()
 # Enough to see that every part works.
-QUICK = ForecasterConfig(training=TrainingConfig(epochs=2, samples_per_epoch=512))
+QUICK = ForecasterConfig(training=TrainingConfig(adapt_epochs=2, samples_per_epoch=512))
 
 
 def demo(

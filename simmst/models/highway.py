@@ -9,6 +9,8 @@ from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import Context
 from simmst.models.day_attention import Recollection
 
+_GRAIN = 2.0**-24
+
 
 class Highway(nn.Module):
     r"""Add a linear autoregression of the target cell to the network's forecast.
@@ -80,4 +82,6 @@ class Highway(nn.Module):
         penalty = ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
         system = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         change = torch.linalg.lstsq(system.cpu(), (rows.t() @ residual[observed].double()).cpu()[:, None]).solution
+        # The last bits depend on where the arrays lie in memory: without them, runs are the same to the bit.
+        change = torch.round(change / _GRAIN) * _GRAIN
         self.coefficients.add_(change.reshape(3, -1).to(self.coefficients))

@@ -67,7 +67,7 @@ def destroy(model):
 def test_nothing_is_simulated(city, fitted, monkeypatch):
     monkeypatch.setattr(fitting, "cities_like", None)
     again = Forecaster(config=CONFIG).fit(city)
-    assert [history.stage for history in again.result.histories] == ["finetune"]
+    assert [history.stage for history in again.result.histories] == ["adapt"]
     assert again.name == "Sim-MSTNet"
     assert again.notes == ()
     pd.testing.assert_frame_equal(again.predict(levels=(80,)), fitted.predict(levels=(80,)))
@@ -80,13 +80,13 @@ def test_it_is_no_worse_than_the_shipped_weights_on_validation(city, fitted):
 
 
 def test_a_fine_tuning_that_destroys_is_undone(city, monkeypatch):
-    def destroying(model, windows, config, run, progress):
+    def destroying(model, train, validation, config, **options):
+        before = validation_score(model, validation, config, where="")
         destroy(model)
-        return History(
-            "finetune", best_epoch=1, best_score=validation_score(model, windows.validation, config, where="")
-        )
+        after = validation_score(model, validation, config, where="")
+        return History("adapt", records=[{"validation_loss": before}], best_epoch=1, best_score=after)
 
-    monkeypatch.setattr(adapt, "finetune", destroying)
+    monkeypatch.setattr(adapt, "train_stage", destroying)
     model = Forecaster(config=CONFIG).fit(city)
     assert model.result.chosen == "pretrained"
     assert same_weights(model.network, shipped(city))

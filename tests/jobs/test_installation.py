@@ -38,7 +38,7 @@ def test_every_operator_and_backend_has_a_row_and_a_reason():
 
 
 def test_the_table_shows_them():
-    text = shown()
+    text = shown(width=300)
     for row in info.collect()["backends"]:
         cells = [row["operator"], row["backend"], "yes" if row["available"] else "no", row["reason"]]
         pattern = r"\s*│\s*".join(re.escape(cell) for cell in cells if cell)

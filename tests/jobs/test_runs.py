@@ -122,7 +122,7 @@ def test_validation_is_the_part_that_the_note_names(trained):
     folder, _ = trained
     state = load_checkpoint(folder / "checkpoints" / "finetune.safetensors").state
     windows_a_day = 24 * 9
-    assert state["validation_windows"] == 3 * windows_a_day - 2 * 9
+    assert state["identity"]["validation_windows"] == 3 * windows_a_day - 2 * 9
 
 
 def test_a_surrogate_is_labelled_in_the_table_and_in_every_picture(city, trained, tmp_path, monkeypatch):
