@@ -17,6 +17,7 @@ class FeatureDropout(nn.Module):
         p: probability of dropping a feature while training.
 
     Example:
+        >>> import torch
         >>> kept = FeatureDropout(0.5)(torch.ones(2, 3, 4))
         >>> bool((kept == kept[:, :1]).all()), FeatureDropout(0.5).eval()(torch.ones(1, 1, 2)).tolist()
         (True, [[[1.0, 1.0]]])
