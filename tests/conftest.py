@@ -21,6 +21,9 @@ if importlib.util.find_spec("hypothesis") is not None:
     if "HYPOTHESIS_PROFILE" in os.environ:
         settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
 
+# Processes that a test starts import the installed package, with its compiled modules, whatever lies in their folder.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 if DATA.is_dir():
     os.environ.setdefault("SIMMST_DATA", str(DATA))

@@ -13,8 +13,8 @@ from simmst.core.cutting_plane import PackedSigns, pack_signs
 from simmst.native.cuda.launch import array, emulated, module
 from simmst.reference import cutting_plane as reference
 
-name = "simmst._cuda_emulated" if emulated() else "simmst._cuda"
-_cuda = pytest.importorskip(name, reason=f"{name} is not in this installation")
+name = "simmst._cuda_emulated" if emulated() else "simmst._cuda_checks"
+checks = pytest.importorskip(name, reason=f"{name} is not in this installation")
 FORMATS = {"float32": 0, "bfloat16": 2, "float16": 3, "signs": 4}
 PACK_COLUMNS = {"float32": 4, "bfloat16": 8, "float16": 8, "signs": 32}
 
@@ -35,7 +35,7 @@ def native():
     multiprocessors=st.sampled_from([1, 4, 108, 132]),
 )
 def test_the_schedule_covers_everything_once(problems, planes, size, fmt, multiprocessors):
-    made = _cuda.cutting_plane_schedule(FORMATS[fmt], problems, planes, size, multiprocessors)
+    made = checks.cutting_plane_schedule(FORMATS[fmt], problems, planes, size, multiprocessors)
     width = made["tile_columns"]
     assert width == 32 * PACK_COLUMNS[fmt]
     assert made["tiles"] * width >= size > (made["tiles"] - 1) * width or size == 0

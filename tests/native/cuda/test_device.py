@@ -204,7 +204,7 @@ def test_errors_of_the_runtime_are_told_in_words(number):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_call_without_a_gpu_says_so():
     module = pytest.importorskip("simmst._cuda", reason="this installation was built without a CUDA compiler")
-    tensors = [torch.zeros(size) for size in ((2, 8), (3, 8), (2, 1), (2, 1), (2,))]
+    tensors = [torch.zeros(size) for size in ((2, 8), (3, 8), (2, 1), (1,), (2,))]
     tensors[2:4] = [tensor.to(torch.int64) for tensor in tensors[2:4]]
     query, key, sample, top, measure = ((*array(tensor)[:4], 0) for tensor in tensors)
     with pytest.raises(
