@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import ENVIRONMENT, SUFFIXES, available, data_directory
@@ -33,6 +34,49 @@ def load(path_or_name: str | Path) -> TrafficDataset:
         frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
         return TrafficDataset.from_dataframe(frame, name=path.stem)
     raise DataError(f"{path} is not a data file: its suffix is none of {', '.join(SUFFIXES)}")
+
+
+def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDataset:
+    """Return traffic as a data set: one as it is, a data frame, or a file by its path or name.
+
+    Args:
+        source: the traffic.
+        like: a series of the same cells, which says what a frame leaves open: their places, time zone, country, unit,
+            and the name of the one service.
+
+    Raises:
+        DataError: the source is nothing of these, or its frame or file holds no traffic.
+
+    Example:
+        >>> import numpy as np
+        >>> city = TrafficDataset.from_arrays(np.ones(24), np.arange(24) * 3600, services=["call"])
+        >>> as_traffic(city.to_dataframe().drop(columns="service"), city).services
+        ('call',)
+    """
+    if isinstance(source, TrafficDataset):
+        return source
+    if isinstance(source, (str, Path)):
+        return load(source)
+    if not hasattr(source, "columns"):
+        raise DataError(
+            f"the traffic is {type(source).__name__}; give a TrafficDataset, a pandas or polars data frame, or a file"
+        )
+    if like is None:
+        return TrafficDataset.from_dataframe(source)
+    places = None
+    if like.geometry == "grid":
+        places = {key: tuple(place) for key, place in zip(like.unique_ids().tolist(), like.cells.tolist(), strict=True)}
+    return TrafficDataset.from_dataframe(
+        source,
+        cells=places,
+        timezone=like.timezone,
+        country=like.country,
+        service=like.services[0] if like.num_services == 1 else "traffic",
+        unit=like.unit,
+        name=like.name,
+        surrogate=like.surrogate,
+        cell_size_m=like.cell_size_m,
+    )
 
 
 def _find(path_or_name: str | Path) -> Path:

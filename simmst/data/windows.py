@@ -16,6 +16,7 @@ from simmst.data.memory import SeriesMemory
 from simmst.data.scaler import Scaler
 from simmst.errors import ConfigError, DataError
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
+from simmst.foundation.scalars import python_scalars
 
 _CHUNK = 512  # slots scaled at a time, so that the copies stay small
 
@@ -45,6 +46,7 @@ class WindowSpec:
     memory_days: int = 0
 
     def __post_init__(self) -> None:
+        python_scalars(self)
         if not 0 <= self.memory_days <= MAX_CONTEXT_DAYS:
             raise ConfigError(f"memory_days must lie between 0 and {MAX_CONTEXT_DAYS}, got {self.memory_days}")
         if self.horizon < 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from simmst.baselines import BASELINES
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalar, python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.models import SimMSTNetConfig
 from simmst.training import RECIPES, TrainingConfig
@@ -59,6 +60,7 @@ class ForecasterConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        python_scalars(self)
         for name, least in (("horizon", 1), ("recent", 1), ("validation_days", 1), ("cities", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -74,6 +76,8 @@ class ForecasterConfig:
             raise ConfigError(f"training is {self.training!r}; it must be a TrainingConfig")
         if not isinstance(self.network, Mapping):
             raise ConfigError(f"network is {self.network!r}; it must be fields of SimMSTNetConfig by name")
+        network = {key: python_scalar(value) for key, value in self.network.items()}
+        object.__setattr__(self, "network", network)
         free = [item.name for item in dataclasses.fields(SimMSTNetConfig) if item.name not in _FIXED]
         for name in self.network:
             if name not in free:

@@ -17,6 +17,7 @@ from simmst.forecaster.fitted import FitRecord, FittedForecaster, build_network,
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.foundation.scalars import python_scalar
 from simmst.models import SimMSTNet
 from simmst.training import (
     BestWeights,
@@ -84,6 +85,7 @@ def fit_forecaster(
 
 def _wanted(simulated: Simulated, config: ForecasterConfig) -> int | list[TrafficDataset]:
     """Bring what `fit` is given to a number of cities to simulate, or cities."""
+    simulated = python_scalar(simulated)
     if simulated is None:
         return 0
     if isinstance(simulated, str) and simulated == "default":

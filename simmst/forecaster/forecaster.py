@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simmst.baselines import BASELINES
-from simmst.data import Split, TrafficDataset, WindowSpec, load
+from simmst.data import Split, TrafficDataset, WindowSpec
+from simmst.data.library import as_traffic
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import Predictor, Report, WeightReport
@@ -83,7 +84,7 @@ class Forecaster:
 
     def fit(
         self,
-        real: TrafficDataset | str | Path,
+        real: TrafficDataset | pandas.DataFrame | str | Path,
         simulated: Simulated = "default",
         *,
         validation_steps: int | None = None,
@@ -99,7 +100,8 @@ class Forecaster:
         behind `predict(levels=...)`.
 
         Args:
-            real: the traffic, or the name or path of a file of it.
+            real: the traffic, a pandas or polars frame of it (see `TrafficDataset.from_dataframe`), or the name or path
+                of a file of it.
             simulated: for a solver that learns from simulated cities: "default" simulates `config.cities` cities with
                 the services and slots of `real`, a number that many; or the cities themselves; None or 0 trains on
                 `real` alone.
@@ -116,7 +118,7 @@ class Forecaster:
             DataError: the series is too short for the input and the horizon, or `simulated` has other slots.
             ConfigError: the solver needs simulated cities and got none.
         """
-        dataset = real if isinstance(real, TrafficDataset) else load(real)
+        dataset = as_traffic(real)
         self._fitted = fit_forecaster(
             self.config,
             dataset,
@@ -128,11 +130,14 @@ class Forecaster:
         )
         return self
 
-    def predict(self, dataset: TrafficDataset | None = None, *, levels: Sequence[float] = ()) -> pandas.DataFrame:
+    def predict(
+        self, dataset: TrafficDataset | pandas.DataFrame | str | Path | None = None, *, levels: Sequence[float] = ()
+    ) -> pandas.DataFrame:
         """Forecast the slots after the end of the series.
 
         Args:
-            dataset: the latest traffic of the same cells' services; None takes what the forecaster was fitted on.
+            dataset: the latest traffic of the same cells' services, or a frame or file of it; None takes what the
+                forecaster was fitted on. A frame's cells get the places and the time zone of those it was fitted on.
             levels: central prediction intervals in percent, such as ``(80, 95)``. The network forecasts quantiles;
                 after `fit` their distance from the median is stretched until the 80 % interval holds 80 % of the
                 validation days. For a naive baseline they are quantiles of its errors there, by service and step.
@@ -145,7 +150,8 @@ class Forecaster:
             DataError: the forecaster is not fitted, or the data's services or slots are not those it was fitted on.
             ConfigError: a level is not an integer between 1 and 99.
         """
-        return self.fitted().predict(dataset, levels)
+        fitted = self.fitted()
+        return fitted.predict(None if dataset is None else as_traffic(dataset, fitted.dataset), levels)
 
     def cross_validation(self, n_windows: int = 4, *, step: int | None = None, progress: Progress = quiet) -> Report:
         """Fit anew without the end of the series and score forecasts of it, with the naive baselines beside them.
@@ -165,7 +171,14 @@ class Forecaster:
         """
         return cross_validate(self.fitted(), n_windows, step, progress)
 
-    def evaluate(self, dataset: TrafficDataset, split: Split, *, stride: int = 1, notes: Sequence[str] = ()) -> Report:
+    def evaluate(
+        self,
+        dataset: TrafficDataset | pandas.DataFrame | str | Path,
+        split: Split,
+        *,
+        stride: int = 1,
+        notes: Sequence[str] = (),
+    ) -> Report:
         """Score forecasts of the test slots of a series, beside the naive baselines.
 
         The baselines are fitted on all slots before the test.
@@ -179,7 +192,9 @@ class Forecaster:
         Returns:
             The report with the forecasts kept, for pictures.
         """
-        return score_forecaster(self.fitted(), dataset, split, stride=stride, notes=notes)
+        fitted = self.fitted()
+        dataset = as_traffic(dataset, fitted.dataset)
+        return score_forecaster(fitted, dataset, split, stride=stride, notes=notes)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted network, its settings and the latest traffic into a folder.

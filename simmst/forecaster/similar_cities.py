@@ -9,6 +9,7 @@ from typing import Any
 from simmst.data import TrafficDataset
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
+from simmst.foundation.scalars import python_scalar
 from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, ServiceConfig, simulate_city
 from simmst.simulation.config import step_for
 from simmst.training import Progress, quiet
@@ -95,6 +96,7 @@ def cities_like(
         ConfigError: the number is no whole number from 0 on.
         DataError: the simulator has no slots that sum up to those of the series.
     """
+    number = python_scalar(number)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ConfigError(f"the number of simulated cities is {number!r}; it must be a whole number of at least 0")
     if number == 0:

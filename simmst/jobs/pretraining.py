@@ -19,6 +19,7 @@ from simmst.data import CALENDAR_FEATURES, StreamedWindows, TrafficDataset, Wind
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
+from simmst.foundation.scalars import python_scalars
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.models import SimMSTNet, SimMSTNetConfig
 from simmst.pretrained import Pretrained, save_pretrained
@@ -83,6 +84,7 @@ class PretrainingConfig:
     training: TrainingConfig = _TRAINING
 
     def __post_init__(self) -> None:
+        python_scalars(self)
         for name in ("cities", "held_out", "side", "windows_per_city", "origins_per_city", "horizon"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalars
 from simmst.ops.backends import BACKENDS
 
 TASK_WEIGHTS = ("loss_share", "average")
@@ -83,6 +84,7 @@ class SimMSTNetConfig:
     backend: str | None = None
 
     def __post_init__(self) -> None:
+        python_scalars(self)
         self._check_services()
         for name in ("input_length", "horizon", "neighbourhood", "width", "num_heads", "encoder_layers"):
             self._check_integer(name, 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalar
 from simmst.foundation.workers import in_workers
 from simmst.realism.crops import Crop
 from simmst.realism.measurements import Measurement, measure
@@ -45,6 +46,7 @@ def measure_cities(
     Raises:
         ConfigError: `cities` is below 20, or `workers` below one.
     """
+    cities, workers = python_scalar(cities), python_scalar(workers)
     for name, value, least in (("cities", cities, MIN_CITIES), ("workers", workers, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalars
 
 NORMS = ("l2", "l1")
 STORAGES = ("float32", "bfloat16", "sign")
@@ -104,6 +105,7 @@ class ReweightingConfig:
 
     def __post_init__(self) -> None:
         """Check every setting."""
+        python_scalars(self)
         for name in ("steps", "refresh_every", "inner_steps", "max_planes", "max_age", "chunk", "validate_every"):
             self._check_whole(name, 1)
         for name in ("phase1_steps", "simulated_batch", "real_batch"):

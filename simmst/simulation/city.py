@@ -11,6 +11,7 @@ import numpy as np
 
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalar
 from simmst.foundation.workers import in_workers
 from simmst.simulation.clock import Clock
 from simmst.simulation.config import CityConfig
@@ -146,6 +147,7 @@ def simulate_cities(
         >>> [city.name for city in cities]
         ['simulated-1-0', 'simulated-1-1']
     """
+    n, workers = python_scalar(n), python_scalar(workers)
     for name, value in (("n", n), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")

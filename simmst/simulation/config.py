@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.simulation.faults import CounterFaults
 from simmst.simulation.habits import Habits
@@ -243,6 +244,7 @@ class CityConfig:
 
     def __post_init__(self) -> None:
         """Check every field and turn names of services into services."""
+        python_scalars(self)
         for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

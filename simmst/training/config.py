@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from simmst.errors import ConfigError
+from simmst.foundation.scalars import python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.models import LOSSES
 from simmst.sim2real import ReweightingConfig
@@ -103,6 +104,7 @@ class TrainingConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        python_scalars(self)
         if not isinstance(self.reweighting, ReweightingConfig):
             raise ConfigError(f"reweighting is {self.reweighting!r}; it must be a ReweightingConfig")
         for name in ("epochs", "batch_size", "samples_per_city", "adapt_epochs"):
