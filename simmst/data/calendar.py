@@ -81,6 +81,34 @@ def local_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     return seconds
 
 
+def moments_of_wall_clock(local: np.ndarray, timezone: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last moment at which a clock on the wall showed each time; they differ where it is put back.
+
+    Args:
+        local: wall-clock time as seconds since 1970-01-01 00:00 local, (T,).
+        timezone: IANA name.
+
+    Returns:
+        datetime64[s] (T,) each, UTC; NaT for times that no clock showed, where clocks are put forward.
+
+    Example:
+        >>> import numpy as np
+        >>> shown = np.array(["2020-10-25T02:00", "2020-03-29T02:30"], dtype="datetime64[s]").astype(int)
+        >>> [moments.astype(str).tolist() for moments in moments_of_wall_clock(shown, "Europe/Paris")]
+        [['2020-10-25T00:00:00', 'NaT'], ['2020-10-25T01:00:00', 'NaT']]
+    """
+    every = np.asarray(local).astype(np.int64)
+    # The offset is one of those a day and a half before and after: no place changes its clocks twice in three days.
+    around = every + np.array([[-_DAY * 3 // 2], [_DAY * 3 // 2]])
+    both = every - np.stack([utc_offset_seconds(probe.astype("datetime64[s]"), timezone) for probe in around])
+    right = np.stack([local_seconds(one.astype("datetime64[s]"), timezone) for one in both]) == every
+    shown = right.any(axis=0)
+    early = np.where(right, both, np.iinfo(np.int64).max).min(axis=0)
+    late = np.where(right, both, np.iinfo(np.int64).min).max(axis=0)
+    nat = np.iinfo(np.int64).min  # NaT as a number
+    return np.where(shown, early, nat).astype("datetime64[s]"), np.where(shown, late, nat).astype("datetime64[s]")
+
+
 def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
     """The moments at which a clock on the wall showed the given times, which are in the order of time.
 
@@ -104,13 +132,9 @@ def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
     """
     every = np.asarray(local).astype(np.int64)
     moments = np.full(every.shape, "NaT", dtype="datetime64[s]")
-    # The offset is one of those a day and a half before and after: no place changes its clocks twice in three days.
-    around = every + np.array([[-_DAY * 3 // 2], [_DAY * 3 // 2]])
-    both = every - np.stack([utc_offset_seconds(probe.astype("datetime64[s]"), timezone) for probe in around])
-    right = np.stack([local_seconds(one.astype("datetime64[s]"), timezone) for one in both]) == every
-    rows = np.flatnonzero(right.any(axis=0))
-    early = np.where(right, both, np.iinfo(np.int64).max).min(axis=0)[rows]
-    late = np.where(right, both, np.iinfo(np.int64).min).max(axis=0)[rows]
+    first, last = moments_of_wall_clock(every, timezone)
+    rows = np.flatnonzero(~np.isnat(first))
+    early, late = first[rows].astype(np.int64), last[rows].astype(np.int64)
     for i in np.flatnonzero(early != late):
         if i and early[i] <= early[i - 1]:
             early[i] = late[i]

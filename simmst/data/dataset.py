@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simmst.data.calendar import DAY_MINUTES, check_time_axis, utc_offset_seconds
+from simmst.data.layout import FrameLayout
 from simmst.data.readers import arrays, frames, npz, telecom_italia
 from simmst.errors import DataError
-from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,8 @@ class TrafficDataset:
         surrogate: True where the data was simulated and stands in for a real city.
         cell_size_m: edge of a cell in metres, where known.
         lonlat: float64 (H, W, 2), longitude and latitude of the cells' centres, where known.
-        cell_name: str (H, W), names of the places, where they have any; the ``unique_id`` of data frames.
+        cell_name: text or numbers (H, W), the ``unique_id`` of data frames, where that is not `cell_id`.
+        layout: how data frames go out: as the one came in that the data set was built from.
 
     Raises:
         DataError: a shape, type or time axis does not fit; the message names the value.
@@ -66,6 +67,7 @@ class TrafficDataset:
     cell_size_m: float | None = None
     lonlat: np.ndarray | None = None
     cell_name: np.ndarray | None = None
+    layout: FrameLayout = field(default_factory=FrameLayout)
 
     def __post_init__(self) -> None:
         if self.activity.ndim != 4 or self.activity.dtype != np.float32:
@@ -202,7 +204,9 @@ class TrafficDataset:
                 f"{self.step_minutes} that divides 24 hours"
             )
         factor = step_minutes // self.step_minutes
-        local = self.time[0].astype(np.int64) + utc_offset_seconds(self.time[:1], self.timezone)[0]
+        offset = self.layout.wall_offset
+        offset = utc_offset_seconds(self.time[:1], self.timezone)[0] if offset is None else offset
+        local = self.time[0].astype(np.int64) + offset
         past, rest = divmod(int(local) % (step_minutes * 60), self.step_minutes * 60)
         if rest:
             raise DataError(
@@ -229,16 +233,17 @@ class TrafficDataset:
         return ids
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return a long pandas frame: unique_id, ds (slot start with the time zone), service, y (NaN = missing)."""
-        pd = import_extra("pandas", extra="forecast")
-        ids = self.unique_ids()
-        ds = pd.DatetimeIndex(self.time).tz_localize("UTC").tz_convert(self.timezone)
+        """Return a long frame: unique_id, ds (slot start with the time zone), service, y (NaN = missing).
+
+        A data set that was built from a frame gives the names, the kind of identifiers and times, and the library
+        (pandas or polars) of that one.
+        """
+        ids, time = self.unique_ids(), self.layout.times_of(self.time, self.timezone)
         values = self.series().transpose(2, 1, 0)  # (C, K, T)
-        per_cell = self.num_services * self.num_steps
-        return pd.DataFrame(
+        return self.layout.frame(
             {
-                "unique_id": np.repeat(ids, per_cell),
-                "ds": ds[np.tile(np.arange(self.num_steps), len(ids) * self.num_services)],
+                "unique_id": np.repeat(ids, self.num_services * self.num_steps),
+                "ds": time[np.tile(np.arange(self.num_steps), len(ids) * self.num_services)],
                 "service": np.tile(np.repeat(np.array(self.services, dtype=object), self.num_steps), len(ids)),
                 "y": values.reshape(-1),
             }
@@ -255,9 +260,9 @@ class TrafficDataset:
 
     @classmethod
     def from_dataframe(
-        cls, frame: Any, *, cells: Mapping[Any, tuple[int, int]] | None = None, **options: Any
+        cls, frame: Any, *, cells: Mapping[Any, tuple[int, int]] | str | None = None, **options: Any
     ) -> TrafficDataset:
-        """Build a data set from a long or wide data frame; see `simmst.data.readers.frames.read_dataframe`."""
+        """Build a data set from a data frame of any layout; see `simmst.data.readers.frames.read_dataframe`."""
         return cls(**frames.read_dataframe(frame, cells=cells, **options))
 
     @classmethod

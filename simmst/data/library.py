@@ -66,8 +66,10 @@ def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDatase
     places = None
     if like.geometry == "grid":
         places = {key: tuple(place) for key, place in zip(like.unique_ids().tolist(), like.cells.tolist(), strict=True)}
+    kept = {role: getattr(like.layout, role) for role in ("id_col", "time_col", "target_col", "service_col")}
     return TrafficDataset.from_dataframe(
         source,
+        **{role: column for role, column in kept.items() if column in source.columns},
         cells=places,
         timezone=like.timezone,
         country=like.country,

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from simmst.data import TrafficDataset
-from simmst.foundation.extras import import_extra
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +19,7 @@ Bounds = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 def prediction_frame(
     dataset: TrafficDataset, forecast: npt.NDArray[np.float32], intervals: Mapping[int, Bounds]
 ) -> pandas.DataFrame:
-    """Lay a forecast of the slots after the end of a series out as a pandas frame.
+    """Lay a forecast of the slots after the end of a series out as a frame of the kind that the series came in.
 
     Args:
         dataset: the series.
@@ -33,18 +32,16 @@ def prediction_frame(
     Raises:
         MissingExtraError: pandas is not installed.
     """
-    pd = import_extra("pandas", extra="forecast")
     cells, horizon, services = forecast.shape
     step = np.timedelta64(dataset.step_minutes, "m")
-    time = dataset.time[-1] + step * np.arange(1, horizon + 1)
-    ds = pd.DatetimeIndex(time).tz_localize("UTC").tz_convert(dataset.timezone).repeat(services)
+    ds = dataset.layout.times_of(dataset.time[-1] + step * np.arange(1, horizon + 1), dataset.timezone)
     columns: dict[str, Any] = {
         "unique_id": np.repeat(dataset.unique_ids(), horizon * services),
-        "ds": ds.append([ds] * (cells - 1)),
+        "ds": ds.repeat(services)[np.tile(np.arange(horizon * services), cells)],
         "service": np.tile(np.asarray(dataset.services, dtype=object), cells * horizon),
         "y_hat": forecast.reshape(-1),
     }
     for level, (low, high) in intervals.items():
         columns[f"y_hat-lo-{level}"] = low.reshape(-1)
         columns[f"y_hat-hi-{level}"] = high.reshape(-1)
-    return pd.DataFrame(columns)
+    return dataset.layout.frame(columns)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simmst.data.calendar import check_time_axis
+from simmst.data.zones import AUTO, checked_country
 from simmst.errors import DataError
 
 # The attributes that files write as text.
@@ -24,7 +25,7 @@ def read_arrays(
     cell_id: Any = None,
     geometry: str | None = None,
     timezone: str = "Europe/Rome",
-    country: str | None = "IT",
+    country: str | None = AUTO,
     unit: str = "CDR units",
     name: str = "traffic",
     surrogate: bool = False,
@@ -44,13 +45,13 @@ def read_arrays(
         cell_id: int (H, W); numbered row by row by default, -1 outside.
         geometry: ``"grid"`` or ``"points"``; by default "points" for (T,) and (T, K), else "grid".
         timezone: IANA name of the local time.
-        country: ISO code whose public holidays count, or None.
+        country: ISO code whose public holidays count, None for none, or "auto" for that of the time zone.
         unit: unit of the activity.
         name: a short name.
         surrogate: True for simulated data that stands in for a real city.
         cell_size_m: edge of a cell in metres.
         lonlat: (H, W, 2).
-        cell_name: str (H, W).
+        cell_name: text or numbers (H, W).
 
     Raises:
         DataError: a shape, a time or a value does not fit; the message names it.
@@ -77,7 +78,7 @@ def read_arrays(
         "cell_id": ids,
         "geometry": geometry or default_geometry,
         "timezone": timezone,
-        "country": country,
+        "country": checked_country(country, timezone),
         "unit": unit,
         "name": name,
         "surrogate": surrogate,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from simmst.data.grids import GRIDS_FILE, load_grid
+from simmst.data.layout import FrameLayout
 from simmst.data.readers.archive import read_archive
 from simmst.data.readers.arrays import DESCRIPTION, read_arrays
 from simmst.data.readers.patches import PATCH_ARRAYS, read_patches
@@ -38,7 +39,9 @@ def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | 
         The path written.
     """
     path = npz_path(path)
-    header = {key: attributes[key] for key in DESCRIPTION} | {"version": _VERSION, "source": source}
+    layout = attributes.get("layout", FrameLayout())
+    header = {key: attributes[key] for key in DESCRIPTION}
+    header |= {"version": _VERSION, "source": source, "layout": layout.to_dict()}
     arrays = {
         "activity": attributes["activity"],
         "time_utc_s": attributes["time"].astype(np.int64),
@@ -49,8 +52,12 @@ def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | 
     if attributes["lonlat"] is not None:
         arrays["lonlat"] = attributes["lonlat"]
     if attributes["cell_name"] is not None:
-        arrays["cell_name"] = attributes["cell_name"].astype(np.str_)
+        arrays["cell_name"] = _without_objects(attributes["cell_name"])
     return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+
+
+def _without_objects(names: np.ndarray) -> np.ndarray:
+    return names.astype(np.str_) if names.dtype.kind == "O" else names
 
 
 def npz_path(path: str | Path) -> Path:
@@ -157,6 +164,7 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "cell_id": arrays["cell_id"],
         "lonlat": arrays.get("lonlat"),
         "cell_name": arrays.get("cell_name"),
+        "layout": FrameLayout.from_dict(header.get("layout")),
         "services": tuple(header["services"]),
         **{key: header[key] for key in DESCRIPTION if key != "services"},
     }

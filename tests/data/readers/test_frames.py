@@ -122,15 +122,6 @@ def test_bad_row_of_a_wide_frame():
         TrafficDataset.from_dataframe(wide)
 
 
-def test_ambiguous_local_time_is_an_error_and_utc_is_not():
-    ds = pd.date_range("2013-10-26 12:00", periods=24, freq="h")
-    frame = pd.DataFrame({"ds": ds, "a": 1.0})
-    with pytest.raises(DataError, match="row 14: ds 2013-10-27 02:00:00 comes twice or not at all in Europe/Rome"):
-        TrafficDataset.from_dataframe(frame)
-    frame["ds"] = frame.ds.dt.tz_localize("UTC")
-    assert TrafficDataset.from_dataframe(frame).num_steps == 24
-
-
 def test_a_far_off_time_is_refused_before_memory_is_taken():
     frame = long(services=("net",), ids=("a",))
     frame.loc[23, "ds"] = pd.Timestamp("2113-11-01")
