@@ -16,6 +16,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
 from simmst.foundation.memory import Memory
+from simmst.foundation.modes import evaluating
 from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"
@@ -175,13 +176,9 @@ class ModelPredictor:
             indices: int64 (B,), their numbers.
             levels: of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
         """
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             starts = range(0, len(indices), self.batch_size)
             return np.concatenate([self._forward(windows, indices[i : i + self.batch_size], levels) for i in starts])
-        finally:
-            self.model.train(was_training)
 
     def _forward(
         self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from simmst.core.exporting import is_exporting, lower_median
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import Context, masked_mean
 
@@ -148,18 +149,19 @@ def _location(values: Tensor, known: Tensor) -> Tensor:
     """
     if values.shape[1] == 0:
         return values.new_zeros(values.shape[0], values.shape[2])
-    median = torch.nan_to_num(torch.where(known, values, torch.nan).nanmedian(dim=1).values)
+    median = _median(values, known)
     deviation = torch.where(known, values - median[:, None], 0.0).clamp(-_REACH, _REACH)
     return median + masked_mean(deviation, known, 1)
 
 
+@torch.no_grad()
 def _median(values: Tensor, known: Tensor) -> Tensor:
-    """Median over the days that are known, (N, T_out); zero where none is. It carries no gradient."""
+    """Lower median over the days that are known, (N, T_out); zero where none is. It carries no gradient."""
     if values.shape[1] == 0:
         return values.new_zeros(values.shape[0], values.shape[2])
-    with torch.no_grad():
-        median = torch.where(known, values, torch.nan).nanmedian(dim=1).values
-    return torch.nan_to_num(median)
+    if is_exporting():
+        return lower_median(values, known, 1)
+    return torch.nan_to_num(torch.where(known, values, torch.nan).nanmedian(dim=1).values)
 
 
 def distances(context: Context, horizon: int) -> Tensor:

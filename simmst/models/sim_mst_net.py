@@ -87,7 +87,7 @@ class SimMSTNet(nn.Module):
             TypeError: a dtype does not.
         """
         context, mask = self._relate(values, marks, mask, memory)
-        batch, tasks = len(values), self.config.num_tasks
+        batch, tasks = values.shape[0], self.config.num_tasks
         marks = marks.repeat_interleave(tasks, dim=0)
         ahead = distances(context, self.config.horizon)
         future = marks[:, -self.config.horizon :]
@@ -124,7 +124,7 @@ class SimMSTNet(nn.Module):
         """
         if self.highway is None:
             raise ConfigError("highway is False, so there is no autoregression to fit; set highway=True")
-        wanted = (len(values), self.config.horizon, self.config.num_tasks)
+        wanted = (values.shape[0], self.config.horizon, self.config.num_tasks)
         if tuple(target.shape) != wanted:
             raise ValueError(f"target is {tuple(target.shape)}; it must be (B, T_out, K) = {wanted}")
         context, _ = self._relate(values, marks, None, memory)
@@ -150,7 +150,7 @@ class SimMSTNet(nn.Module):
     def _encode(self, context: Context, marks: Tensor, mask: Tensor, task: Tensor) -> Tensor:
         """Run both branches of every task, let the tasks interact, and fuse the two: (N, T_in, C)."""
         config = self.config
-        tasks = (len(mask), config.num_tasks)
+        tasks = (mask.shape[0], config.num_tasks)
         channels = torch.stack((context.series, context.unusual, context.observed), dim=-1)
         past = marks[:, : config.input_length]
         temporal: Tensor = self.encoder(self.embedding(channels, past, context.features, task))
@@ -183,9 +183,9 @@ class SimMSTNet(nn.Module):
         }
         for name, shape in wanted.items():
             got = tuple(getattr(memory, name).shape)
-            if got != (len(values), *shape):
+            if got != (values.shape[0], *shape):
                 raise ValueError(
-                    f"memory.{name} is {got}; the model wants {(len(values), *shape)} beside values "
+                    f"memory.{name} is {got}; the model wants {(values.shape[0], *shape)} beside values "
                     f"{tuple(values.shape)}"
                 )
 
@@ -199,10 +199,10 @@ class SimMSTNet(nn.Module):
                 f"(B, {', '.join(map(str, wanted))}) for the services {', '.join(config.services)}"
             )
         steps = config.input_length + config.horizon
-        if tuple(marks.shape) != (len(values), steps, config.num_marks):
+        if tuple(marks.shape) != (values.shape[0], steps, config.num_marks):
             raise ValueError(
                 f"marks are {tuple(marks.shape)}; the model wants (B, T_in + T_out, M) = "
-                f"({len(values)}, {steps}, {config.num_marks}) beside values {tuple(values.shape)}"
+                f"({values.shape[0]}, {steps}, {config.num_marks}) beside values {tuple(values.shape)}"
             )
         dtype = next(self.parameters()).dtype
         if values.dtype != dtype or marks.dtype != dtype:
@@ -212,9 +212,9 @@ class SimMSTNet(nn.Module):
             )
         if mask is None:
             return
-        if tuple(mask.shape) != (len(values), side, side):
+        if tuple(mask.shape) != (values.shape[0], side, side):
             raise ValueError(
-                f"mask is {tuple(mask.shape)}; the model wants (B, H, W) = ({len(values)}, {side}, {side})"
+                f"mask is {tuple(mask.shape)}; the model wants (B, H, W) = ({values.shape[0]}, {side}, {side})"
             )
         if mask.dtype != torch.bool:
             raise TypeError(f"mask is {mask.dtype}; it must be torch.bool, True inside the city")

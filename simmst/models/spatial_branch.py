@@ -35,6 +35,7 @@ class SpatialBranch(nn.Module):
         super().__init__()
         side, width = config.neighbourhood, config.width
         kernel = min(side, 3)
+        self.num_tasks = config.num_tasks
         self.steps = min(config.spatial_steps, config.input_length)
         self.conv_in = nn.Conv2d(3 * self.steps, width, kernel, padding=kernel // 2)
         self.conv_out = nn.Conv2d(width, width, kernel, padding=kernel // 2)
@@ -54,8 +55,7 @@ class SpatialBranch(nn.Module):
         """
         latest = slice(-self.steps, None)
         channels = (context.patch[:, latest], context.patch_unusual[:, latest], context.patch_observed[:, latest])
-        tasks = len(context.patch) // max(len(mask), 1)
-        inside = mask.repeat_interleave(tasks, dim=0)[:, None] if tasks else mask[:, None]
+        inside = mask.repeat_interleave(self.num_tasks, dim=0)[:, None]
         planes = torch.cat(channels, dim=1)
         planes = functional.gelu(self.conv_in(planes))
         planes = functional.gelu(self.conv_out(torch.where(inside, planes, 0.0)))

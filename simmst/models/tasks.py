@@ -40,5 +40,5 @@ class TaskEmbedding(nn.Module):
         numbers = self.numbers.repeat(batch)
         if self.training:
             unnamed = uniform(batch, 1, device=numbers.device) < _UNNAMED_SHARE
-            numbers = torch.where(unnamed.expand(batch, len(self.numbers)).flatten(), _UNKNOWN, numbers)
+            numbers = torch.where(unnamed.expand(batch, self.numbers.shape[0]).flatten(), _UNKNOWN, numbers)
         return self.table[numbers]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
+from simmst.core.exporting import is_exporting
 from simmst.core.philox import philox_indices
 from simmst.core.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count
 from simmst.ops.backends import BACKENDS, is_transformed
@@ -37,7 +39,9 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
         tensor([74,  1, 32])
     """
     # Compiled, the graph holds the operator and not a tensor of this process; a tensor made inside a transform of
-    # torch.func belongs to the transform.
+    # torch.func belongs to the transform. An exported program holds the numbers, lest whoever runs it need simmst.
+    if is_exporting() and all(type(size) is int for size in (queries, keys, samples)):
+        return torch.tensor(_evaluation_numbers(queries, keys, samples, shared), device=device)
     if torch.compiler.is_compiling() or is_transformed():
         sample: Tensor = _draw_evaluation_sample(queries, keys, samples, shared, device)
         return sample
@@ -70,6 +74,16 @@ def _(queries: int, keys: int, samples: int, shared: bool, device: torch.device)
     return torch.empty((samples,) if shared else (queries, samples), dtype=torch.int64, device=device)
 
 
+def _evaluation_numbers(queries: int, keys: int, samples: int, shared: bool) -> list[int] | list[list[int]]:
+    with _disable_current_modes():  # of the export, whose tensors hold no numbers
+        sample = _draw_evaluation_sample(queries, keys, samples, shared, torch.device("cpu"))
+        numbers: list[int] | list[list[int]] = sample.tolist()
+    return numbers
+
+
+_evaluation_numbers._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class ProbSparseAttention(nn.Module):
     """Multi-head ProbSparse attention: projections around :func:`simmst.ops.prob_sparse_attention`.
 
@@ -89,6 +103,8 @@ class ProbSparseAttention(nn.Module):
         normalizer: of the measure.
         sampling: ``"per_query"`` or ``"shared"``.
         backend: a name, or None to choose at each call.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: Informer, Zhou et al. 2021; Sim-MSTNet's temporal branch and decoder, Eq. 9 and 12.
 
@@ -114,6 +130,8 @@ class ProbSparseAttention(nn.Module):
         normalizer: str = "keys",
         sampling: str = "per_query",
         backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_integer("embed_dim", embed_dim, minimum=1)
@@ -133,10 +151,10 @@ class ProbSparseAttention(nn.Module):
         self.kdim, self.vdim = kdim, vdim
         self.dropout, self.factor, self.is_causal = dropout, factor, is_causal
         self.fill, self.normalizer, self.sampling, self.backend = fill, normalizer, sampling, backend
-        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
-        self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias)
-        self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
+        self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias, device=device, dtype=dtype)
+        self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias, device=device, dtype=dtype)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
 
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
         """Attend from query to key and value.

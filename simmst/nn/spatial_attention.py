@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from simmst.ops.spatial_attention import spatial_attention
+from simmst.ops.spatial_attention import finite_where_ignored, spatial_attention
 
 
 class SpatialAttention(nn.Module):
@@ -24,6 +27,9 @@ class SpatialAttention(nn.Module):
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
         device: of the parameters.
         dtype: of the parameters.
+
+    ``out_proj`` and ``norm`` run inside the operator while they are a plain ``nn.Linear`` and ``nn.LayerNorm``. What
+    else is put in their place (an adapter, a quantised layer, another norm, a hook) is called as a module.
 
     Raises:
         ValueError: num_heads does not divide embed_dim.
@@ -54,7 +60,6 @@ class SpatialAttention(nn.Module):
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.residual = residual
-        self.eps = eps
         self.backend = backend
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim, device=device, dtype=dtype))
         if bias:
@@ -66,6 +71,77 @@ class SpatialAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
         self.norm = nn.LayerNorm(embed_dim, eps, device=device, dtype=dtype) if norm else None
         self.reset_parameters()
+
+    @classmethod
+    def from_torch(
+        cls, module: nn.MultiheadAttention | nn.TransformerEncoderLayer, *, backend: str | None = None
+    ) -> SpatialAttention:
+        """Take over the self-attention of one of torch's modules, its weights copied.
+
+        Args:
+            module: an ``nn.MultiheadAttention``; or an ``nn.TransformerEncoderLayer``, of which the layer computes the
+                first half, ``norm1(x + self_attn(x, x, x))``.
+            backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+
+        Returns:
+            A layer on the device and in the dtype of the module, in its mode. It takes maps or tokens with the batch
+            first, whatever ``batch_first`` of the module says, and drops nothing while training.
+
+        Raises:
+            TypeError: module is neither.
+            ValueError: the module has what the layer has not: keys of another width, ``add_bias_kv``,
+                ``add_zero_attn``, ``norm_first``.
+
+        Warns:
+            UserWarning: the module has dropout, which the layer leaves out.
+
+        Example:
+            >>> theirs = nn.TransformerEncoderLayer(16, 4, dropout=0.0, batch_first=True)
+            >>> ours = SpatialAttention.from_torch(theirs)
+            >>> x = torch.randn(2, 25, 16)
+            >>> torch.allclose(ours(x), theirs.norm1(x + theirs.self_attn(x, x, x)[0]), atol=1e-5)
+            True
+        """
+        if isinstance(module, nn.TransformerEncoderLayer):
+            if module.norm_first:
+                raise ValueError(
+                    "the TransformerEncoderLayer has norm_first=True, which is another order; take "
+                    "from_torch(layer.self_attn) and compute x + attention(layer.norm1(x))"
+                )
+            attention, norm, dropout = module.self_attn, module.norm1, module.dropout1.p
+        elif isinstance(module, nn.MultiheadAttention):
+            attention, norm, dropout = module, None, 0.0
+        else:
+            raise TypeError(
+                f"module must be a MultiheadAttention or TransformerEncoderLayer, got {type(module).__name__}"
+            )
+        _refuse_what_is_missing(attention)
+        dropout = max(dropout, attention.dropout)
+        if dropout > 0.0:
+            warnings.warn(
+                f"the {type(module).__name__} drops {dropout:g} of what it computes while training; SpatialAttention "
+                "drops nothing. Its results in evaluation mode are the same",
+                stacklevel=2,
+            )
+        weight = attention.in_proj_weight
+        layer = cls(
+            attention.embed_dim,
+            attention.num_heads,
+            bias=attention.in_proj_bias is not None,
+            residual=norm is not None,
+            backend=backend,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        if not _is_plain(attention.out_proj, _LINEAR):
+            layer.out_proj = copy.deepcopy(attention.out_proj)
+        layer.load_state_dict(attention.state_dict())
+        layer.norm = copy.deepcopy(norm)
+        given = dict(attention.named_parameters())
+        for name, parameter in layer.named_parameters():
+            if name in given:
+                parameter.requires_grad_(given[name].requires_grad)
+        return layer.train(module.training)
 
     def reset_parameters(self) -> None:
         """Initialise as nn.MultiheadAttention does."""
@@ -88,6 +164,12 @@ class SpatialAttention(nn.Module):
         Returns:
             The shape of x.
         """
+        if _is_plain(self.out_proj, _LINEAR) and (self.norm is None or _is_plain_norm(self.norm, self.embed_dim)):
+            return self._fused(x, key_padding_mask)
+        return self._in_parts(x, key_padding_mask)
+
+    def _fused(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        norm = self.norm
         return spatial_attention(
             x,
             self.in_proj_weight,
@@ -97,12 +179,68 @@ class SpatialAttention(nn.Module):
             num_heads=self.num_heads,
             key_padding_mask=key_padding_mask,
             residual=self.residual,
-            norm_weight=None if self.norm is None else self.norm.weight,
-            norm_bias=None if self.norm is None else self.norm.bias,
-            eps=self.eps,
+            norm_weight=None if norm is None else norm.weight,
+            norm_bias=None if norm is None else norm.bias,
+            eps=0.0 if norm is None else norm.eps,
             backend=self.backend,
         )
+
+    def _in_parts(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """Call out_proj and norm, which are more than their weights: adapters, quantised layers, layers with hooks."""
+        heads = spatial_attention(
+            x,
+            self.in_proj_weight,
+            self.in_proj_bias,
+            torch.eye(self.embed_dim, dtype=self.in_proj_weight.dtype, device=x.device),
+            None,
+            num_heads=self.num_heads,
+            key_padding_mask=key_padding_mask,
+            backend=self.backend,
+        )
+        out: Tensor = self.out_proj(_to_tokens(heads))
+        if key_padding_mask is not None:
+            x = finite_where_ignored(x, key_padding_mask)
+            out = out.masked_fill(key_padding_mask.all(dim=-1)[:, None, None], 0.0)
+        if self.residual:
+            out = out + _to_tokens(x)
+        if self.norm is not None:
+            out = self.norm(out)
+        out = out.to(heads.dtype)
+        return out if x.dim() == 3 else out.transpose(1, 2).reshape(x.shape)
 
     def extra_repr(self) -> str:
         """Describe the settings that are not submodules."""
         return f"{self.embed_dim}, num_heads={self.num_heads}, residual={self.residual}, backend={self.backend!r}"
+
+
+_LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def _refuse_what_is_missing(attention: nn.MultiheadAttention) -> None:
+    if not attention._qkv_same_embed_dim:
+        found = f"kdim={attention.kdim} and vdim={attention.vdim} beside embed_dim={attention.embed_dim}"
+    elif attention.bias_k is not None:
+        found = "add_bias_kv=True"
+    elif attention.add_zero_attn:
+        found = "add_zero_attn=True"
+    else:
+        return
+    raise ValueError(
+        f"the MultiheadAttention has {found}; SpatialAttention attends from a map to itself "
+        "alone: keep torch's module here"
+    )
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) or (B, N, C) -> (B, N, C)."""
+    return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+
+
+def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether calling a module does no more than its weights say: no subclass, no hook."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return type(module) in kinds and not any(hooks)
+
+
+def _is_plain_norm(norm: nn.Module, width: int) -> bool:
+    return _is_plain(norm, (nn.LayerNorm,)) and norm.weight is not None and norm.normalized_shape == (width,)

@@ -17,15 +17,27 @@ class TaskInteraction(nn.Module):
         embed_dim: C, the width of a token, a multiple of num_heads.
         num_heads: number of attention heads.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+        device: of the parameters.
+        dtype: of the parameters.
 
     Example:
         >>> TaskInteraction(16, 4)(torch.randn(2, 3, 10, 16)).shape
         torch.Size([2, 3, 10, 16])
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.attention = SpatialAttention(embed_dim, num_heads, residual=True, norm=True, backend=backend)
+        self.attention = SpatialAttention(
+            embed_dim, num_heads, residual=True, norm=True, backend=backend, device=device, dtype=dtype
+        )
 
     def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of all tasks.

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from simmst.core.exporting import is_exporting, largest
 from simmst.core.philox import STREAM_DROPOUT, keep_threshold, philox_words
 from simmst.core.prob_sparse_attention import DEFAULTS, Options, divisor, resolve_fill, resolve_scale
 
@@ -54,6 +55,8 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
         measure = _sparsity(query @ key[..., sample, :].mT, count)
     else:
         measure = _measure_per_query(query, key, sample, count)
+    if is_exporting():
+        return largest(measure, u), measure
     order = measure.sort(dim=-1, descending=True, stable=True).indices
     return order[..., :u].sort(dim=-1).values, measure
 

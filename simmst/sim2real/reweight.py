@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, SimmstError
+from simmst.foundation.modes import evaluating
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
 from simmst.sim2real.flat_model import PerSampleLoss
@@ -89,7 +90,8 @@ def reweight(
 
     Args:
         module: the model, starting from its present parameters, best untrained (a model trained on all samples
-            has memorised those that should count less). Holds the chosen parameters afterwards.
+            has memorised those that should count less). Holds the chosen parameters afterwards; its layers train or
+            evaluate as before.
         per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
         simulated: samples to be weighted: tensors, a torch data set of the map style, or an object with ``__len__`` and
             ``batch(indices)``.
@@ -138,18 +140,19 @@ def reweight(
     """
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
-    problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, processes)
-    chooses = None if validation is None else as_samples(validation, "validation")
-    if chooses is not None:
-        refuse_overlap(problem.real, chooses)
-    start = problem.model.flatten()
-    problem.refuse_bad_samples(start, chooses)
-    run = _Run(solver, SOLVERS[solver](problem), chooses, save)
-    if resume is not None:
-        run.load(*resume)
-    run.steps(progress)
-    run.refit(start)
-    return run.finish()
+    with evaluating(module):
+        problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, processes)
+        chooses = None if validation is None else as_samples(validation, "validation")
+        if chooses is not None:
+            refuse_overlap(problem.real, chooses)
+        start = problem.model.flatten()
+        problem.refuse_bad_samples(start, chooses)
+        run = _Run(solver, SOLVERS[solver](problem), chooses, save)
+        if resume is not None:
+            run.load(*resume)
+        run.steps(progress)
+        run.refit(start)
+        return run.finish()
 
 
 class _Run:

@@ -151,3 +151,19 @@ def test_bad_shapes() -> None:
 def test_print_shows_the_settings() -> None:
     assert "factor=5" in repr(layer())
     assert "is_causal=True" in repr(layer(is_causal=True))
+
+
+def test_device_and_dtype_are_those_of_every_parameter() -> None:
+    meta = layer(kdim=6, vdim=7, device="meta", dtype=torch.float64)
+    assert {(str(each.device), each.dtype) for each in meta.parameters()} == {("meta", torch.float64)}
+    x = torch.randn(2, 30, 16, dtype=torch.float64)
+    assert layer(dtype=torch.float64)(x).dtype == torch.float64
+
+
+def test_submodules_are_called() -> None:
+    attention, x = layer().eval(), torch.randn(2, 30, 16)
+    before = attention(x)
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        handle = getattr(attention, name).register_forward_hook(lambda module, args, out: 3 * out)
+        assert not torch.allclose(attention(x), before), name
+        handle.remove()

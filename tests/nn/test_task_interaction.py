@@ -56,3 +56,8 @@ def test_bad_input():
         layer(torch.randn(2, 3, 4, 8), torch.zeros(2, 3, 4))
     with pytest.raises(ValueError, match="positive multiple"):
         TaskInteraction(8, 3)
+
+
+def test_device_and_dtype_are_those_of_every_parameter():
+    layer = TaskInteraction(8, 2, device="meta", dtype=torch.float64)
+    assert {(str(each.device), each.dtype) for each in layer.parameters()} == {("meta", torch.float64)}

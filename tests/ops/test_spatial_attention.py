@@ -261,3 +261,49 @@ def test_bad_input(changes, error, message):
     }
     with pytest.raises(error, match=re.escape(message).replace(r"\.\*", ".*")):
         spatial_attention(**arguments)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("hidden", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_what_an_ignored_position_holds_reaches_no_gradient(backend, hidden, tokens):
+    x, *weights = inputs()
+    if tokens:
+        x = x.flatten(2).mT.contiguous()
+    mask = some_mask()
+    ignored = mask[:, :, None] if tokens else mask.view(3, 1, 2, 2)
+    seen = ~ignored
+
+    def run(x):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, *weights)]
+        out = public(leaves, mask, backend=backend)
+        return out, torch.autograd.grad(torch.where(seen, out, 0.0).square().sum(), leaves)
+
+    out, clean = run(torch.where(ignored, 0.0, x))
+    spoilt, gradients = run(torch.where(ignored, hidden, x))
+    assert torch.equal(spoilt, out)
+    for gradient, expected in zip(gradients, clean, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_a_nan_that_is_not_ignored_still_shows():
+    x, *weights = inputs()
+    mask = some_mask()
+    x[0, :, 0, 0] = float("nan")
+    x[0, :, 0, 1] = float("nan")  # ignored
+    out = public((x, *weights), mask)
+    assert out[0].isnan().all()
+    assert not out[1:].isnan().any()
+
+
+def test_under_transforms_and_compilers_nothing_is_looked_at():
+    x, *weights = inputs()
+    mask = some_mask()
+    expected = public((x, *weights), mask)
+    x.flatten(2)[0, :, 1] = float("nan")
+    expected[0] = public((torch.nan_to_num(x), *weights), mask)[0]
+    mapped = torch.func.vmap(lambda x, mask: public((x[None], *weights), mask[None])[0])(x, mask)
+    torch.testing.assert_close(mapped, expected)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: public((x, *weights), mask), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)

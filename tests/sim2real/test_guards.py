@@ -269,3 +269,23 @@ def test_planes_that_do_not_fit_into_memory():
 def test_settings_out_of_range(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ReweightingConfig(**wrong)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_layers_train_or_evaluate_as_before(fails):
+    p = small()
+    module = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5).eval(), p.module)
+    simulated = spoilt(p.simulated, 17) if fails else p.simulated
+    seen = []
+
+    def loss(module, batch):
+        seen.append([layer.training for layer in module.modules()])
+        return half_square(module, batch)
+
+    if fails:
+        with pytest.raises(DataError, match="17"):
+            reweight(module, loss, simulated, p.real, config=QUICK)
+    else:
+        reweight(module, loss, simulated, p.real, config=QUICK)
+    assert not any(map(any, seen))
+    assert [layer.training for layer in module.modules()] == [True, True, False, True]

@@ -1,5 +1,5 @@
 """Spatial multi-head attention as one operator."""
 
-from simmst.ops.spatial_attention.api import spatial_attention
+from simmst.ops.spatial_attention.api import finite_where_ignored, spatial_attention
 
-__all__ = ["spatial_attention"]
+__all__ = ["finite_where_ignored", "spatial_attention"]

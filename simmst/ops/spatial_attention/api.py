@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from simmst.core.spatial_attention import Options
-from simmst.ops.backends import choose, concrete
+from simmst.ops.backends import choose, concrete, is_transformed
 from simmst.ops.checks import check_flag, check_float_tensors, check_integer, check_number, describe
-from simmst.ops.dispatch import cast, is_any_autocast
+from simmst.ops.dispatch import cast, is_any_autocast, is_unwatched
 from simmst.ops.measured_choice import bucket
 from simmst.ops.spatial_attention.library import PATH, forward
 
@@ -54,7 +54,8 @@ def spatial_attention(
         out_proj_bias: (C,) or None.
         num_heads: number of heads, a divisor of C.
         key_padding_mask: bool (B, N), True where a position is ignored by all others; its own output is computed as any
-            other. A map with every position ignored has an attention branch of zeros (after the output projection).
+            other. What it holds counts as zero where it is NaN or infinite, and reaches no gradient. A map with every
+            position ignored has an attention branch of zeros (after the output projection).
         residual: add x.
         norm_weight: (C,), scale of the LayerNorm; None for no LayerNorm.
         norm_bias: (C,), shift of the LayerNorm, or None.
@@ -115,7 +116,7 @@ def spatial_attention(
         head_width=concrete(_channels(x) // num_heads),
     )
     out: Tensor = forward(
-        x,
+        x if key_padding_mask is None else finite_where_ignored(x, key_padding_mask),
         in_proj_weight,
         in_proj_bias,
         out_proj_weight,
@@ -127,6 +128,27 @@ def spatial_attention(
         chosen,
     )[0]
     return out
+
+
+def finite_where_ignored(x: Tensor, key_padding_mask: Tensor) -> Tensor:
+    """Put zeros where an ignored position holds NaN or infinity: 0 * NaN is NaN in every product of the gradients.
+
+    Args:
+        x: maps (B, C, H, W) or tokens (B, N, C).
+        key_padding_mask: bool (B, N), True where a position is ignored.
+
+    Returns:
+        x itself where nothing is to be done and looking is free, else a tensor of its shape and dtype.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [torch.nan]]])
+        >>> finite_where_ignored(x, torch.tensor([[False, True]])).flatten().tolist()
+        [1.0, 0.0]
+    """
+    if x.is_cpu and is_unwatched(x) and not is_transformed() and math.isfinite(float(x.detach().sum())):
+        return x
+    ignored = key_padding_mask.unflatten(1, x.shape[2:])[:, None] if x.dim() == 4 else key_padding_mask[..., None]
+    return torch.where(ignored, x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), x)
 
 
 def _channels(x: Tensor) -> int:
