@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,7 @@ class ModelPredictor:
         """Forecast all cells from each origin.
 
         The origin after the last step (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
-        By a model that takes the memory, a series of which nothing is known before an origin is forecast as NaN, and
+        On windows with a memory, a series of which nothing is known before an origin is forecast as NaN, and
         one that has been constant for a day or more as that constant.
 
         Returns:
@@ -116,7 +116,7 @@ class ModelPredictor:
     @property
     def has_quantiles(self) -> bool:
         """Whether the model forecasts quantiles of its own."""
-        return bool(getattr(self.model, "takes_memory", False))
+        return bool(getattr(self.model, "forecasts_quantiles", False))
 
     def quantiles(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
@@ -187,17 +187,13 @@ class ModelPredictor:
         device = parameter.device if parameter is not None else torch.device("cpu")
         batch = windows.batch(indices).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            if not self.has_quantiles:
-                forecast = self.model(batch.values, batch.marks, mask=batch.mask)[..., None].float()
+            options: dict[str, Any] = {"memory": batch.memory} if getattr(self.model, "takes_memory", False) else {}
+            if levels is None:
+                forecast = self.model(batch.values, batch.marks, mask=batch.mask, **options).float()[..., None]
             else:
-                forecast = self.model(
-                    batch.values, batch.marks, mask=batch.mask, memory=batch.memory, quantiles=levels is not None
-                ).float()
-                if levels is None:
-                    forecast = forecast[..., None]
-                else:
-                    median = forecast[..., MEDIAN, None]
-                    forecast = at_levels(median + self.stretch * (forecast - median), levels)
+                forecast = self.model(batch.values, batch.marks, mask=batch.mask, quantiles=True, **options).float()
+                median = forecast[..., MEDIAN, None]
+                forecast = at_levels(median + self.stretch * (forecast - median), levels)
         if batch.memory is not None:
             forecast = _settle(forecast, batch.values, batch.memory)
         array: npt.NDArray[np.float32] = forecast.cpu().numpy()

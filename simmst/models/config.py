@@ -10,9 +10,9 @@ from typing import Any
 
 from simmst.errors import ConfigError
 from simmst.foundation.scalars import python_scalars
+from simmst.foundation.task_weights import TASK_WEIGHTS
 from simmst.ops.backends import BACKENDS
 
-TASK_WEIGHTS = ("loss_share", "average")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
     "oInter": {"interaction": False},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -94,15 +96,28 @@ def _quantile_sums(quantiles: Tensor, target: Tensor, level: Tensor, *, per_samp
         )
     observed = ~torch.isnan(target)
     known = torch.where(observed, target, 0.0)
+    over = (1,) if per_sample else (0, 1)
     levels = torch.tensor(LEVELS, dtype=quantiles.dtype, device=quantiles.device)
     share = torch.ones_like(levels)
     share[MEDIAN] = _MEDIAN_WEIGHT
     error = known[..., None] - quantiles
     pinball = (torch.maximum(levels * error, (levels - 1) * error) * (2 * share / share.sum())).sum(-1)
-    deviation = torch.nan_to_num(known - level[:, None])
-    weight = (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp() * observed
+    return (_traffic_weight(known, level) * observed * pinball).sum(over), observed.sum(over).to(pinball.dtype)
+
+
+def _weighted_error_sums(forecast: Tensor, target: Tensor, level: Tensor, *, per_sample: bool) -> tuple[Tensor, Tensor]:
+    """The quantile loss of a forecast of the median alone."""
+    observed = ~torch.isnan(target)
+    known = torch.where(observed, target, 0.0)
+    error = torch.where(observed, forecast - known, 0.0).abs()
     over = (1,) if per_sample else (0, 1)
-    return (weight * pinball).sum(over), observed.sum(over).to(pinball.dtype)
+    return (_traffic_weight(known, level) * error).sum(over), observed.sum(over).to(error.dtype)
+
+
+def _traffic_weight(target: Tensor, level: Tensor) -> Tensor:
+    """The square root of the traffic relative to the cell's level, (B, T_out, K); 1 where the level is unknown."""
+    deviation = torch.nan_to_num(target - level[:, None])
+    return (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp()
 
 
 def mean_loss(total: Tensor, mass: Tensor) -> Tensor:
@@ -128,8 +143,14 @@ def task_losses(
 ) -> Tensor:
     """Forecast a batch and return the loss of each task, (K,), or (B, K) per sample, in float32 or wider.
 
-    A model whose `takes_memory` is true is given the memory, and can be trained by the "quantile" loss; any other is
-    called as ``model(values, marks, mask=mask)``, and "quantile" means the absolute error of its forecast.
+    A model is called as ``model(values, marks, mask=mask)``, and tells by attributes what else it takes or gives:
+
+    - `takes_memory`: it is given the memory;
+    - `forecasts_quantiles`: it is asked for quantiles under the "quantile" loss, which for any other model is the
+      absolute error of its forecast, weighted by the traffic in the same way;
+    - `takes_target`: in training it is given the target (scheduled sampling);
+    - `has_penalty`: in training it returns (forecast, penalty), and the penalty (B, K) of each sample is added to the
+      loss.
     """
     return mean_loss(*task_loss_sums(model, values, marks, mask, memory, target, kind, per_sample=per_sample))
 
@@ -149,14 +170,29 @@ def task_loss_sums(
 
     Both can be summed over parts of a batch: `mean_loss` of the sums is the loss of the whole.
     """
-    takes_memory = bool(getattr(model, "takes_memory", False))
     wide = torch.promote_types(target.dtype, torch.float32)
-    if not takes_memory:
-        forecast = model(values, marks, mask=mask).to(wide)
-        return _masked_sums(forecast, target.to(wide), "mae" if kind == "quantile" else kind, per_sample=per_sample)
-    forecast = model(values, marks, mask=mask, memory=memory, quantiles=kind == "quantile").to(wide)
-    if kind != "quantile":
-        return _masked_sums(forecast, target.to(wide), kind, per_sample=per_sample)
-    centre = mask.shape[-1] // 2
-    level = target.new_full(target.shape[::2], torch.nan) if memory is None else memory.level[..., centre, centre]
-    return _quantile_sums(forecast, target.to(wide), level.to(wide), per_sample=per_sample)
+    options: dict[str, Any] = {}
+    if getattr(model, "takes_memory", False):
+        options["memory"] = memory
+    quantiles = kind == "quantile" and bool(getattr(model, "forecasts_quantiles", False))
+    if quantiles:
+        options["quantiles"] = True
+    if model.training and getattr(model, "takes_target", False):
+        options["target"] = target
+    penalised = model.training and bool(getattr(model, "has_penalty", False))
+    if penalised:
+        options["penalty"] = True
+    answer = model(values, marks, mask=mask, **options)
+    forecast = (answer[0] if penalised else answer).to(wide)
+    if kind == "quantile":
+        centre = mask.shape[-1] // 2
+        level = target.new_full(target.shape[::2], torch.nan) if memory is None else memory.level[..., centre, centre]
+        sums = _quantile_sums if quantiles else _weighted_error_sums
+        total, mass = sums(forecast, target.to(wide), level.to(wide), per_sample=per_sample)
+    else:
+        total, mass = _masked_sums(forecast, target.to(wide), kind, per_sample=per_sample)
+    if penalised:
+        observed = (~torch.isnan(target)).sum(1)
+        penalty = observed * answer[1].to(wide)  # (B, K)
+        total = total + (penalty if per_sample else penalty.sum(0))
+    return total, mass

@@ -43,6 +43,7 @@ class SimMSTNet(nn.Module):
     """
 
     takes_memory = True
+    forecasts_quantiles = True
 
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()

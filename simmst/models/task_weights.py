@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from simmst.errors import ConfigError
-from simmst.models.config import TASK_WEIGHTS
+from simmst.foundation.task_weights import TASK_WEIGHTS
 
 
 class TaskWeights(nn.Module):

@@ -119,7 +119,10 @@ class _Loop(Stage):
         plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=(0.9, 0.99)
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            eps=getattr(model, "adam_epsilon", 1e-8),  # part of some networks' recipes
         )
 
     def identity(self) -> dict[str, Any]:
