@@ -9,15 +9,12 @@ from typing import Any
 
 from simmst.baselines import BASELINES
 from simmst.errors import ConfigError
+from simmst.forecaster.architectures import ARCHITECTURES, OWN, free_settings, settings_of
 from simmst.foundation.scalars import python_scalar, python_scalars
 from simmst.foundation.suggestions import suggest
-from simmst.models import SimMSTNetConfig
 from simmst.training import RECIPES, TrainingConfig
 
-NETWORKS = ("sim-mstnet",)
 STARTS = ("pretrained", "scratch")
-# Fields of the network's configuration that follow from the other settings and the series.
-_FIXED = ("services", "input_length", "horizon", "num_marks", "neighbourhood")
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,8 @@ class ForecasterConfig:
 
     Args:
         horizon: slots to forecast.
-        model: "sim-mstnet" (its single-task case STNet where there is one service) or the name of a naive baseline.
+        model: "sim-mstnet" (its single-task case STNet where there is one service), the name of another network such as
+            "dcrnn" (`simmst.baselines.networks.NETWORKS`), or that of a naive baseline.
         solver: how the network is trained; None takes "adapt" where it starts from the shipped weights, else
             "pretrain-finetune" where simulated cities are given and "real-only" where none are.
         start: "pretrained" starts from the weights that ship with the package, "scratch" from random ones; None takes
@@ -35,7 +33,8 @@ class ForecasterConfig:
         neighbourhood: side of the square of cells around the target cell, odd.
         validation_days: last days of the training series that decide when to stop; fewer where the series is short.
         cities: cities simulated by default.
-        network: fields of SimMSTNetConfig to change, by name, such as width.
+        network: fields of the network's configuration to change, by name, such as width; `memory: true` tells a network
+            of another paper what Sim-MSTNet is told of the days before.
         training: the training loop's settings; its seed seeds everything else too.
 
     Raises:
@@ -65,26 +64,34 @@ class ForecasterConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
-        models = (*NETWORKS, *BASELINES)
+        models = (*ARCHITECTURES, *BASELINES)
         if self.model not in models:
             raise ConfigError(f"model is {self.model!r}; it must be one of: {', '.join(models)}")
         if self.solver is not None and self.solver not in RECIPES:
             raise ConfigError(f"solver is {self.solver!r}; it must be one of: {', '.join(sorted(RECIPES))}")
         if self.start not in (None, *STARTS):
             raise ConfigError(f"start is {self.start!r}; it must be one of: {', '.join(STARTS)}, or None")
+        if self.model != OWN and self.model in ARCHITECTURES and self.solver == "adapt":
+            raise ConfigError(
+                f"solver 'adapt' adapts the shipped weights, which are Sim-MSTNet's; model {self.model!r} starts from "
+                "random ones: take 'pretrain-finetune', 'real-only' or another solver"
+            )
+        if self.model != OWN and self.start == "pretrained":
+            raise ConfigError(f"the shipped weights are Sim-MSTNet's; model {self.model!r} cannot start from them")
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training is {self.training!r}; it must be a TrainingConfig")
         if not isinstance(self.network, Mapping):
-            raise ConfigError(f"network is {self.network!r}; it must be fields of SimMSTNetConfig by name")
-        network = {key: python_scalar(value) for key, value in self.network.items()}
-        object.__setattr__(self, "network", network)
-        free = [item.name for item in dataclasses.fields(SimMSTNetConfig) if item.name not in _FIXED]
+            raise ConfigError(f"network is {self.network!r}; it must be fields of the network's configuration by name")
+        object.__setattr__(self, "network", {key: python_scalar(value) for key, value in self.network.items()})
+        network = OWN if self.model in BASELINES else self.model
+        free = free_settings(network)
         for name in self.network:
             if name not in free:
                 raise ConfigError(f"network has {name!r}; it may change: {', '.join(free)}")
         # The network's own checks of its values; the label's length cannot be judged before the input's is known.
         values = {key: value for key, value in self.network.items() if key != "label_length"}
-        SimMSTNetConfig.from_dict({**values, "neighbourhood": self.neighbourhood})
+        sizes = {} if network == OWN else {"input_length": self.recent, "horizon": self.horizon}
+        settings_of(network).from_dict({**values, **sizes, "neighbourhood": self.neighbourhood})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON can hold."""

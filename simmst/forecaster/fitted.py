@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simmst.baselines import BASELINES
+from simmst.baselines.networks import Network
 from simmst.data import TrafficDataset, WindowSpec
 from simmst.errors import DataError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, QuantilePredictor, WeightReport
 from simmst.evaluation.intervals import checked_level
+from simmst.forecaster.architectures import OWN, AnyNetwork
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.frame import prediction_frame
-from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
+from simmst.models import SimMSTNet, STNet
 from simmst.training import Result
 
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ class FittedForecaster:
     @property
     def name(self) -> str:
         """Sim-MSTNet, STNet or the name of the baseline, as tables call it."""
-        if self.config.model in BASELINES:
+        if self.config.model != OWN:
             return self.config.model
         return "STNet" if isinstance(self.network, STNet) else "Sim-MSTNet"
 
     @property
-    def network(self) -> SimMSTNet | None:
+    def network(self) -> AnyNetwork | None:
         """The fitted network; None for a naive baseline."""
         model = self.predictor.model if isinstance(self.predictor, ModelPredictor) else None
-        return model if isinstance(model, SimMSTNet) else None
+        return model if isinstance(model, (SimMSTNet, Network)) else None
 
     def matched(self, dataset: TrafficDataset | None) -> TrafficDataset:
         """Return the series to forecast with the services it was fitted on; None stands for the fitted series itself.
@@ -118,8 +119,3 @@ def matched(dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:
             f"call resample({wanted.step_minutes}) first"
         )
     return dataset if dataset.services == wanted.services else dataset.select_services(wanted.services)
-
-
-def build_network(config: SimMSTNetConfig) -> SimMSTNet:
-    """Build Sim-MSTNet, or its single-task case STNet where there is one service."""
-    return STNet(config) if config.num_tasks == 1 else SimMSTNet(config)

@@ -12,13 +12,14 @@ from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, measure_stretch
+from simmst.forecaster.architectures import AnyNetwork, build_network
 from simmst.forecaster.config import ForecasterConfig
-from simmst.forecaster.fitted import FitRecord, FittedForecaster, build_network, matched
+from simmst.forecaster.fitted import FitRecord, FittedForecaster, matched
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.foundation.scalars import python_scalar
-from simmst.models import SimMSTNet
+from simmst.models import SimMSTNetConfig
 from simmst.training import (
     BestWeights,
     Progress,
@@ -128,7 +129,7 @@ def _train(
         for city in cities
     ]
     with seeded(derive_seed(config.training.seed, "weights")):
-        network = start_network(plan)
+        network = start_network(config.model, plan)
     validation = Windows(dataset, spec, plan.scaler, steps=plan.validation)
     # What the shipped weights are worth untouched: nothing that follows may end worse.
     best = BestWeights(network)
@@ -162,11 +163,11 @@ def _weights(
     return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
 
 
-def start_network(plan: Plan) -> SimMSTNet:
+def start_network(model: str, plan: Plan) -> AnyNetwork:
     """Build the network of a plan, with the shipped weights or with random ones."""
     assert plan.network is not None  # noqa: S101 - not a baseline
-    if plan.pretrained is None:
-        return build_network(plan.network)
     config = plan.network
+    if plan.pretrained is None or not isinstance(config, SimMSTNetConfig):
+        return build_network(model, config)
     changes = {name: getattr(config, name) for name in ("backend", "factor", "dropout", "task_weights")}
     return plan.pretrained.network(config.services, config.horizon, **changes)

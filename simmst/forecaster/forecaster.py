@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simmst.baselines import BASELINES
 from simmst.data import Split, TrafficDataset, WindowSpec
 from simmst.data.library import as_traffic
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import Predictor, Report, WeightReport
+from simmst.forecaster.architectures import OWN, AnyNetwork
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FittedForecaster
 from simmst.forecaster.fitting import Simulated, fit_forecaster
 from simmst.forecaster.saving import load_forecaster, save_forecaster
 from simmst.forecaster.scoring import cross_validate, score_forecaster
 from simmst.forecaster.zero_shot import ZeroShotPredictor
-from simmst.models import SimMSTNet
 from simmst.pretrained import load_pretrained
 from simmst.training import Progress, Result, RunFolder, quiet
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 class Forecaster:
     """Forecast cellular traffic, cell by cell and service by service.
 
-    Fits Sim-MSTNet on simulated cities and on the traffic at hand, or a naive baseline by name, and forecasts the
-    `horizon` slots after the end of the series in the units of the data.
+    Fits Sim-MSTNet on simulated cities and on the traffic at hand, or a network of another paper or a naive baseline by
+    name, and forecasts the `horizon` slots after the end of the series in the units of the data.
 
     Args:
         horizon: slots to forecast; 6 when left out.
@@ -234,10 +233,10 @@ class Forecaster:
         """Sim-MSTNet, STNet or the name of the baseline, as tables call this forecaster."""
         if self._fitted is not None:
             return self._fitted.name
-        return self.config.model if self.config.model in BASELINES else "Sim-MSTNet"
+        return "Sim-MSTNet" if self.config.model == OWN else self.config.model
 
     @property
-    def network(self) -> SimMSTNet | None:
+    def network(self) -> AnyNetwork | None:
         """The fitted network; None for a naive baseline or before `fit`."""
         return None if self._fitted is None else self._fitted.network
 

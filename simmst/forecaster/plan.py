@@ -9,6 +9,7 @@ import numpy as np
 from simmst.baselines import BASELINES
 from simmst.data import CALENDAR_FEATURES, Scaler, TrafficDataset, WindowSpec
 from simmst.errors import ConfigError, DataError
+from simmst.forecaster.architectures import OWN, AnyConfig, settings_of
 from simmst.forecaster.config import ForecasterConfig
 from simmst.models import SimMSTNetConfig
 from simmst.pretrained import Pretrained, load_pretrained
@@ -37,7 +38,7 @@ class Plan:
     validation: range
     spec: WindowSpec
     scaler: Scaler
-    network: SimMSTNetConfig | None = None
+    network: AnyConfig | None = None
     pretrained: Pretrained | None = None
     solver: str | None = None
     notes: tuple[str, ...] = ()
@@ -100,11 +101,11 @@ def untouched_weights(config: ForecasterConfig, dataset: TrafficDataset) -> Pret
     return starting_weights(config, network_config(config, dataset.services))[0]
 
 
-def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> SimMSTNetConfig:
+def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> AnyConfig:
     """Return the configuration of the network for the services of a series."""
-    return SimMSTNetConfig.from_dict(
+    return settings_of(config.model).from_dict(
         {
-            "label_length": min(12, config.recent),
+            **({"label_length": min(12, config.recent)} if config.model == OWN else {}),
             **config.network,
             "services": services,
             "input_length": config.recent,
@@ -115,14 +116,14 @@ def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> SimMS
     )
 
 
-def starting_weights(config: ForecasterConfig, network: SimMSTNetConfig) -> tuple[Pretrained | None, tuple[str, ...]]:
+def starting_weights(config: ForecasterConfig, network: AnyConfig) -> tuple[Pretrained | None, tuple[str, ...]]:
     """Return the weights that a network starts from, None for random ones, and a note where they could not be taken.
 
     Raises:
         ConfigError: the shipped weights were asked for and do not fit.
         CheckpointError: they are not there, or damaged.
     """
-    if config.start == "scratch" or config.solver == "real-only":
+    if not isinstance(network, SimMSTNetConfig) or config.start == "scratch" or config.solver == "real-only":
         return None, ()
     pretrained = load_pretrained()
     different = pretrained.differences(network)

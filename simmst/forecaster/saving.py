@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import torch
+
 from simmst.data import Scaler, TrafficDataset, WindowSpec
 from simmst.errors import CheckpointError, ConfigError
-from simmst.evaluation import ModelPredictor
+from simmst.evaluation import ErrorQuantiles, ModelPredictor
+from simmst.forecaster.architectures import OWN, saved_network
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FittedForecaster
+from simmst.forecaster.plan import network_config
 from simmst.forecaster.zero_shot import ZeroShotPredictor
-from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
 from simmst.training import Checkpoint, load_checkpoint, load_into, resolve_device, save_checkpoint
 
 WEIGHTS_FILE = "forecaster.safetensors"
@@ -36,8 +39,11 @@ def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
     kept = min(dataset.num_steps, max(spec.reach, max(7, spec.memory_days) * dataset.steps_per_day) + spec.horizon)
     recent = dataset.slice_steps(dataset.num_steps - kept, dataset.num_steps).save(Path(folder) / RECENT_FILE)
     tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
+    if fitted.errors is not None:
+        tensors["errors/values"] = torch.from_numpy(fitted.errors.values)
     state = {
         "kind": "forecaster",
+        "model": fitted.config.model,
         "config": fitted.config.to_dict(),
         "network": network.config.to_dict(),
         "scaler": predictor.scaler.to_dict(),
@@ -84,14 +90,25 @@ def load_forecaster(folder: str | Path) -> FittedForecaster:
 def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> FittedForecaster:
     state = checkpoint.state
     config = ForecasterConfig.from_dict(state["config"])
-    wanted = SimMSTNetConfig.from_dict(state["network"])
-    network = STNet(wanted) if wanted.num_tasks == 1 and not wanted.interaction else SimMSTNet(wanted)
+    model = state.get("model", OWN)  # without one, of before there were others
+    if model != config.model:
+        raise CheckpointError(f"{path} has settings of model {config.model!r} and weights of {model!r}; train again")
+    network = saved_network(model, state["network"])
+    if model != OWN:
+        wanted = network_config(config, dataset.services).to_dict()
+        for name, value in network.config.to_dict().items():
+            if value != wanted[name]:
+                raise CheckpointError(
+                    f"{path} has a network of {name} = {value!r}, its settings ask for {wanted[name]!r}; train again"
+                )
     load_into(network, checkpoint.group("model"), path=path)
     spec = WindowSpec(**{**state["spec"], "offsets": tuple(state["spec"]["offsets"])})
     scaler = Scaler.from_dict(state["scaler"])
     network = network.to(resolve_device("auto"))
     predictor = ModelPredictor(network, scaler, spec, stretch=float(state["stretch"]))
-    return FittedForecaster(config, dataset, spec, predictor, notes=tuple(state["notes"]))
+    measured = checkpoint.group("errors")
+    errors = ErrorQuantiles(measured["values"].numpy(), scaler) if measured else None
+    return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state["notes"]))
 
 
 def _digest(path: Path) -> str:

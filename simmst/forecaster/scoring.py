@@ -11,6 +11,7 @@ from simmst.evaluation import Predictor, Report, evaluate
 from simmst.forecaster.fitted import FittedForecaster
 from simmst.forecaster.fitting import fit_forecaster
 from simmst.forecaster.zero_shot import ZeroShotPredictor, zero_shot_notes
+from simmst.models import SimMSTNet
 from simmst.pretrained import load_pretrained
 from simmst.training import Progress
 
@@ -46,7 +47,7 @@ def untrained_predictor(fitted: FittedForecaster) -> ZeroShotPredictor | None:
     """Return the shipped weights as a rival of a forecaster that could have started from them; None for any other."""
     if isinstance(fitted.predictor, ZeroShotPredictor):
         return fitted.predictor
-    if fitted.network is None or fitted.config.start == "scratch":
+    if not isinstance(fitted.network, SimMSTNet) or fitted.config.start == "scratch":
         return None
     pretrained = load_pretrained()
     fits = not pretrained.differences(fitted.network.config)

@@ -1,0 +1,24 @@
+"""The rivals: networks of other papers, one file each, on one contract with Sim-MSTNet."""
+
+from simmst.baselines.networks.config import NetworkConfig
+from simmst.baselines.networks.inputs import NetworkInput, View
+from simmst.baselines.networks.linear import DLinear, NLinear
+from simmst.baselines.networks.lstm import LSTM
+from simmst.baselines.networks.network import Network
+
+NETWORKS: dict[str, type[Network]] = {
+    "dlinear": DLinear,
+    "nlinear": NLinear,
+    "lstm": LSTM,
+}
+
+__all__ = [
+    "LSTM",
+    "NETWORKS",
+    "DLinear",
+    "NLinear",
+    "Network",
+    "NetworkConfig",
+    "NetworkInput",
+    "View",
+]
