@@ -5,11 +5,13 @@ from simmst.baselines.networks.inputs import NetworkInput, View
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
 from simmst.baselines.networks.network import Network
+from simmst.baselines.networks.transformer import Transformer
 
 NETWORKS: dict[str, type[Network]] = {
     "dlinear": DLinear,
     "nlinear": NLinear,
     "lstm": LSTM,
+    "transformer": Transformer,
 }
 
 __all__ = [
@@ -20,5 +22,6 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "NetworkInput",
+    "Transformer",
     "View",
 ]
