@@ -1,6 +1,7 @@
 """The rivals: networks of other papers, one file each, on one contract with Sim-MSTNet."""
 
 from simmst.baselines.networks.config import NetworkConfig
+from simmst.baselines.networks.informer import Informer
 from simmst.baselines.networks.inputs import NetworkInput, View
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
@@ -12,12 +13,14 @@ NETWORKS: dict[str, type[Network]] = {
     "nlinear": NLinear,
     "lstm": LSTM,
     "transformer": Transformer,
+    "informer": Informer,
 }
 
 __all__ = [
     "LSTM",
     "NETWORKS",
     "DLinear",
+    "Informer",
     "NLinear",
     "Network",
     "NetworkConfig",

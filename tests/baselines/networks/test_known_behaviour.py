@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 from small_networks import HORIZON, SIDE, STEPS, call, small_network, small_windows, view_of
+from torch import nn
+
+from simmst import Forecaster
+from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
+from simmst.errors import ConfigError
 
 CENTRE = SIDE * SIDE // 2
 
@@ -68,3 +73,72 @@ def test_lstm_sums_its_branches(batch):
         states.append(hidden)
     expected = network.head(states[0] + states[1]).reshape(4, HORIZON, 2)
     assert torch.allclose(network.forecast(view), expected, atol=1e-5)
+
+
+# --- transformer, informer
+
+
+def test_transformer_refuses_sizes_that_do_not_fit():
+    with pytest.raises(ConfigError, match=r"dropout is 1\.0; it must be a number in \[0, 1\)"):
+        Forecaster(model="transformer", network={"dropout": 1.0})
+    with pytest.raises(ConfigError, match="width is 10; it must be a multiple of num_heads = 4"):
+        Forecaster(model="transformer", network={"width": 10})
+
+
+def test_transformer_layers_are_those_of_torch():
+    config = TransformerConfig(width=8, num_heads=2, feedforward=16, dropout=0.0)
+    ours = EncoderLayer(config, 10_000)
+    theirs = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+    copy_attention(ours.attention, theirs.self_attn)
+    copy_rest(ours.feed_forward, theirs)
+    tokens, encoded = torch.randn(3, 7, 8), torch.randn(3, 5, 8)
+    assert torch.allclose(ours(tokens), theirs(tokens), atol=1e-5)
+    ours = DecoderLayer(config, 10_000)
+    theirs = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+    copy_attention(ours.self_attention, theirs.self_attn)
+    copy_attention(ours.cross_attention, theirs.multihead_attn)
+    copy_rest(ours.feed_forward, theirs)
+    causal = nn.Transformer.generate_square_subsequent_mask(7)
+    expected = theirs(tokens, encoded, tgt_mask=causal, tgt_is_causal=True)
+    assert torch.allclose(ours(tokens, encoded), expected, atol=1e-5)
+
+
+def copy_attention(ours, theirs):
+    theirs.in_proj_weight.copy_(torch.cat([ours.q_proj.weight, ours.k_proj.weight, ours.v_proj.weight]))
+    theirs.in_proj_bias.copy_(torch.cat([ours.q_proj.bias, ours.k_proj.bias, ours.v_proj.bias]))
+    theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
+
+
+def copy_rest(ours, theirs):
+    theirs.linear1.load_state_dict(ours.wide.state_dict())
+    theirs.linear2.load_state_dict(ours.narrow.state_dict())
+
+
+def test_transformer_forecasts_a_step_without_those_after_it(batch):
+    network = small_network("transformer", memory=True)
+    marks = batch.marks.clone()
+    marks[:, -1] += 1.0
+    before, after = call(network, batch), call(network, batch._replace(marks=marks))
+    # The convolution of the embedding sees one step ahead.
+    assert torch.allclose(before[:, :-2], after[:, :-2], atol=1e-6)
+    assert not torch.allclose(before[:, -1], after[:, -1], atol=1e-4)
+
+
+def test_informer_is_the_transformer_where_every_query_is_selected(batch):
+    informer = small_network("informer", factor=10_000, encoder_layers=1)
+    transformer = small_network("transformer")
+    transformer.load_state_dict(informer.state_dict())
+    assert torch.allclose(call(informer, batch), call(transformer, batch), atol=1e-5)
+    sparse = small_network("informer", factor=1, encoder_layers=1)
+    sparse.load_state_dict(informer.state_dict())
+    assert not torch.allclose(call(sparse, batch), call(informer, batch), atol=1e-4)
+    assert torch.equal(call(sparse, batch), call(sparse, batch))  # a fixed sample in evaluation
+
+
+def test_informer_distils_between_its_layers(batch):
+    network = small_network("informer", encoder_layers=3)
+    lengths = []
+    for layer in network.encoder:
+        layer.register_forward_hook(lambda _module, _inputs, output: lengths.append(output.shape[1]))
+    call(network, batch)
+    assert lengths == [12, 6, 6, 3, 3]
