@@ -3,6 +3,7 @@
 from simmst.baselines.networks.config import NetworkConfig
 from simmst.baselines.networks.informer import Informer
 from simmst.baselines.networks.inputs import NetworkInput, View
+from simmst.baselines.networks.itransformer import ITransformer
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
 from simmst.baselines.networks.network import Network
@@ -14,12 +15,14 @@ NETWORKS: dict[str, type[Network]] = {
     "lstm": LSTM,
     "transformer": Transformer,
     "informer": Informer,
+    "itransformer": ITransformer,
 }
 
 __all__ = [
     "LSTM",
     "NETWORKS",
     "DLinear",
+    "ITransformer",
     "Informer",
     "NLinear",
     "Network",

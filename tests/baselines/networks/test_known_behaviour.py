@@ -142,3 +142,24 @@ def test_informer_distils_between_its_layers(batch):
         layer.register_forward_hook(lambda _module, _inputs, output: lengths.append(output.shape[1]))
     call(network, batch)
     assert lengths == [12, 6, 6, 3, 3]
+
+
+# --- itransformer
+
+
+def test_itransformer_does_not_care_about_the_order_of_variates():
+    network = small_network("itransformer")
+    variates, marks = torch.randn(2, STEPS, 6, 1), torch.randn(2, STEPS, 8)
+    allowed, order = torch.ones(2, 6, dtype=torch.bool), torch.randperm(6)
+    forecast = network.forecast_variates(variates, marks, allowed)
+    permuted = network.forecast_variates(variates[:, :, order], marks, allowed)
+    assert torch.allclose(permuted, forecast[:, :, order], atol=1e-5)
+    assert not torch.allclose(forecast[:, :, 0], forecast[:, :, 1], atol=1e-3)
+    # ... nor about the unit of each: the instance norm takes it out and puts it back.
+    scale, shift = torch.rand(6) + 0.5, torch.randn(6)
+    moved = network.forecast_variates(variates * scale[:, None] + shift[:, None], marks, allowed)
+    assert torch.allclose(moved, forecast * scale + shift, atol=1e-3)
+    # ... and attends among them.
+    other = variates.clone()
+    other[:, :, 1] = torch.randn(2, STEPS, 1)
+    assert not torch.allclose(network.forecast_variates(other, marks, allowed)[:, :, 0], forecast[:, :, 0], atol=1e-4)
