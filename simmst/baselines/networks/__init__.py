@@ -1,6 +1,7 @@
 """The rivals: networks of other papers, one file each, on one contract with Sim-MSTNet."""
 
 from simmst.baselines.networks.config import NetworkConfig
+from simmst.baselines.networks.conv_lstm import ConvLSTM
 from simmst.baselines.networks.informer import Informer
 from simmst.baselines.networks.inputs import NetworkInput, View
 from simmst.baselines.networks.itransformer import ITransformer
@@ -16,11 +17,13 @@ NETWORKS: dict[str, type[Network]] = {
     "transformer": Transformer,
     "informer": Informer,
     "itransformer": ITransformer,
+    "convlstm": ConvLSTM,
 }
 
 __all__ = [
     "LSTM",
     "NETWORKS",
+    "ConvLSTM",
     "DLinear",
     "ITransformer",
     "Informer",

@@ -9,6 +9,7 @@ from small_networks import HORIZON, SIDE, STEPS, call, small_network, small_wind
 from torch import nn
 
 from simmst import Forecaster
+from simmst.baselines.networks.conv_lstm import ConvLSTMCell
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
 from simmst.errors import ConfigError
 
@@ -163,3 +164,27 @@ def test_itransformer_does_not_care_about_the_order_of_variates():
     other = variates.clone()
     other[:, :, 1] = torch.randn(2, STEPS, 1)
     assert not torch.allclose(network.forecast_variates(other, marks, allowed)[:, :, 0], forecast[:, :, 0], atol=1e-4)
+
+
+# --- convlstm
+
+
+def test_convlstm_against_a_loop():
+    cell, maps = ConvLSTMCell(2, 3), torch.randn(1, 2, 2, 3, 3)
+    weight, bias = cell.gates.weight.numpy(), cell.gates.bias.numpy()
+    hidden, memory = np.zeros((3, 3, 3)), np.zeros((3, 3, 3))
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    for step in range(2):
+        both = np.pad(np.concatenate([maps[0, step].numpy(), hidden]), ((0, 0), (1, 1), (1, 1)))
+        gates = np.empty((12, 3, 3))
+        for row in range(3):
+            for column in range(3):
+                patch = both[:, row : row + 3, column : column + 3]
+                gates[:, row, column] = (weight * patch).sum(axis=(1, 2, 3)) + bias
+        i, f, o, g = gates.reshape(4, 3, 3, 3)
+        memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(memory)
+    np.testing.assert_allclose(cell(maps)[0, -1], hidden, atol=1e-5)
