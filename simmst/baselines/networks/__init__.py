@@ -8,6 +8,7 @@ from simmst.baselines.networks.itransformer import ITransformer
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
 from simmst.baselines.networks.network import Network
+from simmst.baselines.networks.stgcn import STGCN
 from simmst.baselines.networks.transformer import Transformer
 
 NETWORKS: dict[str, type[Network]] = {
@@ -18,11 +19,13 @@ NETWORKS: dict[str, type[Network]] = {
     "informer": Informer,
     "itransformer": ITransformer,
     "convlstm": ConvLSTM,
+    "stgcn": STGCN,
 }
 
 __all__ = [
     "LSTM",
     "NETWORKS",
+    "STGCN",
     "ConvLSTM",
     "DLinear",
     "ITransformer",

@@ -10,6 +10,8 @@ from torch import nn
 
 from simmst import Forecaster
 from simmst.baselines.networks.conv_lstm import ConvLSTMCell
+from simmst.baselines.networks.graph import correlation_weights, grid_weights, symmetric
+from simmst.baselines.networks.stgcn import ChebyshevConvolution, GatedConvolution
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
 from simmst.errors import ConfigError
 
@@ -188,3 +190,55 @@ def test_convlstm_against_a_loop():
         memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(memory)
     np.testing.assert_allclose(cell(maps)[0, -1], hidden, atol=1e-5)
+
+
+# --- graphs
+
+
+def test_graphs_of_a_grid():
+    assert grid_weights("rook", 5).sum() == 2 * 40
+    assert grid_weights("queen", 5).sum() == 2 * 72
+    weights = grid_weights("gaussian", 3).numpy()
+    places = np.argwhere(np.ones((3, 3)))
+    distance = np.sqrt(((places[:, None] - places) ** 2).sum(axis=2))
+    expected = np.exp(-((distance / distance.std()) ** 2))
+    expected[(expected < 0.1) | (distance == 0)] = 0
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    values = np.random.default_rng(0).normal(size=(30, 6))
+    found = correlation_weights(torch.tensor(values)[None], 2)[0].numpy()
+    expected = np.corrcoef(values.T).clip(0) * (1 - np.eye(6))
+    expected[expected < np.sort(expected, axis=1)[:, -2:-1]] = 0
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+# --- stgcn
+
+
+def test_stgcn_wants_an_input_that_its_convolutions_leave_something_of():
+    with pytest.raises(ConfigError, match="input_length is 8; it must be at least 9 for time_kernel = 3"):
+        Forecaster(model="stgcn", recent=8)
+    with pytest.raises(ConfigError, match="graph is 'knight'; it must be one of gaussian, rook"):
+        Forecaster(model="stgcn", network={"graph": "knight"})
+
+
+def test_stgcn_convolves_by_chebyshev_polynomials():
+    weights = grid_weights("gaussian", 3).numpy().astype(float)
+    degree = np.diag(weights.sum(axis=1) ** -0.5)
+    laplacian = np.eye(9) - degree @ weights @ degree
+    value, vector = np.linalg.eigh(2 * laplacian / 2 - np.eye(9))
+    layer, features = ChebyshevConvolution(4, 5, 3), torch.randn(2, 6, 9, 4)
+    expected = layer.linear.bias.numpy().astype(float)
+    for order in range(3):
+        polynomial = vector * np.polynomial.chebyshev.Chebyshev.basis(order)(value) @ vector.T
+        theta = layer.linear.weight.numpy()[:, 4 * order : 4 * (order + 1)]
+        expected = expected + np.einsum("ij,btjc,oc->btio", polynomial, features, theta)
+    found = layer(features, -symmetric(torch.tensor(weights).float())[None].expand(2, -1, -1))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_stgcn_gates_its_temporal_convolution():
+    layer, features = GatedConvolution(4, 4, 3), torch.randn(2, 6, 9, 4)
+    weight, bias = layer.convolution.weight[..., 0], layer.convolution.bias
+    both = torch.stack([torch.einsum("bknc,ock->bno", features[:, t : t + 3], weight) for t in range(4)], dim=1) + bias
+    expected = (both[..., :4] + features[:, 2:]) * both[..., 4:].sigmoid()
+    assert torch.allclose(layer(features), expected, atol=1e-5)
