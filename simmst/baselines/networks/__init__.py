@@ -2,6 +2,7 @@
 
 from simmst.baselines.networks.config import NetworkConfig
 from simmst.baselines.networks.conv_lstm import ConvLSTM
+from simmst.baselines.networks.dcrnn import DCRNN
 from simmst.baselines.networks.informer import Informer
 from simmst.baselines.networks.inputs import NetworkInput, View
 from simmst.baselines.networks.itransformer import ITransformer
@@ -20,9 +21,11 @@ NETWORKS: dict[str, type[Network]] = {
     "itransformer": ITransformer,
     "convlstm": ConvLSTM,
     "stgcn": STGCN,
+    "dcrnn": DCRNN,
 }
 
 __all__ = [
+    "DCRNN",
     "LSTM",
     "NETWORKS",
     "STGCN",

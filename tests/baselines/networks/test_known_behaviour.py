@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from simmst import Forecaster
 from simmst.baselines.networks.conv_lstm import ConvLSTMCell
+from simmst.baselines.networks.dcrnn import DiffusionConvolution, walk_powers
 from simmst.baselines.networks.graph import correlation_weights, grid_weights, symmetric
 from simmst.baselines.networks.stgcn import ChebyshevConvolution, GatedConvolution
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
@@ -242,3 +245,33 @@ def test_stgcn_gates_its_temporal_convolution():
     both = torch.stack([torch.einsum("bknc,ock->bno", features[:, t : t + 3], weight) for t in range(4)], dim=1) + bias
     expected = (both[..., :4] + features[:, 2:]) * both[..., 4:].sigmoid()
     assert torch.allclose(layer(features), expected, atol=1e-5)
+
+
+# --- dcrnn
+
+
+def test_dcrnn_diffuses_by_both_random_walks():
+    weights = np.random.default_rng(0).random((5, 5)) * (1 - np.eye(5))
+    out, back = weights / weights.sum(axis=1, keepdims=True), weights.T / weights.sum(axis=0)[:, None]
+    layer, features = DiffusionConvolution(3, 4, 2), torch.randn(2, 5, 3)
+    theta = layer.linear.weight.numpy().reshape(4, 5, 3)
+    powers = [np.eye(5), out, out @ out, back, back @ back]
+    expected = sum(np.einsum("ij,bjc,oc->bio", p, features, theta[:, k]) for k, p in enumerate(powers))
+    found = layer(features, walk_powers(torch.tensor(weights).float()[None].expand(2, -1, -1), 2))
+    np.testing.assert_allclose(found, expected + layer.linear.bias.numpy(), atol=1e-5)
+
+
+def test_dcrnn_is_fed_the_truth_less_and_less(batch):
+    network = small_network("dcrnn", sampling_decay=2000)
+    assert network.truth_probability() == pytest.approx(2000 / 2001)
+    network.batches_seen = torch.tensor(20_000)
+    assert network.truth_probability() == pytest.approx(2000 / (2000 + math.exp(10)))
+    network.batches_seen = torch.tensor(0)
+    plain = call(network, batch)
+    fed = network(batch.values, batch.marks, mask=batch.mask, target=batch.target + 3.0)
+    assert int(network.batches_seen) == 1
+    assert torch.allclose(fed[:, 0], plain[:, 0], atol=1e-6)  # the truth of a step is for the ones after it
+    assert not torch.allclose(fed[:, 1:], plain[:, 1:], atol=1e-4)
+    network.batches_seen = torch.tensor(10**9)
+    late = network(batch.values, batch.marks, mask=batch.mask, target=batch.target + 3.0)
+    assert torch.allclose(late, plain, atol=1e-6)
