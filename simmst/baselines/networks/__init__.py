@@ -9,6 +9,7 @@ from simmst.baselines.networks.itransformer import ITransformer
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
 from simmst.baselines.networks.network import Network
+from simmst.baselines.networks.staeformer import STAEformer
 from simmst.baselines.networks.stgcn import STGCN
 from simmst.baselines.networks.transformer import Transformer
 
@@ -22,6 +23,7 @@ NETWORKS: dict[str, type[Network]] = {
     "convlstm": ConvLSTM,
     "stgcn": STGCN,
     "dcrnn": DCRNN,
+    "staeformer": STAEformer,
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "NetworkInput",
+    "STAEformer",
     "Transformer",
     "View",
 ]

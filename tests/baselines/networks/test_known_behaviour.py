@@ -14,8 +14,10 @@ from simmst import Forecaster
 from simmst.baselines.networks.conv_lstm import ConvLSTMCell
 from simmst.baselines.networks.dcrnn import DiffusionConvolution, walk_powers
 from simmst.baselines.networks.graph import correlation_weights, grid_weights, symmetric
+from simmst.baselines.networks.staeformer import AttentionLayer, STAEformerConfig, clock
 from simmst.baselines.networks.stgcn import ChebyshevConvolution, GatedConvolution
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
+from simmst.data.calendar import slot_of_day, weekday
 from simmst.errors import ConfigError
 
 CENTRE = SIDE * SIDE // 2
@@ -275,3 +277,36 @@ def test_dcrnn_is_fed_the_truth_less_and_less(batch):
     network.batches_seen = torch.tensor(10**9)
     late = network(batch.values, batch.marks, mask=batch.mask, target=batch.target + 3.0)
     assert torch.allclose(late, plain, atol=1e-6)
+
+
+# --- staeformer
+
+
+def test_staeformer_attends_as_torch_does():
+    config = STAEformerConfig(input_width=2, day_width=2, week_width=2, adaptive_width=2, num_heads=2, dropout=0.0)
+    layer, theirs = AttentionLayer(config), nn.MultiheadAttention(8, 2, batch_first=True)
+    theirs.in_proj_weight.copy_(layer.in_proj.weight)
+    theirs.in_proj_bias.copy_(layer.in_proj.bias)
+    theirs.out_proj.load_state_dict(layer.out_proj.state_dict())
+    tokens, allowed = torch.randn(3, 5, 4, 8), torch.ones(3, 4, dtype=torch.bool)
+    allowed[1, 2] = False
+    hidden = ~allowed.repeat_interleave(5, dim=0)
+    attended = theirs(*[tokens.flatten(0, 1)] * 3, key_padding_mask=hidden)[0].reshape(3, 5, 4, 8)
+    expected = layer.first_norm(tokens + attended)
+    expected = layer.second_norm(expected + layer.feed_forward(expected))
+    assert torch.allclose(layer(tokens, allowed), expected, atol=1e-5)
+
+
+def test_staeformer_reads_the_clock_and_has_its_widths():
+    windows = small_windows(days=12)
+    numbers = np.arange(0, len(windows), 9)
+    marks = windows.batch(numbers).marks[:, STEPS:]
+    time = windows.dataset.time[windows.origins[:, None] + np.arange(HORIZON)]
+    time = np.stack([time[:, h] for h in range(HORIZON)], axis=1)
+    for per_day in (24, 144):
+        slot, day = clock(marks, per_day)
+        expected = slot_of_day(time.reshape(-1), "UTC", 24 * 60 // per_day).reshape(time.shape)
+        np.testing.assert_array_equal(slot, expected)
+        np.testing.assert_array_equal(day, weekday(time.reshape(-1), "UTC").reshape(time.shape))
+    config = STAEformerConfig()
+    assert (config.width, config.layers, config.num_heads, config.feedforward) == (152, 3, 4, 256)
