@@ -8,6 +8,7 @@ from simmst.baselines.networks.inputs import NetworkInput, View
 from simmst.baselines.networks.itransformer import ITransformer
 from simmst.baselines.networks.linear import DLinear, NLinear
 from simmst.baselines.networks.lstm import LSTM
+from simmst.baselines.networks.mttc import MTTC
 from simmst.baselines.networks.network import Network
 from simmst.baselines.networks.staeformer import STAEformer
 from simmst.baselines.networks.stgcn import STGCN
@@ -24,11 +25,13 @@ NETWORKS: dict[str, type[Network]] = {
     "stgcn": STGCN,
     "dcrnn": DCRNN,
     "staeformer": STAEformer,
+    "mttc": MTTC,
 }
 
 __all__ = [
     "DCRNN",
     "LSTM",
+    "MTTC",
     "NETWORKS",
     "STGCN",
     "ConvLSTM",

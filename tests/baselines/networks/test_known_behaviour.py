@@ -310,3 +310,19 @@ def test_staeformer_reads_the_clock_and_has_its_widths():
         np.testing.assert_array_equal(day, weekday(time.reshape(-1), "UTC").reshape(time.shape))
     config = STAEformerConfig()
     assert (config.width, config.layers, config.num_heads, config.feedforward) == (152, 3, 4, 256)
+
+
+# --- mttc
+
+
+def test_mttc_shares_its_trunk_and_nothing_else(batch):
+    network = small_network("mttc", scale=1)
+    convolutions = [layer.out_channels for layer in network.trunk if isinstance(layer, nn.Conv1d)]
+    assert convolutions == [32, 32, 64, 64, 128, 128]
+    before = call(network, batch)
+    network.heads[1].bias += 1.0
+    after = call(network, batch)
+    assert torch.equal(after[..., 0], before[..., 0])
+    assert torch.allclose(after[..., 1], before[..., 1] + 1.0, atol=1e-5)
+    network.trunk[0].weight.zero_()
+    assert (call(network, batch) != after).any(dim=(0, 1)).all()
