@@ -1,5 +1,6 @@
 """The rivals: networks of other papers, one file each, on one contract with Sim-MSTNet."""
 
+from simmst.baselines.networks.ast_mtl import ASTMTL
 from simmst.baselines.networks.config import NetworkConfig
 from simmst.baselines.networks.conv_lstm import ConvLSTM
 from simmst.baselines.networks.dcrnn import DCRNN
@@ -26,9 +27,11 @@ NETWORKS: dict[str, type[Network]] = {
     "dcrnn": DCRNN,
     "staeformer": STAEformer,
     "mttc": MTTC,
+    "ast-mtl": ASTMTL,
 }
 
 __all__ = [
+    "ASTMTL",
     "DCRNN",
     "LSTM",
     "MTTC",

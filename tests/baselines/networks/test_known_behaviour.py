@@ -9,8 +9,10 @@ import pytest
 import torch
 from small_networks import HORIZON, SIDE, STEPS, call, small_network, small_windows, view_of
 from torch import nn
+from torch.nn import functional
 
 from simmst import Forecaster
+from simmst.baselines.networks.ast_mtl import ASTMTL
 from simmst.baselines.networks.conv_lstm import ConvLSTMCell
 from simmst.baselines.networks.dcrnn import DiffusionConvolution, walk_powers
 from simmst.baselines.networks.graph import correlation_weights, grid_weights, symmetric
@@ -326,3 +328,33 @@ def test_mttc_shares_its_trunk_and_nothing_else(batch):
     assert torch.allclose(after[..., 1], before[..., 1] + 1.0, atol=1e-5)
     network.trunk[0].weight.zero_()
     assert (call(network, batch) != after).any(dim=(0, 1)).all()
+
+
+# --- ast-mtl
+
+
+def test_ast_mtl_convolves_and_attends(batch):
+    network = small_network("ast-mtl")
+    assert isinstance(network, ASTMTL)
+    view = view_of(network, batch)
+    weights = grid_weights("gaussian", SIDE).numpy() + np.eye(9)
+    degree = np.diag(weights.sum(axis=1) ** -0.5)
+    matrix = degree @ weights @ degree
+    graphs = []
+    for task in range(2):
+        hidden = view.past[:, :, task].numpy()
+        for layer in (network.first[task], network.second[task]):  # over all cells, of which the target is kept
+            hidden = np.maximum(np.einsum("ij,btjc,oc->btio", matrix, hidden, layer.weight) + layer.bias.numpy(), 0)
+        graphs.append(torch.tensor(hidden[:, :, CENTRE]).float())
+    common, _ = network.shared(torch.cat(graphs, dim=-1))
+    forecasts = []
+    for task, graph in enumerate(graphs):
+        own, _ = network.encoders[task](graph)
+        state = functional.scaled_dot_product_attention(common, own, own)[:, -1]  # Q shared, K and V the task's
+        fed, steps = torch.zeros(4, 1), []
+        for _ in range(HORIZON):
+            state = network.decoders[task](torch.cat([fed, torch.zeros(4, 1)], dim=1), state)
+            fed = network.heads[task](state)
+            steps.append(fed[:, 0])
+        forecasts.append(torch.stack(steps, dim=1))
+    assert torch.allclose(network.forecast(view), torch.stack(forecasts, dim=-1), atol=1e-5)
