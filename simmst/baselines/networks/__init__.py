@@ -3,6 +3,7 @@
 from simmst.baselines.networks.ast_mtl import ASTMTL
 from simmst.baselines.networks.config import NetworkConfig
 from simmst.baselines.networks.conv_lstm import ConvLSTM
+from simmst.baselines.networks.cslsl import CSLSL
 from simmst.baselines.networks.dcrnn import DCRNN
 from simmst.baselines.networks.informer import Informer
 from simmst.baselines.networks.inputs import NetworkInput, View
@@ -28,10 +29,12 @@ NETWORKS: dict[str, type[Network]] = {
     "staeformer": STAEformer,
     "mttc": MTTC,
     "ast-mtl": ASTMTL,
+    "cslsl": CSLSL,
 }
 
 __all__ = [
     "ASTMTL",
+    "CSLSL",
     "DCRNN",
     "LSTM",
     "MTTC",

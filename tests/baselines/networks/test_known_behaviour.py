@@ -21,6 +21,7 @@ from simmst.baselines.networks.stgcn import ChebyshevConvolution, GatedConvoluti
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
 from simmst.data.calendar import slot_of_day, weekday
 from simmst.errors import ConfigError
+from simmst.models import task_losses
 
 CENTRE = SIDE * SIDE // 2
 
@@ -358,3 +359,44 @@ def test_ast_mtl_convolves_and_attends(batch):
             steps.append(fed[:, 0])
         forecasts.append(torch.stack(steps, dim=1))
     assert torch.allclose(network.forecast(view), torch.stack(forecasts, dim=-1), atol=1e-5)
+
+
+# --- cslsl
+
+
+def test_cslsl_is_a_chain_of_causes():
+    services = ("internet", "call", "sms")
+    batch = small_windows(services=services).batch([4 + 9 * 80])
+    network = small_network("cslsl", services=services)
+    assert network.config.chain == (1, 2, 0)
+    before, reached = call(network, batch), {}
+    for number, name in enumerate(services):
+        values = batch.values.clone()
+        values[:, -1, number] += 0.5
+        values[:, 0, number] -= 0.5  # the level stays
+        change = (call(network, batch._replace(values=values)) - before).abs().amax((0, 1))
+        reached[name] = [other for other, size in zip(services, change, strict=True) if size > 1e-6]
+    assert reached == {"internet": ["internet"], "call": ["internet", "call", "sms"], "sms": ["internet", "sms"]}
+    other = small_network("cslsl", services=services, order=("sms", "internet", "call"))
+    assert other.config.chain == (2, 0, 1)
+
+
+def test_cslsl_constrains_by_the_laplacian(batch):
+    network = small_network("cslsl", constraint=0.5, graph="rook")
+    view = view_of(network, batch)
+    weights = grid_weights("rook", SIDE).numpy()
+    laplacian = np.diag(weights.sum(axis=1)) - weights
+    cells = network.forecast_cells(view).numpy()
+    form = np.einsum("bhki,ij,bhkj->bhk", cells, laplacian, cells).mean(axis=1)
+    np.testing.assert_allclose(network.constraint(view, torch.tensor(cells)), 0.5 * 2 * form / 24, rtol=1e-4)
+
+
+def test_the_penalty_joins_the_loss_in_training_alone(batch):
+    network = small_network("cslsl", constraint=0.5)
+    arguments = (*batch[:3], batch.memory, batch.target, "mae")
+    with torch.no_grad():
+        plain, (_, penalty) = task_losses(network, *arguments), network(*batch[:2], mask=batch.mask, penalty=True)
+        assert torch.allclose(task_losses(network.train(), *arguments), plain + penalty.mean(0), atol=1e-6)
+        apart = task_losses(network, *arguments, per_sample=True)
+        assert torch.allclose(apart, task_losses(network.eval(), *arguments, per_sample=True) + penalty, atol=1e-6)
+    assert (penalty > 0).all()
