@@ -71,6 +71,16 @@ print([row.name for row in model.cross_validation(n_windows=2).rows])
     assert "mean" in run(copied, CITY + code)
 
 
+def test_a_network(copied: Path) -> None:
+    code = """
+small = {"epochs": 1, "samples_per_epoch": 64, "validation_samples": 64}
+model = Forecaster(horizon=2, model="mlp", network={"width": 8, "memory": True}, training=small)
+model.fit(city(0), simulated=None)
+print(model.name, len(model.predict()), model.network.hidden.out_features)
+"""
+    assert run(copied, CITY + code).strip() == "mlp 18 8"
+
+
 def test_a_recipe(copied: Path) -> None:
     code = """
 small = {"training": {"epochs": 1, "batch_size": 64, "samples_per_epoch": 128}, "network": {"width": 8, "num_heads": 2}}
