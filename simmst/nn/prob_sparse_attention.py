@@ -43,7 +43,7 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
     if is_exporting() and all(type(size) is int for size in (queries, keys, samples)):
         return torch.tensor(_evaluation_numbers(queries, keys, samples, shared), device=device)
     if torch.compiler.is_compiling() or is_transformed():
-        sample: Tensor = _draw_evaluation_sample(queries, keys, samples, shared, device)
+        sample: Tensor = _opaque_evaluation_sample(queries, keys, samples, shared, device)
         return sample
     key = (queries, keys, samples, shared, device)
     cached = _evaluation_samples.get(key)
@@ -57,19 +57,23 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
     return cached
 
 
-@torch.library.custom_op(
-    "simmst::evaluation_sample",
-    mutates_args=(),
-    schema="(int queries, int keys, int samples, bool shared, Device device) -> Tensor",
-)
 def _draw_evaluation_sample(queries: int, keys: int, samples: int, shared: bool, device: torch.device) -> Tensor:
-    # Opaque to the compiler: inductor inlines the ten rounds into each other, doubling the work with every one.
     seed = torch.tensor(EVALUATION_SEED, dtype=torch.int64, device=device)
     sample = philox_indices(1 if shared else queries, samples, keys, key=seed)
     return sample[0].clone() if shared else sample
 
 
-@_draw_evaluation_sample.register_fake
+# Opaque to the compiler: inductor inlines the ten rounds into each other, doubling the work with every one. Eager calls
+# go past it, since the first call of any custom operator imports torch._dynamo, which takes more than a second.
+_opaque_evaluation_sample = torch.library.custom_op(
+    "simmst::evaluation_sample",
+    _draw_evaluation_sample,
+    mutates_args=(),
+    schema="(int queries, int keys, int samples, bool shared, Device device) -> Tensor",
+)
+
+
+@_opaque_evaluation_sample.register_fake
 def _(queries: int, keys: int, samples: int, shared: bool, device: torch.device) -> Tensor:
     return torch.empty((samples,) if shared else (queries, samples), dtype=torch.int64, device=device)
 

@@ -90,3 +90,14 @@ from simmst import Forecaster, ops, nn
 print(sorted(set({OPTIONAL!r}) & (set(sys.modules) - before)))
 """
     assert run_python(code).strip() == "[]"
+
+
+def test_a_forecast_imports_no_compiler():
+    code = """
+import sys, torch
+from simmst.nn import ProbSparseAttention
+with torch.no_grad():
+    ProbSparseAttention(8, 2).eval()(torch.zeros(1, 40, 8))
+print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])
+"""
+    assert run_python(code).strip() == "[]"  # they take more than a second
