@@ -1,10 +1,26 @@
-"""Environment variables that name a backend or an instruction set, checked before any work is done."""
+"""Environment variables: those that name a backend or an instruction set, and how idle threads wait."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from simmst.errors import ConfigError
+
+# Every OpenMP runtime knows the first; GCC's, which torch for Linux brings, then looks for work this many times, some
+# 25 microseconds, before a thread sleeps: about as long as falling asleep and waking takes. Its own default is 300,000.
+_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+_CHOICES = (*_WAITING, "KMP_BLOCKTIME")
+
+
+def sleep_while_waiting() -> None:
+    """Let threads that wait for others sleep: one that spins takes the core that the others need on a busy machine.
+
+    The runtimes of OpenMP read this when they are loaded, so it says nothing once torch is imported. Whoever set one of
+    their variables keeps it. For the commands alone: a library does not decide for the program it is part of.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in _CHOICES):
+        os.environ.update(_WAITING)
 
 
 def check_environment() -> None:

@@ -12,7 +12,7 @@ from simmst import __version__
 from simmst.commands import demo, evaluate, forecast, info, pretrain, simulate, train
 from simmst.commands.boundary import exit_status
 from simmst.commands.command import Command
-from simmst.commands.environment import check_environment
+from simmst.commands.environment import check_environment, sleep_while_waiting
 from simmst.foundation.suggestions import nearest
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = COMMANDS.get(words[0]) if words else None
 
     def work() -> None:
+        sleep_while_waiting()
         command, options = parse(words)
         check_environment()
         command.run(options)

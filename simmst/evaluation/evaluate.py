@@ -17,6 +17,7 @@ from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, s
 from simmst.evaluation.report import Forecasts, Report, Row
 from simmst.foundation.memory import Memory
 from simmst.foundation.modes import evaluating
+from simmst.foundation.threads import in_threads
 from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"
@@ -83,7 +84,7 @@ class ModelPredictor:
         scaler: Scaler,
         spec: WindowSpec,
         *,
-        batch_size: int = 512,
+        batch_size: int = 256,
         precision: str = "float32",
         stretch: float = 1.0,
         context_days: int | None = None,
@@ -165,26 +166,34 @@ class ModelPredictor:
         raw = np.moveaxis(self.scaler.inverse(np.moveaxis(scaled, -1, 0), axis=-1), 0, -1)
         return np.ascontiguousarray(raw).reshape(shape)
 
-    @torch.no_grad()
     def forecast_windows(
         self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None
     ) -> npt.NDArray[np.float32]:
         """Forecast single windows on the scaler's scale, float32 (B, T_out, K, L).
+
+        On a processor the batches are forecast side by side, in as many threads as torch has: see `in_threads`.
 
         Args:
             windows: made with this predictor's spec and scaler.
             indices: int64 (B,), their numbers.
             levels: of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
         """
-        with evaluating(self.model):
-            starts = range(0, len(indices), self.batch_size)
-            return np.concatenate([self._forward(windows, indices[i : i + self.batch_size], levels) for i in starts])
-
-    def _forward(
-        self, windows: Windows, indices: npt.NDArray[np.int64], levels: tuple[float, ...] | None
-    ) -> npt.NDArray[np.float32]:
         parameter = next(self.model.parameters(), None)
         device = parameter.device if parameter is not None else torch.device("cpu")
+        batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        with evaluating(self.model):
+            return np.concatenate(
+                in_threads(lambda batch: self._forward(windows, batch, levels, device), batches, device)
+            )
+
+    @torch.no_grad()
+    def _forward(
+        self,
+        windows: Windows,
+        indices: npt.NDArray[np.int64],
+        levels: tuple[float, ...] | None,
+        device: torch.device,
+    ) -> npt.NDArray[np.float32]:
         batch = windows.batch(indices).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             options: dict[str, Any] = {"memory": batch.memory} if getattr(self.model, "takes_memory", False) else {}

@@ -1,1 +1,1 @@
-"""What every room stands on: optional imports, whole files, progress, worker processes, pictures, suggestions."""
+"""What every room stands on: optional imports, whole files, progress, processes, threads, pictures, suggestions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from simmst.data import Batch, CityWindows, Windows, WindowSource
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import DataError
+from simmst.foundation.threads import in_threads
 from simmst.models import mean_loss, task_loss_sums
 from simmst.training.config import TrainingConfig, resolve_device
 
@@ -37,7 +39,6 @@ def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessG
     return batch._replace(target=torch.full_like(batch.target, torch.nan)), [0]
 
 
-@torch.no_grad()
 def validation_losses(
     model: nn.Module,
     windows: WindowSource,
@@ -47,6 +48,8 @@ def validation_losses(
     processes: ProcessGroup = ALONE,
 ) -> np.ndarray:
     """Return the loss of each service over validation windows, and leave the model in evaluation mode.
+
+    On a processor the batches are scored side by side, in as many threads as torch has: see `in_threads`.
 
     Args:
         model: called as ``model(values, marks, mask=mask)``.
@@ -65,12 +68,17 @@ def validation_losses(
     device, count = resolve_device(config.device), len(windows)
     wanted = min(config.validation_samples or count, count)
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
-    parts = []
-    for start in range(0, len(chosen), 4 * config.batch_size):
-        batch, _ = shared_batch(windows, chosen[start : start + 4 * config.batch_size], processes)
+    gathering = Lock()  # a source that reads cities as they are asked for has one place for them
+
+    @torch.no_grad()
+    def sums(start: int) -> Tensor:
+        with gathering:
+            batch, _ = shared_batch(windows, chosen[start : start + 4 * config.batch_size], processes)
         batch = batch.to(device)
         seen = (~torch.isnan(batch.target)).sum(dim=(0, 1)).float()
-        parts.append(torch.stack([*batch_loss_sums(model, batch, config), seen]))
+        return torch.stack([*batch_loss_sums(model, batch, config), seen])
+
+    parts = in_threads(sums, range(0, len(chosen), 4 * config.batch_size), device)
     total, mass, number = processes.all_reduce(torch.stack(parts)).unbind(1)
     totals = (mean_loss(total, mass).double() * number.double()).sum(0).cpu().numpy()
     observed = number.double().sum(0).cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,31 @@ print(sorted({{'torch', 'numpy', 'pandas', 'jsonargparse', 'rich'}} & set(sys.mo
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "loaded", "kept"),
+    [
+        ({}, False, ["passive", "1000", None]),
+        ({"GOMP_SPINCOUNT": "7"}, False, [None, "7", None]),
+        ({"OMP_WAIT_POLICY": "active"}, False, ["active", None, None]),
+        ({"KMP_BLOCKTIME": "0"}, False, [None, None, "0"]),
+        ({}, True, [None, None, None]),
+    ],
+)
+def test_waiting_threads_sleep_unless_the_user_or_the_program_around_has_decided(given, loaded, kept):
+    names = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"]
+    code = f"""
+import json, os, sys, types
+if {loaded}:
+    sys.modules["torch"] = types.ModuleType("torch")  # as if it had been imported
+from simmst.commands.main import main
+main(["no-such-command"])
+print(json.dumps([os.environ.get(name) for name in {names}]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(run.stdout) == kept
 
 
 def test_help_takes_a_moment():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +154,24 @@ def test_a_network_is_wrapped_into_a_predictor(setting):
     assert forecast.dtype == np.float32
     assert max(model.batches) <= 50
     assert model.training  # as it was
+
+
+def test_batches_are_forecast_side_by_side_to_the_bits_of_one_thread(setting):
+    dataset, split = setting
+    last, used = Last(), set()
+    last.register_forward_pre_hook(lambda *_: used.add((threading.current_thread().name, torch.get_num_threads())))
+    predictor = ModelPredictor(last, Scaler.fit(dataset, split.train), SPEC, batch_size=4)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            used.clear()
+            found.append(predictor.predict(dataset, np.array([split.test.start])))
+            assert {team for _, team in used} == {1}
+            assert (threading.current_thread().name in {name for name, _ in used}) == (threads == 1)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
 
 
 def test_forecasts_on_the_log_scale_are_not_negative(setting):

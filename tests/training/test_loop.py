@@ -185,6 +185,25 @@ def test_without_a_checkpoint_the_message_says_so(real):
         train_stage(Exploding(at=1), *real, CONFIG, stage="real")
 
 
+def test_small_steps_take_one_thread_and_large_ones_all(real):
+    before, used = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for batch_size in (2, 64):
+            model = tiny_net()
+            model.net.register_forward_pre_hook(
+                lambda module, _, size=batch_size: used.append((size, module.training, torch.get_num_threads()))
+            )
+            model.register_parameter("heavy", nn.Parameter(torch.zeros(200_000)))
+            config = dataclasses.replace(CONFIG, epochs=1, batch_size=batch_size)
+            train_stage(model, *real, config, stage="train")
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {team for size, training, team in used if training and size == 2} == {1}
+    assert {team for size, training, team in used if training and size == 64} == {2}
+
+
 def test_gradients_are_clipped(real):
     class Steep(nn.Module):
         def __init__(self):
