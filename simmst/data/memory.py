@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 _FEW = 4  # origins for which summing up is quicker than a running sum
+_AT_ONCE = 1 << 17  # numbers worked on together: their copies stay in the cache
 
 
 class _Usual(NamedTuple):
@@ -96,16 +98,18 @@ class SeriesMemory:
         start = np.maximum(self.origins - self.context_days * self.steps_per_day, 0)
         level = np.empty((len(self.origins), *self.values.shape[1:]), dtype=np.float32)
         spread = np.empty_like(level)
-        for service in range(self.values.shape[1]):
-            values = self.values[: self.origins[-1], service].astype(np.float64)
+        past = self.values[: self.origins[-1]].reshape(int(self.origins[-1]), -1)  # (t, K * H * W)
+        flat_level, flat_spread = (moment.reshape(len(moment), past.shape[1]) for moment in (level, spread))
+        for some in _blocks(past.shape[1], _AT_ONCE // max(len(past), 1)):
+            values = past[:, some].astype(np.float64)
             seen = ~np.isnan(values)
             values[~seen] = 0.0
             terms = (seen.astype(np.float64), values, values**2)
             sums = [_sums(term, start, self.origins) for term in terms]
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = sums[1] / sums[0]
-                level[:, service] = mean
-                spread[:, service] = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0.0))
+                flat_level[:, some] = mean
+                flat_spread[:, some] = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0.0))
         return level, spread
 
     def _recall_usual(self, slots: np.ndarray, patch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +128,14 @@ class SeriesMemory:
     def _usual(self, columns: np.ndarray, days: int) -> _Usual:
         """Compare some of the input slots of every origin with as many days before them."""
         slots = np.unique(self.origins[:, None] + self.offsets[columns])
+        usual = np.empty((len(slots), *self.values.shape[1:]), dtype=np.float32)
+        city = np.empty(usual.shape[:2], dtype=np.float32)
+        for some in _blocks(len(slots), _AT_ONCE // max(self.values[0].size, 1)):
+            usual[some], city[some] = self._compare(slots[some], days)
+        return _Usual(columns, slots, usual, city)
+
+    def _compare(self, slots: np.ndarray, days: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the days before some slots, (s, K, H, W), and how far the mean of all cells was from it, (s, K)."""
         total = np.zeros((len(slots), *self.values.shape[1:]), dtype=np.float32)
         count = np.zeros_like(total)
         for day in range(1, days + 1):
@@ -133,7 +145,8 @@ class SeriesMemory:
                 break
             values = self.values[lagged[rows]]
             seen = ~np.isnan(values)
-            total[rows] += np.where(seen, values, 0.0)
+            values[~seen] = 0.0
+            total[rows] += values
             count[rows] += seen
         with np.errstate(invalid="ignore", divide="ignore"):
             usual: np.ndarray = total / count
@@ -141,7 +154,13 @@ class SeriesMemory:
             axes = tuple(range(2, unusual.ndim))
             seen = ~np.isnan(unusual)
             city: np.ndarray = np.where(seen, unusual, 0.0).sum(axis=axes) / seen.sum(axis=axes)
-        return _Usual(columns, slots, usual, city.astype(np.float32))
+        return usual, city
+
+
+def _blocks(total: int, size: int) -> Iterator[slice]:
+    """Cut 0..total - 1 into stretches of at most so many, at least one each."""
+    size = max(size, 1)
+    return (slice(start, start + size) for start in range(0, total, size))
 
 
 def _sums(terms: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ class Scaler:
         if len(steps) == 0 or steps[0] < 0 or steps[-1] >= dataset.num_steps:
             raise DataError(f"cannot fit a scaler to slots {steps} of a series of {dataset.num_steps} slots")
         activity = dataset.activity[steps.start : steps.stop : steps.step]
-        blocks = [activity[i : i + _CHUNK][:, :, dataset.mask] for i in range(0, len(activity), _CHUNK)]  # (t, K, C)
+        blocks = [_inside(activity[i : i + _CHUNK], dataset.mask) for i in range(0, len(activity), _CHUNK)]  # (t, K, C)
         negative = dataset.unit == "z-score" or any(bool((block < 0).any()) for block in blocks)
         if kind is None:
             kind = "linear" if negative else "log"
@@ -84,9 +84,10 @@ class Scaler:
             )
         mean = total / np.maximum(count, 1)
         if kind == "relative":
-            smallest = np.min([np.fmin.reduce(block, axis=(0, 2)) for block in blocks], axis=0)
-            shift = smallest - 0.05 * (mean - smallest) if negative else np.zeros_like(mean)
-            shift = np.where(count > 0, shift, 0.0)
+            shift = np.zeros_like(mean)
+            if negative:
+                smallest = np.min([np.fmin.reduce(block, axis=(0, 2)) for block in blocks], axis=0)
+                shift = np.where(count > 0, smallest - 0.05 * (mean - smallest), 0.0)
             unit = _UNIT * (mean - shift)
             return cls(kind, shift, np.where(unit > 1e-12, unit, 1.0))
         squares = np.zeros(dataset.num_services)
@@ -162,6 +163,11 @@ class Scaler:
         shape = [1] * x.ndim
         shape[axis] = -1
         return self.mean.astype(np.float32).reshape(shape), self.std.astype(np.float32).reshape(shape)
+
+
+def _inside(activity: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The cells inside the city, (t, K, C); a view where all are, of which no copy is made."""
+    return activity.reshape(*activity.shape[:2], -1) if mask.all() else activity[:, :, mask]
 
 
 def _forward(x: np.ndarray, kind: str) -> np.ndarray:

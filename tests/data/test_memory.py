@@ -146,6 +146,20 @@ def test_the_memory_is_what_its_definition_says(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("at_once", [1, 40, 700])
+def test_a_large_city_is_worked_on_in_stretches_to_the_same_numbers(name, at_once, monkeypatch):
+    data, spec, context_days, _ = SETTINGS[name]
+    scaler = Scaler.fit(data, range(data.num_steps))
+    found = []
+    for size in (1 << 30, at_once):
+        monkeypatch.setattr("simmst.data.memory._AT_ONCE", size)
+        windows = Windows(data, spec, scaler, steps=range(data.num_steps), context_days=context_days)
+        found.append(windows.batch(np.arange(len(windows))).memory)
+    for whole, cut in zip(*found, strict=True):
+        torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_sample_does_not_depend_on_the_other_origins(name):
     data, spec, context_days, _ = SETTINGS[name]
     scaler = Scaler.fit(data, range(data.num_steps))
