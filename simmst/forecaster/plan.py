@@ -11,9 +11,10 @@ from simmst.data import CALENDAR_FEATURES, Scaler, TrafficDataset, WindowSpec
 from simmst.errors import ConfigError, DataError
 from simmst.forecaster.architectures import OWN, AnyConfig, settings_of
 from simmst.forecaster.config import ForecasterConfig
-from simmst.models import SimMSTNetConfig
+from simmst.models import SimMSTNetConfig, TaskWeights
 from simmst.pretrained import Pretrained, load_pretrained
-from simmst.training import RECIPES, resolve_device
+from simmst.training import RECIPES, REWEIGHTING, resolve_device
+from simmst.training.task_weighting import refuse_changing_weights, task_weighting
 
 ADAPTED_DAYS = 4  # a shorter series adapts no weights
 
@@ -89,6 +90,9 @@ def make_plan(
     if "simulated" in RECIPES[solver].needs and not simulated:
         raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or take 'real-only'")
     resolve_device(config.training.device)
+    task_weighting(TaskWeights(network.num_tasks, network.task_weights), learning_rate=config.training.learning_rate)
+    if solver in REWEIGHTING:
+        refuse_changing_weights(network.task_weights)
     return Plan(train, validation, spec, scaler, network, pretrained, solver, notes)
 
 

@@ -43,7 +43,8 @@ class SimMSTNetConfig:
         spatial_steps: latest input steps that the spatial branch sees.
         interaction: whether tasks exchange features (False is the ablation oInter).
         spatial: whether the spatial branch is there (False is the ablation oSpatial).
-        task_weights: ``"loss_share"`` (Sim-MSTNet, Eq. 13-14) or ``"average"`` (the ablation Average).
+        task_weights: ``"loss_share"`` (Sim-MSTNet, Eq. 13-14), ``"average"`` (the ablation Average), or a method of
+            torchjd: see `TaskWeights`.
         highway: whether a linear autoregression is added to the network's forecast.
         backend: the implementation of every attention; None chooses for each call.
 

@@ -177,9 +177,9 @@ def task_loss_sums(
     quantiles = kind == "quantile" and bool(getattr(model, "forecasts_quantiles", False))
     if quantiles:
         options["quantiles"] = True
-    if model.training and getattr(model, "takes_target", False):
+    if getattr(model, "takes_target", False) and model.training:
         options["target"] = target
-    penalised = model.training and bool(getattr(model, "has_penalty", False))
+    penalised = bool(getattr(model, "has_penalty", False)) and model.training
     if penalised:
         options["penalty"] = True
     answer = model(values, marks, mask=mask, **options)

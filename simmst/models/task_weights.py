@@ -6,20 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from simmst.errors import ConfigError
-from simmst.foundation.task_weights import TASK_WEIGHTS
+from simmst.foundation.task_weights import SIMPLEX_WEIGHTS, TASK_WEIGHTS
 
 
 class TaskWeights(nn.Module):
-    r"""Weights of the task losses on the simplex (Sim-MSTNet, Eq. 13-14).
+    r"""Weights of the task losses, on the simplex where they are of the losses alone (Sim-MSTNet, Eq. 13-14).
 
     .. math:: \lambda_k = L_k \Big/ \sum_j L_j, \qquad L = \sum_k \lambda_k L_k
 
     The losses are taken as they are, so they should be computed on normalised targets. Weights are constants to the
-    gradient. They are a buffer, so they travel with checkpoints.
+    gradient. They are a buffer, so they travel with checkpoints. The other modes take more than a step's losses: the
+    training loop finds their weights (`simmst.training.task_weighting`) and keeps them here.
 
     Args:
         num_tasks: K.
-        mode: ``"loss_share"``, or ``"average"`` for 1/K always.
+        mode: ``"loss_share"``; ``"average"`` for 1/K always; or, with the extra ``mtl``, one of torchjd's methods
+            ``"uncertainty"``, ``"dwa"``, ``"imtl-l"``, ``"famo"``, ``"stch"``, ``"upgrad"``, ``"mgda"``, ``"pcgrad"``.
 
     Raises:
         ConfigError: the mode is unknown, or there is no task.
@@ -54,8 +56,10 @@ class TaskWeights(nn.Module):
             losses: (K,), not negative.
 
         Raises:
-            ValueError: the shape differs from the weights'.
+            ValueError: the shape differs from the weights', or the mode's weights are not of the losses alone.
         """
+        if self.mode not in SIMPLEX_WEIGHTS:
+            raise ValueError(f"weights of mode {self.mode!r} are found by the training loop, not from losses alone")
         if losses.ndim != 1:
             raise ValueError(f"losses are {tuple(losses.shape)}; the weights are updated from one loss a task, (K,)")
         self._check(losses)
@@ -67,6 +71,12 @@ class TaskWeights(nn.Module):
             share = losses / losses.amax().clamp(min=torch.finfo(losses.dtype).tiny)
             average = torch.full_like(losses, 1.0 / len(losses))
             self.weights = torch.where(total > 0, share / share.sum().clamp(min=1.0), average)
+        return self.weights
+
+    @torch.no_grad()
+    def keep(self, weights: Tensor) -> Tensor:
+        """Keep the weights (K,) that the training loop has found, and return them."""
+        self.weights = weights.detach().to(self.weights)
         return self.weights
 
     def combine(self, losses: Tensor) -> Tensor:

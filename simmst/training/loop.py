@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
-from simmst.data import WindowSource
+from simmst.data import Batch, WindowSource
 from simmst.distributed import ALONE, ProcessGroup, answered
 from simmst.errors import DataError, SimmstError
 from simmst.foundation.progress import Progress, quiet
 from simmst.foundation.threads import at_most
-from simmst.models import TaskWeights, mean_loss, part_of_batch
+from simmst.models import mean_loss, part_of_batch
 from simmst.training.checkpoint import Checkpoint, grouped, load_into, optimizer_tensors, restore_optimizer
 from simmst.training.config import TrainingConfig, learning_rate_at
 from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
 from simmst.training.stage import Stage
+from simmst.training.task_weighting import (
+    GradientWeighting,
+    TaskWeighting,
+    set_gradient,
+    task_gradients,
+    task_weighting,
+)
 from simmst.training.validation import BestWeights, batch_loss_sums, shared_batch, validation_losses
 
 # Windows in a step, times weights, that occupy a thread: two threads take as long as one for 32 windows of the default
@@ -49,7 +57,7 @@ def train_stage(
 ) -> History:
     """Train a model for one stage and leave its best weights in it.
 
-    AdamW on the task losses, weighted by Sim-MSTNet's Eq. 13-14 (or as the model's config says), with a cosine or
+    AdamW on the task losses, weighted by Sim-MSTNet's Eq. 13-14 or by the name in the model's config, with a cosine or
     constant learning rate, gradient clipping and early stopping. The validation score is the mean over the services of
     the loss on the validation windows. Everything random derives from `config.seed` and the stage's name; torch's
     global generators are given back as they were. Small steps take fewer of its threads.
@@ -119,7 +127,8 @@ class _Loop(Stage):
         self.epoch = 0
         self.finished = False
         self.team = config.batch_size * sum(p.numel() for p in model.parameters()) // _WORK_OF_A_THREAD
-        self.weights: TaskWeights | None = None
+        self.weighting: TaskWeighting | None = None
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.best = BestWeights(model)
         decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
         plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
@@ -192,19 +201,28 @@ class _Loop(Stage):
                 total, mass = batch_loss_sums(self.replica, batch.to(self.device), self.config)
             whole = self.processes.all_reduce(torch.stack([total.detach(), mass]))
             losses = mean_loss(*whole)
-            weights = self.task_weights(len(losses))
-            weights.update(losses)
+            weighting = self.task_weighting(len(losses))
+            weights = weighting.tasks
             self.optimizer.zero_grad(set_to_none=True)
-            self.backward(weights.combine(mean_loss(total, whole[1])))
+            own, observed = mean_loss(total, whole[1]), whole[1] > 0
+            if isinstance(weighting, GradientWeighting):
+                gradients = task_gradients(own, self.parameters)
+                set_gradient(self.parameters, weighting.weigh_gradients(gradients, observed) @ gradients)
+            else:
+                weighting.weigh(losses, observed)
+                self.backward(weights.combine(own))
             clip = math.inf if self.config.gradient_clip is None else self.config.gradient_clip
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
             self.check(losses, norm)
             self.optimizer.step()
+            weighting.after_step(partial(self.losses_of, batch))
             self.step += 1
             totals.append(torch.stack([losses, weights.weights.to(losses.dtype)]).cpu().numpy())
             norms.append(norm)
             loss = float(weights.combine(losses))
             progress(self.name, self.step, self.total_steps, {"loss": loss, **self.details()})
+        if self.weighting is not None:
+            self.weighting.after_epoch()
         mean_losses, mean_weights = np.mean(np.asarray(totals, dtype=np.float64), axis=0)
         return {
             "stage": self.name,
@@ -216,6 +234,12 @@ class _Loop(Stage):
             "task_weights": self.by_service(mean_weights),
             "gradient_norm": float(np.mean(norms)),
         }
+
+    @torch.no_grad()
+    def losses_of(self, batch: Batch) -> torch.Tensor:
+        """Return the losses of the whole batch, of which `batch` is this process's part, at the present weights."""
+        total, mass = batch_loss_sums(self.model, batch.to(self.device), self.config)
+        return mean_loss(*self.processes.all_reduce(torch.stack([total, mass])))
 
     def backward(self, own: torch.Tensor) -> None:
         """Leave the gradient of the whole batch's loss, of which `own` is this process's addend."""
@@ -265,11 +289,14 @@ class _Loop(Stage):
             f"is {self.config.learning_rate:g}), set gradient_clip, or look for extreme values in the data"
         )
 
-    def task_weights(self, num_services: int) -> TaskWeights:
-        """Return the task weights, made when the first batch tells how many services there are."""
-        if self.weights is None:
-            self.weights = self.new_task_weights(num_services)
-        return self.weights
+    def task_weighting(self, num_services: int) -> TaskWeighting:
+        """Return the way to weigh the tasks, made when the first batch tells how many services there are."""
+        if self.weighting is None:
+            rate, processes = self.config.learning_rate, self.processes.world_size
+            self.weighting = task_weighting(
+                self.new_task_weights(num_services), learning_rate=rate, world_size=processes
+            )
+        return self.weighting
 
     def details(self) -> dict[str, float]:
         """Return the numbers shown beside the progress bar."""
@@ -277,12 +304,14 @@ class _Loop(Stage):
 
     def save_epoch(self) -> None:
         """Write the stage's checkpoint; its metrics line is on disk already."""
-        weights = {} if self.weights is None else self.weights.state_dict()
+        weights = {} if self.weighting is None else self.weighting.tasks.state_dict()
+        weighting = {} if self.weighting is None else self.weighting.state()
         tensors = {
             **grouped("model", self.model.state_dict()),
             **grouped("best", self.best.weights),
             **grouped("optimizer", optimizer_tensors(self.model, self.optimizer)),
             **grouped("task_weights", weights),
+            **grouped("weighting", weighting),
             **grouped("generator", generator_state(self.device)),
         }
         config = getattr(self.model, "config", None)
@@ -306,7 +335,9 @@ class _Loop(Stage):
         restore_optimizer(self.model, self.optimizer, checkpoint.group("optimizer"), path=path)
         weights = checkpoint.group("task_weights")
         if weights:
-            load_into(self.task_weights(len(weights["weights"])), weights, path=path)
+            weighting = self.task_weighting(len(weights["weights"]))
+            load_into(weighting.tasks, weights, path=path)
+            weighting.restore(checkpoint.group("weighting"))
         set_generator_state(checkpoint.group("generator"), self.device)
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
         self.history.best_epoch, self.history.best_score = state["best_epoch"], state["best_score"]

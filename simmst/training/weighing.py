@@ -23,6 +23,7 @@ from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
 from simmst.training.stage import Stage
+from simmst.training.task_weighting import refuse_changing_weights
 
 STAGE = "reweight"
 _EVEN = 1024  # real windows whose losses set the weights of the tasks
@@ -88,7 +89,8 @@ def weigh(
             folder.
 
     Raises:
-        ConfigError: the model is bound to a backend that cannot be differentiated forward.
+        ConfigError: the model is bound to a backend that cannot be differentiated forward, or its tasks are weighed
+            anew at every step.
         DataError: windows without any target, or with a loss that is not finite.
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
@@ -163,6 +165,7 @@ class _Weighing(Stage):
             counts.append((~torch.isnan(batch.target)).any(dim=1).sum(0))
         mean = torch.stack(losses).sum(0) / torch.stack(counts).sum(0).clamp(min=1)
         tasks = self.new_task_weights(len(mean))
+        refuse_changing_weights(tasks.mode)
         tasks.update(mean)
         return tasks
 

@@ -35,7 +35,7 @@ from simmst.models import SimMSTNetConfig
         ("memory_days", 0),
         ("spatial_steps", 0),
         ("interaction", 1),
-        ("task_weights", "uncertainty"),
+        ("task_weights", "uncertain"),
         ("backend", "fast"),
     ],
 )

@@ -95,8 +95,10 @@ def test_weights_travel_with_the_state():
 
 
 def test_task_weights_refuse():
-    with pytest.raises(ConfigError, match="task_weights is 'dwa'"):
-        TaskWeights(2, "dwa")
+    with pytest.raises(ConfigError, match="task_weights is 'dwam'"):
+        TaskWeights(2, "dwam")
+    with pytest.raises(ValueError, match="weights of mode 'dwa' are found by the training loop"):
+        TaskWeights(2, "dwa").update(torch.ones(2))
     with pytest.raises(ValueError, match=r"losses are \(3,\); there are 2 tasks"):
         TaskWeights(2).combine(torch.zeros(3))
     with pytest.raises(ValueError, match="one loss a task"):
