@@ -90,12 +90,13 @@ class DayAttention(nn.Module):
         key = self.day(today).unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, L, heads, E)
         query = self.query(torch.cat((marks, distances(context, marks.shape[1])), dim=-1))
         query = query.unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, T_out, heads, E)
-        score = torch.einsum("ntae,nlae->nalt", query, key) / math.sqrt(_KEY_WIDTH)
-        score = score + self.day_bias[:, :, None] + torch.einsum("ac,nltc->nalt", self.same_day, context.same_day)
-        visible = known[:, None]
-        weights = torch.softmax(score.masked_fill(~visible, -1e4), dim=2) * visible  # (N, heads, L, T_out)
-        recalled = torch.einsum("nalt,nlt->nta", weights, days)
-        offset = torch.einsum("nalt,nl->nta", weights, apart)
+        # The days come last: a softmax over any other axis takes several times as long.
+        score = torch.einsum("ntae,nlae->natl", query / math.sqrt(_KEY_WIDTH), key)
+        score = score + self.day_bias[:, None] + torch.einsum("ac,nltc->natl", self.same_day, context.same_day)
+        visible = known.transpose(1, 2)[:, None]  # (N, 1, T_out, L)
+        weights = torch.softmax(score.masked_fill(~visible, -1e4), dim=-1) * visible  # (N, heads, T_out, L)
+        recalled = torch.einsum("natl,nlt->nta", weights, days)
+        offset = torch.einsum("natl,nl->nta", weights, apart)
 
         base = _location(days, known)
         deviation = torch.where(known, days - base[:, None], 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import Context
@@ -41,17 +42,23 @@ class Highway(nn.Module):
             marks: (N, T_out, M), of the slots to forecast.
             distance: (N, T_out), days ahead.
         """
-        return torch.einsum("nhji,ji->nh", self._inputs(context, recalled, marks, distance), self.coefficients)
+        latest, slots = self._inputs(context, recalled, marks)
+        of_all, of_each = self.coefficients.split((latest.shape[-1], slots.shape[-1]), dim=1)
+        sums = functional.linear(latest, of_all)[:, None] + functional.linear(slots, of_each)  # (N, T_out, 3)
+        return (sums * self._scales(distance)).sum(-1)
 
-    def _inputs(self, context: Context, recalled: Recollection, marks: Tensor, distance: Tensor) -> Tensor:
-        """What the coefficients stand before, (N, T_out, 3, I)."""
-        steps = marks.shape[1]
+    @staticmethod
+    def _inputs(context: Context, recalled: Recollection, marks: Tensor) -> tuple[Tensor, Tensor]:
+        """What the coefficients stand before: what all slots share, (N, I'), and what each has, (N, T_out, I - I')."""
         latest = torch.cat((context.series, context.unusual, context.city), dim=-1)
         once = marks.new_ones(*marks.shape[:2], 1)
-        inputs = torch.cat((latest[:, None].expand(-1, steps, -1), recalled.features, marks, once), dim=-1)
-        ahead = torch.arange(steps, dtype=inputs.dtype, device=inputs.device)
-        scales = torch.stack((torch.ones_like(distance), (-ahead / 2).exp2().expand_as(distance), distance), dim=-1)
-        return scales[..., None] * inputs[:, :, None]
+        return latest, torch.cat((recalled.features, marks, once), dim=-1)
+
+    @staticmethod
+    def _scales(distance: Tensor) -> Tensor:
+        """How much each row of the coefficients counts, (N, T_out, 3)."""
+        ahead = torch.arange(distance.shape[1], dtype=distance.dtype, device=distance.device)
+        return torch.stack((torch.ones_like(distance), (-ahead / 2).exp2().expand_as(distance), distance), dim=-1)
 
     @torch.no_grad()
     def fit(
@@ -77,7 +84,10 @@ class Highway(nn.Module):
         observed = ~torch.isnan(residual)
         if not bool(observed.any()):
             return
-        rows = self._inputs(context, recalled, marks, distance)[observed].flatten(1).double()  # (R, 3 I)
+        latest, slots = self._inputs(context, recalled, marks)
+        inputs = torch.cat((latest[:, None].expand(-1, slots.shape[1], -1), slots), dim=-1)
+        scaled = self._scales(distance)[..., None] * inputs[:, :, None]  # (N, T_out, 3, I)
+        rows = scaled[observed].flatten(1).double()  # (R, 3 I)
         gram = rows.t() @ rows
         penalty = ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
         system = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

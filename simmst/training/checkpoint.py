@@ -192,12 +192,15 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], *, path: Path | None = None
 ) -> None:
-    """Put a state from `optimizer_tensors` back, each entry on its parameter's device ("step" stays on the CPU).
+    """Put a state from `optimizer_tensors` back, each entry on its parameter's device.
+
+    "step" stays on the CPU, unless the optimiser is fused.
 
     Raises:
         CheckpointError: an entry belongs to no parameter of the model, or has another shape.
     """
     parameters = dict(model.named_parameters())
+    fused = bool(optimizer.defaults.get("fused"))
     states: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
@@ -209,7 +212,7 @@ def restore_optimizer(
                 "build the model with the config stored in the checkpoint, or train again"
             )
         states.setdefault(parameter, {})[entry] = (
-            tensor.clone() if entry == "step" else tensor.to(parameter.device, copy=True)
+            tensor.clone() if entry == "step" and not fused else tensor.to(parameter.device, copy=True)
         )
     for parameter, state in states.items():
         optimizer.state[parameter] = state

@@ -110,7 +110,8 @@ def test_the_state_is_plain_json_in_the_metadata(saved):
     assert json.loads(header["__metadata__"]["state"]) == {"epoch": 4}
 
 
-def test_the_optimiser_goes_on_where_it_was():
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimiser_goes_on_where_it_was(fused):
     def steps(model, optimizer, start, stop):
         for number in range(start, stop):
             optimizer.zero_grad()
@@ -120,7 +121,7 @@ def test_the_optimiser_goes_on_where_it_was():
     def fresh():
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
 
     whole, whole_optimizer = fresh()
     steps(whole, whole_optimizer, 0, 6)
@@ -132,6 +133,16 @@ def test_the_optimiser_goes_on_where_it_was():
     restore_optimizer(second, second_optimizer, kept)
     steps(second, second_optimizer, 3, 6)
     assert torch.equal(second.weight, whole.weight)
+
+
+@pytest.mark.parametrize(("fused", "where"), [(False, "cpu"), (True, "meta")])
+def test_the_steps_of_a_fused_optimiser_are_counted_where_its_parameters_are(fused, where):
+    model = nn.Linear(3, 2, device="meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer.defaults["fused"] = fused  # torch itself refuses it on this device
+    restore_optimizer(model, optimizer, {"weight/step": torch.tensor(3.0), "weight/exp_avg": torch.ones(2, 3)})
+    assert optimizer.state[model.weight]["step"].device.type == where
+    assert optimizer.state[model.weight]["exp_avg"].device.type == "meta"
 
 
 def test_optimiser_state_of_another_model_is_refused():
