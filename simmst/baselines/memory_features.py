@@ -26,12 +26,20 @@ class Features(NamedTuple):
         window: float32 (N, F), the same for every step ahead.
         ahead: float32 (N, T_out, G), of each slot to forecast.
         usual: float32 (N, T_out), the mean of the slot on the days before, on the scaler's scale; NaN where unknown.
+        kin: float32 (N, T_out), the same over the days of its kind, of work or of rest.
+        namesake: float32 (N, T_out), the same over the same days of the week.
+        known_kin: int64 (N, T_out), days of its kind that are known.
+        known_namesakes: int64 (N, T_out), same days of the week that are known.
         target: float32 (N, T_out), difference of the target from `usual`; NaN where either is unknown.
     """
 
     window: np.ndarray
     ahead: np.ndarray
     usual: np.ndarray
+    kin: np.ndarray
+    namesake: np.ndarray
+    known_kin: np.ndarray
+    known_namesakes: np.ndarray
     target: np.ndarray
 
 
@@ -61,24 +69,27 @@ def concat_features(parts: list[Features]) -> Features:
 
 
 def memory_features(batch: Batch, service: int) -> Features:
-    """Make the features of one service of a batch with memory."""
+    """Make the features of one service of a batch with memory, from the nearest cells and days of what it has."""
     memory = batch.memory
     assert memory is not None  # noqa: S101 - `memory_windows` gives it
-    centre = _PATCH // 2
-    patch_level = memory.level[:, service].numpy()  # (B, n, n)
+    centre, wide = _PATCH // 2, batch.values.shape[-1] // 2
+    near = slice(wide - centre, wide + centre + 1) if wide > centre else slice(None)
+    centre = min(centre, wide)
+    patch_level = memory.level[:, service, near, near].numpy()  # (B, n, n)
     level = np.nan_to_num(patch_level[:, centre, centre])
-    spread = np.nan_to_num(memory.spread[:, service, centre, centre].numpy())
-    patch = batch.values[:, :, service].numpy()  # (B, T_in, n, n)
+    spread = np.nan_to_num(memory.spread[:, service, near, near][:, centre, centre].numpy())
+    patch = batch.values[:, :, service, near, near].numpy()  # (B, T_in, n, n)
     recent = patch[..., centre, centre]
-    days = memory.days[..., service].numpy()  # (B, L, T_in + T_out)
-    same_day = memory.same_day.numpy()
+    past = recent.shape[1]
+    days = memory.days[:, :MEMORY_DAYS, :, service].numpy()  # (B, L, T_in + T_out)
+    same_day = memory.same_day[:, :MEMORY_DAYS].numpy()
 
     # The latest slots: against their level, their usual days, and the same days of the week.
-    usual_recent = _mean(days[..., :_RECENT], 1)
+    usual_recent = _mean(days[..., :past], 1)
     series = np.where(np.isnan(recent), usual_recent, recent) - level[:, None]
     unusual = recent - usual_recent
-    weekly = recent - _mean(days[:, 6::7, :_RECENT], 1)
-    around = patch - memory.usual[:, :, service].numpy()
+    weekly = recent - _mean(days[:, 6::7, :past], 1)
+    around = patch - memory.usual[:, :, service, near, near].numpy()
     around[..., centre, centre] = np.nan
     around = _mean(around.reshape(*around.shape[:2], -1), 2)
     # Against the same neighbours' level: a gradient in space that the deviations from usual days do not show.
@@ -90,16 +101,16 @@ def memory_features(batch: Batch, service: int) -> Features:
     window = np.stack([*series.T, *unusual[:, -3:].T, *summary, nearby, level, spread], axis=1)
 
     # The slot to forecast on the days before.
-    slots = days[..., _RECENT:]  # (B, L, T_out)
+    slots = days[..., past:]  # (B, L, T_out)
     usual = _mean(slots, 1)
-    kin = _mean(np.where(same_day[..., 0] > 0, slots, np.nan), 1)
-    namesake = _mean(np.where(same_day[..., 1] > 0, slots, np.nan), 1)
+    of_kind, of_name = (np.where(same_day[..., kind] > 0, slots, np.float32(np.nan)) for kind in (0, 1))
+    kin, namesake = _mean(of_kind, 1), _mean(of_name, 1)
     latest = _first(slots)
-    latest_kin = _first(np.where(same_day[..., 0] > 0, slots, np.nan))
+    latest_kin = _first(of_kind)
     marks = batch.marks.numpy()
-    ahead_marks = marks[:, _RECENT:]
+    ahead_marks = marks[:, past:]
     rest = ahead_marks[..., 6:8].max(-1)
-    rest_now = marks[:, _RECENT - 1, None, 6:8].max(-1)
+    rest_now = marks[:, past - 1, None, 6:8].max(-1)
     turn = np.arctan2(ahead_marks[..., 0], ahead_marks[..., 1])
     waves = [f(n * turn) for n in _HIGHER_HARMONICS for f in (np.sin, np.cos)]
     daily = [*np.moveaxis(ahead_marks[..., :4], -1, 0), *waves]
@@ -114,7 +125,9 @@ def memory_features(batch: Batch, service: int) -> Features:
         rest * (1 - rest_now),
     ]
     target = batch.target[..., service].numpy() - usual
-    return Features(_bounded(window), _bounded(np.stack(pieces, axis=-1)), usual, target)
+    known_kin, known_namesakes = ((~np.isnan(one)).sum(1) for one in (of_kind, of_name))
+    ahead = _bounded(np.stack(pieces, axis=-1))
+    return Features(_bounded(window), ahead, usual, kin, namesake, known_kin, known_namesakes, target)
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -44,7 +44,7 @@ class MemoryModel(ABC):
         self.max_rows = max_rows
         self.seed = seed
         self._horizon = 1
-        self._shape = (0, 0)
+        self._cells = 0
         self._scaler = Scaler("relative", np.zeros(1), np.ones(1))
         self._bounds = np.zeros((0, 1, 2), dtype=np.float32)  # (K, T_out, 2)
         self._trust = np.zeros((0, 1), dtype=np.float32)  # (K, T_out)
@@ -70,11 +70,9 @@ class MemoryModel(ABC):
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
         """Fit to the training slots; targets lie in `train`, inputs may reach back before it."""
         checked_train(dataset, train)
-        self._horizon, self._shape = spec.horizon, (dataset.num_services, dataset.num_cells)
         self._scaler = Scaler.fit(dataset, train, "relative")
-        self._bounds = np.zeros((dataset.num_services, spec.horizon, 2), dtype=np.float32)
-        self._trust = np.zeros((dataset.num_services, spec.horizon), dtype=np.float32)
-        self._forget(dataset.num_services)
+        self._begin(dataset.num_services, spec.horizon)
+        self._cells = dataset.num_cells
         if train.stop < 2:
             return self  # no slot has one before it: every forecast is the mean of the slot
         windows = training_windows(dataset, self._scaler, spec.horizon, train)
@@ -82,37 +80,58 @@ class MemoryModel(ABC):
         index = np.arange(len(windows))
         if len(index) > most:
             index = np.sort(np.random.default_rng(self.seed).choice(index, size=most, replace=False))
-        origin = windows.origins[index // windows.num_cells]
         parts = [
             [memory_features(batch, k) for k in range(dataset.num_services)]
             for _, batch in gather_batches(windows, index)
         ]
-        for k in range(dataset.num_services):
-            features = concat_features([part[k] for part in parts])
-            seen = np.nan_to_num(features.target)
+        features = [concat_features([part[k] for part in parts]) for k in range(dataset.num_services)]
+        return self.learn(features, windows.origins[index // windows.num_cells], dataset.steps_per_day)
+
+    def learn(self, features: list[Features], origin: np.ndarray, steps_per_day: int) -> Self:
+        """Fit to features, one a service, of N windows; what `forecast` makes of others is on the same scale.
+
+        Args:
+            features: of each service.
+            origin: int64 (N,), the origins of the windows.
+            steps_per_day: slots a day.
+        """
+        self._begin(len(features), features[0].usual.shape[1])
+        for k, one in enumerate(features):
+            seen = np.nan_to_num(one.target)
             self._bounds[k] = np.stack([seen.min(axis=0), seen.max(axis=0)], axis=1)
-            for step in range(spec.horizon):
-                slots = len(np.unique(origin[~np.isnan(features.target[:, step])]))
-                independent, days = slots / (step + 1), slots / dataset.steps_per_day
+            for step in range(self._horizon):
+                slots = len(np.unique(origin[~np.isnan(one.target[:, step])]))
+                independent, days = slots / (step + 1), slots / steps_per_day
                 if slots:
                     self._trust[k, step] = independent / (independent + _DOUBT) * days / (days + self.doubt_days)
-            self._learn(k, features, origin)
+            self._learn(k, one, origin)
         return self
+
+    def forecast(self, service: int, features: Features) -> np.ndarray:
+        """Forecast one service of N windows from their features, (N, T_out) on their scale; NaN where unknown."""
+        low, high = self._bounds[service].T
+        difference = np.clip(self._differences(service, features), low, high)
+        forecast: np.ndarray = features.usual + self._trust[service] * difference
+        return forecast
+
+    def _begin(self, num_services: int, horizon: int) -> None:
+        self._horizon = horizon
+        self._bounds = np.zeros((num_services, horizon, 2), dtype=np.float32)
+        self._trust = np.zeros((num_services, horizon), dtype=np.float32)
+        self._forget(num_services)
 
     def predict(self, dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
         """Forecast float32 (n, C, T_out, K); see `Baseline.predict`."""
-        check_same_cells(dataset, *self._shape)
+        services, cells = len(self._bounds), self._cells
+        check_same_cells(dataset, services, cells)
         origins = checked_origins(dataset, origins)
-        cells = dataset.num_cells
-        scaled = np.full((len(origins) * cells, self._horizon, self._shape[0]), np.nan, dtype=np.float32)
+        scaled = np.full((len(origins) * cells, self._horizon, services), np.nan, dtype=np.float32)
         if len(origins):
             steps = range(int(origins.min()), int(origins.max()) + self._horizon)
             windows = memory_windows(dataset, self._scaler, self._horizon, steps)
             index = ((origins - windows.origins[0])[:, None] * cells + np.arange(cells)).reshape(-1)
             for place, batch in gather_batches(windows, index):
-                for k in range(self._shape[0]):
-                    features = memory_features(batch, k)
-                    difference = np.clip(self._differences(k, features), self._bounds[k, :, 0], self._bounds[k, :, 1])
-                    scaled[place, :, k] = features.usual + self._trust[k] * difference
-        raw = self._scaler.inverse(scaled, axis=-1).reshape(len(origins), cells, self._horizon, -1)
+                for k in range(services):
+                    scaled[place, :, k] = self.forecast(k, memory_features(batch, k))
+        raw = self._scaler.inverse(scaled, axis=-1).reshape(len(origins), cells, self._horizon, services)
         return fill_with_last_known(raw, dataset.series(), origins)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simmst.evaluation.evaluate import ModelPredictor, Predictor, QuantilePredictor, evaluate
-from simmst.evaluation.intervals import ErrorQuantiles, measure_stretch
+from simmst.evaluation.intervals import ErrorQuantiles, measure_stretch, stretch_of
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
@@ -38,4 +38,5 @@ __all__ = [
     "score",
     "seasonal_naive_error",
     "skill",
+    "stretch_of",
 ]

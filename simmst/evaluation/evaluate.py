@@ -12,6 +12,7 @@ from torch import nn
 
 from simmst.baselines import BASELINES
 from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
+from simmst.data.batch import Batch
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error
 from simmst.evaluation.report import Forecasts, Report, Row
@@ -183,18 +184,14 @@ class ModelPredictor:
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         with evaluating(self.model):
             return np.concatenate(
-                in_threads(lambda batch: self._forward(windows, batch, levels, device), batches, device)
+                in_threads(lambda batch: self.forecast_batch(windows.batch(batch), levels), batches, device)
             )
 
     @torch.no_grad()
-    def _forward(
-        self,
-        windows: Windows,
-        indices: npt.NDArray[np.int64],
-        levels: tuple[float, ...] | None,
-        device: torch.device,
-    ) -> npt.NDArray[np.float32]:
-        batch = windows.batch(indices).to(device)
+    def forecast_batch(self, batch: Batch, levels: tuple[float, ...] | None) -> npt.NDArray[np.float32]:
+        """Forecast a batch by the model in the mode it is in: see `forecast_windows`."""
+        parameter = next(self.model.parameters(), None)
+        batch = batch.to(device := torch.device("cpu") if parameter is None else parameter.device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             options: dict[str, Any] = {"memory": batch.memory} if getattr(self.model, "takes_memory", False) else {}
             if levels is None:

@@ -106,7 +106,16 @@ def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int =
     chosen = _spread(len(windows), limit)
     low, median, high = np.moveaxis(predictor.forecast_windows(windows, chosen, (0.1, 0.5, 0.9)), -1, 0)
     error = windows.batch(chosen).target.numpy() - median
-    width = np.where(error < 0, median - low, high - median) / predictor.stretch
+    return stretch_of(error, np.where(error < 0, median - low, high - median) / predictor.stretch)
+
+
+def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -> float:
+    """Return the factor on the widths of 80 % intervals, on the side of each error, that holds 80 % of the errors.
+
+    Example:
+        >>> stretch_of(np.arange(-10.0, 11.0), np.full(21, 4.0))
+        2.0
+    """
     ratio = np.abs(error) / np.maximum(width, 1e-6)
     ratio = ratio[np.isfinite(ratio)]
     return float(np.clip(np.quantile(ratio, 0.8), *_STRETCHES)) if ratio.size else 1.0

@@ -33,6 +33,8 @@ class ForecasterConfig:
         neighbourhood: side of the square of cells around the target cell, odd.
         validation_days: last days of the training series that decide when to stop; fewer where the series is short.
         cities: cities simulated by default.
+        combine: whether Sim-MSTNet's forecast is combined with those of ridge regression and of the mean of the slot,
+            learned from the days before the forecast, as far as they would have helped on these days.
         network: fields of the network's configuration to change, by name, such as width; `memory: true` tells a network
             of another paper what Sim-MSTNet is told of the days before.
         training: the training loop's settings; its seed seeds everything else too.
@@ -55,6 +57,7 @@ class ForecasterConfig:
     neighbourhood: int = 5
     validation_days: int = 7
     cities: int = 40
+    combine: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -64,6 +67,8 @@ class ForecasterConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+        if not isinstance(self.combine, bool):
+            raise ConfigError(f"combine is {self.combine!r}; it must be True or False")
         models = (*ARCHITECTURES, *BASELINES)
         if self.model not in models:
             raise ConfigError(f"model is {self.model!r}; it must be one of: {', '.join(models)}")

@@ -14,9 +14,10 @@ from simmst.errors import DataError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, QuantilePredictor, WeightReport
 from simmst.evaluation.intervals import checked_level
 from simmst.forecaster.architectures import OWN, AnyNetwork
+from simmst.forecaster.combination import InContextPredictor
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.frame import prediction_frame
-from simmst.models import SimMSTNet, STNet
+from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
 from simmst.training import Result
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ class FittedForecaster:
         at = {share: quantiles[..., place] for place, share in enumerate(tails)}
         bounds = {one: (at[0.5 - one / 200], at[0.5 + one / 200]) for one in checked}
         return prediction_frame(dataset, at[0.5], bounds)
+
+
+def predictor_class(config: ForecasterConfig) -> type[ModelPredictor]:
+    """Return what forecasts with a network: for Sim-MSTNet one with companions, unless the settings say otherwise."""
+    memory = config.network.get("memory_days", SimMSTNetConfig().memory_days)
+    return InContextPredictor if config.model == OWN and config.combine and memory else ModelPredictor
 
 
 def matched(dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,9 @@ from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, measure_stretch
 from simmst.forecaster.architectures import AnyNetwork, build_network
+from simmst.forecaster.combination import InContextPredictor
 from simmst.forecaster.config import ForecasterConfig
-from simmst.forecaster.fitted import FitRecord, FittedForecaster, matched
+from simmst.forecaster.fitted import FitRecord, FittedForecaster, matched, predictor_class
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.forecaster.zero_shot import ZeroShotPredictor
@@ -31,6 +33,9 @@ from simmst.training import (
     solve,
     validation_score,
 )
+
+_MARGIN = 0.05  # by which weights must beat the shipped ones on a week of validation; more on less
+_MOST = 0.5
 
 Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
 
@@ -56,9 +61,12 @@ def fit_forecaster(
     predictor: Predictor
     calibrated: Predictor  # without the validation slots, whose errors it is to tell
     if plan.solver is None and plan.pretrained is not None:
-        untouched = ZeroShotPredictor(plan.pretrained, config.horizon, device=config.training.device)
+        untouched = ZeroShotPredictor(
+            plan.pretrained, config.horizon, device=config.training.device, combine=config.combine
+        )
         kept = untouched.on(dataset, np.array([dataset.num_steps]))
-        return FittedForecaster(config, dataset, plan.spec, kept, notes=plan.notes, record=FitRecord())
+        predictor = predictor_class(config)(kept.model, kept.scaler, kept.spec, stretch=kept.stretch)
+        return FittedForecaster(config, dataset, plan.spec, predictor, notes=plan.notes, record=FitRecord())
     if plan.solver is None:
         make = BASELINES[config.model]
         predictor = make().fit(dataset, plan.spec, range(dataset.num_steps))
@@ -77,7 +85,10 @@ def fit_forecaster(
     held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
     errors = None
     if isinstance(calibrated, ModelPredictor) and calibrated.has_quantiles:
-        calibrated.stretch = measure_stretch(calibrated, held_out)
+        measured = calibrated
+        if isinstance(calibrated, InContextPredictor):
+            measured = calibrated.on(dataset, held_out.origins[:1])
+        calibrated.stretch = measure_stretch(measured, held_out)
     else:
         errors = ErrorQuantiles.measure(calibrated, held_out)
     notes = plan.notes + record.city_notes
@@ -147,10 +158,24 @@ def _train(
         progress=progress,
         processes=processes,
     )
-    if plan.pretrained is not None and result.chosen != "pretrained" and not best.offer(result.best_score):
+    days = len(plan.validation) / dataset.steps_per_day
+    kept = plan.pretrained is None or result.chosen == "pretrained" or gained(result.best_score, best.score, days)
+    if not kept:
         best.restore()
         result = dataclasses.replace(result, chosen="pretrained", earlier_score=best.score)
-    return ModelPredictor(network, plan.scaler, spec), result
+    return predictor_class(config)(network, plan.scaler, spec), result
+
+
+def gained(score: float | None, untouched: float | None, days: float) -> bool:
+    """Whether trained weights beat the shipped ones by more than a validation split of so many days can feign.
+
+    Example:
+        >>> gained(0.94, 1.0, days=7), gained(0.94, 1.0, days=1)
+        (True, False)
+    """
+    if score is None or untouched is None:
+        return True
+    return score < (1 - min(_MARGIN * math.sqrt(7 / days), _MOST)) * untouched
 
 
 def _weights(

@@ -13,7 +13,7 @@ from simmst.errors import CheckpointError, ConfigError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor
 from simmst.forecaster.architectures import OWN, saved_network
 from simmst.forecaster.config import ForecasterConfig
-from simmst.forecaster.fitted import FittedForecaster
+from simmst.forecaster.fitted import FittedForecaster, predictor_class
 from simmst.forecaster.plan import network_config
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.training import Checkpoint, load_checkpoint, load_into, resolve_device, save_checkpoint
@@ -105,7 +105,7 @@ def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> Fi
     spec = WindowSpec(**{**state["spec"], "offsets": tuple(state["spec"]["offsets"])})
     scaler = Scaler.from_dict(state["scaler"])
     network = network.to(resolve_device("auto"))
-    predictor = ModelPredictor(network, scaler, spec, stretch=float(state["stretch"]))
+    predictor = predictor_class(config)(network, scaler, spec, stretch=float(state["stretch"]))
     measured = checkpoint.group("errors")
     errors = ErrorQuantiles(measured["values"].numpy(), scaler) if measured else None
     return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state["notes"]))

@@ -51,7 +51,7 @@ def untrained_predictor(fitted: FittedForecaster) -> ZeroShotPredictor | None:
         return None
     pretrained = load_pretrained()
     fits = not pretrained.differences(fitted.network.config)
-    return ZeroShotPredictor(pretrained, fitted.spec.horizon) if fits else None
+    return ZeroShotPredictor(pretrained, fitted.spec.horizon, combine=fitted.config.combine) if fits else None
 
 
 def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, progress: Progress) -> Report:

@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
-from simmst.evaluation import ModelPredictor, measure_stretch
+from simmst.data import Scaler, TrafficDataset, WindowSpec
+from simmst.evaluation import ModelPredictor
+from simmst.forecaster.combination import CONTEXT_DAYS, combined, known_before
 from simmst.models import SimMSTNet
 from simmst.pretrained import Pretrained
 from simmst.training import resolve_device
-
-CONTEXT_DAYS = 28
-_NARROWEST = 0.85
 
 
 class ZeroShotPredictor:
@@ -26,6 +24,7 @@ class ZeroShotPredictor:
         horizon: slots to forecast.
         context_days: days before an origin that a forecast may know, at most 28.
         device: "auto" (the GPU where there is one), "cpu" or "cuda".
+        combine: whether the network's forecast is combined with what those days teach.
 
     Example:
         >>> from simmst.pretrained import load_pretrained
@@ -36,10 +35,17 @@ class ZeroShotPredictor:
     """
 
     def __init__(
-        self, pretrained: Pretrained, horizon: int, *, context_days: int = CONTEXT_DAYS, device: str = "auto"
+        self,
+        pretrained: Pretrained,
+        horizon: int,
+        *,
+        context_days: int = CONTEXT_DAYS,
+        device: str = "auto",
+        combine: bool = True,
     ) -> None:
         self.pretrained, self.horizon, self.context_days = pretrained, horizon, context_days
         self.device: torch.device = resolve_device(device)
+        self.combine = combine
         config = pretrained.config
         offsets = tuple(range(-config.input_length, 0))
         self.spec = WindowSpec(horizon, offsets, config.neighbourhood, memory_days=config.memory_days)
@@ -57,26 +63,14 @@ class ZeroShotPredictor:
 
     def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
         """Return the predictor of a data set, on the scale of what was known before the first origin."""
-        first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
-        known = range(max(first - self.context_days * dataset.steps_per_day, 0), max(first, 1))
+        known = known_before(dataset, origins, self.context_days)
+        alone = self.alone(dataset, known)
+        return combined(alone, dataset, known, calibrate=True, companions=self.combine)
+
+    def alone(self, dataset: TrafficDataset, known: range) -> ModelPredictor:
+        """Return the network on the scale of some slots, without companions."""
         scaler = Scaler.fit(dataset, known, "relative")
-        predictor = ModelPredictor(self.network(dataset.services), scaler, self.spec, context_days=self.context_days)
-        predictor.stretch = self._stretch(predictor, dataset, known)
-        return predictor
-
-    def _stretch(self, predictor: ModelPredictor, dataset: TrafficDataset, known: range) -> float:
-        """How much wider the intervals have to be, by forecasts of the later half of what is known.
-
-        The fewer days these are, the closer to 1; little is taken off the widths, since few days flatter.
-        """
-        start = max(known.start + dataset.steps_per_day, (known.start + known.stop) // 2)
-        if known.stop - start < max(self.horizon, dataset.steps_per_day // 2):
-            return 1.0
-        past = dataset.slice_steps(known.start, known.stop)
-        steps = range(start - known.start, past.num_steps)
-        measured = measure_stretch(predictor, Windows(past, self.spec, predictor.scaler, steps=steps), limit=512)
-        days = len(steps) / dataset.steps_per_day
-        return 1.0 + (max(measured, _NARROWEST) - 1.0) * days / (days + 1.0)
+        return ModelPredictor(self.network(dataset.services), scaler, self.spec, context_days=self.context_days)
 
     def network(self, services: tuple[str, ...]) -> SimMSTNet:
         """Return the network for some services."""

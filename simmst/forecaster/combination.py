@@ -1,0 +1,242 @@
+"""A network's forecasts combined with forecasts learned from the series' own last days."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.baselines.memory_features import Features, concat_features, memory_features
+from simmst.baselines.ridge import RidgeOnLags
+from simmst.data import TrafficDataset, Windows
+from simmst.data.batch import Batch
+from simmst.evaluation import ModelPredictor, stretch_of
+
+CONTEXT_DAYS = 28
+_LEARNED = 4096  # windows that the ridge regression learns from, at most
+_JUDGED = 512  # windows that judge the forecasts, at most
+_CHUNK = 512  # windows gathered at a time
+# Before anything is judged the network alone is believed. On 28 splits of six real sets the forecasts were 1.4 % better
+# for it in the mean, from 23 % better to 5 % worse; weaker priors gain more on some and lose up to 30 % on others.
+_PRIOR = np.array([1.0, 0.0, 0.0])
+_FIRMNESS = 6.0
+_TELLING = 2.0  # independent observations that a slot counts as, one step ahead
+_GRID = np.array([w for w in itertools.product(range(11), repeat=3) if sum(w) == 10], dtype=np.float32) / 10
+_NARROWEST = 0.85  # of the intervals, as calibrated by few days, which flatter
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Companions:
+    """Forecasts that need a few days of a series and no more, and how much to believe them.
+
+    Attributes:
+        ridge: fitted to the windows of the context.
+        weights: float32 (T_out, K, 3), of the network, of ridge and of the mean of the slot on earlier days; they are
+            positive and add up to 1.
+    """
+
+    ridge: RidgeOnLags
+    weights: Floats
+
+    def combine(self, network: Floats, batch: Batch) -> Floats:
+        """Return the combined forecast of a batch, float32 (B, T_out, K), given the network's, on the scaler's scale.
+
+        Where one has no value the network's stands for it.
+        """
+        services = range(network.shape[-1])
+        rivals = [_rivals(self.ridge, k, memory_features(batch, k)) for k in services]
+        together = _together(network, np.stack(rivals, axis=-2))  # (B, T_out, K, 3)
+        combined: Floats = (together * self.weights).sum(-1, dtype=np.float32)
+        return combined
+
+
+class CombinedPredictor(ModelPredictor):
+    """A network and its companions: the quantiles are the network's, moved to the combined median.
+
+    Args:
+        network: the network as a predictor; it takes the memory.
+        companions: of the series that is to be forecast.
+    """
+
+    def __init__(self, network: ModelPredictor, companions: Companions) -> None:
+        super().__init__(
+            network.model,
+            network.scaler,
+            network.spec,
+            batch_size=network.batch_size,
+            precision=network.precision,
+            stretch=network.stretch,
+            context_days=network.context_days,
+        )
+        self.companions = companions
+
+    def forecast_batch(self, batch: Batch, levels: tuple[float, ...] | None) -> Floats:
+        """Forecast a batch on the scaler's scale, float32 (B, T_out, K, L)."""
+        asked = (0.5,) if levels is None else levels
+        known = sorted({*asked, 0.5})
+        quantiles = super().forecast_batch(batch, tuple(known))
+        median = quantiles[..., known.index(0.5)]
+        moved = quantiles + (self.companions.combine(median, batch) - median)[..., None]
+        return moved[..., [known.index(level) for level in asked]]
+
+
+class InContextPredictor(ModelPredictor):
+    """A network that is combined, at each call, with what the days before the first origin teach.
+
+    Nothing at or after the first origin is learned from. The network's own forecast is the starting point: the fewer
+    days there are, the more of it stays (Bates & Granger 1969, with a prior). Arguments and attributes are those of
+    `ModelPredictor`; single windows are forecast by the network alone.
+
+    Example:
+        >>> from simmst.forecaster.zero_shot import ZeroShotPredictor
+        >>> from simmst.pretrained import load_pretrained
+        >>> hours = np.arange(96) * 3600
+        >>> city = TrafficDataset.from_arrays(np.ones((96, 2, 2)), hours, services=["internet"])
+        >>> alone = ZeroShotPredictor(load_pretrained(), 3).alone(city, range(96))
+        >>> InContextPredictor(alone.model, alone.scaler, alone.spec).predict(city, np.array([96])).shape
+        (1, 4, 3, 1)
+    """
+
+    def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
+        """Return the predictor of a data set, with companions learned before the first origin."""
+        self._check_services(dataset)
+        return combined(self, dataset, known_before(dataset, origins, self.context_days), calibrate=False)
+
+    def _predict(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: tuple[float, ...] | None
+    ) -> Floats:
+        found = self.on(dataset, origins)
+        return super()._predict(dataset, origins, levels) if found is self else found._predict(dataset, origins, levels)
+
+
+def known_before(dataset: TrafficDataset, origins: npt.NDArray[np.int64], context_days: int | None) -> range:
+    """Return the slots before the first origin, as many days of them as a forecast may know."""
+    first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
+    days = CONTEXT_DAYS if context_days is None else context_days
+    return range(max(first - days * dataset.steps_per_day, 0), max(first, 1))
+
+
+def combined(
+    network: ModelPredictor, dataset: TrafficDataset, known: range, *, calibrate: bool, companions: bool = True
+) -> ModelPredictor:
+    """Return a network with companions learned from some slots; the network alone where these are too few.
+
+    The companions learn from the earlier half; the later half tells how they and the network would have done, and so
+    the weights; then they learn from all of it.
+
+    Args:
+        network: the network as a predictor. One that takes no memory is returned as it is.
+        dataset: raw units.
+        known: consecutive slots that may be learned from.
+        calibrate: whether the stretch of the intervals is measured on the later half: the fewer days that is, the
+            closer to 1, and little is taken off the widths, since few days flatter. Else it stays the network's.
+        companions: whether there are any; without, the network is calibrated alone.
+    """
+    per_day, horizon = dataset.steps_per_day, network.spec.horizon
+    start = max(per_day, len(known) // 2)
+    if not network.has_quantiles or len(known) - start < max(horizon, per_day // 2, 4):
+        return network
+    past = dataset.slice_steps(known.start, known.stop)
+    steps = range(past.num_steps + horizon - 1)
+    windows = Windows(past, network.spec, network.scaler, steps=steps, context_days=network.context_days)
+    learned, judged = _drawn(windows, start)
+    low, forecast, high = np.moveaxis(network.forecast_windows(windows, judged, (0.1, 0.5, 0.9)), -1, 0)
+    below, above = forecast - low, high - forecast
+    tested, truth = _gather(windows, judged)
+    found = network
+    if companions:
+        place = windows.origins[learned // windows.num_cells]
+        features, _ = _gather(windows, learned)
+        earlier = RidgeOnLags().learn([_cut(one, place, start) for one in features], place, per_day)
+        rivals = [_rivals(earlier, k, one) for k, one in enumerate(tested)]
+        together = _together(forecast, np.stack(rivals, axis=-2))
+        weights = _weigh(network, together, windows.raw_target(judged), len(known) - start)
+        found = CombinedPredictor(network, Companions(RidgeOnLags().learn(features, place, per_day), weights))
+        forecast = (together * weights).sum(-1)
+    if calibrate:
+        measured = stretch_of(truth - forecast, np.where(truth < forecast, below, above) / network.stretch)
+        days = (len(known) - start) / per_day
+        found.stretch = 1.0 + (max(measured, _NARROWEST) - 1.0) * days / (days + 1.0)
+    return found
+
+
+def _drawn(windows: Windows, start: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Windows to learn from, of any origin with a target, and to judge by, of origins from `start` on."""
+    rng = np.random.default_rng(0)
+    last = windows.dataset.num_steps
+    found = []
+    for first, most in ((0, _LEARNED), (start, _JUDGED)):
+        low, high = np.searchsorted(windows.origins, (first, last)) * windows.num_cells
+        total = int(high - low)
+        chosen = rng.choice(total, most, replace=False) if total > most else np.arange(total)
+        found.append(np.sort(chosen + low))
+    return found[0], found[1]
+
+
+def _gather(windows: Windows, index: npt.NDArray[np.int64]) -> tuple[list[Features], Floats]:
+    """Features of some windows, one a service, and their targets (N, T_out, K)."""
+    services = range(windows.dataset.num_services)
+    parts, targets = [], []
+    for start in range(0, len(index), _CHUNK):
+        batch = windows.batch(index[start : start + _CHUNK])
+        parts.append([memory_features(batch, k) for k in services])
+        targets.append(batch.target.numpy())
+    return [concat_features([part[k] for part in parts]) for k in services], np.concatenate(targets)
+
+
+def _cut(features: Features, origin: npt.NDArray[np.int64], stop: int) -> Features:
+    """Features without the targets from a slot on."""
+    slot = origin[:, None] + np.arange(features.target.shape[1])
+    return features._replace(target=np.where(slot < stop, features.target, np.float32(np.nan)))
+
+
+def _rivals(ridge: RidgeOnLags, service: int, features: Features) -> Floats:
+    """Forecasts of the companions, (N, T_out, 2), NaN on a kind of day of which they have seen none.
+
+    The mean is over the days of the kind (of work, of rest), shrunk to all days; and over the same days of the week,
+    shrunk to that, where there are two of them.
+    """
+    kin, weekly = features.known_kin, features.known_namesakes
+    usual = features.usual + (features.kin - features.usual) * kin / (kin + 1)
+    usual += np.where(weekly > 1, (np.nan_to_num(features.namesake) - usual) * weekly / (weekly + 2), 0)
+    rivals = np.stack([ridge.forecast(service, features), usual], axis=-1)
+    found: Floats = np.where(kin[..., None] > 0, rivals, np.float32(np.nan)).astype(np.float32, copy=False)
+    return found
+
+
+def _together(network: Floats, rivals: Floats) -> Floats:
+    """The network's forecasts (N, T_out, K) before those of its companions (N, T_out, K, 2), which it stands in for."""
+    network = network[..., None]
+    return np.concatenate([network, np.where(np.isnan(rivals), network, rivals)], axis=-1)
+
+
+def _weigh(network: ModelPredictor, together: Floats, raw: Floats, slots: int) -> Floats:
+    """Weights by step and service, (T_out, K, 3), from forecasts (N, T_out, K, 3) and what came (N, T_out, K).
+
+    Each point of a grid of weights is believed by its absolute errors on the raw scale, as if they were Laplacian and
+    independent between the `slots` judged one step ahead, and the less so the further ahead; times a prior. What is
+    taken is the mean of what is believed. The steps shortly before judge with each, and none after it, so that a short
+    horizon is the start of a long one.
+    """
+    horizon, services = raw.shape[1:]
+    errors = np.empty((horizon, len(_GRID), services))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # a service of which nothing is known
+        for step in range(horizon):
+            blends = np.einsum("nkm,gm->ngk", together[:, step], _GRID)
+            forecast = network.scaler.inverse(blends, axis=-1)
+            errors[step] = np.nanmean(np.abs(forecast - raw[:, None, step]), axis=0)
+    weights = np.empty((horizon, services, len(_PRIOR)), dtype=np.float32)
+    for step in range(horizon):
+        near = errors[int(step * 0.75) : step + 1].mean(axis=0)  # (G, K)
+        for k in range(services):
+            doubt = np.log(near[:, k] + 1e-12) * slots * _TELLING / np.sqrt(step + 1)
+            belief = -np.nan_to_num(doubt) - _FIRMNESS * np.abs(_GRID - _PRIOR).sum(axis=1)
+            share = np.exp(belief - belief.max())
+            weights[step, k] = share @ _GRID / share.sum()
+    return weights

@@ -1,0 +1,118 @@
+"""The companions of a network: learned before the origin alone, believed as far as they would have helped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simmst.data import TrafficDataset
+from simmst.evaluation import ModelPredictor
+from simmst.forecaster.combination import CombinedPredictor, InContextPredictor
+from simmst.forecaster.fitting import gained
+from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.pretrained import load_pretrained
+
+HORIZON = 3
+MONDAY = np.datetime64("2024-01-01T00:00:00")
+
+
+def series(days, *, seed=0, weekly=True):
+    """Two places whose hours of the week, or of the day, have values of their own, the same every time."""
+    table = np.random.default_rng(seed).uniform(10, 500, (168 if weekly else 24, 2))
+    noise = np.random.default_rng(seed + 1).uniform(0.98, 1.02, (24 * days, 2))
+    values = np.tile(table, (days * 24 // len(table) + 1, 1))[: 24 * days] * noise
+    time = MONDAY + np.arange(24 * days) * np.timedelta64(3600, "s")
+    return TrafficDataset.from_arrays(
+        values[:, None, None], time, services=["internet"], timezone="UTC", country=None, geometry="points"
+    )
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return ZeroShotPredictor(load_pretrained(), HORIZON)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return ZeroShotPredictor(load_pretrained(), HORIZON, combine=False)
+
+
+def error(predictor, city, origins):
+    truth = np.stack([city.series()[origins + step, 0] for step in range(HORIZON)], axis=2)
+    return float(np.abs(predictor.predict(city, origins)[..., 0] - truth).mean())
+
+
+def test_a_week_that_repeats_is_learned_where_the_network_cannot_know_it(shipped, alone):
+    city = series(29)
+    origins = np.arange(28 * 24, 28 * 24 + 20)
+    assert error(shipped, city, origins) < 0.6 * error(alone, city, origins)
+    weights = shipped.on(city, origins).companions.weights
+    assert weights.shape == (HORIZON, 1, 3)
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert (weights[..., 0] < 0.5).all()
+
+
+def test_nothing_at_or_after_the_first_origin_is_learned_from(shipped):
+    city, first = series(16), 14 * 24
+    changed = city.activity.copy()
+    changed[first:] *= 50
+    origins = np.array([first, first + 5])
+    one, two = shipped.on(city, origins), shipped.on(city.with_(activity=changed), origins)
+    assert np.array_equal(one.companions.weights, two.companions.weights)
+    assert one.stretch == two.stretch
+    np.testing.assert_array_equal(
+        one.predict(city, origins[:1]), two.predict(city.with_(activity=changed), origins[:1])
+    )
+
+
+def test_noise_leaves_the_network_its_say(shipped):
+    rng = np.random.default_rng(0)
+    time = MONDAY + np.arange(24 * 6) * np.timedelta64(3600, "s")
+    values = rng.uniform(10, 500, (24 * 6, 1, 1, 2))
+    city = TrafficDataset.from_arrays(values, time, services=["internet"], geometry="points", timezone="UTC")
+    weights = shipped.on(city, np.array([city.num_steps])).companions.weights
+    assert (weights[..., 0] > 0.4).all()
+
+
+def test_a_kind_of_day_never_seen_is_the_networks(shipped, alone):
+    """After Monday to Friday, Saturday: what was learned of working days says nothing of it."""
+    city = series(5, weekly=False)
+    saturday = np.array([city.num_steps])
+    found = shipped.on(city, saturday)
+    assert isinstance(found, CombinedPredictor)
+    assert (found.companions.weights[..., 0] < 1).all()
+    np.testing.assert_allclose(found.predict(city, saturday), alone.predict(city, saturday), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hours", [2, 5, 26])
+def test_too_few_hours_leave_the_network_alone(shipped, hours):
+    city = series(2).slice_steps(0, hours)
+    assert type(shipped.on(city, np.array([hours]))) is ModelPredictor
+    assert np.isfinite(shipped.predict(city, np.array([hours]))).all()
+
+
+def test_quantiles_are_moved_with_the_median(shipped):
+    city = series(21)
+    origins = np.array([20 * 24])
+    quantiles = shipped.quantiles(city, origins, (0.1, 0.5, 0.9))
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
+    np.testing.assert_allclose(quantiles[..., 1], shipped.predict(city, origins), rtol=1e-4)
+
+
+def test_a_fitted_network_is_combined_at_each_call(shipped):
+    city, origins = series(22), np.arange(21 * 24, 21 * 24 + 5)
+    plain = shipped.alone(city, range(14 * 24))
+    combined = InContextPredictor(plain.model, plain.scaler, plain.spec, stretch=1.3)
+    assert error(combined, city, origins) < error(plain, city, origins)
+    assert combined.on(city, origins).stretch == 1.3
+    low, high = np.moveaxis(combined.quantiles(city, origins, (0.1, 0.9)), -1, 0)
+    assert (low < high).all()
+
+
+@pytest.mark.parametrize(
+    ("score", "days", "better"),
+    [(0.94, 7, True), (0.96, 7, False), (0.94, 1, False), (0.85, 1, True), (0.6, 1 / 24, False), (0.49, 1 / 24, True)],
+)
+def test_weights_must_beat_the_shipped_ones_by_more_on_a_shorter_validation(score, days, better):
+    assert gained(score, 1.0, days) is better
