@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from simmst.errors import DataError
 KINDS = ("relative", "log", "linear")
 _UNIT = 0.01  # of the mean: values below it are all but zero on the relative scale
 _LARGEST = 40.0  # on the relative scale: exp(40) hundredths of the mean are still a number
+_BEYOND = 1e5  # times what is typical: no traffic, but a counter that overflowed or a unit that slipped
+_LARGEST_TRAFFIC = math.log(_BEYOND / _UNIT)  # on the relative scale
+_SAMPLE = 20_000  # values of a service that tell what is typical
 _CHUNK = 512  # slots scaled at a time while fitting, so that float64 copies stay small
 
 
@@ -22,7 +26,9 @@ class Scaler:
     """z = (f(x) - mean) / std per service, with f = log1p ("log") or the identity ("linear"); or "relative".
 
     "relative" is z = log1p(max(x - mean, 0) / std), with std a hundredth of the mean activity and mean zero, or for
-    values that may be negative (z-scores) a little under the smallest one: the same for a series in any unit.
+    values that may be negative (z-scores) a little under the smallest one: the same for a series in any unit. Values
+    beyond 100,000 times the median (of those above zero) have no part in that mean, and beyond 100,000 times the mean
+    they count as missing.
 
     Attributes:
         kind: ``"relative"``, ``"log"`` or ``"linear"``.
@@ -73,7 +79,10 @@ class Scaler:
         if kind is None:
             kind = "linear" if negative else "log"
         total, count = np.zeros(dataset.num_services), np.zeros(dataset.num_services)
+        beyond = _beyond(blocks) if kind == "relative" else None
         for block in blocks:
+            if beyond is not None:
+                block = np.where(np.abs(block) > beyond[:, None], np.float32(np.nan), block)
             total += np.nansum(_forward(block, kind), axis=(0, 2))
             count += np.count_nonzero(~np.isnan(block), axis=(0, 2))
         if (count == 0).any() and kind != "relative":
@@ -115,6 +124,7 @@ class Scaler:
             np.maximum(scaled, 0, out=scaled)
             scaled /= std
             np.log1p(scaled, out=scaled)
+            scaled[scaled > _LARGEST_TRAFFIC] = np.nan
             return scaled
         if self.kind == "log":
             np.log1p(scaled, out=scaled)
@@ -168,6 +178,17 @@ class Scaler:
 def _inside(activity: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The cells inside the city, (t, K, C); a view where all are, of which no copy is made."""
     return activity.reshape(*activity.shape[:2], -1) if mask.all() else activity[:, :, mask]
+
+
+def _beyond(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """The size from which values (t, K, C) of a service are none, (K,); infinite where all are zero or missing."""
+    every = max(sum(block[:, 0].size for block in blocks) // _SAMPLE, 1)
+    limits = []
+    for service in range(blocks[0].shape[1]):
+        some = np.abs(np.concatenate([block[:, service].reshape(-1)[::every] for block in blocks]))
+        some = some[(some > 0) & np.isfinite(some)]
+        limits.append(_BEYOND * float(np.median(some)) if some.size else np.inf)
+    return np.array(limits)
 
 
 def _forward(x: np.ndarray, kind: str) -> np.ndarray:

@@ -79,3 +79,23 @@ def test_bad_input():
         scaler.transform(np.full((2, 2), -1.0), axis=1)
     with pytest.raises(DataError, match="knows 2 services"):
         scaler.transform(np.ones((2, 3)), axis=1)
+
+
+@pytest.mark.parametrize("burst", [2.0**32 * 1e3, 1e30])
+def test_a_counter_that_overflows_everywhere_leaves_the_relative_scale(burst):
+    values = VALUES.copy()
+    values[:, 1] *= 1e-3
+    wanted = Scaler.fit(city(values), range(100), "relative")
+    values[40:42] = burst
+    found = Scaler.fit(city(values), range(100), "relative")
+    np.testing.assert_allclose(found.std, wanted.std, rtol=0.1)
+    scaled = found.transform(values, axis=1)
+    assert np.isnan(scaled[40:42]).all()
+    assert np.isnan(scaled).sum() == np.isnan(scaled[40:42]).sum()
+
+
+def test_a_large_cell_beside_small_ones_is_traffic():
+    values = VALUES.copy()
+    values[:, :, 1, 1] *= 1e3
+    found = Scaler.fit(city(values), range(100), "relative")
+    np.testing.assert_allclose(found.std, 0.01 * values.mean(axis=(0, 2, 3)), rtol=1e-4)
