@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from simmst.commands.command import Command
 from simmst.commands.output import tell
+from simmst.commands.tables import add_table_arguments, naming_table_flags, table_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -25,21 +26,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
     parser.add_argument("--levels", type=int, nargs="+", default=[], help="prediction intervals in percent: 80 95")
     parser.add_argument("--out", type=str | None, default=None, help="CSV file; else standard output")
+    add_table_arguments(parser)
 
 
 def run(options: Namespace) -> None:
     """Forecast, and write CSV to a file or to standard output."""
     from simmst.jobs import forecast
 
-    found = forecast(
-        options.run,
-        data=options.data,
-        horizon=options.horizon,
-        step=options.step,
-        services=options.services,
-        levels=options.levels,
-        out=options.out,
-    )
+    with naming_table_flags():
+        found = forecast(
+            options.run,
+            data=options.data,
+            horizon=options.horizon,
+            step=options.step,
+            services=options.services,
+            levels=options.levels,
+            table=table_options(options),
+            out=options.out,
+        )
     for note in found.notes:
         sys.stderr.write(f"note: {note}\n")
     if options.out is None:

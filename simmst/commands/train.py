@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from simmst.commands.command import Command
 from simmst.commands.output import progress_bars, show_outcome
+from simmst.commands.tables import add_table_arguments, naming_table_flags, table_options
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -22,6 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
     parser.add_argument("--test_days", type=int, default=7, help="days at the end to test on")
     parser.add_argument("--overwrite", action="store_true", help="throw an earlier run in the folder away")
+    add_table_arguments(parser)
     parser.add_class_arguments(ForecasterConfig, "forecaster")
 
 
@@ -37,6 +39,7 @@ def run(options: Namespace) -> None:
     with (
         process_group(device) as processes,
         progress_bars(quiet=options.quiet or processes.rank > 0) as progress,
+        naming_table_flags(),
     ):
         outcome = train(
             options.data,
@@ -45,6 +48,7 @@ def run(options: Namespace) -> None:
             simulated=options.simulated,
             step=options.step,
             services=options.services,
+            table=table_options(options),
             test_days=options.test_days,
             overwrite=options.overwrite,
             progress=progress,

@@ -12,7 +12,7 @@ import numpy as np
 
 from simmst.data.calendar import DAY_MINUTES, check_time_axis, utc_offset_seconds
 from simmst.data.layout import FrameLayout
-from simmst.data.readers import arrays, frames, npz, telecom_italia
+from simmst.data.readers import arrays, frames, hdf5, npz, telecom_italia
 from simmst.errors import DataError
 
 if TYPE_CHECKING:
@@ -264,6 +264,11 @@ class TrafficDataset:
     ) -> TrafficDataset:
         """Build a data set from a data frame of any layout; see `simmst.data.readers.frames.read_dataframe`."""
         return cls(**frames.read_dataframe(frame, cells=cells, **options))
+
+    @classmethod
+    def from_hdf5(cls, path: str | Path) -> TrafficDataset:
+        """Read an HDF5 file of FedDA or STCNet; see `simmst.data.readers.hdf5.read_hdf5`."""
+        return cls(**hdf5.read_hdf5(path))
 
     @classmethod
     def from_npz(cls, path: str | Path) -> TrafficDataset:

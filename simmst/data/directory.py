@@ -8,7 +8,7 @@ from pathlib import Path
 from simmst.errors import DataError
 
 ENVIRONMENT = "SIMMST_DATA"
-SUFFIXES = (".npz", ".txt", ".csv", ".parquet")
+SUFFIXES = (".npz", ".txt", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
 
 
 def data_directory() -> Path:

@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import ENVIRONMENT, SUFFIXES, available, data_directory
+from simmst.data.readers.tables import TABLES, is_official_text, read_tables, table_name
+from simmst.data.readers.telecom_italia import find_files
+from simmst.data.readers.unpacking import inner_name, members
 from simmst.errors import DataError
-from simmst.foundation.extras import import_extra
 
 
-def load(path_or_name: str | Path) -> TrafficDataset:
+def load(
+    path_or_name: str | Path | Sequence[str | Path], *, like: TrafficDataset | None = None, **options: Any
+) -> TrafficDataset:
     """Load a data set from a file, or from the data folder by name (with or without its suffix).
 
-    `TrafficDataset.from_npz` reads ``.npz`` files, `TrafficDataset.from_dataframe` ``.csv`` and ``.parquet``;
-    ``.txt`` files are official Telecom Italia rows (of Trento where the name has ``-tn-`` or ``trento`` in it, else of
-    Milan), cropped to the cells they hold.
+    - ``.npz``: see `TrafficDataset.from_npz`.
+    - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`.
+    - ``.txt``: official Telecom Italia rows (of Trento where the name has ``-tn-`` or ``trento`` in it, else of Milan),
+      cropped to the cells they hold, see `TrafficDataset.from_telecom_italia`.
+    - ``.h5``, ``.hdf5``: the published files of FedDA and STCNet.
+
+    Tables and official rows may be packed as ``.gz`` or ``.zip``, and lie in several files: a folder, a pattern such as
+    ``"november/*.csv"``, or a list.
+
+    Args:
+        path_or_name: the file or files.
+        like: a series of the same cells, which says what a table leaves open; see `as_traffic`.
+        **options: of `TrafficDataset.from_dataframe`, for tables; of `TrafficDataset.from_telecom_italia` for official
+            rows.
 
     Raises:
         DataError: no such file (the message lists the data folder's), or a file that holds no traffic.
     """
-    path = _find(path_or_name)
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return TrafficDataset.from_npz(path)
-    if suffix == ".txt":
-        name = path.name.lower()
-        grid = "trento" if "-tn-" in name or "trento" in name else "milan"
-        return TrafficDataset.from_telecom_italia(path, grid, cells="observed").with_(name=path.stem)
-    if suffix in (".csv", ".parquet"):
-        pd = import_extra("pandas", extra="forecast")
-        frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-        return TrafficDataset.from_dataframe(frame, name=path.stem)
-    raise DataError(f"{path} is not a data file: its suffix is none of {', '.join(SUFFIXES)}")
+    files = _find(path_or_name)
+    kinds = {_kind(path) for path in files}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{_shown(path_or_name)} has files of several kinds ({', '.join(sorted(kinds))}); give those of one"
+        )
+    kind, first = kinds.pop(), files[0]
+    if kind == "text":
+        name = first.name.lower()
+        grid = options.pop("grid", "trento" if "-tn-" in name or "trento" in name else "milan")
+        data = TrafficDataset.from_telecom_italia(files, grid, **{"cells": "observed", **options})
+        return data.with_(name=table_name(first)) if len(files) == 1 else data
+    if kind == "table":
+        frame = read_tables(files, text_columns=(options.get("id_col"), options.get("service_col")))
+        known = {} if like is None else _options_like(like, frame.columns)
+        options = {**known, "name": table_name(first), **options}
+        return _named(lambda: TrafficDataset.from_dataframe(frame, **options), path_or_name)
+    if len(files) > 1:
+        raise DataError(f"{_shown(path_or_name)} has {len(files)} files of {kind}; give one")
+    if options:
+        raise DataError(f"{first} says itself what it holds; leave out {', '.join(options)}")
+    if kind == ".npz":
+        return TrafficDataset.from_npz(first)
+    return TrafficDataset.from_hdf5(first)
 
 
 def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDataset:
@@ -56,32 +84,81 @@ def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDatase
     if isinstance(source, TrafficDataset):
         return source
     if isinstance(source, (str, Path)):
-        return load(source)
+        return load(source, like=like)
     if not hasattr(source, "columns"):
         raise DataError(
             f"the traffic is {type(source).__name__}; give a TrafficDataset, a pandas or polars data frame, or a file"
         )
-    if like is None:
-        return TrafficDataset.from_dataframe(source)
+    return TrafficDataset.from_dataframe(source, **({} if like is None else _options_like(like, source.columns)))
+
+
+def _options_like(like: TrafficDataset, columns: Any) -> dict[str, Any]:
+    """What a series of the same cells says of a table."""
     places = None
     if like.geometry == "grid":
         places = {key: tuple(place) for key, place in zip(like.unique_ids().tolist(), like.cells.tolist(), strict=True)}
     kept = {role: getattr(like.layout, role) for role in ("id_col", "time_col", "target_col", "service_col")}
-    return TrafficDataset.from_dataframe(
-        source,
-        **{role: column for role, column in kept.items() if column in source.columns},
-        cells=places,
-        timezone=like.timezone,
-        country=like.country,
-        service=like.services[0] if like.num_services == 1 else "traffic",
-        unit=like.unit,
-        name=like.name,
-        surrogate=like.surrogate,
-        cell_size_m=like.cell_size_m,
+    return {
+        **{role: column for role, column in kept.items() if column in columns},
+        "cells": places,
+        "timezone": like.timezone,
+        "country": like.country,
+        "service": like.services[0] if like.num_services == 1 else "traffic",
+        "unit": like.unit,
+        "name": like.name,
+        "surrogate": like.surrogate,
+        "cell_size_m": like.cell_size_m,
+    }
+
+
+def _kind(path: Path) -> str:
+    """What a file is read as: "table", "text", or its suffix."""
+    inner = Path(inner_name(path)) if path.suffix.lower() != ".zip" else Path(members(path)[0])
+    suffix = inner.suffix.lower()
+    if suffix == ".txt" or (suffix in (".csv", ".tsv") and is_official_text(path)):
+        return "text"
+    if suffix in TABLES:
+        return "table"
+    if suffix in SUFFIXES and inner.name == path.name:
+        return suffix
+    raise DataError(
+        f"{path} is not a data file: its suffix is none of {', '.join(SUFFIXES)}, or these with .gz or .zip"
     )
 
 
-def _find(path_or_name: str | Path) -> Path:
+def _named(read: Callable[[], TrafficDataset], source: Any) -> TrafficDataset:
+    """Read, and let errors name the file."""
+    try:
+        return read()
+    except DataError as error:
+        raise DataError(f"{_shown(source)}: {error}") from error
+
+
+def _shown(source: Any) -> str:
+    return str(source) if isinstance(source, (str, Path)) else f"{len(list(source))} files"
+
+
+def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of a path, a name, a pattern, a folder or a list of them."""
+    if not isinstance(source, (str, Path)):
+        found = [path for one in source for path in _find(one)]
+        if not found:
+            raise DataError("no file was given; give at least one")
+        return found
+    path = Path(source).expanduser()
+    if path.is_dir():
+        known = (".txt", *TABLES)
+        files = [
+            one for one in sorted(path.iterdir()) if one.is_file() and Path(inner_name(one)).suffix.lower() in known
+        ]
+        if files:
+            return files
+    elif not path.is_file() and glob.has_magic(str(path)):
+        return find_files(path)
+    return [_find_one(source)]
+
+
+def _find_one(path_or_name: str | Path) -> Path:
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path

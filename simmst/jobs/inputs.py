@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,28 @@ from simmst.forecaster.plan import make_plan
 from simmst.forecaster.similar_cities import simulation_step
 
 
-def open_data(data: str | Path, *, step: int | None = None, services: Sequence[str] | None = None) -> TrafficDataset:
+def open_data(
+    data: str | Path,
+    *,
+    step: int | None = None,
+    services: Sequence[str] | None = None,
+    table: Mapping[str, Any] | None = None,
+    like: TrafficDataset | None = None,
+) -> TrafficDataset:
     """Read a traffic file, sum it up to slots of `step` minutes and keep some services.
+
+    Args:
+        data: path, pattern, folder or name of the traffic.
+        step: minutes of a slot; None keeps the file's.
+        services: which to keep; None keeps all.
+        table: what a table leaves open: options of `TrafficDataset.from_dataframe`.
+        like: a series of the same cells, which says the rest.
 
     Raises:
         DataError: the file, the step or a service is not there; the message says what is.
     """
     try:
-        dataset = load(data)
+        dataset = load(data, like=like, **(table or {}))
     except DataError as error:
         if Path(data).name in str(error):
             raise

@@ -126,7 +126,7 @@ def fit_and_test(
     forecaster.fit(
         past, simulated, validation_steps=len(split.validation), run=run, progress=progress, processes=processes
     )
-    report = forecaster.evaluate(dataset, split, stride=stride)
+    report = forecaster.evaluate(dataset, split, stride=stride, notes=dataset.layout.notes)
     weights = forecaster.weight_report
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
     files = [report.to_json(run.path / _REPORT), *saved, *draw(forecaster, dataset, report, run)]
@@ -144,6 +144,7 @@ def train(
     simulated: int | None = None,
     step: int | None = None,
     services: Sequence[str] | None = None,
+    table: Mapping[str, Any] | None = None,
     test_days: int = 7,
     overwrite: bool = False,
     progress: Progress = quiet,
@@ -160,6 +161,7 @@ def train(
         simulated: how many cities to simulate; None takes `config.cities`, 0 trains on the file alone.
         step: minutes of a slot; None keeps the file's.
         services: which services to keep; None keeps all.
+        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
         test_days: days at the end to test on.
         overwrite: throw an earlier run in the folder away.
         progress: called as the work advances.
@@ -176,7 +178,7 @@ def train(
     config = config or ForecasterConfig()
     if config.solver is not None:
         refuse_processes(config.solver, processes)
-    dataset = open_data(data, step=step, services=services)
+    dataset = open_data(data, step=step, services=services, table=table)
     simulated = config.cities if simulated is None else simulated
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
     settings = {

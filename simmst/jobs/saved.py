@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     import pandas
 
 
-def evaluate(run: str | Path, data: str | Path, *, out: str | Path | None = None) -> Report:
+def evaluate(
+    run: str | Path, data: str | Path, *, table: Mapping[str, Any] | None = None, out: str | Path | None = None
+) -> Report:
     """Test a saved forecaster on the part of a file that it has not seen, beside the naive baselines.
 
     Args:
         run: a folder that `train` or `Forecaster.save` wrote.
         data: the file it was trained on, or a longer one of the same cells.
+        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
         out: a JSON file for the report.
 
     Raises:
@@ -35,7 +38,7 @@ def evaluate(run: str | Path, data: str | Path, *, out: str | Path | None = None
     """
     forecaster = Forecaster.load(run)
     fitted = forecaster.dataset
-    dataset = open_data(data, step=fitted.step_minutes, services=fitted.services)
+    dataset = open_data(data, step=fitted.step_minutes, services=fitted.services, table=table, like=fitted)
     start = int(np.searchsorted(dataset.time, fitted.time[-1], side="right"))
     if start == 0 or dataset.time[start - 1] != fitted.time[-1]:
         raise DataError(
@@ -75,6 +78,7 @@ def forecast(
     step: int | None = None,
     services: Sequence[str] | None = None,
     levels: Sequence[int] = (),
+    table: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> ForecastFrame:
     """Forecast the slots after the end of a file, or of what a forecaster was fitted on.
@@ -86,6 +90,7 @@ def forecast(
         step: minutes of a slot; None keeps the run's or the file's.
         services: services to forecast by the shipped weights; None takes all.
         levels: central prediction intervals in percent.
+        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
         out: a CSV file for the forecast.
 
     Raises:
@@ -96,7 +101,7 @@ def forecast(
         if data is None:
             raise ConfigError("give data to forecast with the shipped weights, or the run of a trained forecaster")
         forecaster = Forecaster.pretrained(horizon=6 if horizon is None else horizon)
-        dataset: TrafficDataset | None = open_data(data, step=step, services=services)
+        dataset: TrafficDataset | None = open_data(data, step=step, services=services, table=table)
         assert dataset is not None  # noqa: S101 - for the type checker
         notes = zero_shot_notes(dataset, load_pretrained(), forecaster.spec.horizon)
     else:
@@ -105,9 +110,14 @@ def forecast(
                 raise ConfigError(f"the forecaster in {run} has a {name} of its own; leave {name} out")
         forecaster = Forecaster.load(run)
         fitted = forecaster.dataset
-        dataset = None if data is None else open_data(data, step=fitted.step_minutes, services=fitted.services)
+        dataset = None
+        if data is not None:
+            dataset = open_data(data, step=fitted.step_minutes, services=fitted.services, table=table, like=fitted)
         notes = forecaster.notes
+    if dataset is not None:
+        notes = (*dataset.layout.notes, *notes)
     frame = forecaster.predict(dataset, levels=levels)
+    frame = frame if hasattr(frame, "to_csv") else frame.to_pandas()  # fitted on a frame of polars
     if out is not None:
         write_atomically(out, lambda temporary: frame.to_csv(temporary, index=False))
     return ForecastFrame(frame, notes)

@@ -209,11 +209,16 @@ def plain_name(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
+def is_identifier(name: object) -> bool:
+    """Whether a column has one of the usual names of cells' identifiers."""
+    return plain_name(name) in _IDS
+
+
 def row_label(table: pandas.DataFrame) -> Callable[[int], str]:
     """Return what names a row for messages: its line in a file, or its number."""
     if table.index.name == "line":  # as the reader of CSV files leaves it
         lines = table.index.to_numpy()
-        return lambda row: f"line {lines[row]}"
+        return lambda row: lines[row] if isinstance(lines[row], str) else f"line {lines[row]}"
     return "row {}".format
 
 

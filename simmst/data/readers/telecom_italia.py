@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -16,6 +17,7 @@ from simmst.data.grids import Grid, load_grid
 from simmst.data.readers.arrays import read_arrays
 from simmst.data.readers.npz import npz_path, read_npz, source_of, write_npz
 from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
+from simmst.data.readers.unpacking import members, plain_file
 from simmst.errors import ConfigError, DataError
 from simmst.foundation.extras import import_extra
 
@@ -56,7 +58,8 @@ def read_telecom_italia(
     Memory: the dense float32 result (62 days of Milan: 1.1 GB) and one file's columns (0.7 GB for 300 MB of text).
 
     Args:
-        pattern: a file, a glob pattern, or several of either.
+        pattern: a file, a glob pattern, or several of either; files may be packed as .gz, or as .zip with one
+            or more in it.
         grid: ``"milan"`` or ``"trento"``.
         cells: ``"grid"`` keeps the official grid, ``"observed"`` crops to the bounding box of the cells that have rows
             and masks the others. (Trento without the official list of cells masks those without rows in either case.)
@@ -93,8 +96,9 @@ def read_telecom_italia(
     parts: list[_Part] = []
     seen = np.zeros(raster.mask.size, dtype=bool)
     for done, path in enumerate(files, start=1):
-        parts.append(_read_file(path, raster, on_cut, seen))
-        _check_overlap(parts)
+        for member in members(path):
+            parts.append(_unpack_and_read(path, member, raster, on_cut, seen))
+            _check_overlap(parts)
         if progress is not None:
             progress(done, len(files), path)
     attributes = _assemble(parts, raster, seen, cells)
@@ -123,6 +127,18 @@ def find_files(pattern: str | Path | Iterable[str | Path]) -> list[Path]:
             raise DataError(f"{what} {item} (looked in {Path.cwd()}); check the path")
         found.update(Path(match) for match in matches)
     return sorted(found)
+
+
+def _unpack_and_read(path: Path, member: str, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
+    """Read and check one file, which may be packed; messages name the file that was given."""
+    with plain_file(path, member) as plain:
+        if plain == path:
+            return _read_file(path, grid, on_cut, seen)
+        shown = path / member if path.suffix.lower() == ".zip" else path
+        try:
+            return dataclasses.replace(_read_file(plain, grid, on_cut, seen), path=shown)
+        except DataError as error:
+            raise DataError(str(error).replace(str(plain), str(shown))) from None
 
 
 def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:

@@ -1,0 +1,84 @@
+"""Text files that are packed as .gz or .zip, as plain files of a temporary folder, one at a time."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from simmst.errors import DataError
+
+PACKED = (".gz", ".zip")
+_DAMAGED = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+
+
+def inner_name(path: Path) -> str:
+    """The name of a file without the suffix of its packing.
+
+    Example:
+        >>> inner_name(Path("data/a.csv.gz")), inner_name(Path("b.csv"))
+        ('a.csv', 'b.csv')
+    """
+    return path.stem if path.suffix.lower() in PACKED else path.name
+
+
+def members(path: Path) -> list[str]:
+    """Names of the files that a file holds: itself, or those of a .zip, sorted.
+
+    Raises:
+        DataError: the .zip is damaged or empty.
+    """
+    if path.suffix.lower() != ".zip":
+        return [inner_name(path)]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(
+                item.filename
+                for item in archive.infolist()
+                if not item.is_dir() and not item.filename.startswith("__MACOSX") and Path(item.filename).suffix
+            )
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+    if not names:
+        raise DataError(f"{path} holds no file; fetch it anew")
+    return names
+
+
+@contextmanager
+def plain_file(path: Path, member: str) -> Iterator[Path]:
+    """Give the plain file that lies in a packed one; a file that is not packed is given as it is.
+
+    Raises:
+        DataError: the packed file is damaged or cut short.
+    """
+    if path.suffix.lower() not in PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="simmst-") as folder:
+        plain = Path(folder) / Path(member).name
+        try:
+            with _opened(path, member) as packed, plain.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+        except _DAMAGED as error:
+            raise _damaged(path, error) from error
+        yield plain
+
+
+@contextmanager
+def _opened(path: Path, member: str) -> Iterator[IO[bytes]]:
+    if path.suffix.lower() == ".gz":
+        with gzip.open(path, "rb") as stream:
+            yield cast(IO[bytes], stream)
+    else:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            yield stream
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be unpacked ({error}); it is damaged or was cut short: fetch it anew")
