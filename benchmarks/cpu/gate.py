@@ -139,7 +139,7 @@ def _kept(row: Row) -> dict[str, Any]:
 def lines() -> list[str]:
     """The table of a run, and what it depends on; empty where no case ran."""
     if not ROWS:
-        return []
+        return NOTES
     limits = []
     for threads in sorted({row.threads for row in ROWS}):
         copy, read, rate = copy_bandwidth(threads), read_bandwidth(threads), matrix_rate(torch.float32, threads)

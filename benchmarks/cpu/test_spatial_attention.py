@@ -41,13 +41,13 @@ def threads() -> Iterator[None]:
 class Layers(nn.Module):
     """The same weights in nn.MultiheadAttention with residual and LayerNorm, in its parts, and in our layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = CHANNELS, heads: int = HEADS) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.theirs = nn.MultiheadAttention(CHANNELS, HEADS, batch_first=True)
+        self.theirs = nn.MultiheadAttention(channels, heads, batch_first=True)
         nn.init.normal_(self.theirs.in_proj_bias)
-        self.norm = nn.LayerNorm(CHANNELS)
-        self.ours = SpatialAttention(CHANNELS, HEADS, residual=True, norm=True, backend="cpu")
+        self.norm = nn.LayerNorm(channels)
+        self.ours = SpatialAttention(channels, heads, residual=True, norm=True, backend="cpu")
         self.ours.load_state_dict(self.theirs.state_dict(), strict=False)
         self.eval()
 
@@ -55,9 +55,9 @@ class Layers(nn.Module):
         return self.norm(self.theirs(x, x, x, need_weights=False)[0] + x)
 
     def chain(self, x: Tensor) -> Tensor:
-        batch, positions, channels = x.shape
+        batch, positions, _ = x.shape
         packed = F.linear(x, self.theirs.in_proj_weight, self.theirs.in_proj_bias)
-        query, key, value = packed.view(batch, positions, 3, HEADS, channels // HEADS).permute(2, 0, 3, 1, 4)
+        query, key, value = packed.view(batch, positions, 3, self.ours.num_heads, -1).permute(2, 0, 3, 1, 4)
         heads = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(x.shape)
         return self.norm(F.linear(heads, self.theirs.out_proj.weight, self.theirs.out_proj.bias) + x)
 
