@@ -120,6 +120,31 @@ def test_a_loaded_forecaster_is_the_same(name, tmp_path):
     assert loaded.predict(levels=(80,)).equals(frame)
 
 
+def test_the_command_trains_one(tmp_path, capsys):
+    pytest.importorskip("jsonargparse")
+    pytest.importorskip("matplotlib")
+    from simmst.commands.main import main
+
+    data = city(days=6).save(tmp_path / "city.npz")
+    settings = {
+        "model": "mttc",
+        "horizon": 2,
+        "recent": 9,
+        "neighbourhood": 3,
+        "network.memory": "true",
+        "network.memory_days": 3,
+        "training.epochs": 1,
+        "training.samples_per_epoch": 32,
+        "training.validation_samples": 32,
+    }
+    flags = [part for name, value in settings.items() for part in (f"--forecaster.{name}", str(value))]
+    arguments = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--simulated", "0", "--test_days", "1"]
+    assert main([*arguments, *flags, "--quiet"]) == 0
+    assert settings["model"] in capsys.readouterr().out
+    network = Forecaster.load(tmp_path / "run").network
+    assert network.config.memory
+
+
 def test_what_is_loaded_is_what_was_saved(tmp_path):
     pytest.importorskip("pandas")
     pytest.importorskip("safetensors")

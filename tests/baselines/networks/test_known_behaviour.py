@@ -19,6 +19,7 @@ from simmst.baselines.networks.graph import correlation_weights, grid_weights, s
 from simmst.baselines.networks.staeformer import AttentionLayer, STAEformerConfig, clock
 from simmst.baselines.networks.stgcn import ChebyshevConvolution, GatedConvolution
 from simmst.baselines.networks.transformer import DecoderLayer, EncoderLayer, TransformerConfig
+from simmst.data.batch import concat_batches
 from simmst.data.calendar import slot_of_day, weekday
 from simmst.errors import ConfigError
 from simmst.models import task_losses
@@ -313,6 +314,12 @@ def test_staeformer_reads_the_clock_and_has_its_widths():
         np.testing.assert_array_equal(day, weekday(time.reshape(-1), "UTC").reshape(time.shape))
     config = STAEformerConfig()
     assert (config.width, config.layers, config.num_heads, config.feedforward) == (152, 3, 4, 256)
+
+
+def test_staeformer_forecasts_many_windows_as_it_does_few(batch):
+    network = small_network("staeformer")
+    many = concat_batches([batch] * 20)
+    assert torch.allclose(call(network, many), call(network, batch).repeat(20, 1, 1), atol=1e-5)
 
 
 # --- mttc
