@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from simmst.baselines import BASELINES, GradientBoosting, RidgeOnLags
-from simmst.data import TrafficDataset, WindowSpec, chronological_split, load
+from simmst.baselines.memory_features import memory_features, memory_windows
+from simmst.data import Scaler, TrafficDataset, WindowSpec, chronological_split, load
 from simmst.errors import DataError
 
 pytest.importorskip("sklearn")
@@ -268,3 +269,32 @@ def test_figures_on_the_milan_block_at_ten_minutes(block):
     spec = WindowSpec.recent(6, 12, daily=3, weekly=1, steps_per_day=144)
     assert errors("persistence", block, spec, (1, 3, 6)) == pytest.approx([25.9, 31.4, 37.3], abs=0.1)
     assert errors("ridge", block, spec, (1, 3, 6)) == pytest.approx([22.3, 25.8, 28.0], abs=0.5)
+
+
+def test_features_are_bounded():
+    data = city(days=9)
+    activity = data.activity.copy()
+    activity[150:153] = 3e4
+    activity[170] = 0
+    data = data.with_(activity=activity)
+    windows = memory_windows(data, Scaler.fit(data, range(data.num_steps), "relative"), 2, range(160, 200))
+    features = memory_features(windows.batch(np.arange(len(windows))), 0)
+    assert np.abs(features.window).max() == 5
+    assert np.abs(features.ahead).max() == 5
+
+
+def test_a_forecast_stays_within_the_differences_seen():
+    class Runaway(RidgeOnLags):
+        def _differences(self, service, features):
+            return np.full_like(features.usual, 1e6 * (1 - 2 * service))
+
+    data = city(days=9)
+    windows = memory_windows(data, Scaler.fit(data, range(data.num_steps), "relative"), 2, range(48, 200))
+    index = np.arange(len(windows))
+    features = [memory_features(windows.batch(index), service) for service in range(2)]
+    model = Runaway().learn(features, windows.origins[index // windows.num_cells], 24)
+    for service, pick in enumerate((np.nanmax, np.nanmin)):
+        off = model.forecast(service, features[service]) - features[service].usual
+        bound = pick(features[service].target, axis=0)
+        assert (np.abs(off) <= np.abs(bound) + 1e-4).all()
+        assert np.abs(off).max() > 0

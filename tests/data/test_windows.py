@@ -105,6 +105,19 @@ def test_forecasts_beyond_the_end():
     assert torch.isnan(partly.batch([0]).target).all(dim=-1).tolist() == [[False, True, True]]
 
 
+def test_inputs_from_before_the_context_are_unknown():
+    data = city(steps=96)
+    spec = WindowSpec(2, tuple(range(-48, 0)), memory_days=2)
+    scaler = Scaler.fit(data, range(96))
+    short, long = (Windows(data, spec, scaler, steps=range(72, 96), context_days=days) for days in (1, 2))
+    centre = (slice(None), slice(None), slice(None), 2, 2)
+    index = np.arange(len(short))
+    near, far = short.batch(index).values[centre], long.batch(index).values[centre]
+    assert torch.isnan(near[:, :24]).all()
+    assert not torch.isnan(far).any()
+    torch.testing.assert_close(near[:, 24:], far[:, 24:], rtol=0, atol=0)
+
+
 def test_points_have_no_neighbours():
     data = city(height=1, width=6, missing=False, geometry="points")
     spec = WindowSpec(2, (-3, -2, -1), neighbourhood=5)

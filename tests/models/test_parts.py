@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_windows import build, inputs, memory_of
 
 from simmst.models.dropout import FeatureDropout
 from simmst.models.embedding import SeriesEmbedding, sinusoidal_positions
@@ -42,3 +43,26 @@ def test_the_embedding_is_the_sum_of_its_terms():
         + embed.position
     )
     torch.testing.assert_close(embed(channels, marks, features, task), wanted)
+
+
+@pytest.mark.parametrize("where", ["series", "neighbour", "day before"])
+def test_beyond_a_bound_a_value_says_no_more(where):
+    """What an outlier adds is the same from some size on, wherever it is, so that one burst cannot run away."""
+    model = build()
+    values, marks, mask = inputs()
+    memory = memory_of()
+
+    def forecast(size):
+        burst, past = values.clone(), memory
+        if where == "day before":
+            days = memory.days.clone()
+            days[:, 2, 3] = size
+            past = memory._replace(days=days)
+        else:
+            at = 1 if where == "series" else 0
+            burst[:, 12, :, at, at] = size
+        return model(burst, marks, mask=mask, memory=past, quantiles=True)
+
+    large = forecast(1e3)
+    torch.testing.assert_close(forecast(1e6), large, rtol=1e-6, atol=1e-6)
+    assert (large - forecast(0.0)).abs().max() > 0

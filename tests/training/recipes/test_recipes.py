@@ -140,3 +140,20 @@ def test_finetuning_uses_its_own_epochs_and_a_lower_rate(real, simulated):
     assert finetuned.records[0]["validation_loss"] == pytest.approx(pretrained.best_score)
     assert pretrained.records[-1]["learning_rate"] == pytest.approx(0.01)
     assert 0 < finetuned.records[-1]["learning_rate"] <= 0.001 + 1e-9
+
+
+def test_adapting_keeps_what_was_there_unless_it_gains_a_twentieth(real):
+    learned = tiny_net()
+    solve("real-only", learned, real_train=real[0], real_validation=real[1], config=CONFIG)
+    before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    gently = dataclasses.replace(CONFIG, adapt_learning_rate=1e-6, adapt_epochs=1)
+    result = solve("adapt", learned, real_train=real[0], real_validation=real[1], config=gently)
+    assert result.chosen == "pretrained"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learned.state_dict().items())
+    untrained = tiny_net()
+    before = {name: tensor.clone() for name, tensor in untrained.state_dict().items()}
+    boldly = dataclasses.replace(CONFIG, adapt_learning_rate=CONFIG.learning_rate, adapt_epochs=5)
+    result = solve("adapt", untrained, real_train=real[0], real_validation=real[1], config=boldly)
+    assert result.chosen == "adapt"
+    assert result.best_score < 0.95 * result.histories[0].records[0]["validation_loss"]
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in untrained.state_dict().items())
