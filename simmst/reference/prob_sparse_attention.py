@@ -52,7 +52,7 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
     query, key = query.detach().to(work), key.detach().to(work)
     count = divisor(key, sample, normalizer)
     if sample.dim() == 1:
-        measure = _sparsity(query @ key[..., sample, :].mT, count)
+        measure = _measure_shared(query, key[..., sample, :], count)
     else:
         measure = _measure_per_query(query, key, sample, count)
     if is_exporting():
@@ -63,6 +63,15 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
 
 def _sparsity(scores: Tensor, count: int) -> Tensor:
     return scores.amax(-1) - scores.sum(-1) / count
+
+
+def _measure_shared(query: Tensor, sampled: Tensor, count: int) -> Tensor:
+    queries, samples, width = query.shape[-2], sampled.shape[-2], query.shape[-1]
+    chunk = max(_CHUNK_ROWS, _CHUNK_FACTOR * (queries + samples) * width // samples)
+    if queries <= chunk:
+        return _sparsity(query @ sampled.mT, count)
+    starts = range(0, queries, chunk)
+    return torch.cat([_sparsity(query[..., start : start + chunk, :] @ sampled.mT, count) for start in starts], -1)
 
 
 def _measure_per_query(query: Tensor, key: Tensor, sample: Tensor, count: int) -> Tensor:

@@ -1,0 +1,5 @@
+"""Our layers in other people's models: Hugging Face, neuralforecast, Time-Series-Library, Informer2020, PyPOTS."""
+
+from simmst.compat.swap import restore, swap
+
+__all__ = ["restore", "swap"]

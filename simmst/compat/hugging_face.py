@@ -1,0 +1,174 @@
+"""``InformerProbSparseAttention`` of Hugging Face transformers, without its quadratic measure."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simmst.compat.exchange import SETTINGS, Exchanged
+from simmst.compat.rows import attend_rows, dropped, fill_and_place
+from simmst.core.prob_sparse_attention import informer_count
+from simmst.nn.prob_sparse_attention import evaluation_sample
+from simmst.ops import prob_sparse_attend, prob_sparse_select
+
+NAME = "InformerProbSparseAttention"
+_PARTS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "out_proj",
+    "num_heads",
+    "head_dim",
+    "scaling",
+    "factor",
+    "dropout",
+    "is_decoder",
+)
+
+
+def fits(layer: nn.Module) -> bool:
+    """Whether a layer is one that this forward pass can take the place of."""
+    return type(layer).__name__ == NAME and all(hasattr(layer, part) for part in _PARTS)
+
+
+class Fast(Exchanged):
+    """The forward pass of Hugging Face's layer on simmst's operators.
+
+    Each query is measured on ``factor * ceil(ln L_K)`` keys, drawn for it alone, as the paper has it; or, with the
+    setting ``exact``, on the keys that the library draws. The rest is the library's own: how many queries are selected,
+    masks, dropout, the fill, the cache of keys and values, the weights that it returns.
+    """
+
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    out_proj: nn.Module
+    head_dim: int
+    scaling: float
+    factor: int
+    dropout: float
+    is_decoder: bool
+    layer_idx: int | None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        cache: Any = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, L_Q, C).
+            key_value_states: (B, L_K, C) in a cross-attention.
+            cache: the library's cache of keys and values; ``past_key_values`` in its versions before 5.24.
+            attention_mask: (B, 1, L_Q, L_K), added to the scores.
+            kwargs: what else the library hands on.
+
+        Returns:
+            (B, L_Q, C), and the weights of the selected queries, (B, H, u, L_K); None in their place in evaluation mode
+            without a mask, where nobody looks at them.
+
+        Raises:
+            ValueError: the mask has another shape.
+        """
+        cache = kwargs.get("past_key_values") if cache is None else cache
+        query = self._heads(self.q_proj(hidden_states) * self.scaling)
+        key, value = self._keys_and_values(hidden_states, key_value_states, cache)
+        queries = query.shape[2]
+        top = self._select(query, key, min(self.factor * _ceil_log1p(queries), queries))
+        if attention_mask is not None and attention_mask.shape[-2:] != (queries, key.shape[2]):
+            raise ValueError(
+                f"attention_mask must be (B, 1, L_Q, L_K) = ({len(query)}, 1, {queries}, {key.shape[2]}), "
+                f"got {tuple(attention_mask.shape)}"
+            )
+        if attention_mask is None and not (self.training or self.is_decoder or _is_watched(self, kwargs)):
+            out, weights = prob_sparse_attend(query, key, value, top, scale=1.0)[0], None
+        else:
+            weights = attend_rows(query, key, top, scale=1.0, mask=attention_mask)
+            rows = dropped(weights, self.dropout, training=self.training) @ value
+            out = fill_and_place(rows, top, value, queries, running=self.is_decoder)
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected, weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, L, D]
+        return heads
+
+    def _keys_and_values(self, hidden_states: Tensor, others: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
+        crossed, store = others is not None, cache
+        if hasattr(cache, "cross_attention_cache"):  # one cache for each of the two
+            store = cache.cross_attention_cache if crossed else cache.self_attention_cache
+            if crossed and cache.is_updated.get(self.layer_idx):
+                kept = store.layers[self.layer_idx]
+                return kept.keys, kept.values
+        source = hidden_states if others is None else others
+        key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+        if store is not None:
+            key, value = store.update(key, value, self.layer_idx)
+            if crossed and store is not cache:
+                cache.is_updated[self.layer_idx] = True
+        return key, value
+
+    def _select(self, query: Tensor, key: Tensor, count: int) -> Tensor:
+        queries, keys = query.shape[2], key.shape[2]
+        if getattr(self, SETTINGS)["exact"]:
+            samples = min(self.factor * queries * _ceil_log1p(keys), keys)
+            drawn = torch.randint(0, keys, (samples,)).to(query.device)
+            return select_as_drawn(query, key, drawn, count)
+        if count == queries:
+            return torch.arange(queries, device=query.device).expand(*query.shape[:2], queries)
+        samples = informer_count(keys, self.factor)
+        if self.training:
+            sample = torch.randint(keys, (queries, samples), device=query.device)
+        else:
+            sample = evaluation_sample(queries, keys, samples, shared=False, device=query.device)
+        return prob_sparse_select(query, key, sample, u=count)[0]
+
+
+def _is_watched(layer: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether somebody will look at the weights: a caller, a hook, or the library's recorder of attentions."""
+    if kwargs.get("output_attentions") or torch.compiler.is_compiling():
+        return True
+    if any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in layer._forward_hooks.values()):
+        return True
+    recorder = getattr(sys.modules.get("transformers.utils.output_capturing"), "_active_collector", None)
+    recorded = None if recorder is None else recorder.get()  # by kind of output, while a model runs
+    return recorded is None or "attentions" in recorded
+
+
+def select_as_drawn(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
+    """Select the queries that have the largest measure on keys drawn for all of them alike, in torch.topk's order.
+
+    A key counts in the maximum once however often it was drawn; so that is taken over the distinct ones, and what the
+    repetitions add to the sum is made up for by one product.
+
+    Args:
+        query: (B, H, L_Q, D).
+        key: (B, H, L_K, D).
+        drawn: int64 (S,), with repetitions.
+        count: how many queries to select.
+
+    Returns:
+        int64 (B, H, count).
+    """
+    distinct, times = drawn.unique(return_counts=True)
+    measure = prob_sparse_select(query, key, distinct, u=1)[1]
+    with torch.no_grad():
+        repeated = (key[..., distinct, :] * (times - 1)[:, None]).sum(-2)  # [B, H, D]
+        measure = measure - (query @ repeated[..., None]).squeeze(-1) / key.shape[2]
+    top: Tensor = measure.topk(count, sorted=False).indices
+    return top
+
+
+def _ceil_log1p(length: int) -> int:
+    return math.ceil(math.log1p(length))
+
+
+__all__ = ["NAME", "Fast", "fits", "select_as_drawn"]
