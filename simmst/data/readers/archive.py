@@ -32,13 +32,13 @@ def read_archive(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it anew")
+        raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it again")
     try:
         # numpy leaves a file open that it opened itself and cannot read
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {key: file[key] for key in file.files if not wanted or key in wanted}
     except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it anew") from error
+        raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it again") from error
 
 
 def check_values(path: Path, key: str, array: np.ndarray) -> None:

@@ -54,7 +54,7 @@ def read_hdf5(path: str | Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             arrays = {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as HDF5 ({error}); fetch it anew") from error
+        raise DataError(f"{path} cannot be read as HDF5 ({error}); fetch it again") from error
     grid = load_grid("trento" if "trento" in path.name.lower() else "milan")
     services = [name for name in _FEDDA if name in arrays and arrays[name].ndim == 2]
     if {"idx", "cell"} <= set(arrays) and services:

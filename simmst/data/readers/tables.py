@@ -73,7 +73,7 @@ def _read(path: Path, member: str, text_columns: Sequence[str | None], pd: Any) 
         try:
             frame: pandas.DataFrame = pd.read_parquet(plain)
         except (OSError, ValueError) as error:  # what pyarrow raises derives from these
-            raise DataError(f"{path} cannot be read as Parquet ({error}); fetch it anew, or write it anew") from error
+            raise DataError(f"{path} cannot be read as Parquet ({error}); fetch it again, or write it anew") from error
         return frame
 
 

@@ -144,11 +144,11 @@ def _unpack_and_read(path: Path, member: str, grid: Grid, on_cut: str, seen: np.
 def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
     """Read and check one file; marks its cells in `seen` (H * W)."""
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; fetch it anew")
+        raise DataError(f"{path} is empty; fetch it again")
     ends_whole, cut = last_line_is_cut(path)
     if cut is not None and on_cut == "error":
         raise DataError(
-            f"{path}:{cut.line}: the file was cut in the middle of its last line, {cut.text!r}; fetch it anew, or give "
+            f"{path}:{cut.line}: the file was cut in the middle of its last line, {cut.text!r}; fetch it again, or give "
             'on_cut="drop" to leave that line out'
         )
     pl = import_extra("polars", extra="forecast")
@@ -156,10 +156,10 @@ def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
         frame = _parse(path, None if cut is None else cut.line - 1)
     except pl.exceptions.PolarsError as error:
         check_lines(path, grid, drop_last=cut is not None)
-        raise DataError(f"{path} cannot be parsed ({error}); fetch it anew") from error
+        raise DataError(f"{path} cannot be parsed ({error}); fetch it again") from error
     cell = frame["cell"].to_numpy()
     if len(cell) == 0:
-        raise DataError(f"{path} has no whole line; fetch it anew")
+        raise DataError(f"{path} has no whole line; fetch it again")
     if _suspicious(frame, grid):
         check_lines(path, grid, drop_last=cut is not None)
     slot = frame["time"].to_numpy() // SLOT_MS

@@ -71,7 +71,7 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
             if not 4 <= len(fields) <= len(ROW):
                 raise DataError(
                     f"{where}: {len(fields)} fields where 4 to 8 are wanted: {text!r}; a line holds {', '.join(ROW)}, "
-                    "separated by tabs; repair the line or fetch the file anew"
+                    "separated by tabs; repair the line or fetch the file again"
                 )
             cell, time, country = (_whole(where, name, field) for name, field in zip(ROW[:3], fields[:3], strict=True))
             for name, field in zip(ROW[3:], fields[3:], strict=False):
@@ -84,18 +84,18 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
             if time < 0 or time % SLOT_MS:
                 raise DataError(
                     f"{where}: time {time} is not a slot start: in epoch milliseconds it must be a multiple of "
-                    f"{SLOT_MS} (10 minutes); repair the line or fetch the file anew"
+                    f"{SLOT_MS} (10 minutes); repair the line or fetch the file again"
                 )
             before, countries = present.get(cell, (-1, set()))
             if time < before:
                 raise DataError(
                     f"{where}: time {time} of cell {cell} is out of order: it comes after {before}; sort the file by "
-                    "cell and time, or fetch it anew"
+                    "cell and time, or fetch it again"
                 )
             if time == before and country in countries:
                 raise DataError(
                     f"{where}: cell {cell}, time {time}, country {country} is a duplicate of an earlier line; keep one "
-                    "of the two, or fetch the file anew"
+                    "of the two, or fetch the file again"
                 )
             present[cell] = (time, countries | {country} if time == before else {country})
 
@@ -105,7 +105,7 @@ def _whole(where: str, name: str, field: str) -> int:
         return int(field)
     except ValueError:
         raise DataError(
-            f"{where}: {name} {field!r} is not a whole number; repair the line or fetch the file anew"
+            f"{where}: {name} {field!r} is not a whole number; repair the line or fetch the file again"
         ) from None
 
 
@@ -116,10 +116,10 @@ def _activity(where: str, name: str, field: str) -> None:
         value = float(field)
     except ValueError:
         raise DataError(
-            f"{where}: {name} {field!r} is not a number; repair the line (empty means no activity), or fetch it anew"
+            f"{where}: {name} {field!r} is not a number; repair the line (empty means no activity), or fetch it again"
         ) from None
     if value < 0 or not math.isfinite(value):
         raise DataError(
             f"{where}: {name} {field} is not an activity, which is finite and not negative; repair the line "
-            "(empty means no activity) or fetch the file anew"
+            "(empty means no activity) or fetch the file again"
         )

@@ -46,7 +46,7 @@ def members(path: Path) -> list[str]:
     except _DAMAGED as error:
         raise _damaged(path, error) from error
     if not names:
-        raise DataError(f"{path} holds no file; fetch it anew")
+        raise DataError(f"{path} holds no file; fetch it again")
     return names
 
 
@@ -81,4 +81,4 @@ def _opened(path: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be unpacked ({error}); it is damaged or was cut short: fetch it anew")
+    return DataError(f"{path} cannot be unpacked ({error}); it is damaged or was cut short: fetch it again")

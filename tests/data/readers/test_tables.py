@@ -87,7 +87,7 @@ def test_packed_tables(tmp_path):
         np.testing.assert_array_equal(data.activity, expected)
         assert data.name == "p"
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text)[:-20])
-    with pytest.raises(DataError, match=r"cut\.csv\.gz cannot be unpacked .*cut short: fetch it anew"):
+    with pytest.raises(DataError, match=r"cut\.csv\.gz cannot be unpacked .*cut short: fetch it again"):
         load(tmp_path / "cut.csv.gz")
     (tmp_path / "no.zip").write_bytes(b"PK no archive")
     with pytest.raises(DataError, match=r"no\.zip cannot be unpacked"):
@@ -177,7 +177,7 @@ def test_packed_official_text(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}/bad\.txt\.gz:1: sms_out '0\.2x' is not a number"):
         load(tmp_path / "bad.txt.gz")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(official().encode())[:-9])
-    with pytest.raises(DataError, match=r"cut\.txt\.gz cannot be unpacked .*fetch it anew"):
+    with pytest.raises(DataError, match=r"cut\.txt\.gz cannot be unpacked .*fetch it again"):
         load(tmp_path / "cut.txt.gz")
 
 
