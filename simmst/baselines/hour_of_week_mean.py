@@ -60,8 +60,8 @@ class HourOfWeekMean:
 
 def _slots(dataset: TrafficDataset, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slot of the local day and slot of the local week of each time."""
-    day_slot = slot_of_day(time, dataset.timezone, dataset.step_minutes)
-    return day_slot, weekday(time, dataset.timezone) * dataset.steps_per_day + day_slot
+    day_slot = slot_of_day(*dataset.clock(time), dataset.step_minutes)
+    return day_slot, weekday(*dataset.clock(time)) * dataset.steps_per_day + day_slot
 
 
 def _means(series: np.ndarray, slot: np.ndarray, num_slots: int) -> np.ndarray:

@@ -227,6 +227,15 @@ class TrafficDataset:
             time=np.ascontiguousarray(self.time[start : start + count * factor : factor]),
         )
 
+    def clock(self, time_utc: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return slot starts and the time zone by which the calendar of this data set is told: `simmst.data.calendar`.
+
+        Slots of the local calendar are told by the clock on the wall that they were counted by.
+        """
+        if self.layout.wall_offset is None:
+            return time_utc, self.timezone
+        return time_utc + np.timedelta64(self.layout.wall_offset, "s"), "UTC"
+
     def unique_ids(self) -> np.ndarray:
         """Identifiers of the cells inside the city, (C,): their names where there are any, else their cell ids."""
         ids: np.ndarray = (self.cell_id if self.cell_name is None else self.cell_name)[self.mask]

@@ -104,6 +104,7 @@ def _options_like(like: TrafficDataset, columns: Any) -> dict[str, Any]:
         "timezone": like.timezone,
         "country": like.country,
         "service": like.services[0] if like.num_services == 1 else "traffic",
+        "lone_step_minutes": like.step_minutes,
         "unit": like.unit,
         "name": like.name,
         "surrogate": like.surrogate,

@@ -174,7 +174,7 @@ class Windows(WindowSource):
         self._last = int(self.origins[-1]) + spec.horizon
         start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
         seconds = start + np.arange(self._last - self._first) * dataset.step_minutes * 60
-        self._marks = calendar_features(seconds.astype("datetime64[s]"), dataset.timezone, dataset.country)
+        self._marks = calendar_features(*dataset.clock(seconds.astype("datetime64[s]")), dataset.country)
         self._values = self._scaled()  # (t, K, H + 2p, W + 2p) on grids, (t, K, W) for points
         self._patches, self._masks = self._views()
         self._memory = None
@@ -182,7 +182,7 @@ class Windows(WindowSource):
             self._memory = SeriesMemory(
                 self._values,
                 self._marks,
-                weekday(seconds.astype("datetime64[s]"), dataset.timezone),
+                weekday(*dataset.clock(seconds.astype("datetime64[s]"))),
                 origins=self.origins - self._first,
                 offsets=self._offsets,
                 horizon=spec.horizon,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from simmst.baselines.networks import Network
 from simmst.data import TrafficDataset, WindowSpec
+from simmst.data.joining import with_services
 from simmst.errors import DataError
 from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, QuantilePredictor, WeightReport
 from simmst.evaluation.intervals import checked_level
@@ -17,6 +18,8 @@ from simmst.forecaster.architectures import OWN, AnyNetwork
 from simmst.forecaster.combination import InContextPredictor
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.frame import prediction_frame
+from simmst.forecaster.further import Bounds, forecast_further
+from simmst.forecaster.further import Floats as Forecast
 from simmst.models import SimMSTNet, SimMSTNetConfig, STNet
 from simmst.training import Result
 
@@ -82,30 +85,44 @@ class FittedForecaster:
     def matched(self, dataset: TrafficDataset | None) -> TrafficDataset:
         """Return the series to forecast with the services it was fitted on; None stands for the fitted series itself.
 
+        A service that the series lacks is NaN, and so is its forecast.
+
         Raises:
-            DataError: the services or the slots are not those it was fitted on.
+            DataError: it has none of the services, or the slots are not those it was fitted on.
         """
         if self.dataset is None:
             if dataset is None:
                 raise DataError("this forecaster was fitted on no series; give it the traffic to forecast")
             return dataset
-        return self.dataset if dataset is None else matched(dataset, self.dataset)
+        if dataset is None:
+            return self.dataset
+        if not set(self.dataset.services) <= set(dataset.services):
+            dataset = with_services(dataset, self.dataset.services)
+        return matched(dataset, self.dataset)
 
-    def predict(self, dataset: TrafficDataset | None, levels: Sequence[float]) -> pandas.DataFrame:
+    def predict(
+        self, dataset: TrafficDataset | None, levels: Sequence[float], horizon: int | None = None
+    ) -> pandas.DataFrame:
         """Forecast the slots after the end of a series: see `Forecaster.predict`."""
         checked = [checked_level(level) for level in levels]
         dataset = self.matched(dataset)
+        horizon = self.spec.horizon if horizon is None else horizon
+        forecast, bounds = forecast_further(lambda known: self._block(known, checked), dataset, horizon)
+        return prediction_frame(dataset, forecast, bounds)
+
+    def _block(self, dataset: TrafficDataset, checked: Sequence[int]) -> tuple[Forecast, Mapping[int, Bounds]]:
+        """Forecast `spec.horizon` slots (C, H, K), and their bounds by level."""
         origin = np.array([dataset.num_steps])
         if self.errors is not None or not checked:
             forecast = self.predictor.predict(dataset, origin)[0]  # (C, H, K)
             bounds = {} if self.errors is None else {one: self.errors.interval(forecast, one) for one in checked}
-            return prediction_frame(dataset, forecast, bounds)
+            return forecast, bounds
         assert isinstance(self.predictor, QuantilePredictor)  # noqa: S101 - one without has measured errors
         tails = sorted({share for one in checked for share in (0.5 - one / 200, 0.5 + one / 200)} | {0.5})
         quantiles = self.predictor.quantiles(dataset, origin, tails)[0]  # (C, H, K, L)
         at = {share: quantiles[..., place] for place, share in enumerate(tails)}
         bounds = {one: (at[0.5 - one / 200], at[0.5 + one / 200]) for one in checked}
-        return prediction_frame(dataset, at[0.5], bounds)
+        return at[0.5], bounds
 
 
 def predictor_class(config: ForecasterConfig) -> type[ModelPredictor]:

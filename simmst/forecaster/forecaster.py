@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simmst.data import Split, TrafficDataset, WindowSpec
+from simmst.data.joining import append
 from simmst.data.library import as_traffic
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, DataError
@@ -18,6 +20,7 @@ from simmst.forecaster.fitting import Simulated, fit_forecaster
 from simmst.forecaster.saving import load_forecaster, save_forecaster
 from simmst.forecaster.scoring import cross_validate, score_forecaster
 from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.foundation.scalars import python_scalar
 from simmst.pretrained import load_pretrained
 from simmst.training import Progress, Result, RunFolder, quiet
 
@@ -130,7 +133,11 @@ class Forecaster:
         return self
 
     def predict(
-        self, dataset: TrafficDataset | pandas.DataFrame | str | Path | None = None, *, levels: Sequence[float] = ()
+        self,
+        dataset: TrafficDataset | pandas.DataFrame | str | Path | None = None,
+        *,
+        levels: Sequence[float] = (),
+        horizon: int | None = None,
     ) -> pandas.DataFrame:
         """Forecast the slots after the end of the series.
 
@@ -140,17 +147,58 @@ class Forecaster:
             levels: central prediction intervals in percent, such as ``(80, 95)``. The network forecasts quantiles;
                 after `fit` their distance from the median is stretched until the 80 % interval holds 80 % of the
                 validation days. For a naive baseline they are quantiles of its errors there, by service and step.
+            horizon: slots to forecast, any number; None takes the forecaster's own. Beyond that, and beyond what the
+                shipped weights know, block follows block, each forecast from those before it as if they had come true,
+                and the intervals widen (`simmst.forecaster.further.forecast_further`).
 
         Returns:
             A pandas frame, one row a cell, slot and service: unique_id, ds (slot start with the time zone), service,
-            y_hat in the data's unit, and y_hat-lo-80, y_hat-hi-80, ... for the levels.
+            y_hat in the data's unit, and y_hat-lo-80, y_hat-hi-80, ... for the levels. Traffic that came in a frame
+            goes out in one of its kind: names of columns, identifiers, time zone, library. A service that the traffic
+            lacks is NaN.
 
         Raises:
-            DataError: the forecaster is not fitted, or the data's services or slots are not those it was fitted on.
-            ConfigError: a level is not an integer between 1 and 99.
+            DataError: the forecaster is not fitted, or the data has none of its services, or slots of another length.
+            ConfigError: the horizon is no integer of at least 1, or a level is not an integer between 1 and 99.
         """
         fitted = self.fitted()
-        return fitted.predict(None if dataset is None else as_traffic(dataset, fitted.dataset), levels)
+        horizon = python_scalar(horizon)
+        if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
+            raise ConfigError(f"horizon is {horizon!r}; it must be an integer of at least 1")
+        if horizon is not None and isinstance(fitted.predictor, ZeroShotPredictor):
+            untrained = fitted.predictor.for_horizon(horizon)
+            fitted = dataclasses.replace(fitted, predictor=untrained, spec=untrained.spec)
+        return fitted.predict(None if dataset is None else as_traffic(dataset, fitted.dataset), levels, horizon)
+
+    def update(self, new: TrafficDataset | pandas.DataFrame | str | Path) -> Forecaster:
+        """Take in new slots, without fitting again: forecasts start from their end.
+
+        Cells are known by their identifiers. What lacks is NaN; where a slot was known, what is new wins. A frame may
+        have one slot alone. The shipped weights keep the traffic they are given from then on. `cross_validation` fits
+        with the new slots, too, and `save` keeps them.
+
+        Args:
+            new: the slots after those it knows, as a data set, a frame or a file; they may overlap.
+
+        Returns:
+            The forecaster itself.
+
+        Raises:
+            DataError: the forecaster is not fitted; or the slots are of another length, start before the series, or
+                have a cell or service that it does not know.
+
+        Example:
+            >>> from simmst.simulation import surrogate_city
+            >>> city = surrogate_city(0, height=3, width=3, days=10, services=("internet",))
+            >>> forecaster = Forecaster(horizon=2, model="persistence").fit(city.slice_steps(0, 200))
+            >>> forecaster.update(city.slice_steps(200, 240)).dataset.num_steps
+            240
+        """
+        fitted = self.fitted()
+        fresh = as_traffic(new, fitted.dataset)
+        joined = fresh if fitted.dataset is None else append(fitted.dataset, fresh)
+        self._fitted = dataclasses.replace(fitted, dataset=joined)
+        return self
 
     def cross_validation(self, n_windows: int = 4, *, step: int | None = None, progress: Progress = quiet) -> Report:
         """Fit anew without the end of the series and score forecasts of it, with the naive baselines beside them.

@@ -72,6 +72,17 @@ class ZeroShotPredictor:
         scaler = Scaler.fit(dataset, known, "relative")
         return ModelPredictor(self.network(dataset.services), scaler, self.spec, context_days=self.context_days)
 
+    def for_horizon(self, horizon: int) -> ZeroShotPredictor:
+        """Return the same for another horizon, no further than the weights have learned to forecast."""
+        most = max(self.horizon, self.pretrained.config.horizon)
+        return ZeroShotPredictor(
+            self.pretrained,
+            min(horizon, most),
+            context_days=self.context_days,
+            device=self.device.type,
+            combine=self.combine,
+        )
+
     def network(self, services: tuple[str, ...]) -> SimMSTNet:
         """Return the network for some services."""
         if services not in self._networks:

@@ -257,8 +257,8 @@ def test_another_city(fitted):
 
 
 def test_traffic_that_does_not_fit(city, fitted):
-    with pytest.raises(DataError, match="there is no service 'call' in"):
-        fitted.predict(city.select_services(["sms"]))
+    with pytest.raises(DataError, match="has none of the services call, sms, internet; it has video"):
+        fitted.predict(city.select_services(["sms"]).with_(services=("video",)))
     with pytest.raises(DataError, match=r"slots of 120 minutes, wanted 60"):
         fitted.predict(city.resample(120))
 

@@ -43,6 +43,7 @@ def find_slots(
     who: Callable[[int], str],
     *,
     step_minutes: int | None,
+    lone_step_minutes: int | None,
     round_times: bool,
 ) -> Slots:
     """Number the slots of a table's rows.
@@ -58,6 +59,7 @@ def find_slots(
         name: names a row for messages.
         who: names a row's series for messages.
         step_minutes: length of a slot; None finds it.
+        lone_step_minutes: length of a slot that is the only one; None refuses such a table.
         round_times: move each time to the nearest slot of the local clock.
 
     Raises:
@@ -74,6 +76,8 @@ def find_slots(
         )
     walls = np.unique(times.wall)
     if len(walls) < 2 and (times.utc is None or len(np.unique(times.utc)) < 2):
+        if lone_step_minutes is not None:
+            return _lone_slot(times, series, empty, name, who, lone_step_minutes)
         raise DataError(
             f"the table has the one slot {shown_time(int(walls[0]))}; at least two are needed to tell how long it is"
         )
@@ -97,6 +101,20 @@ def find_slots(
     slot = np.where(known, slot, -1)
     _refuse_twice(times, series, slot, name, who)
     return Slots(slot, int(distinct[0]), step, offset)
+
+
+def _lone_slot(
+    times: FrameTimes, series: np.ndarray, empty: np.ndarray, name: Name, who: Callable[[int], str], minutes: int
+) -> Slots:
+    """The only slot of a table, with an empty one before it, for a series has two at least."""
+    walls = times.wall[:1]
+    offset = None
+    if minutes * 60 > _HOUR and _by_the_calendar(times, walls, minutes * 60):
+        offset = _calendar_offset(times, walls)
+    moment = times.wall - offset if offset is not None else _moments(times, series, empty, name, who)
+    slot = np.ones(len(moment), dtype=np.int64)
+    _refuse_twice(times, series, slot, name, who)
+    return Slots(slot, int(moment[0]) - minutes * 60, minutes * 60, offset)
 
 
 def _step(distinct: np.ndarray) -> int:

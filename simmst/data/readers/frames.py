@@ -34,6 +34,7 @@ def read_dataframe(
     country: str | None = AUTO,
     service: str = "traffic",
     step_minutes: int | None = None,
+    lone_step_minutes: int | None = None,
     unit: str = "CDR units",
     name: str = "traffic",
     surrogate: bool = False,
@@ -71,6 +72,7 @@ def read_dataframe(
         service: the name of the one service where the frame names none.
         step_minutes: length of a slot; by default the shortest distance between two slots, or the usual one where
             the others are no multiples of the shortest.
+        lone_step_minutes: length of the slot of a table that has but one, which then gets an empty one before it.
         unit: unit of the activity; negative values need ``"z-score"``.
         name: a short name.
         surrogate: True for simulated data that stands in for a real city.
@@ -121,6 +123,7 @@ def read_dataframe(
         columns.row_label,
         series.who,
         step_minutes=step_minutes,
+        lone_step_minutes=lone_step_minutes or step_minutes,
         round_times=round_times,
     )
     places = _places(series.ids, cells)
