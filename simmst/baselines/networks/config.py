@@ -23,8 +23,8 @@ def integer(default: int, least: int = 1) -> Any:
     return dataclasses.field(default=default, metadata={"least": least})
 
 
-def choice(default: str, allowed: tuple[str, ...]) -> Any:
-    """Return a field that takes one of some names."""
+def choice(default: str | None, allowed: tuple[str, ...]) -> Any:
+    """Return a field that takes one of some names, and None where its annotation has it."""
     return dataclasses.field(default=default, metadata={"allowed": allowed})
 
 
@@ -131,5 +131,7 @@ class NetworkConfig:
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or not 0 <= value < 1:
                 self.refuse(field.name, "a number in [0, 1)")
-        elif field.type == "str" and value not in field.metadata["allowed"]:
+        elif field.type == "str | None" and value is None:
+            return
+        elif field.type in ("str", "str | None") and value not in field.metadata["allowed"]:
             self.refuse(field.name, f"one of {', '.join(field.metadata['allowed'])}")

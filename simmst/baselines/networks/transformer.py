@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simmst.baselines.networks.config import NetworkConfig, integer
+from simmst.baselines.networks.config import NetworkConfig, choice, integer
 from simmst.baselines.networks.inputs import View
 from simmst.baselines.networks.network import Network
 from simmst.nn import ProbSparseAttention
+from simmst.ops.backends import BACKENDS
 
 EVERY_QUERY = 10_000  # a factor that gives every query of any window real attention
 
@@ -30,6 +31,7 @@ class TransformerConfig(NetworkConfig):
         feedforward: hidden width of the feed-forward parts.
         label_length: how many of the last input steps start the decoder's input; at most those there are are taken.
         dropout: probability of dropping a feature while training.
+        backend: the implementation of every attention; None chooses for each call.
     """
 
     width: int = integer(64)
@@ -39,6 +41,7 @@ class TransformerConfig(NetworkConfig):
     feedforward: int = integer(256)
     label_length: int = integer(12, 0)
     dropout: float = 0.05
+    backend: str | None = choice(None, BACKENDS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,12 +134,20 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :width]
 
 
+def attention(config: TransformerConfig, factor: int, *, is_causal: bool = False) -> ProbSparseAttention:
+    """Return an attention of ours with the sizes of a network."""
+    dropout, backend = config.dropout, config.backend
+    return ProbSparseAttention(
+        config.width, config.num_heads, factor=factor, is_causal=is_causal, dropout=dropout, backend=backend
+    )
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward part, each added and then normalised."""
 
     def __init__(self, config: TransformerConfig, factor: int) -> None:
         super().__init__()
-        self.attention = ProbSparseAttention(config.width, config.num_heads, factor=factor, dropout=config.dropout)
+        self.attention = attention(config, factor)
         self.first_norm = nn.LayerNorm(config.width)
         self.second_norm = nn.LayerNorm(config.width)
         self.feed_forward = FeedForward(config)
@@ -154,10 +165,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig, factor: int) -> None:
         super().__init__()
-        width, heads = config.width, config.num_heads
-        self.self_attention = ProbSparseAttention(width, heads, factor=factor, is_causal=True, dropout=config.dropout)
-        self.cross_attention = ProbSparseAttention(width, heads, factor=EVERY_QUERY, dropout=config.dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.self_attention = attention(config, factor, is_causal=True)
+        self.cross_attention = attention(config, EVERY_QUERY)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -23,6 +23,7 @@ from simmst.data.batch import concat_batches
 from simmst.data.calendar import slot_of_day, weekday
 from simmst.errors import ConfigError
 from simmst.models import task_losses
+from simmst.nn import ProbSparseAttention
 
 CENTRE = SIDE * SIDE // 2
 
@@ -95,6 +96,8 @@ def test_transformer_refuses_sizes_that_do_not_fit():
         Forecaster(model="transformer", network={"dropout": 1.0})
     with pytest.raises(ConfigError, match="width is 10; it must be a multiple of num_heads = 4"):
         Forecaster(model="transformer", network={"width": 10})
+    with pytest.raises(ConfigError, match="backend is 'cuda12'; it must be one of reference"):
+        Forecaster(model="informer", network={"backend": "cuda12"})
 
 
 def test_transformer_layers_are_those_of_torch():
@@ -141,10 +144,19 @@ def test_informer_is_the_transformer_where_every_query_is_selected(batch):
     transformer = small_network("transformer")
     transformer.load_state_dict(informer.state_dict())
     assert torch.allclose(call(informer, batch), call(transformer, batch), atol=1e-5)
+    assert all(layer.backend is None for layer in attentions(informer))
+    plain = small_network("informer", factor=10_000, encoder_layers=1, backend="reference")
+    plain.load_state_dict(informer.state_dict())
+    assert {layer.backend for layer in attentions(plain)} == {"reference"}
+    assert torch.allclose(call(plain, batch), call(informer, batch), atol=1e-5)
     sparse = small_network("informer", factor=1, encoder_layers=1)
     sparse.load_state_dict(informer.state_dict())
     assert not torch.allclose(call(sparse, batch), call(informer, batch), atol=1e-4)
     assert torch.equal(call(sparse, batch), call(sparse, batch))  # a fixed sample in evaluation
+
+
+def attentions(network):
+    return [layer for layer in network.modules() if isinstance(layer, ProbSparseAttention)]
 
 
 def test_informer_distils_between_its_layers(batch):
