@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_city import CONFIG, sim_mst_net, tiny_net
 
 from simmst.data import WindowSource
@@ -202,6 +203,20 @@ def test_small_steps_take_one_thread_and_large_ones_all(real):
         torch.set_num_threads(before)
     assert {team for size, training, team in used if training and size == 2} == {1}
     assert {team for size, training, team in used if training and size == 64} == {2}
+
+
+def test_the_optimiser_makes_one_call_for_all_weights(real):
+    calls = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            calls.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Calls():
+        history = train_stage(tiny_net(), *real, dataclasses.replace(CONFIG, epochs=1), stage="real")
+    fused = [call for call in calls if "_fused_adamw_" in call]
+    assert len(fused) == 2 * history.records[-1]["step"]  # of the weights that decay, and of the others
 
 
 def test_gradients_are_clipped(real):
