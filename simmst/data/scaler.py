@@ -18,7 +18,7 @@ _LARGEST = 40.0  # on the relative scale: exp(40) hundredths of the mean are sti
 _BEYOND = 1e5  # times what is typical: no traffic, but a counter that overflowed or a unit that slipped
 _LARGEST_TRAFFIC = math.log(_BEYOND / _UNIT)  # on the relative scale
 _SAMPLE = 20_000  # values of a service that tell what is typical
-_CHUNK = 512  # slots scaled at a time while fitting, so that float64 copies stay small
+_CHUNK = 64  # slots scaled at a time while fitting, so that float64 copies stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +81,12 @@ class Scaler:
         total, count = np.zeros(dataset.num_services), np.zeros(dataset.num_services)
         beyond = _beyond(blocks) if kind == "relative" else None
         for block in blocks:
-            if beyond is not None:
+            if beyond is not None and (_largest(block) > beyond).any():
                 block = np.where(np.abs(block) > beyond[:, None], np.float32(np.nan), block)
-            total += np.nansum(_forward(block, kind), axis=(0, 2))
-            count += np.count_nonzero(~np.isnan(block), axis=(0, 2))
+            missing, wide = np.isnan(block), _forward(block, kind)
+            wide[missing] = 0.0
+            total += wide.sum(axis=(0, 2))
+            count += len(block) * block.shape[2] - np.count_nonzero(missing, axis=(0, 2))
         if (count == 0).any() and kind != "relative":
             service = dataset.services[int((count == 0).argmax())]
             raise DataError(
@@ -189,6 +191,13 @@ def _beyond(blocks: Sequence[np.ndarray]) -> np.ndarray:
         some = some[(some > 0) & np.isfinite(some)]
         limits.append(_BEYOND * float(np.median(some)) if some.size else np.inf)
     return np.array(limits)
+
+
+def _largest(block: np.ndarray) -> np.ndarray:
+    """The largest size of a value of each service, (K,); NaN where there is none."""
+    extremes = np.fmax.reduce(block, axis=(0, 2)), -np.fmin.reduce(block, axis=(0, 2))
+    largest: np.ndarray = np.fmax(*extremes)
+    return largest
 
 
 def _forward(x: np.ndarray, kind: str) -> np.ndarray:
