@@ -32,6 +32,7 @@ def add_table_arguments(parser: ArgumentParser) -> None:
     """Add ``--table.time_col`` and its like."""
     for name, (kind, text) in _FLAGS.items():
         parser.add_argument(f"--table.{name}", type=kind | None, default=None, help=text)
+    parser.add_argument("--table.events", type=str, nargs="+", help="days as a holiday: 2013-12-07 2013-12-08")
     parser.add_argument("--table.target_col", type=str, nargs="+", help="columns of the activity: of cells or services")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -25,6 +28,7 @@ CALENDAR_FEATURES: tuple[str, ...] = (
 DAY_MINUTES = 24 * 60
 _DAY = DAY_MINUTES * 60
 _EPOCH_DATE = date(1970, 1, 1)
+_DAY_TEXT = re.compile(r"\d{4}-\d{2}-\d{2}")
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
 
@@ -163,38 +167,78 @@ def weekday(time_utc: np.ndarray, timezone: str) -> np.ndarray:
 def _holidays(country: str, year: int) -> frozenset[int]:
     """Public holidays of a year as day numbers since 1970-01-01."""
     holidays = import_extra("holidays", extra="forecast")
+    code, _, part = country.partition("-")
     try:
-        dates = holidays.country_holidays(country, years=year)
+        dates = holidays.country_holidays(code, subdiv=part or None, years=year)
     except NotImplementedError as error:
         raise DataError(
-            f"no public holidays are known for country {country!r}; give an ISO code such as 'IT', or None for none"
+            f"no public holidays are known for country {country!r}; give an ISO code such as 'IT', with a part of the "
+            "country such as 'DE-BY', or None for none"
         ) from error
     return frozenset((day - _EPOCH_DATE).days for day in dates)
 
 
-def is_holiday(time_utc: np.ndarray, timezone: str, country: str | None) -> np.ndarray:
-    """Whether each slot lies on a public holiday in local time, bool (T,); all False where country is None."""
+def is_holiday(time_utc: np.ndarray, timezone: str, country: str | None, events: Sequence[str] = ()) -> np.ndarray:
+    """Whether each slot lies on a public holiday or an event's day in local time, bool (T,).
+
+    Args:
+        time_utc: datetime64 (T,), UTC.
+        timezone: IANA name.
+        country: ISO code, with a part of the country after a hyphen or without; None for no public holidays.
+        events: further days, such as ``"2013-12-07"``.
+    """
     day_numbers = local_seconds(time_utc, timezone) // _DAY
+    special: np.ndarray = np.isin(day_numbers, np.array(events, dtype="datetime64[D]").astype(np.int64))
     if country is None:
-        return np.zeros(day_numbers.shape, dtype=bool)
+        return special
     days, place = np.unique(day_numbers, return_inverse=True)
     years = [(_EPOCH_DATE + timedelta(days=int(day))).year for day in days]
     flags = [int(day) in _holidays(country, year) for day, year in zip(days, years, strict=True)]
-    result: np.ndarray = np.array(flags, dtype=bool)[place]
-    return result
+    special |= np.array(flags, dtype=bool)[place]
+    return special
 
 
-def calendar_features(time_utc: np.ndarray, timezone: str, country: str | None) -> np.ndarray:
+def _as_day(text: str) -> np.datetime64:
+    try:
+        return np.datetime64(text, "D")
+    except ValueError:
+        return np.datetime64("NaT", "D")
+
+
+def checked_days(events: Iterable[Any]) -> tuple[str, ...]:
+    """Return the days of events as text, in order, each once.
+
+    Args:
+        events: dates, datetimes, or text such as ``"2013-12-07"``.
+
+    Raises:
+        DataError: one is no day.
+
+    Example:
+        >>> checked_days([date(2013, 12, 8), "2013-12-07"])
+        ('2013-12-07', '2013-12-08')
+    """
+    days = [str(event)[:10] for event in ([events] if isinstance(events, str) else events)]
+    wrong = [day for day in days if not _DAY_TEXT.fullmatch(day) or np.isnat(_as_day(day))]
+    if wrong:
+        raise DataError(f"event {wrong[0]!r} is no day; write it as 2013-12-07")
+    return tuple(sorted(set(days)))
+
+
+def calendar_features(
+    time_utc: np.ndarray, timezone: str, country: str | None, events: Sequence[str] = ()
+) -> np.ndarray:
     r"""Calendar features of slots, in the order of `CALENDAR_FEATURES`.
 
     With d in [0, 1) the time of the local day and w in [0, 1) the time of the local week from Monday:
     sin and cos of 2 pi d, 4 pi d and 2 pi w, then 1 on Saturdays and Sundays, then 1 on public holidays (national ones;
-    a city's patron saint is not among them).
+    a city's patron saint is not among them, but may be among the events) and on days of events.
 
     Args:
         time_utc: datetime64 (T,), slot starts in UTC.
         timezone: IANA name of the local time; daylight saving is followed.
-        country: ISO code for the `holidays` library; None for no holidays.
+        country: ISO code for the `holidays` library, such as ``"IT"`` or ``"DE-BY"``; None for no holidays.
+        events: further days that are as a holiday, such as ``"2013-12-07"``.
 
     Returns:
         float32 (T, 8).
@@ -222,7 +266,7 @@ def calendar_features(time_utc: np.ndarray, timezone: str, country: str | None) 
         np.sin(turn * week),
         np.cos(turn * week),
         week_day >= 5,
-        is_holiday(time_utc, timezone, country),
+        is_holiday(time_utc, timezone, country, events),
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simmst.data.calendar import DAY_MINUTES, check_time_axis, utc_offset_seconds
+from simmst.data.calendar import DAY_MINUTES, check_time_axis, checked_days, utc_offset_seconds
 from simmst.data.layout import FrameLayout
 from simmst.data.readers import arrays, frames, hdf5, npz, telecom_italia
 from simmst.errors import DataError
@@ -40,6 +40,8 @@ class TrafficDataset:
         cell_size_m: edge of a cell in metres, where known.
         lonlat: float64 (H, W, 2), longitude and latitude of the cells' centres, where known.
         cell_name: text or numbers (H, W), the ``unique_id`` of data frames, where that is not `cell_id`.
+        events: local days, such as ``"2013-12-07"``, that are as a public holiday: matches, strikes, a patron saint;
+            past and coming ones.
         layout: how data frames go out: as the one came in that the data set was built from.
 
     Raises:
@@ -68,6 +70,7 @@ class TrafficDataset:
     lonlat: np.ndarray | None = None
     cell_name: np.ndarray | None = None
     layout: FrameLayout = field(default_factory=FrameLayout)
+    events: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.activity.ndim != 4 or self.activity.dtype != np.float32:
@@ -105,6 +108,7 @@ class TrafficDataset:
         if not self.mask.any():
             raise DataError("mask holds no cell at all; at least one must be True")
         check_time_axis(self.time)
+        object.__setattr__(self, "events", checked_days(self.events))
 
     @property
     def num_steps(self) -> int:

@@ -103,6 +103,7 @@ def _options_like(like: TrafficDataset, columns: Any) -> dict[str, Any]:
         "cells": places,
         "timezone": like.timezone,
         "country": like.country,
+        "events": like.events,
         "service": like.services[0] if like.num_services == 1 else "traffic",
         "lone_step_minutes": like.step_minutes,
         "unit": like.unit,

@@ -174,7 +174,9 @@ class Windows(WindowSource):
         self._last = int(self.origins[-1]) + spec.horizon
         start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
         seconds = start + np.arange(self._last - self._first) * dataset.step_minutes * 60
-        self._marks = calendar_features(*dataset.clock(seconds.astype("datetime64[s]")), dataset.country)
+        self._marks = calendar_features(
+            *dataset.clock(seconds.astype("datetime64[s]")), dataset.country, dataset.events
+        )
         self._values = self._scaled()  # (t, K, H + 2p, W + 2p) on grids, (t, K, W) for points
         self._patches, self._masks = self._views()
         self._memory = None

@@ -45,7 +45,9 @@ def open_data(
     except SimmstError:
         raise
     except (ValueError, LookupError) as error:  # what the readers of the formats raise
-        raise DataError(f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it again") from error
+        raise DataError(
+            f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it again"
+        ) from error
     if services is not None:
         dataset = dataset.select_services(services)
     return dataset if step is None else dataset.resample(step)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,14 +41,15 @@ def blocks(page: Path, language: str) -> list[Block]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "examples"}
+    module = types.ModuleType("examples")
+    monkeypatch.setitem(sys.modules, "examples", module)  # where dataclasses look for the types that they name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for block in blocks(page, "python"):
             # Empty lines above it give tracebacks the lines of the page.
             compiled = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
             if block.run:
-                exec(compiled, namespace)
+                exec(compiled, module.__dict__)
 
 
 def test_marked_blocks_are_not_run(tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from simmst.data.calendar import check_time_axis
+from simmst.data.calendar import check_time_axis, checked_days
 from simmst.data.zones import AUTO, checked_country
 from simmst.errors import DataError
 
@@ -32,6 +32,7 @@ def read_arrays(
     cell_size_m: float | None = None,
     lonlat: Any = None,
     cell_name: Any = None,
+    events: Iterable[Any] = (),
 ) -> dict[str, Any]:
     """Bring arrays to the attributes of a data set, by name.
 
@@ -52,6 +53,7 @@ def read_arrays(
         cell_size_m: edge of a cell in metres.
         lonlat: (H, W, 2).
         cell_name: text or numbers (H, W).
+        events: local days that are as a public holiday, dates or text such as ``"2013-12-07"``.
 
     Raises:
         DataError: a shape, a time or a value does not fit; the message names it.
@@ -85,6 +87,7 @@ def read_arrays(
         "cell_size_m": cell_size_m,
         "lonlat": None if lonlat is None else np.asarray(lonlat, dtype=np.float64),
         "cell_name": None if cell_name is None else np.asarray(cell_name),
+        "events": checked_days(events),
     }
 
 

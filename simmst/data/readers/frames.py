@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ def read_dataframe(
     cells: Cells | None = None,
     timezone: str | None = None,
     country: str | None = AUTO,
+    events: Iterable[Any] = (),
     service: str = "traffic",
     step_minutes: int | None = None,
     lone_step_minutes: int | None = None,
@@ -69,6 +70,7 @@ def read_dataframe(
         timezone: IANA name. Times without a time zone are local times there; others are converted. None takes the time
             zone of the times where they have one other than UTC, else Europe/Rome.
         country: ISO code whose public holidays count, None for none, or "auto" for that of the time zone.
+        events: local days that are as a public holiday, dates or text such as ``"2013-12-07"``.
         service: the name of the one service where the frame names none.
         step_minutes: length of a slot; by default the shortest distance between two slots, or the usual one where
             the others are no multiples of the shortest.
@@ -134,6 +136,7 @@ def read_dataframe(
         services=[str(key) for key in series.services],
         timezone=times.timezone,
         country=country,
+        events=events,
         unit=unit,
         name=name,
         surrogate=surrogate,

@@ -41,7 +41,12 @@ def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | 
     path = npz_path(path)
     layout = attributes.get("layout", FrameLayout())
     header = {key: attributes[key] for key in DESCRIPTION}
-    header |= {"version": _VERSION, "source": source, "layout": layout.to_dict()}
+    header |= {
+        "version": _VERSION,
+        "source": source,
+        "layout": layout.to_dict(),
+        "events": list(attributes.get("events", ())),
+    }
     arrays = {
         "activity": attributes["activity"],
         "time_utc_s": attributes["time"].astype(np.int64),
@@ -165,6 +170,7 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "lonlat": arrays.get("lonlat"),
         "cell_name": arrays.get("cell_name"),
         "layout": FrameLayout.from_dict(header.get("layout")),
+        "events": tuple(header.get("events", ())),
         "services": tuple(header["services"]),
         **{key: header[key] for key in DESCRIPTION if key != "services"},
     }

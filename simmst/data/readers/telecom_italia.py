@@ -148,8 +148,8 @@ def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
     ends_whole, cut = last_line_is_cut(path)
     if cut is not None and on_cut == "error":
         raise DataError(
-            f"{path}:{cut.line}: the file was cut in the middle of its last line, {cut.text!r}; fetch it again, or give "
-            'on_cut="drop" to leave that line out'
+            f"{path}:{cut.line}: the file was cut in the middle of its last line, {cut.text!r}; fetch it again, or "
+            'give on_cut="drop" to leave that line out'
         )
     pl = import_extra("polars", extra="forecast")
     try:

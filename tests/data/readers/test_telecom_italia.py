@@ -133,7 +133,7 @@ def test_a_bad_line_names_file_line_value_and_remedy(file, rows, message):
     with pytest.raises(DataError, match=message) as caught:
         TrafficDataset.from_telecom_italia(file)
     assert str(caught.value).startswith(str(file))
-    assert "repair" in str(caught.value) or "anew" in str(caught.value)
+    assert "repair" in str(caught.value) or "again" in str(caught.value)
 
 
 def test_equal_rows_of_different_countries_and_cells_are_no_duplicates(file):
