@@ -9,6 +9,7 @@ from typing import Any
 
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import ENVIRONMENT, SUFFIXES, available, data_directory
+from simmst.data.readers.hourly_csv import hourly_columns
 from simmst.data.readers.tables import TABLES, is_official_text, read_tables, table_name
 from simmst.data.readers.telecom_italia import find_files
 from simmst.data.readers.unpacking import inner_name, members
@@ -21,7 +22,8 @@ def load(
     """Load a data set from a file, or from the data folder by name (with or without its suffix).
 
     - ``.npz``: see `TrafficDataset.from_npz`.
-    - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`.
+    - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`; hourly ones of the
+      official cells are of Trento or Milan by their name, as below.
     - ``.txt``: official Telecom Italia rows (of Trento where the name has ``-tn-`` or ``trento`` in it, else of Milan),
       cropped to the cells they hold, see `TrafficDataset.from_telecom_italia`.
     - ``.h5``, ``.hdf5``: the published files of FedDA and STCNet.
@@ -45,14 +47,17 @@ def load(
             f"{_shown(path_or_name)} has files of several kinds ({', '.join(sorted(kinds))}); give those of one"
         )
     kind, first = kinds.pop(), files[0]
+    name = first.name.lower()
+    grid = "trento" if "-tn-" in name or "trento" in name else "milan"
     if kind == "text":
-        name = first.name.lower()
-        grid = options.pop("grid", "trento" if "-tn-" in name or "trento" in name else "milan")
+        grid = options.pop("grid", grid)
         data = TrafficDataset.from_telecom_italia(files, grid, **{"cells": "observed", **options})
         return data.with_(name=table_name(first)) if len(files) == 1 else data
     if kind == "table":
         frame = read_tables(files, text_columns=(options.get("id_col"), options.get("service_col")))
         known = {} if like is None else _options_like(like, frame.columns)
+        if like is None and hourly_columns(frame) is not None:
+            known["cells"] = grid
         options = {**known, "name": table_name(first), **options}
         return _named(lambda: TrafficDataset.from_dataframe(frame, **options), path_or_name)
     if len(files) > 1:

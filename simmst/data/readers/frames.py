@@ -142,9 +142,10 @@ def read_dataframe(
         surrogate=surrogate,
         **_geometry(series.ids, places, cells, cell_size_m),
     )
-    shown = FrameLayout(
-        **columns.names, times=times.shown, wall_offset=slots.wall_offset, library=library, notes=columns.notes
-    )
+    notes = columns.notes
+    if columns.summed and isinstance(cells, str):
+        notes += (f"the cells are those of the {cells} grid",)
+    shown = FrameLayout(**columns.names, times=times.shown, wall_offset=slots.wall_offset, library=library, notes=notes)
     return {**attributes, "layout": shown}
 
 

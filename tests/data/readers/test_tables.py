@@ -149,6 +149,10 @@ def test_hourly_files_of_milan(tmp_path):
     assert data.services == ("call", "sms", "internet")
     assert data.activity[5, :, 0, 0].tolist() == [0.5, 3.0, 9.0]
     assert data.cell_id.tolist() == [[4456]]
+    assert data.layout.notes[-1] == "the cells are those of the milan grid"
+    trento = load(path.rename(tmp_path / "sms-call-internet-tn-2013-11-01.csv"))
+    assert (trento.cell_size_m, trento.layout.notes[-1]) == (1000, "the cells are those of the trento grid")
+    assert load(tmp_path / "sms-call-internet-tn-2013-11-01.csv", cells="milan").cell_size_m == 235
 
 
 def official(day=0):
