@@ -72,8 +72,8 @@ class Fast(Exchanged):
             kwargs: what else the library hands on.
 
         Returns:
-            (B, L_Q, C), and the weights of the selected queries, (B, H, u, L_K); None in their place in evaluation mode
-            without a mask, where nobody looks at them.
+            (B, L_Q, C), and the weights of the selected queries, (B, H, u, L_K); None in their place without a mask
+            where nobody looks at them.
 
         Raises:
             ValueError: the mask has another shape.
@@ -88,14 +88,29 @@ class Fast(Exchanged):
                 f"attention_mask must be (B, 1, L_Q, L_K) = ({len(query)}, 1, {queries}, {key.shape[2]}), "
                 f"got {tuple(attention_mask.shape)}"
             )
-        if attention_mask is None and not (self.training or self.is_decoder or _is_watched(self, kwargs)):
-            out, weights = prob_sparse_attend(query, key, value, top, scale=1.0)[0], None
+        if attention_mask is None and not self.is_decoder and not self._hands_out_weights(kwargs):
+            dropout = self.dropout if self.training else 0.0
+            out, weights = prob_sparse_attend(query, key, value, top, scale=1.0, dropout_p=dropout)[0], None
         else:
             weights = attend_rows(query, key, top, scale=1.0, mask=attention_mask)
             rows = dropped(weights, self.dropout, training=self.training) @ value
             out = fill_and_place(rows, top, value, queries, running=self.is_decoder)
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected, weights
+
+    def _hands_out_weights(self, kwargs: dict[str, Any]) -> bool:
+        """Whether somebody will look at the weights: a caller, a hook, or the library's recorder of attentions."""
+        if kwargs.get("output_attentions") or torch.compiler.is_compiling():
+            return True
+        if self.training:
+            # A checkpoint computes this pass again in the backward pass, when no recorder runs: ask the layer alone.
+            exact: bool = getattr(self, SETTINGS)["exact"]  # whose dropout is drawn for the weights
+            return exact or bool(self._forward_hooks)
+        if any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in self._forward_hooks.values()):
+            return True
+        recorder = getattr(sys.modules.get("transformers.utils.output_capturing"), "_active_collector", None)
+        recorded = None if recorder is None else recorder.get()  # by kind of output, while a model runs
+        return recorded is None or "attentions" in recorded
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, L, D]
@@ -130,17 +145,6 @@ class Fast(Exchanged):
         else:
             sample = evaluation_sample(queries, keys, samples, shared=False, device=query.device)
         return prob_sparse_select(query, key, sample, u=count)[0]
-
-
-def _is_watched(layer: nn.Module, kwargs: dict[str, Any]) -> bool:
-    """Whether somebody will look at the weights: a caller, a hook, or the library's recorder of attentions."""
-    if kwargs.get("output_attentions") or torch.compiler.is_compiling():
-        return True
-    if any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in layer._forward_hooks.values()):
-        return True
-    recorder = getattr(sys.modules.get("transformers.utils.output_capturing"), "_active_collector", None)
-    recorded = None if recorder is None else recorder.get()  # by kind of output, while a model runs
-    return recorded is None or "attentions" in recorded
 
 
 def select_as_drawn(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:

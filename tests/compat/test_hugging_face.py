@@ -181,6 +181,17 @@ def test_a_cross_attention_reads_its_cache_once_it_is_filled() -> None:
     assert torch.equal(model[0](x, key_value_states=torch.zeros_like(others), cache=cache)[0], first)
 
 
+def test_training_drops_weights_and_hands_them_out_on_request() -> None:
+    model, x = layer(dropout=0.5), series()
+    swap(model)
+    out, weights = run(model, x)
+    assert weights is None
+    assert (out - run(layer(), x)[0]).abs().max() > 0.01
+    weights = run(model, x, output_attentions=True)[1]
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 25))
+    assert run(model.eval(), x)[1].shape == (3, 2, 25, LENGTH)  # outside of a model nobody says who looks
+
+
 def test_a_mask_of_another_shape_is_refused() -> None:
     model = layer()
     swap(model)
