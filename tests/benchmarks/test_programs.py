@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -74,3 +75,13 @@ def test_no_file_changes_the_path_of_modules() -> None:
     changing = re.compile(r"^sys\.path\b", re.MULTILINE)
     files = [path for room in ("benchmarks", "tests") for path in (ROOT / room).rglob("*.py")]
     assert [path.name for path in files if changing.search(path.read_text())] == ["test_native.py"]  # in a program
+
+
+def test_whole_models_are_timed_where_a_library_is_installed(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    command = ("cpu.whole_models", "--quick", "--rounds", "1", "--out", str(out))
+    found = run(str(ROOT / "benchmarks"), *command, folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert bool(rows) != ("neither transformers nor neuralforecast is installed" in found.stdout)
+    assert all(row["ours_ms"] > 0 and row["peer_ms"] > 0 for row in rows)
