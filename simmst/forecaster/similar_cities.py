@@ -78,7 +78,13 @@ def simulation_step(step_minutes: int) -> int:
 
 
 def cities_like(
-    dataset: TrafficDataset, number: int, *, seed: int, progress: Progress = quiet, processes: ProcessGroup = ALONE
+    dataset: TrafficDataset,
+    number: int,
+    *,
+    seed: int,
+    prior: DomainPrior | None = None,
+    progress: Progress = quiet,
+    processes: ProcessGroup = ALONE,
 ) -> list[TrafficDataset]:
     """Simulate cities that have the services and the slots of a series.
 
@@ -86,11 +92,12 @@ def cities_like(
         dataset: the series.
         number: how many; 0 gives none.
         seed: of the family of cities.
+        prior: law of their parameters; `DomainPrior.default` when None.
         progress: called after each city.
         processes: those that simulate some of them each, and all get them all.
 
     Returns:
-        The cities, drawn from the training prior, their services named as in the series.
+        The cities, drawn from the prior, their services named as in the series.
 
     Raises:
         ConfigError: the number is no whole number from 0 on.
@@ -101,7 +108,7 @@ def cities_like(
         raise ConfigError(f"the number of simulated cities is {number!r}; it must be a whole number of at least 0")
     if number == 0:
         return []
-    configs, own = _configs_like(dataset, number, seed), []
+    configs, own = _configs_like(dataset, number, seed, prior or DomainPrior.default()), []
     for index in range(processes.rank, number, processes.world_size):
         city = simulate_city(configs[index])
         own.append(city.with_(services=dataset.services).resample(dataset.step_minutes))
@@ -109,13 +116,16 @@ def cities_like(
     return processes.all_gather_object(own)
 
 
-def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[dict[str, Any]]:
+def parameters_like(
+    dataset: TrafficDataset, number: int, *, seed: int, prior: DomainPrior | None = None
+) -> list[dict[str, Any]]:
     """Return the parameters that the prior drew for the cities of `cities_like`, by name.
 
     Args:
         dataset: the series.
         number: how many cities.
         seed: of the family of cities.
+        prior: law of their parameters; `DomainPrior.default` when None.
 
     Example:
         >>> from simmst.simulation import surrogate_city
@@ -124,11 +134,11 @@ def parameters_like(dataset: TrafficDataset, number: int, *, seed: int) -> list[
         >>> cities[0]["carrier_ghz"] != cities[1]["carrier_ghz"]
         True
     """
-    prior = DomainPrior.default()
-    return [prior.values(config) for config in _configs_like(dataset, number, seed)]
+    prior = prior or DomainPrior.default()
+    return [prior.values(config) for config in _configs_like(dataset, number, seed, prior)]
 
 
-def _configs_like(dataset: TrafficDataset, number: int, seed: int) -> list[CityConfig]:
-    prior, services = DomainPrior.default(), stand_ins(dataset.services)
+def _configs_like(dataset: TrafficDataset, number: int, seed: int, prior: DomainPrior) -> list[CityConfig]:
+    services = stand_ins(dataset.services)
     step = simulation_step(dataset.step_minutes)
     return [prior.sample(seed, index, services=services, step_minutes=step) for index in range(number)]

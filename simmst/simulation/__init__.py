@@ -6,6 +6,7 @@ from simmst.simulation.city import SimulatedCity, simulate_both, simulate_cities
 from simmst.simulation.config import CityConfig
 from simmst.simulation.faults import CounterFaults
 from simmst.simulation.habits import Habits
+from simmst.simulation.prior.believed import Believed
 from simmst.simulation.prior.distributions import Categorical, Dates, LogUniform, Mixture, TruncatedNormal, Uniform
 from simmst.simulation.prior.domain_prior import DomainPrior
 from simmst.simulation.radio.association import Association
@@ -20,6 +21,7 @@ from simmst.simulation.traffic.shared_presence import SharedPresenceTraffic, Tra
 __all__ = [
     "DEFAULT_SERVICES",
     "Association",
+    "Believed",
     "BuiltEnvironment",
     "Categorical",
     "CityConfig",

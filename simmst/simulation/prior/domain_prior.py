@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
 from simmst.foundation.suggestions import suggest
 from simmst.simulation.config import PARAMETER_RANGES, PARTS, CityConfig, resolve_services
+from simmst.simulation.prior.believed import Believed
 from simmst.simulation.prior.defaults import default_parameters, surrogate_parameters, usual_parameters
 from simmst.simulation.prior.distributions import INTERVALS, Categorical, Distribution, Mixture
 from simmst.simulation.prior.plain import from_plain, to_plain
@@ -181,6 +182,37 @@ class DomainPrior:
                 raise ConfigError(f"parameter {name!r} has no interval to narrow to {law}; give it a distribution")
             narrowed[name] = Categorical((law,)) if isinstance(law, (int, float, str)) else law
         return DomainPrior(narrowed, self.note)
+
+    def believed(self, cities: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> DomainPrior:
+        """Return the prior that cities drawn from this one leave once some were believed more than others.
+
+        Parameter by parameter, values are drawn as before and kept as often as cities of such a value were believed
+        (`Believed`): nothing outside this prior becomes possible, equal weights change nothing, and what sets believed
+        cities apart becomes usual. The next cities can be drawn from it, weighed, and so on.
+
+        Args:
+            cities: parameters of cities drawn from this prior, by name, as `values` gives them.
+            weights: how much each is believed, such as the weights of a re-weighting by city.
+
+        Raises:
+            ConfigError: the numbers of cities and weights differ, or no weight is above zero.
+
+        Example:
+            >>> from simmst.simulation import Uniform
+            >>> prior = DomainPrior({"tilt_deg": Uniform(2.0, 12.0)})
+            >>> cities = [prior.values(prior.sample(0, index)) for index in range(50)]
+            >>> after = prior.believed(cities, [city["tilt_deg"] > 9.0 for city in cities])
+            >>> sum(after.sample(1, index).tilt_deg for index in range(50)) / 50 > 8.5
+            True
+        """
+        if len(cities) != len(weights):
+            raise ConfigError(f"{len(cities)} cities have {len(weights)} weights; give each city one")
+        laws = dict(self.parameters)
+        for name, law in self.parameters.items():
+            known = [(city[name], weight) for city, weight in zip(cities, weights, strict=True) if name in city]
+            if known:
+                laws[name] = Believed(law, tuple(value for value, _ in known), tuple(weight for _, weight in known))
+        return DomainPrior(laws, self.note)
 
     def to_yaml(self, path: str | Path) -> Path:
         """Write all laws to a YAML file.

@@ -8,6 +8,7 @@ from typing import Any
 
 from simmst.errors import ConfigError
 from simmst.foundation.suggestions import suggest
+from simmst.simulation.prior.believed import Believed
 from simmst.simulation.prior.distributions import (
     Categorical,
     Dates,
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Any]] = {
     "categorical": Categorical,
     "dates": Dates,
     "mixture": Mixture,
+    "believed": Believed,
 }
 
 
@@ -40,7 +42,7 @@ def to_plain(distribution: Distribution) -> dict[str, Any]:
     for field in fields(KINDS[kind]):
         value = getattr(distribution, field.name)
         if value is not None:
-            plain[field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else value
+            plain[field.name] = [_plain(item) for item in value] if isinstance(value, tuple) else _plain(value)
     return plain
 
 
@@ -80,6 +82,8 @@ def from_plain(parameter: str, plain: object) -> Distribution:
     given = {name: value for name, value in plain.items() if name != "distribution"}
     if cls is Mixture and isinstance(given.get("laws"), (list, tuple)):
         given["laws"] = tuple(from_plain(parameter, law) for law in given["laws"])
+    if cls is Believed and "law" in given:
+        given["law"] = from_plain(parameter, given["law"])
     known = [field.name for field in fields(cls)]
     for name in given:
         if name not in known:

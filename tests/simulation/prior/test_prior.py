@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from simmst.errors import ConfigError
-from simmst.simulation import Categorical, CityConfig, Dates, DomainPrior, LogUniform, Mixture, TruncatedNormal, Uniform
+from simmst.simulation import (
+    Believed,
+    Categorical,
+    CityConfig,
+    Dates,
+    DomainPrior,
+    LogUniform,
+    Mixture,
+    TruncatedNormal,
+    Uniform,
+)
 from simmst.simulation.prior.distributions import level, sometimes
 from simmst.simulation.prior.plain import from_plain, to_plain
 
@@ -19,6 +29,7 @@ LAWS = [
     Dates("2013-11-01", "2013-11-10"),
     Mixture((Uniform(0.0, 1.0), LogUniform(1.0, 10.0)), (0.75, 0.25)),
     sometimes(0.25, Uniform(1.0, 3.0)),
+    Believed(Uniform(0.0, 1.0), (0.2, 0.7), (0.1, 0.9)),
 ]
 
 
@@ -262,3 +273,54 @@ def test_the_guide_lists_every_parameter_with_its_bounds():
         row = rows[f"`{name}`"]
         expected = law.bounds if not isinstance(law.bounds[0], float) else [f"{end:g}" for end in law.bounds]
         assert all(str(end) in row.split("|")[2] for end in expected), row
+
+
+def test_what_was_believed_narrows_the_prior_and_nothing_else():
+    """A planted shift: cities of a tilt about nine degrees, and of one scenario, were believed."""
+    prior = DomainPrior(
+        {
+            "tilt_deg": Uniform(2.0, 12.0),
+            "users_per_cell": LogUniform(10.0, 1000.0),
+            "noise_log_std": sometimes(0.5, Uniform(0.1, 0.5)),
+            "scenario": Categorical(("UMa", "UMi", "RMa")),
+        }
+    )
+    cities = [prior.values(prior.sample(0, index)) for index in range(120)]
+    weights = [0.95 if abs(c["tilt_deg"] - 9.0) < 1.5 and c["scenario"] == "UMi" else 0.05 for c in cities]
+    after = prior.believed(cities, weights)
+    drawn = [after.values(after.sample(1, index)) for index in range(200)]
+    tilt, users = (np.array([c[name] for c in drawn]) for name in ("tilt_deg", "users_per_cell"))
+    assert abs(np.mean(tilt) - 9.0) < 1.0, "the prior's mean is 7"
+    assert np.std(tilt) < 0.8 * 10 / math.sqrt(12)
+    assert (tilt.min() >= 2.0, tilt.max() <= 12.0) == (True, True)
+    assert np.mean([c["scenario"] == "UMi" for c in drawn]) > 0.6
+    assert abs(np.mean(np.log10(users)) - 2.0) < 0.2, "nothing was believed of the users"
+    assert after.bounds() == prior.bounds()
+    again = after.believed(drawn, [float(abs(c["tilt_deg"] - 9.0) < 0.5) for c in drawn])
+    assert np.std([again.sample(2, index).tilt_deg for index in range(40)]) < 0.7 * np.std(tilt)
+
+
+def test_equal_beliefs_leave_a_law_as_it_is():
+    law = Believed(Uniform(2.0, 12.0), (3.0, 5.0, 11.0), (0.5, 0.5, 0.5))
+    assert law.belief(4.0) == pytest.approx(0.5)
+    assert law.log_prob(4.0) == pytest.approx(-math.log(10))
+    assert law.log_prob(1.0) == -math.inf
+    rng = np.random.default_rng(0)
+    assert np.mean([law.sample(rng) for _ in range(500)]) == pytest.approx(7.0, abs=0.5)
+
+
+def test_a_believed_density_integrates_to_one_and_matches_the_draws():
+    grid, rng = np.linspace(0.0, 1.0, 401), np.random.default_rng(0)
+    density = np.exp([LAWS[7].log_prob(float(x)) for x in grid])
+    assert density.mean() == pytest.approx(1.0, abs=0.02)
+    drawn = np.array([LAWS[7].sample(rng) for _ in range(1000)])
+    assert np.mean(drawn < 0.5) == pytest.approx(density[:200].mean() / 2, abs=0.05)
+    assert np.mean(drawn < 0.5) < 0.45
+
+
+@pytest.mark.parametrize(("values", "weights"), [((1.0,), (0.5, 0.5)), ((1.0,), (-1.0,)), ((1.0,), (0.0,)), ((), ())])
+def test_beliefs_that_say_nothing_are_refused(values, weights):
+    with pytest.raises(ConfigError, match="weight of at least 0"):
+        Believed(Uniform(0.0, 2.0), values, weights)
+    with pytest.raises(ConfigError, match=r"2 cities have 1 weights"):
+        DomainPrior.default().believed([{}, {}], [1.0])
