@@ -87,7 +87,7 @@ class CuttingPlane:
         highest = float(planes.values.max()) if len(planes) else 0.0
         if refreshes:
             self._refresh(number)
-        low, middle, high = quantiles(self.w)
+        low, middle, high = quantiles(self.problem.by_group(self.w))
         return {
             "G": value,
             "h": self.distance,

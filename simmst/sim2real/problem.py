@@ -105,6 +105,8 @@ class Problem:
         real: samples that decide the weights; they are trained on.
         config: the settings.
         groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
+        features: (G, P), what is known of each group; the groups' weights are then ``features @ w`` for P numbers w.
+            None gives each group a weight of its own.
         processes: those that share the work.
 
     Raises:
@@ -119,6 +121,7 @@ class Problem:
     config: ReweightingConfig
     groups: Tensor | None = None
     processes: ProcessGroup = ALONE
+    features: Tensor | None = None
     model: FlatModel = field(init=False)
     inner: Inner = field(init=False)
     outer: Mean = field(init=False)
@@ -140,6 +143,19 @@ class Problem:
                     f"got shape {tuple(self.groups.shape)}"
                 )
             self.own_groups = self.processes.shard(self.groups).to(self.model.device)
+        if self.features is not None:
+            self._check_features()
+
+    def _check_features(self) -> None:
+        assert self.features is not None  # noqa: S101 - by its caller
+        features = torch.as_tensor(self.features, dtype=torch.float32)
+        number = None if self.groups is None else int(self.groups.max()) + 1
+        if features.ndim != 2 or features.shape[0] != number or not bool(torch.isfinite(features).all()):
+            raise ConfigError(
+                f"features must give each of the {number or 0} groups a row of finite numbers, got shape "
+                f"{tuple(features.shape)}; give groups beside them"
+            )
+        self.features = features.to(self.model.device)
 
     def mean(self, samples: Samples, size: int | None, stream: str) -> Mean:
         """Return the mean loss over samples."""
@@ -156,7 +172,9 @@ class Problem:
 
     @property
     def total_weights(self) -> int:
-        """Number of weights on all ranks: of samples, or of groups."""
+        """Number of weights on all ranks: of samples, of groups, or of the groups' features."""
+        if self.features is not None:
+            return self.features.shape[1]
         return len(self.simulated) if self.groups is None else int(self.groups.max()) + 1
 
     @property
@@ -169,22 +187,32 @@ class Problem:
         """Number of weights that this rank keeps."""
         return self.weight_processes.shard_size(self.total_weights)
 
+    def by_group(self, weights: Tensor) -> Tensor:
+        """Give each group its weight: its features' where it has some, else one of its own."""
+        return weights if self.features is None else self.features.to(weights.dtype) @ weights
+
     def spread(self, weights: Tensor) -> Tensor:
         """Give each of this rank's samples its group's weight, (n_r,)."""
-        return weights if self.own_groups is None else weights[self.own_groups]
+        return weights if self.own_groups is None else self.by_group(weights)[self.own_groups]
 
     def gather(self, per_sample: Tensor) -> Tensor:
-        """Add up over the samples of each group."""
+        """Add up over the samples of each group, and over the groups by their features: the chain rule of `spread`."""
         if self.own_groups is None:
             return per_sample
-        own = per_sample.new_zeros(self.num_weights).index_add_(0, self.own_groups, per_sample)
-        return self.processes.all_reduce(own)
+        assert self.groups is not None  # noqa: S101 - own_groups are some of them
+        own = per_sample.new_zeros(int(self.groups.max()) + 1).index_add_(0, self.own_groups, per_sample)
+        return self._by_feature(self.processes.all_reduce(own))
 
     def decay(self, weights: Tensor) -> Tensor:
-        """Return the gradient for w of what draws the weights towards uniform ones."""
-        share, config = torch.sigmoid(weights), self.config
-        pull = config.weight_decay * weights + config.share_decay * share * (1 - share) * (share - 0.5)
-        return pull / self.total_weights
+        """Return the gradient for w of what draws the weights of samples or groups towards uniform ones."""
+        tied, config = self.by_group(weights), self.config
+        share = torch.sigmoid(tied)
+        pull = config.weight_decay * tied + config.share_decay * share * (1 - share) * (share - 0.5)
+        number = self.total_weights if self.features is None else len(tied)
+        return self._by_feature(pull / number)
+
+    def _by_feature(self, per_group: Tensor) -> Tensor:
+        return per_group if self.features is None else self.features.to(per_group.dtype).T @ per_group
 
     def refuse_bad_samples(self, phi: Tensor, validation: Samples | None) -> None:
         """Raise when a sample's loss is not finite at phi.

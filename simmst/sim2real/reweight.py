@@ -47,7 +47,7 @@ class Reweighted:
 
     Attributes:
         weights: sigma(w), float32 (n,), of every simulated sample.
-        raw_weights: w, one a sample or group.
+        raw_weights: w, one a sample, group or feature.
         chosen: "phi", "theta" or "refit", and the step it was taken at as ``chosen_step``.
         scores: loss on the validation samples by candidate, the best over the steps; empty without such samples.
         history: what was logged, a record a step.
@@ -76,6 +76,7 @@ def reweight(
     solver: str = "cutting-plane",
     config: ReweightingConfig | None = None,
     groups: Tensor | None = None,
+    features: Tensor | None = None,
     resume: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
     save: Save | None = None,
     progress: Callable[[int, int, Record], None] | None = None,
@@ -101,6 +102,8 @@ def reweight(
         solver: a key of `SOLVERS`.
         config: the settings.
         groups: int64 (n,): simulated samples of the same group (such as a city) share a weight.
+        features: (G, P), what is known of each group, best standardised: the weight of group g is then
+            ``sigmoid(features[g] @ w)``, with P numbers w in all. Needs `groups`.
         resume: what `save` was given last.
         save: called with tensors and numbers every `checkpoint_every` steps and at the end.
         progress: called as progress(steps done, steps, record) after each step.
@@ -141,7 +144,8 @@ def reweight(
     if solver not in SOLVERS:
         raise ConfigError(f"there is no solver {solver!r}; there are: {', '.join(SOLVERS)}")
     with evaluating(module):
-        problem = Problem(module, per_sample_loss, simulated, real, config or ReweightingConfig(), groups, processes)
+        chosen = config or ReweightingConfig()
+        problem = Problem(module, per_sample_loss, simulated, real, chosen, groups, processes, features)
         chooses = None if validation is None else as_samples(validation, "validation")
         if chooses is not None:
             refuse_overlap(problem.real, chooses)

@@ -7,7 +7,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from sim2real.problems import half_square, linear
+from simmst.errors import ConfigError
 from simmst.sim2real import SOLVERS, ReweightingConfig, reweight
+from simmst.sim2real.problem import Problem
 
 
 def weighted_minimiser(small, weights, ridge=1e-3):
@@ -153,3 +155,44 @@ def test_two_runs_are_bit_equal():
 def test_effective_sample_size():
     _, found = shipped("unweighted", steps=1)
     assert found.effective_sample_size == pytest.approx(300)
+
+
+def test_weights_tied_by_features_follow_the_chain_rule():
+    """psi's derivative by the numbers behind the weights agrees with a difference, as decay does with its penalty."""
+    small = linear(5)
+    groups = torch.arange(300) % 10
+    features = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    config = ReweightingConfig(inner_steps=2, derivative="forward", share_decay=0.4, weight_decay=0.2)
+    problem = Problem(small.module, half_square, small.simulated, small.real, config, groups, features=features)
+    start = problem.model.flatten()
+    w, direction = torch.tensor([0.3, -0.2, 0.5], dtype=start.dtype), torch.ones_like(start)
+
+    def psi(w):
+        return problem.inner.unroll(problem.spread(w), start, 0)
+
+    found = problem.gather(problem.inner.pull_back(psi(w), problem.spread(w), direction))
+    assert found.shape == (3,)
+    for place in range(3):
+        step = 1e-3 * torch.eye(3, dtype=start.dtype)[place]
+        slope = direction @ (psi(w + step).end - psi(w - step).end) / 2e-3
+        assert float(found[place]) == pytest.approx(-float(slope), rel=2e-2, abs=1e-5)
+
+    v = w.clone().requires_grad_()
+    tied = features.to(v.dtype) @ v
+    (0.2 * tied.square() + 0.4 * (torch.sigmoid(tied) - 0.5).square()).mean().div(2).backward()
+    torch.testing.assert_close(problem.decay(w), v.grad)
+
+
+def test_features_without_groups_are_refused():
+    small = linear(5)
+    with pytest.raises(ConfigError, match="features must give each of the 0 groups"):
+        reweight(small.module, half_square, small.simulated, small.real, features=torch.ones(3, 1))
+    with pytest.raises(ConfigError, match=r"each of the 10 groups a row of finite numbers, got shape \(3, 1\)"):
+        reweight(
+            small.module,
+            half_square,
+            small.simulated,
+            small.real,
+            groups=torch.arange(300) % 10,
+            features=torch.ones(3, 1),
+        )
