@@ -44,6 +44,7 @@ class SimMSTNet(nn.Module):
 
     takes_memory = True
     forecasts_quantiles = True
+    learned = False  # whether the weights come from an earlier training
 
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()

@@ -73,6 +73,7 @@ class Pretrained:
                 "make the weights again with simmst pretrain"
             )
         network.load_state_dict(state)
+        network.learned = True
         return network.eval()
 
     def differences(self, config: SimMSTNetConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from simmst.foundation.progress import Progress
 from simmst.models import TaskWeights, task_losses
 from simmst.sim2real import Reweighted, reweight
 from simmst.training.chosen_windows import ChosenWindows, choose_windows
+from simmst.training.city_features import rank_features
 from simmst.training.config import TrainingConfig
 from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
@@ -65,6 +66,7 @@ def weigh(
     validation: CityWindows | None,
     config: TrainingConfig,
     *,
+    parameters: Sequence[Mapping[str, Any]] | None = None,
     run: RunFolder | None,
     progress: Progress,
     processes: ProcessGroup,
@@ -83,19 +85,22 @@ def weigh(
         real: windows of the real city, trained on.
         validation: others, which choose among the models that the solver found; never trained on.
         config: the settings.
+        parameters: of each simulated city, by name, for ``config.weights == "parameter"``.
         run: where metrics and checkpoints go; a run that was killed resumes from its last checkpoint.
         progress: called after each step.
         processes: those that share the work; all leave the same model. Rank 0 writes, all read the run
             folder.
 
     Raises:
-        ConfigError: the model is bound to a backend that cannot be differentiated forward, or its tasks are weighed
-            anew at every step.
+        ConfigError: the model is bound to a backend that cannot be differentiated forward, its tasks are weighed anew
+            at every step, or weights by parameter were asked for and the cities' parameters are not known.
         DataError: windows without any target, or with a loss that is not finite.
         CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
     """
     _refuse_backend(model)
     weighing = _Weighing(solver, model, simulated, real, validation, config, run, processes)
+    if config.weights == "parameter":
+        weighing.features = _features(parameters, len(simulated.lengths))
     with seeded(derive_seed(config.seed, STAGE), weighing.device):
         return weighing.to_end(progress)
 
@@ -120,6 +125,7 @@ class _Weighing(Stage):
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
         self.loss = "huber" if config.loss in ("mae", "quantile") else config.loss
         self.source, self.held_out = simulated, validation
+        self.features: Tensor | None = None  # of the cities, where these decide their weights
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
         self.validation = (
@@ -142,7 +148,8 @@ class _Weighing(Stage):
             validation=self.validation,
             solver=self.solver,
             config=self.settings,
-            groups=torch.from_numpy(self.simulated.cities) if self.config.weights == "city" else None,
+            groups=None if self.config.weights == "sample" else torch.from_numpy(self.simulated.cities),
+            features=self.features if self.features is None else self.features[: int(self.simulated.cities.max()) + 1],
             resume=None if checkpoint is None else (checkpoint.group("state"), checkpoint.state["numbers"]),
             save=lambda tensors, numbers: self.save_step(tensors, numbers, tasks),
             progress=lambda done, total, record: progress(STAGE, done, total, _shown(record)),
@@ -231,6 +238,16 @@ def per_sample_loss(task_weights: Tensor, kind: str) -> Callable[[nn.Module, Bat
 
 def _losses(model: nn.Module, batch: Batch, kind: str) -> Tensor:
     return task_losses(model, batch.values, batch.marks, batch.mask, batch.memory, batch.target, kind, per_sample=True)
+
+
+def _features(parameters: Sequence[Mapping[str, Any]] | None, number: int) -> Tensor:
+    if parameters is None or len(parameters) != number:
+        known = "are not known" if parameters is None else f"are known of {len(parameters)}"
+        raise ConfigError(
+            f"weights by parameter need those of all {number} simulated cities, which {known}; take weights='city', or "
+            "give the parameters that a prior drew"
+        )
+    return torch.from_numpy(rank_features(parameters))
 
 
 def _refuse_backend(model: nn.Module) -> None:

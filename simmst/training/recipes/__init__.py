@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -35,6 +37,7 @@ def solve(
     real_train: CityWindows | None,
     real_validation: CityWindows | None,
     simulated: CityWindows | None = None,
+    parameters: Sequence[Mapping[str, Any]] | None = None,
     config: TrainingConfig,
     run: RunFolder | None = None,
     progress: Progress = quiet,
@@ -48,6 +51,7 @@ def solve(
         real_train: training windows of the real city.
         real_validation: windows of its validation split, for early stopping and the choice between stages.
         simulated: windows of the simulated cities.
+        parameters: of each simulated city, by name, as `DomainPrior.values` gives them; for ``weights="parameter"``.
         config: the settings.
         run: where metrics and checkpoints go; None writes nothing. A run that was killed resumes when called again.
         progress: called after each step.
@@ -70,7 +74,7 @@ paper, pretrain-finetune, qp, real-only
     recipe = RECIPES.get(name)
     if recipe is None:
         raise ConfigError(f"there is no solver {name!r}; there are: {', '.join(sorted(RECIPES))}")
-    windows = WindowSets(real_train, real_validation, simulated)
+    windows = WindowSets(real_train, real_validation, simulated, parameters)
     for kind in recipe.needs:
         if getattr(windows, kind) is None:
             others = [other for other, its in sorted(RECIPES.items()) if kind not in its.needs]

@@ -1,9 +1,10 @@
-"""Gentle training of a model that has already learned, on the real windows alone."""
+"""Gentle training of a model that has already learned."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from simmst.data import WindowSource
 from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
@@ -26,7 +27,20 @@ def train(
     progress: Progress,
     processes: ProcessGroup,
 ) -> Result:
-    """Continue the model on the real windows at a low learning rate, then go part of the way back.
+    """Continue the model on the real windows; see `continue_gently`."""
+    return continue_gently(model, windows.given("real"), windows, config, run, progress, processes)
+
+
+def continue_gently(
+    model: nn.Module,
+    source: WindowSource,
+    windows: WindowSets,
+    config: TrainingConfig,
+    run: RunFolder | None,
+    progress: Progress,
+    processes: ProcessGroup,
+) -> Result:
+    """Continue the model on some windows at a low learning rate, then go part of the way back.
 
     The weights after each epoch, and three blends of the best of them with those before (Wortsman et al. 2022, "Robust
     fine-tuning of zero-shot models"), compete on the real validation split. The weights before are kept unless they
@@ -35,7 +49,7 @@ def train(
     before = snapshot(model)
     history = train_stage(
         model,
-        windows.given("real"),
+        source,
         windows.validation,
         config.adapting(),
         stage=STAGE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -25,11 +25,13 @@ class WindowSets:
         real: training windows of the real city.
         validation: windows of its validation split.
         simulated: windows of the simulated cities.
+        parameters: of each simulated city, by name; None where they are not known.
     """
 
     real: CityWindows | None
     validation: CityWindows | None
     simulated: CityWindows | None
+    parameters: Sequence[Mapping[str, Any]] | None = None
 
     def given(self, kind: str) -> CityWindows:
         """Return the windows of a kind that the recipe names among its needs: "real" or "simulated"."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from torch import nn
 
@@ -9,7 +11,8 @@ from simmst.data import CityWindows
 from simmst.distributed import ProcessGroup
 from simmst.foundation.progress import Progress
 from simmst.training.config import TrainingConfig
-from simmst.training.mixing import WeightedWindows
+from simmst.training.mixing import MixedWindows, WeightedWindows
+from simmst.training.recipes.adapt import continue_gently
 from simmst.training.recipes.pretrain_finetune import finetune, pretrain
 from simmst.training.recipes.recipe import Result, WindowSets
 from simmst.training.run_folder import RunFolder
@@ -28,10 +31,15 @@ def train(
 ) -> Result:
     """Weigh simulated windows by a solver of `simmst.sim2real`, and train on with the weights.
 
-    What follows the weighing is `config.after_reweighting`: by default the untrained model is trained again on
-    simulated windows drawn by their weights, and then on the real ones. The model that the weighing left is kept where
-    the real validation split finds none of them better; without one the last is kept.
+    What follows the weighing is `config.after_reweighting`. By default a model that has learned before is continued
+    gently on simulated windows drawn by their weights and on real ones, and another is trained again on the weighted
+    windows, and then on the real ones. In the second case the model that the weighing left is kept where the real
+    validation split finds none of them better; without one the last is kept.
     """
+    learned = bool(getattr(model, "learned", False))
+    after = config.after_reweighting or ("adapt" if learned else "retrain")
+    if learned:
+        config = dataclasses.replace(config, fit_highway=False)
     simulated, real, untrained = windows.given("simulated"), windows.given("real"), snapshot(model)
     history, weights = weigh(
         solver,
@@ -40,17 +48,23 @@ def train(
         real,
         windows.validation,
         config,
+        parameters=windows.parameters,
         run=run,
         progress=progress,
         processes=processes,
     )
-    if config.after_reweighting == "nothing":
+    if after == "nothing":
         return Result((history,), STAGE, weights)
+    if after == "adapt":
+        model.load_state_dict(untrained)
+        mixed = MixedWindows(real, weighted_windows(simulated, weights, config), config.real_share)
+        adapted = continue_gently(model, mixed, windows, config, run, progress, processes)
+        return dataclasses.replace(adapted, histories=(history, *adapted.histories), window_weights=weights)
     best = BestWeights(model)
     where = f"stage {STAGE!r}"
     best.offer(validation_score(model, windows.validation, config, where=where, processes=processes))
     histories = [history]
-    if config.after_reweighting == "retrain":
+    if after == "retrain":
         model.load_state_dict(untrained)
         weighted = weighted_windows(simulated, weights, config)
         histories.append(pretrain(model, weighted, windows, config, run, progress, processes))

@@ -20,7 +20,7 @@ from simmst.training.weighing import per_sample_loss
 FEW = ReweightingConfig(
     steps=12, simulated_batch=16, real_batch=16, chunk=16, inner_lr=0.1, checkpoint_every=4, validate_every=4
 )
-QUICK = dataclasses.replace(CONFIG, epochs=1, reweighting=FEW, samples_per_city=20)
+QUICK = dataclasses.replace(CONFIG, epochs=1, reweighting=FEW, samples_per_city=20, weights="sample")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,43 @@ def test_weights_tied_by_city(real, cities):
     for city in range(3):
         assert len(set(given.weights[given.cities == city].tolist())) == 1
     assert len(set(given.weights.tolist())) == 3
+
+
+PARAMETERS = [{"tilt_deg": tilt, "scenario": name} for tilt, name in ((2.0, "UMa"), (4.0, "UMi"), (9.0, "UMa"))]
+
+
+def test_weights_tied_by_parameter_are_a_function_of_the_parameters(real, cities):
+    config = dataclasses.replace(QUICK, weights="parameter", after_reweighting="nothing")
+    given = {
+        number: solve(
+            "cutting-plane",
+            tiny_net(),
+            real_train=real[0],
+            real_validation=real[1],
+            simulated=cities,
+            parameters=parameters,
+            config=config,
+        ).window_weights.by_city()
+        for number, parameters in enumerate((PARAMETERS, [PARAMETERS[0], PARAMETERS[2], PARAMETERS[2]]))
+    }
+    assert len(set(given[0])) == 3
+    assert given[1][0] != given[1][1] == given[1][2], "two cities of the same parameters have one weight"
+    with pytest.raises(ConfigError, match=r"weights by parameter need those of all 3 .* are not known"):
+        train("cutting-plane", real, cities, config)
+
+
+def test_a_model_that_has_learned_is_adapted_and_keeps_its_highway(real, cities):
+    model = sim_mst_net(real[0])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.learned = True
+    still = dataclasses.replace(QUICK, weights="city", adapt_epochs=1, adapt_learning_rate=1e-12)
+    _, result = train("cutting-plane", real, cities, still, model=model)
+    assert [history.stage for history in result.histories] == ["reweight", "adapt"]
+    assert result.chosen == "pretrained"
+    assert result.window_weights.weights.shape == (60,)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("task_weights"):
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("after", "stages"), [("nothing", ["reweight"]), ("finetune", ["reweight", "finetune"])])
