@@ -4,6 +4,7 @@
     sim2real.recovery   how well re-weighting does on problems whose answer is known
     sim2real.steps      what an outer step of re-weighting costs
     sim2real.real_data  errors on real series with few days to train on
+    sim2real.wrong_priors  what weights are worth where half of the simulated cities are wrong
     sim2real.shipped    errors of the shipped weights on real series
     cpu.simulator       the simulator's time and memory
     cpu.whole_models    models of other libraries with our layers swapped in
