@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from simmst.baselines.memory_features import Features, concat_features, memory_features
 from simmst.baselines.ridge import RidgeOnLags
 from simmst.data import TrafficDataset, Windows
 from simmst.data.batch import Batch
 from simmst.evaluation import ModelPredictor, stretch_of
+from simmst.foundation.threads import in_threads
 
 CONTEXT_DAYS = 28
 _LEARNED = 4096  # windows that the ridge regression learns from, at most
@@ -182,12 +184,14 @@ def _drawn(windows: Windows, start: int) -> tuple[npt.NDArray[np.int64], npt.NDA
 def _gather(windows: Windows, index: npt.NDArray[np.int64]) -> tuple[list[Features], Floats]:
     """Features of some windows, one a service, and their targets (N, T_out, K)."""
     services = range(windows.dataset.num_services)
-    parts, targets = [], []
-    for start in range(0, len(index), _CHUNK):
-        batch = windows.batch(index[start : start + _CHUNK])
-        parts.append([memory_features(batch, k) for k in services])
-        targets.append(batch.target.numpy())
-    return [concat_features([part[k] for part in parts]) for k in services], np.concatenate(targets)
+
+    def part(some: npt.NDArray[np.int64]) -> tuple[list[Features], Floats]:
+        batch = windows.batch(some)
+        return [memory_features(batch, k) for k in services], batch.target.numpy()
+
+    chunks = [index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK)]
+    features, targets = zip(*in_threads(part, chunks, torch.device("cpu")), strict=True)
+    return [concat_features([one[k] for one in features]) for k in services], np.concatenate(targets)
 
 
 def _cut(features: Features, origin: npt.NDArray[np.int64], stop: int) -> Features:
