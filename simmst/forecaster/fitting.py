@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from simmst.training import (
 _MARGIN = 0.05  # by which weights must beat the shipped ones on a week of validation; more on less
 _MOST = 0.5
 
+Parameters = list[dict[str, Any]] | None  # of each simulated city; None where others simulated them
 Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
 
 
@@ -75,12 +77,17 @@ def fit_forecaster(
     else:
         cities: list[TrafficDataset] = []
         city_notes: tuple[str, ...] = ()
+        parameters: Parameters = None
         if plan.learns_from_cities:
             cities = _cities(config, dataset, wanted, progress, processes)
-            city_notes = stand_in_notes(dataset.services) if isinstance(wanted, int) else ()
-        predictor, result = _train(config, dataset, plan, cities, run, progress, processes)
+            if isinstance(wanted, int):
+                city_notes = stand_in_notes(dataset.services)
+                parameters = parameters_like(dataset, wanted, seed=derive_seed(config.training.seed, "cities"))
+        predictor, result = _train(config, dataset, plan, cities, parameters, run, progress, processes)
         calibrated = predictor
-        weights = _weights(config, dataset, result, cities, known=isinstance(wanted, int))
+        weights = None
+        if result.window_weights is not None:
+            weights = WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
         record = FitRecord(cities, city_notes, validation_steps, result, weights)
     held_out = Windows(dataset, plan.spec, plan.scaler, steps=plan.validation)
     errors = None
@@ -128,6 +135,7 @@ def _train(
     dataset: TrafficDataset,
     plan: Plan,
     cities: Sequence[TrafficDataset],
+    parameters: Parameters,
     run: RunFolder | None,
     progress: Progress,
     processes: ProcessGroup,
@@ -153,6 +161,7 @@ def _train(
         real_train=Windows(dataset, spec, plan.scaler, steps=plan.train),
         real_validation=validation,
         simulated=ConcatWindows(simulated) if simulated else None,
+        parameters=parameters,
         config=config.training,
         run=run,
         progress=progress,
@@ -176,16 +185,6 @@ def gained(score: float | None, untouched: float | None, days: float) -> bool:
     if score is None or untouched is None:
         return True
     return score < (1 - min(_MARGIN * math.sqrt(7 / days), _MOST)) * untouched
-
-
-def _weights(
-    config: ForecasterConfig, dataset: TrafficDataset, result: Result, cities: Sequence[TrafficDataset], *, known: bool
-) -> WeightReport | None:
-    if result.window_weights is None:
-        return None
-    seed = derive_seed(config.training.seed, "cities")
-    parameters = parameters_like(dataset, len(cities), seed=seed) if known else None
-    return WeightReport.of(result.window_weights, [city.name for city in cities], parameters)
 
 
 def start_network(model: str, plan: Plan) -> AnyNetwork:

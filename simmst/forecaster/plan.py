@@ -70,7 +70,7 @@ def make_plan(
     if validation_steps is None and (kept := untouched_weights(config, dataset)) is not None:
         known = range(dataset.num_steps)
         network, days = network_config(config, dataset.services), dataset.num_steps / dataset.steps_per_day
-        note = f"{days:.3g} days are too few to adapt to: the shipped weights are used as they are"
+        note = f"{days:.3g} days are too few to train on: the shipped weights are used as they are"
         return Plan(known, known[:0], spec, Scaler.fit(dataset, known, "relative"), network, kept, None, (note,))
     train, validation = training_and_validation(dataset, config, validation_steps)
     scaler = Scaler.fit(dataset, train, "relative")
@@ -97,10 +97,13 @@ def make_plan(
 
 
 def untouched_weights(config: ForecasterConfig, dataset: TrafficDataset) -> Pretrained | None:
-    """Return the shipped weights where they would be adapted and the series is too short for that, else None."""
-    if config.model in BASELINES or config.solver not in (None, "adapt"):
+    """Return the shipped weights where training would start there and the series is too short for it, else None."""
+    if config.model in BASELINES:
         return None
-    if dataset.num_steps >= config.horizon + ADAPTED_DAYS * dataset.steps_per_day:
+    adapts = config.solver in (None, "adapt")
+    # Other solvers need a window to train on and another to validate on.
+    least = config.horizon + (ADAPTED_DAYS * dataset.steps_per_day if adapts else config.horizon + 1)
+    if dataset.num_steps >= least:
         return None
     return starting_weights(config, network_config(config, dataset.services))[0]
 

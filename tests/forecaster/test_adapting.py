@@ -140,3 +140,11 @@ def test_a_service_that_the_weights_do_not_know_and_one_without_a_value(city):
     known = (frame.service == "video").to_numpy()
     assert np.isfinite(frame[known].iloc[:, 3:]).all(axis=None)
     assert frame[~known].iloc[:, 3:].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("solver", ["pretrain-finetune", "cutting-plane"])
+def test_a_solver_that_has_no_window_to_train_on_keeps_the_shipped_weights(solver):
+    short = surrogate_city(0, height=2, width=2, days=2, services=["internet"])
+    fitted = Forecaster(horizon=24, solver=solver, cities=1).fit(short)
+    assert any("days are too few to train on: the shipped weights" in note for note in fitted.notes)
+    assert len(fitted.predict()) == 24 * short.num_cells

@@ -106,7 +106,7 @@ def test_windows_are_the_same_for_a_short_series_and_a_long_one(slots, step_minu
     assert plan.spec == window_spec(ForecasterConfig(horizon=2))
     adapts = slots * step_minutes >= 4 * 24 * 60
     assert plan.solver == ("adapt" if adapts else None)
-    assert [note for note in plan.notes if "too few to adapt to" in note] == ([] if adapts else list(plan.notes))
+    assert [note for note in plan.notes if "too few to train on" in note] == ([] if adapts else list(plan.notes))
 
 
 def test_plan():
