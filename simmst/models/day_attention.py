@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simmst.core.exporting import is_exporting, lower_median
 from simmst.models.config import SimMSTNetConfig
@@ -92,7 +93,7 @@ class DayAttention(nn.Module):
         query = query.unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, T_out, heads, E)
         # The days come last: a softmax over any other axis takes several times as long.
         score = torch.einsum("ntae,nlae->natl", query / math.sqrt(_KEY_WIDTH), key)
-        score = score + self.day_bias[:, None] + torch.einsum("ac,nltc->natl", self.same_day, context.same_day)
+        score = score + self.day_bias[:, None] + functional.linear(context.same_day, self.same_day).permute(0, 3, 2, 1)
         visible = known.transpose(1, 2)[:, None]  # (N, 1, T_out, L)
         weights = torch.softmax(score.masked_fill(~visible, -1e4), dim=-1) * visible  # (N, heads, T_out, L)
         recalled = torch.einsum("natl,nlt->nta", weights, days)
