@@ -101,7 +101,8 @@ def test_two_ranks_give_the_weights_and_the_metrics_of_one(two, tmp_path, solver
         ]
         assert found["best"] == pytest.approx(alone["best"], abs=1e-5)
         for name, tensor in alone["model"].items():
-            torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=1e-5)
+            # AdamW divides by the root of the squares: sums added in another order show in the fifth decimal.
+            torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=3e-5)
     one, other = (RunFolder(path).metrics() for path in (tmp_path / "alone", folder / solver))
     assert len(one) == len(other)
     for first, second in zip(one, other, strict=True):
