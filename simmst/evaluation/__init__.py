@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simmst.evaluation.evaluate import ModelPredictor, Predictor, QuantilePredictor, evaluate
-from simmst.evaluation.intervals import ErrorQuantiles, measure_stretch, stretch_of
+from simmst.evaluation.intervals import ErrorQuantiles, believed_stretch, measure_stretch, stretch_of
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
@@ -25,6 +25,7 @@ __all__ = [
     "Scores",
     "Setting",
     "WeightReport",
+    "believed_stretch",
     "evaluate",
     "fitting_windows",
     "measure_stretch",

@@ -13,6 +13,7 @@ from simmst.evaluation.evaluate import ModelPredictor, Predictor
 
 _LEVELS = np.arange(1, 100)
 _STRETCHES = (0.5, 2.0)
+_NARROWEST = 0.85  # of what was measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +120,16 @@ def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -
     ratio = np.abs(error) / np.maximum(width, 1e-6)
     ratio = ratio[np.isfinite(ratio)]
     return float(np.clip(np.quantile(ratio, 0.8), *_STRETCHES)) if ratio.size else 1.0
+
+
+def believed_stretch(measured: float, days: float) -> float:
+    """Return as much of a measured stretch as so many days can tell: little is taken off the widths, since few flatter.
+
+    Example:
+        >>> believed_stretch(1.4, days=1), round(believed_stretch(0.5, days=4), 2)
+        (1.2, 0.88)
+    """
+    return 1.0 + (max(measured, _NARROWEST) - 1.0) * days / (days + 1.0)
 
 
 def checked_level(level: float) -> int:

@@ -14,7 +14,7 @@ from simmst.baselines.memory_features import Features, concat_features, memory_f
 from simmst.baselines.ridge import RidgeOnLags
 from simmst.data import TrafficDataset, Windows
 from simmst.data.batch import Batch
-from simmst.evaluation import ModelPredictor, stretch_of
+from simmst.evaluation import ModelPredictor, believed_stretch, stretch_of
 from simmst.foundation.threads import in_threads
 
 CONTEXT_DAYS = 28
@@ -28,7 +28,6 @@ _FIRMNESS = 6.0
 _TELLING = 2.0  # independent observations that a slot counts as, one step ahead
 _MOST_TELLING = 0.25  # and that a window does, whatever the slots
 _GRID = np.array([w for w in itertools.product(range(11), repeat=3) if sum(w) == 10], dtype=np.float32) / 10
-_NARROWEST = 0.85  # of the intervals, as calibrated by few days, which flatter
 
 Floats = npt.NDArray[np.float32]
 
@@ -164,7 +163,7 @@ def combined(
     if calibrate:
         measured = stretch_of(truth - forecast, np.where(truth < forecast, below, above) / network.stretch)
         days = (len(known) - start) / per_day
-        found.stretch = 1.0 + (max(measured, _NARROWEST) - 1.0) * days / (days + 1.0)
+        found.stretch = believed_stretch(measured, days)
     return found
 
 

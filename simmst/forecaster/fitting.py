@@ -13,7 +13,7 @@ from simmst.baselines import BASELINES
 from simmst.data import ConcatWindows, Scaler, TrafficDataset, Windows
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
-from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, measure_stretch
+from simmst.evaluation import ErrorQuantiles, ModelPredictor, Predictor, WeightReport, believed_stretch, measure_stretch
 from simmst.forecaster.architectures import AnyNetwork, build_network
 from simmst.forecaster.combination import InContextPredictor
 from simmst.forecaster.config import ForecasterConfig
@@ -95,7 +95,8 @@ def fit_forecaster(
         measured = calibrated
         if isinstance(calibrated, InContextPredictor):
             measured = calibrated.on(dataset, held_out.origins[:1])
-        calibrated.stretch = measure_stretch(measured, held_out)
+        days = len(plan.validation) / dataset.steps_per_day
+        calibrated.stretch = believed_stretch(measure_stretch(measured, held_out), days)
     else:
         errors = ErrorQuantiles.measure(calibrated, held_out)
     notes = plan.notes + record.city_notes
