@@ -131,17 +131,24 @@ void transpose(const T* rows, int64_t stride, int64_t count, int64_t width, T* p
 template <typename T, int kPanels>
 void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t width, T* scores) {
   Vec<T> sum[kTileKeys][kPanels];
+  SIMMST_UNROLL
   for (int j = 0; j < kTileKeys; ++j)
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
   for (int64_t c = 0; c < width; ++c) {
     Vec<T> column[kPanels];
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) column[i] = load(packed + c * pitch + i * kLanes<T>);
+    SIMMST_UNROLL
     for (int j = 0; j < kTileKeys; ++j) {
       const Vec<T> x = broadcast_from(row[j] + c);
+      SIMMST_UNROLL
       for (int i = 0; i < kPanels; ++i) sum[j][i] += x * column[i];
     }
   }
+  SIMMST_UNROLL
   for (int j = 0; j < kTileKeys; ++j)
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
 }
 
@@ -205,20 +212,27 @@ template <int kPanels>
 void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch, int64_t pairs, float scale,
                float* scores) {
   __m512 sum[kTileKeys][kPanels];
+  SIMMST_UNROLL
   for (int j = 0; j < kTileKeys; ++j)
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
   for (int64_t c = 0; c < pairs; ++c) {
     __m512bh column[kPanels];
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i)
       column[i] = bit_cast<__m512bh>(_mm512_loadu_si512(packed + c * pitch + i * kLanes<float>));
+    SIMMST_UNROLL
     for (int j = 0; j < kTileKeys; ++j) {
       int32_t pair;
       __builtin_memcpy(&pair, row[j] + 2 * c, sizeof(pair));
       const __m512bh x = bit_cast<__m512bh>(_mm512_set1_epi32(pair));
+      SIMMST_UNROLL
       for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_dpbf16_ps(sum[j][i], x, column[i]);
     }
   }
+  SIMMST_UNROLL
   for (int j = 0; j < kTileKeys; ++j)
+    SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i)
       store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
 }
@@ -249,23 +263,32 @@ struct Update {
 template <typename T, int kRows, int kVectors>
 void update_tile(const Update<T>& u) {
   Vec<T> sum[kRows][kVectors];
+  SIMMST_UNROLL
   for (int i = 0; i < kRows; ++i)
+    SIMMST_UNROLL
     for (int c = 0; c < kVectors; ++c) sum[i][c] = load(u.sums + i * u.pitch + c * kLanes<T>);
   if (u.factor != nullptr) {
+    SIMMST_UNROLL
     for (int i = 0; i < kRows; ++i)
+      SIMMST_UNROLL
       for (int c = 0; c < kVectors; ++c) sum[i][c] *= u.factor[i];
   }
   const T* left = u.left;
   const T* right = u.right.data;
   for (int64_t s = 0; s < u.steps; ++s, left += u.left_step, right += u.right.stride) {
     Vec<T> row[kVectors];
+    SIMMST_UNROLL
     for (int c = 0; c < kVectors; ++c) row[c] = load(right + c * kLanes<T>);
+    SIMMST_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const Vec<T> x = broadcast_from(left + i * u.left_row);
+      SIMMST_UNROLL
       for (int c = 0; c < kVectors; ++c) sum[i][c] += x * row[c];
     }
   }
+  SIMMST_UNROLL
   for (int i = 0; i < kRows; ++i)
+    SIMMST_UNROLL
     for (int c = 0; c < kVectors; ++c) store(u.sums + i * u.pitch + c * kLanes<T>, sum[i][c]);
 }
 

@@ -19,6 +19,10 @@
 
 #define SIMMST_INLINE inline __attribute__((always_inline))
 
+// Before a loop over registers, with a number of turns known at compile time. GCC unrolls such a loop late of its own
+// accord, after it has decided that an array indexed by the loop lies in memory: then every sum is stored at every step.
+#define SIMMST_UNROLL _Pragma("GCC unroll 32")
+
 namespace simmst::cpu::SIMMST_ISA {
 
 #if defined(__AVX512F__)
