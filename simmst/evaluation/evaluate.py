@@ -116,6 +116,12 @@ class ModelPredictor:
         return self._predict(dataset, origins, None)[..., 0]
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        parameter = next(self.model.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    @property
     def has_quantiles(self) -> bool:
         """Whether the model forecasts quantiles of its own."""
         return bool(getattr(self.model, "forecasts_quantiles", False))
@@ -179,19 +185,16 @@ class ModelPredictor:
             indices: int64 (B,), their numbers.
             levels: of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
         """
-        parameter = next(self.model.parameters(), None)
-        device = parameter.device if parameter is not None else torch.device("cpu")
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         with evaluating(self.model):
             return np.concatenate(
-                in_threads(lambda batch: self.forecast_batch(windows.batch(batch), levels), batches, device)
+                in_threads(lambda batch: self.forecast_batch(windows.batch(batch), levels), batches, self.device)
             )
 
     @torch.no_grad()
     def forecast_batch(self, batch: Batch, levels: tuple[float, ...] | None) -> npt.NDArray[np.float32]:
         """Forecast a batch by the model in the mode it is in: see `forecast_windows`."""
-        parameter = next(self.model.parameters(), None)
-        batch = batch.to(device := torch.device("cpu") if parameter is None else parameter.device)
+        batch = batch.to(device := self.device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             options: dict[str, Any] = {"memory": batch.memory} if getattr(self.model, "takes_memory", False) else {}
             if levels is None:
