@@ -33,7 +33,7 @@ std::string instruction_set() { return std::string(cpu::name(cpu::active_instruc
 
 // The hot paths, by the stem of their files.
 std::vector<std::string> operators() {
-  return {"prob_sparse_attention", "spatial_attention", "cutting_plane"};
+  return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention"};
 }
 
 }  // namespace
@@ -42,6 +42,8 @@ std::vector<std::string> operators() {
 void bind_prob_sparse_attention(py::module_& module);
 void bind_spatial_attention(py::module_& module);
 void bind_cutting_plane(py::module_& module);
+void bind_feed_forward(py::module_& module);
+void bind_day_attention(py::module_& module);
 
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "Compiled CPU side of simmst; links no torch.";
@@ -53,4 +55,6 @@ PYBIND11_MODULE(_cpu, module) {
   bind_prob_sparse_attention(module);
   bind_spatial_attention(module);
   bind_cutting_plane(module);
+  bind_feed_forward(module);
+  bind_day_attention(module);
 }

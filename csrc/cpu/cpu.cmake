@@ -2,6 +2,8 @@
 # namespace of its own (SIMMST_ISA), and the one to run is picked when the process starts.
 set(SIMMST_CPU_KERNELS
   csrc/cpu/cutting_plane.cpp
+  csrc/cpu/day_attention.cpp
+  csrc/cpu/feed_forward.cpp
   csrc/cpu/prob_sparse_attention_attend.cpp
   csrc/cpu/prob_sparse_attention_backward.cpp
   csrc/cpu/prob_sparse_attention_select.cpp
@@ -10,6 +12,8 @@ set(SIMMST_CPU_BINDINGS
   csrc/bindings/arrays.cpp
   csrc/bindings/cpu.cpp
   csrc/bindings/cpu_cutting_plane.cpp
+  csrc/bindings/cpu_day_attention.cpp
+  csrc/bindings/cpu_feed_forward.cpp
   csrc/bindings/cpu_prob_sparse_attention.cpp
   csrc/bindings/cpu_spatial_attention.cpp
   csrc/cpu/instruction_set.cpp)

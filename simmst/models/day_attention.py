@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from simmst.core.exporting import is_exporting, lower_median
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import Context, masked_mean
+from simmst.models.feed_forward import two_layers
+from simmst.ops import day_attention
 
 _KEY_WIDTH = 8
 _HIDDEN = 32
@@ -64,6 +64,7 @@ class DayAttention(nn.Module):
     def __init__(self, config: SimMSTNetConfig, heads: int = 8) -> None:
         super().__init__()
         self.heads = heads
+        self.backend = config.backend
         days = config.memory_days
         self.day = nn.Sequential(nn.Linear(_DAY_FEATURES, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, heads * _KEY_WIDTH))
         self.query = nn.Linear(config.num_marks + NUM_DISTANCES, heads * _KEY_WIDTH)
@@ -88,16 +89,15 @@ class DayAttention(nn.Module):
         """
         days, known = context.days, context.days_known  # (N, L, T_out)
         apart, today = self._compare(context)
-        key = self.day(today).unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, L, heads, E)
+        first, _, second = self.day
+        key = two_layers(today, first, second, residual=False, backend=self.backend).unflatten(
+            -1, (self.heads, _KEY_WIDTH)
+        )  # (N, L, heads, E)
         query = self.query(torch.cat((marks, distances(context, marks.shape[1])), dim=-1))
         query = query.unflatten(-1, (self.heads, _KEY_WIDTH))  # (N, T_out, heads, E)
-        # The days come last: a softmax over any other axis takes several times as long.
-        score = torch.einsum("ntae,nlae->natl", query / math.sqrt(_KEY_WIDTH), key)
-        score = score + self.day_bias[:, None] + functional.linear(context.same_day, self.same_day).permute(0, 3, 2, 1)
-        visible = known.transpose(1, 2)[:, None]  # (N, 1, T_out, L)
-        weights = torch.softmax(score.masked_fill(~visible, -1e4), dim=-1) * visible  # (N, heads, T_out, L)
-        recalled = torch.einsum("natl,nlt->nta", weights, days)
-        offset = torch.einsum("natl,nl->nta", weights, apart)
+        weights = self.day_bias, context.same_day, self.same_day
+        both = day_attention(query, key, *weights, known, days, apart, backend=self.backend)
+        recalled, offset = both.split(self.heads, dim=-1)  # (N, T_out, heads)
 
         base = _location(days, known)
         deviation = torch.where(known, days - base[:, None], 0.0)

@@ -11,8 +11,8 @@ from simmst.models.context import NUM_FEATURES, Context
 from simmst.models.day_attention import NUM_DISTANCES, Recollection
 from simmst.models.dropout import FeatureDropout
 from simmst.models.embedding import SeriesEmbedding
+from simmst.models.feed_forward import FeedForward, two_layers
 from simmst.models.quantiles import QuantileHead
-from simmst.models.temporal_encoder import FeedForward
 from simmst.nn.prob_sparse_attention import ProbSparseAttention
 
 _EVERY_QUERY = 10_000  # a factor that gives every query of any horizon real attention
@@ -35,6 +35,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
         width, heads, backend = config.width, config.num_heads, config.backend
+        self.backend = backend
         self.self_attention_norm = nn.LayerNorm(width)
         self.self_attention = ProbSparseAttention(width, heads, factor=_EVERY_QUERY, is_causal=True, backend=backend)
         self.cross_attention_norm = nn.LayerNorm(width)
@@ -54,8 +55,7 @@ class DecoderLayer(nn.Module):
         tokens = tokens + self.dropout(self.self_attention(self.self_attention_norm(tokens)))
         tokens = tokens[:, -keep:]
         tokens = tokens + self.dropout(self.cross_attention(self.cross_attention_norm(tokens), memory))
-        decoded: Tensor = tokens + self.feed_forward(self.feed_forward_norm(tokens))
-        return decoded
+        return self.feed_forward.added(tokens, self.feed_forward_norm, self.backend)
 
 
 class TargetEmbedding(nn.Module):
@@ -72,6 +72,7 @@ class TargetEmbedding(nn.Module):
     def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
         super().__init__()
         hidden = config.feedforward
+        self.backend = config.backend
         self.slot = nn.Linear(num_recalled + config.num_marks + NUM_DISTANCES, hidden)
         self.latest = nn.Linear(4 * config.input_length + NUM_FEATURES + config.width, hidden, bias=False)
         self.blocks = nn.ModuleList(
@@ -97,7 +98,8 @@ class TargetEmbedding(nn.Module):
         hidden: Tensor = self.slot(torch.cat((recalled.features, marks, ahead), dim=-1))
         hidden = functional.gelu(hidden + self.latest(torch.cat(latest, dim=-1))[:, None])
         for block in self.blocks:
-            hidden = hidden + self.dropout(block(hidden))
+            norm, first, _, second = block.children()
+            hidden = two_layers(hidden, first, second, norm=norm, dropout=self.dropout, backend=self.backend)
         return hidden
 
 

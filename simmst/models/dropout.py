@@ -29,10 +29,15 @@ class FeatureDropout(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Drop features of tokens (B, T, C) while training; the rest is scaled by 1 / (1 - p)."""
+        factors = self.factors(tokens, tokens.shape[2])
+        return tokens if factors is None else tokens * factors[:, None]
+
+    def factors(self, tokens: Tensor, width: int) -> Tensor | None:
+        """Draw what the features of tokens (B, T, ...) are multiplied by, (B, width); None where nothing is dropped."""
         if not self.training or self.p == 0.0:
-            return tokens
-        kept = uniform(tokens.shape[0], 1, tokens.shape[2], device=tokens.device) >= self.p
-        return tokens * (kept.to(tokens.dtype) / (1.0 - self.p))
+            return None
+        kept = uniform(tokens.shape[0], 1, width, device=tokens.device) >= self.p
+        return kept[:, 0].to(tokens.dtype) / (1.0 - self.p)
 
     def extra_repr(self) -> str:
         """Show the probability."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.dropout import FeatureDropout
+from simmst.models.feed_forward import two_layers
 from simmst.nn.task_interaction import TaskInteraction
 
 
@@ -70,6 +70,7 @@ class TaskMLP(nn.Module):
 
     def __init__(self, config: SimMSTNetConfig) -> None:
         super().__init__()
+        self.backend = config.backend
         self.temporal = nn.Linear(config.width, config.feedforward)
         self.spatial = nn.Linear(config.width, config.feedforward, bias=False) if config.spatial else None
         self.out = nn.Linear(config.feedforward, config.width)
@@ -78,8 +79,14 @@ class TaskMLP(nn.Module):
 
     def forward(self, temporal: Tensor, spatial: Tensor | None) -> Tensor:
         """Fuse temporal tokens (N, T_in, C) and the spatial token (N, 1, C) into (N, T_in, C)."""
-        hidden = self.temporal(temporal)
-        if self.spatial is not None and spatial is not None:
-            hidden = hidden + self.spatial(spatial)
-        fused: Tensor = self.norm(temporal + self.dropout(self.out(functional.gelu(hidden))))
-        return fused
+        addend = None if self.spatial is None or spatial is None else self.spatial(spatial)[:, 0]
+        return two_layers(
+            temporal,
+            self.temporal,
+            self.out,
+            norm=self.norm,
+            norm_first=False,
+            addend=addend,
+            dropout=self.dropout,
+            backend=self.backend,
+        )

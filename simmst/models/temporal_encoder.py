@@ -6,20 +6,8 @@ from torch import Tensor, nn
 
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.dropout import FeatureDropout
+from simmst.models.feed_forward import FeedForward
 from simmst.nn.prob_sparse_attention import ProbSparseAttention
-
-
-class FeedForward(nn.Sequential):
-    """Two linear layers around a GELU, then dropout.
-
-    Example:
-        >>> import torch
-        >>> FeedForward(width=8, hidden=16)(torch.zeros(2, 3, 8)).shape
-        torch.Size([2, 3, 8])
-    """
-
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), FeatureDropout(dropout))
 
 
 class EncoderLayer(nn.Module):
@@ -39,14 +27,14 @@ class EncoderLayer(nn.Module):
             config.width, config.num_heads, factor=config.factor, backend=config.backend
         )
         self.dropout = FeatureDropout(config.dropout)
+        self.backend = config.backend
         self.feed_forward_norm = nn.LayerNorm(config.width)
         self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode tokens (B, T, C)."""
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
-        encoded: Tensor = tokens + self.feed_forward(self.feed_forward_norm(tokens))
-        return encoded
+        return self.feed_forward.added(tokens, self.feed_forward_norm, self.backend)
 
 
 class TemporalEncoder(nn.Module):

@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from simmst.nn.plain import is_plain
 from simmst.ops.spatial_attention import finite_where_ignored, spatial_attention
 
 
@@ -133,7 +134,7 @@ class SpatialAttention(nn.Module):
             device=weight.device,
             dtype=weight.dtype,
         )
-        if not _is_plain(attention.out_proj, _LINEAR):
+        if not is_plain(attention.out_proj, *_LINEAR):
             layer.out_proj = copy.deepcopy(attention.out_proj)
         layer.load_state_dict(attention.state_dict())
         layer.norm = copy.deepcopy(norm)
@@ -164,7 +165,7 @@ class SpatialAttention(nn.Module):
         Returns:
             The shape of x.
         """
-        if _is_plain(self.out_proj, _LINEAR) and (self.norm is None or _is_plain_norm(self.norm, self.embed_dim)):
+        if is_plain(self.out_proj, *_LINEAR) and (self.norm is None or _is_plain_norm(self.norm, self.embed_dim)):
             return self._fused(x, key_padding_mask)
         return self._in_parts(x, key_padding_mask)
 
@@ -236,11 +237,5 @@ def _to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
 
-def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether calling a module does no more than its weights say: no subclass, no hook."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return type(module) in kinds and not any(hooks)
-
-
 def _is_plain_norm(norm: nn.Module, width: int) -> bool:
-    return _is_plain(norm, (nn.LayerNorm,)) and norm.weight is not None and norm.normalized_shape == (width,)
+    return is_plain(norm, nn.LayerNorm) and norm.weight is not None and norm.normalized_shape == (width,)

@@ -1,4 +1,4 @@
-"""The three hot paths as functions: check the arguments, choose a backend, run with autograd."""
+"""The hot paths as functions: check the arguments, choose a backend, run with autograd."""
 
 from simmst.ops.cutting_plane import (
     PackedSigns,
@@ -8,6 +8,8 @@ from simmst.ops.cutting_plane import (
     cutting_plane_values,
     pack_signs,
 )
+from simmst.ops.day_attention import day_attention
+from simmst.ops.feed_forward import feed_forward
 from simmst.ops.prob_sparse_attention import (
     ProbSparseAux,
     prob_sparse_attend,
@@ -23,6 +25,8 @@ __all__ = [
     "cutting_plane_penalty",
     "cutting_plane_step_",
     "cutting_plane_values",
+    "day_attention",
+    "feed_forward",
     "pack_signs",
     "prob_sparse_attend",
     "prob_sparse_attention",

@@ -22,7 +22,10 @@ from simmst.ops import measured_choice
 from simmst.ops.limits import why_too_large, why_too_little_memory
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
+GPU_OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
+# Layers with C++ kernels for float32 alone: what the backend that is named has no kernel for, the reference runs.
+PLAIN_LAYERS = ("feed_forward", "day_attention")
+OPERATORS = GPU_OPERATORS + PLAIN_LAYERS
 
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
@@ -77,6 +80,8 @@ def _why_not_cpu(operator: str, device: torch.device, dtype: torch.dtype) -> str
         return f"this build of simmst._cpu has no {operator} kernel"
     if device.type != "cpu":
         return f"it runs on CPU tensors, got device {str(device)!r}"
+    if operator in PLAIN_LAYERS and dtype != torch.float32:
+        return f"its {operator} kernel takes float32, got {dtype}"
     return _why_not_reference(operator, device, dtype)
 
 
@@ -248,6 +253,8 @@ def _resolve(
     if named not in BACKENDS:
         raise ValueError(f"{source} is {named!r}; it must be one of {', '.join(BACKENDS)}")
     reason = reason_against(named)
+    if reason is not None and operator in PLAIN_LAYERS and reason_against("reference") is None:
+        return "reference"
     if reason is not None:
         raise BackendUnavailableError(f"backend {named!r} ({source}) cannot run {operator}: {reason}")
     return named

@@ -1,5 +1,5 @@
-"""The three hot paths in plain PyTorch: the judge of every kernel, the fallback, the baseline of benchmarks."""
+"""The hot paths in plain PyTorch: the judge of every kernel, the fallback, the baseline of benchmarks."""
 
-from simmst.reference import cutting_plane, prob_sparse_attention, spatial_attention
+from simmst.reference import cutting_plane, day_attention, feed_forward, prob_sparse_attention, spatial_attention
 
-__all__ = ["cutting_plane", "prob_sparse_attention", "spatial_attention"]
+__all__ = ["cutting_plane", "day_attention", "feed_forward", "prob_sparse_attention", "spatial_attention"]

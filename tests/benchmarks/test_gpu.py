@@ -15,7 +15,7 @@ import torch
 from gpu import budget, cases
 from gpu.budget import Stage
 from harness import checks
-from simmst.ops.backends import OPERATORS
+from simmst.ops.backends import GPU_OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -127,7 +127,7 @@ def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suit
     suite = stages["suite"].commands()
     assert {command.name for command in suite} == {
         "suite-device-cuda",
-        *(f"suite-{operator}-{backend}" for operator in OPERATORS for backend in ("triton", "cuda")),
+        *(f"suite-{operator}-{backend}" for operator in GPU_OPERATORS for backend in ("triton", "cuda")),
     }
     assert all(Path(command.argv[command.argv.index("--file") + 1]).is_file() for command in suite)
     for command in suite:
@@ -217,7 +217,7 @@ def test_a_wrong_result_is_not_timed(case: cases.Case, monkeypatch: pytest.Monke
     right = checks.excess
     for wrong in (lambda x: x + 0.5, lambda x: torch.full_like(x, float("nan")), lambda x: x[..., :-1]):
         monkeypatch.setattr(checks, "excess", right)
-        for module in OPERATORS:
+        for module in GPU_OPERATORS:
             spoilt = lambda name, ours, plain, exact, wrong=wrong: right(name, wrong(ours), plain, exact)  # noqa: E731
             monkeypatch.setattr(sys.modules[f"gpu.{module}"], "excess", spoilt)
         assert measure.problem_with(work, "reference", CPU)

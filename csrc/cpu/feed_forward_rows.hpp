@@ -1,0 +1,107 @@
+// What the feed-forward part does between its products: GELU, LayerNorm both ways, sums over rows.
+#pragma once
+
+#include "cpu/feed_forward.hpp"
+#include "cpu/matrices.hpp"
+
+namespace simmst::cpu::SIMMST_ISA::feed_forward {
+
+using namespace simmst::cpu::feed_forward;  // what all instruction sets share
+using namespace matrices;
+
+// The distribution function of the normal distribution, to about 2e-7: a rational minimax approximation of
+// erf(x / sqrt 2) / 2x in x squared; below -5.4 it is 0.
+SIMMST_INLINE Vector normal_distribution(Vector x) {
+  constexpr float kEnd = 5.4f;
+  Vector inside = x > kEnd ? broadcast<float>(kEnd) : x;  // keeps NaN
+  inside = inside < -kEnd ? broadcast<float>(-kEnd) : inside;
+  const Vector s = inside * inside;
+  Vector p = s * 2.338667925982918e-08f + 6.360026418406051e-06f;
+  p = p * s + 0.00016432255506515503f;
+  p = p * s + 0.004650856833904982f;
+  p = p * s + 0.033372312784194946f;
+  p = p * s + 0.398942232131958f;
+  Vector q = s * 1.2165899e-06f + 7.2400464e-05f;
+  q = q * s + 0.0018589864f;
+  q = q * s + 0.028378736f;
+  q = q * s + 0.25031808f;
+  q = q * s + 1.0f;
+  const Vector found = inside * (p / q) + 0.5f;
+  return x < -kEnd ? Vector{} : found;
+}
+
+// x <- GELU(x), x Phi(x).
+SIMMST_INLINE void apply_gelu(float* x, int64_t count) {
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < count; i += kWide) {
+    const Vector at = load(x + i);
+    store(x + i, at * normal_distribution(at));
+  }
+}
+
+// The same, and its derivative Phi(x) + x phi(x) into `slope`.
+SIMMST_INLINE void apply_gelu_with_slope(float* x, float* slope, int64_t count) {
+  for (int64_t i = 0; i < count; i += kWide) {
+    const Vector at = load(x + i), below = normal_distribution(at);
+    store(slope + i, below + at * exp(at * at * -0.5f) * 0.3989422804014327f);
+    store(x + i, at * below);
+  }
+}
+
+SIMMST_INLINE void clear(float* p, int64_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
+
+// A row of `width` entries, zeros up to a whole vector.
+SIMMST_INLINE void copy_row(const float* from, int64_t width, float* to) {
+  for (int64_t n = 0; n < width; n += kWide) store(to + n, load_some(from + n, width - n));
+}
+
+// to <- (row - mean) / deviation, zeros up to a whole vector; returns 1 / deviation. `to` may be the row.
+SIMMST_INLINE float normalise(const float* row, int64_t width, float eps, float* to) {
+  Vector sum{};
+  for (int64_t n = 0; n < width; n += kWide) {
+    const Vector at = load_some(row + n, width - n);
+    store(to + n, at);
+    sum += at;
+  }
+  const float mean = reduce_add<float>(sum) / static_cast<float>(width);
+  Vector squares{};
+  for (int64_t n = 0; n < width; n += kWide) {
+    Vector at = load(to + n) - mean;
+    if (width - n < kWide) at = select<float>(lane_numbers<float>() < static_cast<int32_t>(width - n), at, Vector{});
+    store(to + n, at);
+    squares += at * at;
+  }
+  const float reciprocal = 1.0f / __builtin_sqrtf(reduce_add<float>(squares) / static_cast<float>(width) + eps);
+  for (int64_t n = 0; n < width; n += kWide) store(to + n, load(to + n) * reciprocal);
+  return reciprocal;
+}
+
+// The gradient of what was normalised, in place of that of the LayerNorm's result; adds to those of scale and shift.
+SIMMST_INLINE void normalise_backward(float* grad, const float* normal, float reciprocal, int64_t width,
+                                      const float* norm, float* grad_norm, float* grad_norm_bias) {
+  Vector sum{}, along{};
+  for (int64_t n = 0; n < width; n += kWide) {
+    const Vector at = load(grad + n), hat = load(normal + n);
+    store(grad_norm + n, load(grad_norm + n) + at * hat);
+    store(grad_norm_bias + n, load(grad_norm_bias + n) + at);
+    const Vector scaled = at * load(norm + n);
+    store(grad + n, scaled);
+    sum += scaled;
+    along += scaled * hat;
+  }
+  const float mean = reduce_add<float>(sum) / static_cast<float>(width);
+  const float slope = reduce_add<float>(along) / static_cast<float>(width);
+  for (int64_t n = 0; n < width; n += kWide)
+    store(grad + n, (load(grad + n) - mean - load(normal + n) * slope) * reciprocal);
+}
+
+// to[n] += sum over the rows of from[r * ld + n]
+SIMMST_INLINE void add_rows(const float* from, int64_t ld, int64_t rows, int64_t width, float* to) {
+  for (int64_t n = 0; n < width; n += kWide) {
+    Vector sum{};
+    for (int64_t r = 0; r < rows; ++r) sum += load(from + r * ld + n);
+    store_some(to + n, load_some(to + n, width - n) + sum, width - n);
+  }
+}
+
+}  // namespace simmst::cpu::SIMMST_ISA::feed_forward
