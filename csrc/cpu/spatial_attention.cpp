@@ -15,10 +15,22 @@ int team(const Problem& problem) {
   return static_cast<int>(problem.batch < problem.threads ? problem.batch : problem.threads);
 }
 
+// Maps in a group, of `most`: as many as fill a few tiles of columns while all rows stay in the second-level cache. A mask
+// leaves out other positions in every map, so there it is one. No result depends on it.
+int64_t maps_in_group(const Problem& problem, bool masked, int64_t most) {
+  const int64_t affordable = 8192 / problem.channels, columns = affordable < 256 ? affordable : 256;
+  const int64_t maps = masked ? 1 : columns / problem.positions();
+  return maps < 1 ? 1 : maps < most ? maps : most;
+}
+
+int64_t forward_maps(const Problem& problem, bool masked) {
+  return maps_in_group(problem, masked, (problem.batch + team(problem) - 1) / team(problem));
+}
+
 template <typename T>
-int64_t map_bytes(const Problem& problem) {
+int64_t group_bytes(const Problem& problem, int64_t maps) {
   Workspace workspace(nullptr);
-  take_map_buffers<T>(problem, workspace);
+  take_group_buffers<T>(problem, maps, workspace);
   return workspace.used();
 }
 
@@ -26,7 +38,7 @@ template <typename T>
 int64_t forward_bytes(const Problem& problem) {
   Workspace workspace(nullptr);
   take_packed<T>(problem, workspace);
-  return workspace.used() + team(problem) * map_bytes<T>(problem);
+  return workspace.used() + team(problem) * group_bytes<T>(problem, forward_maps(problem, false));
 }
 
 template <typename Storage>
@@ -37,14 +49,18 @@ void forward(const Problem& problem, const Map& x, const Weights& weights, const
   Packed<T> packed = take_packed<T>(problem, workspace);
   pack_weights<Storage>(problem, weights, static_cast<T>(problem.scale * kLog2E), packed);
   char* own = workspace.take<char>(0);
-  const int64_t own_bytes = map_bytes<T>(problem);
+  const int64_t maps = forward_maps(problem, mask != nullptr), groups = (problem.batch + maps - 1) / maps;
+  const int64_t own_bytes = group_bytes<T>(problem, maps);
 #pragma omp parallel num_threads(team(problem)) if (team(problem) > 1)
   {
     Workspace mine(own + omp_get_thread_num() * own_bytes);
-    const MapBuffers<T> buffers = take_map_buffers<T>(problem, mine);
+    const GroupBuffers<T> buffers = take_group_buffers<T>(problem, maps, mine);
 #pragma omp for schedule(dynamic)
-    for (int64_t b = 0; b < problem.batch; ++b)
-      forward_map<Storage>(problem, packed, x, mask, b, out, static_cast<T*>(lse), buffers);
+    for (int64_t index = 0; index < groups; ++index) {
+      const int64_t first = index * maps, left = problem.batch - first;
+      forward_group<Storage>(problem, packed, x, mask, Group{first, left < maps ? left : maps}, out,
+                             static_cast<T*>(lse), buffers);
+    }
   }
 }
 
@@ -62,11 +78,19 @@ struct BackwardSizes {
   int64_t sums, own;  // bytes of a chunk's sums, and of a thread's buffers
 };
 
+// Maps in a group of the backward pass: no more than a chunk has, whole groups of which make a chunk.
 template <typename T>
-BackwardSizes backward_sizes(const Problem& problem) {
+int64_t backward_maps(const Problem& problem, bool masked) {
+  const int64_t chunks = chunk_count<T>(problem), most = (problem.batch + chunks - 1) / chunks;
+  const int64_t maps = maps_in_group(problem, masked, most), groups = (most + maps - 1) / maps;
+  return (most + groups - 1) / groups;
+}
+
+template <typename T>
+BackwardSizes backward_sizes(const Problem& problem, int64_t maps) {
   Workspace sums(nullptr), own(nullptr);
   take_sums<T>(problem, sums);
-  take_backward_buffers<T>(problem, own);
+  take_backward_buffers<T>(problem, maps, own);
   return {sums.used(), own.used()};
 }
 
@@ -75,8 +99,10 @@ int64_t backward_bytes(const Problem& problem) {
   Workspace workspace(nullptr);
   take_packed<T>(problem, workspace);
   take_packed_backward<T>(problem, workspace);
-  const auto sizes = backward_sizes<T>(problem);
-  return workspace.used() + chunk_count<T>(problem) * sizes.sums + team(problem) * sizes.own;
+  // A single map may keep weights that several have no room for.
+  const auto sizes = backward_sizes<T>(problem, backward_maps<T>(problem, false)), single = backward_sizes<T>(problem, 1);
+  const int64_t own = sizes.own > single.own ? sizes.own : single.own;
+  return workspace.used() + chunk_count<T>(problem) * sizes.sums + team(problem) * own;
 }
 
 // to[r][c] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's sums
@@ -113,22 +139,23 @@ void backward(const Problem& problem, const Map& grad, const Map& x, const Weigh
   const PackedBackward<T> plain = take_packed_backward<T>(problem, workspace);
   pack_weights<Storage>(problem, weights, static_cast<T>(problem.scale * kLog2E), packed);
   pack_backward<Storage>(problem, weights, plain);
-  const auto sizes = backward_sizes<T>(problem);
-  const int64_t chunks = chunk_count<T>(problem);
+  const int64_t chunks = chunk_count<T>(problem), maps = backward_maps<T>(problem, mask != nullptr);
+  const auto sizes = backward_sizes<T>(problem, maps);
   char* all_sums = workspace.take<char>(chunks * sizes.sums);
   char* own = workspace.take<char>(0);
 #pragma omp parallel num_threads(team(problem)) if (team(problem) > 1)
   {
     Workspace mine(own + omp_get_thread_num() * sizes.own);
-    const BackwardBuffers<T> buffers = take_backward_buffers<T>(problem, mine);
+    const BackwardBuffers<T> buffers = take_backward_buffers<T>(problem, maps, mine);
 #pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       clear(all_sums + chunk * sizes.sums, sizes.sums);
       Workspace part(all_sums + chunk * sizes.sums);
       const Sums<T> sums = take_sums<T>(problem, part);
       const int64_t first = chunk * problem.batch / chunks, last = (chunk + 1) * problem.batch / chunks;
-      for (int64_t b = first; b < last; ++b)
-        backward_map<Storage>(problem, packed, plain, grad, x, mask, b, wanted, buffers, sums);
+      for (int64_t b = first; b < last; b += maps)
+        backward_group<Storage>(problem, packed, plain, grad, x, mask, Group{b, last - b < maps ? last - b : maps},
+                                wanted, buffers, sums);
     }
   }
   Workspace part(all_sums);

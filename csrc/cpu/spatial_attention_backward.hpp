@@ -1,4 +1,5 @@
-// The backward pass of one map. Projections, attention and scores are recomputed from x; nothing of size N x N exists.
+// The backward pass of a group of maps. Projections and attention are recomputed from x, once: the weights P of small maps
+// are kept until their gradients are taken, those of large ones are computed again in blocks of keys.
 // With P = exp(S - largest) = Z softmax(S), O = softmax(S) V, and G the gradient of O divided by Z, row by row:
 // dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing
 // per score, and going through the saved lse would round once more.
@@ -8,14 +9,10 @@
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// Broadcast rows of the products whose vectors lie along channels or the head's width: few vectors, so more rows.
-template <int V>
-constexpr int kRowsFor = V == 1 ? 2 * kTileRows : kTileRows;
-
 // Weights as they are given, in the dtype of the computation.
 template <typename T>
 struct PackedBackward {
-  T* in;       // (heads, 3D, C): the projection's rows of each head
+  T* in;       // (3C, C)
   T* out;      // (C, C)
   int64_t ld;  // of both
 };
@@ -34,19 +31,22 @@ struct Sums {
 
 template <typename T>
 struct BackwardBuffers {
-  MapBuffers<T> map;
-  T* grad;        // (C, ld): gradient of the output, then of what LayerNorm was given
-  T* grad_x;      // (C, ld)
-  T* grad_heads;  // (D, ld): G of one head
-  T* grad_packed; // (3D, ld): of one head's query, key, value
-  T* weights;     // (key block, tile width): P
-  T* row;         // (ld,): rowsum(G O)
-  T* key_rows;    // (N, value_ld)
-  T* query_rows;  // (ld, value_ld)
-  T* grad_rows;   // (ld, value_ld): G
-  T* grad_key;    // (N, value_ld)
-  T* grad_value;  // (N, value_ld)
-  T* tokens;      // (N, channel_ld): one row per position, of x or of the heads
+  GroupBuffers<T> group;
+  T* grad;         // (C, ld): gradient of the output, then of what LayerNorm was given
+  T* branch;       // (C, ld): what LayerNorm was given, then the gradient of x
+  T* grad_heads;   // (C, ld): of all heads
+  T* grad_packed;  // (3C, ld): of queries, keys, values
+  T* tokens;       // (columns, channel_ld): one row per position, of x or of the heads
+  T* all;          // (maps, heads, N, map_ld): P, or null where there is no room for all
+  T* weights;      // (key block, map_ld): P of a block of keys of one head, where `all` is null
+  T* grad_scores;  // (key block, map_ld): of a block of keys of one head, as P
+  T* divided;      // (D, map_ld): G of one head
+  T* row;          // (map_ld,): rowsum(G O)
+  T* key_rows;     // (N, value_ld): times the scale
+  T* query_rows;   // (N, value_ld): as projected, times ln 2: it carries scale * log2(e)
+  T* grad_rows;    // (N, value_ld): G
+  T* grad_key;     // (key block, value_ld)
+  T* grad_value;   // (key block, value_ld)
   int64_t channel_ld;
 };
 
@@ -61,13 +61,11 @@ PackedBackward<T> take_packed_backward(const Problem& problem, Workspace& worksp
 
 template <typename Storage, typename T>
 void pack_backward(const Problem& problem, const Weights& weights, const PackedBackward<T>& packed) {
-  const int64_t channels = problem.channels, height = 3 * problem.width();
+  const int64_t channels = problem.channels;
   const Storage* in = static_cast<const Storage*>(weights.in);
   const Storage* out = static_cast<const Storage*>(weights.out);
-  for (int64_t r = 0; r < 3 * channels; ++r) {
-    const int64_t row = projection_row(problem, r / height, r % height);
-    for (int64_t c = 0; c < channels; ++c) packed.in[r * packed.ld + c] = to_compute(in[row * channels + c]);
-  }
+  for (int64_t r = 0; r < 3 * channels; ++r)
+    for (int64_t c = 0; c < channels; ++c) packed.in[r * packed.ld + c] = to_compute(in[r * channels + c]);
   for (int64_t o = 0; o < channels; ++o)
     for (int64_t i = 0; i < channels; ++i) packed.out[o * packed.ld + i] = to_compute(out[o * channels + i]);
 }
@@ -86,25 +84,32 @@ Sums<T> take_sums(const Problem& problem, Workspace& workspace) {
   return sums;
 }
 
+// The most weights that are kept: 4 MiB of float.
+constexpr int64_t kMostKept = int64_t{1} << 20;
+
 template <typename T>
-BackwardBuffers<T> take_backward_buffers(const Problem& problem, Workspace& workspace) {
+BackwardBuffers<T> take_backward_buffers(const Problem& problem, int64_t maps, Workspace& workspace) {
   const int64_t channels = problem.channels, width = problem.width(), positions = problem.positions();
   BackwardBuffers<T> buffers;
-  buffers.map = take_map_buffers<T>(problem, workspace);
-  const int64_t ld = buffers.map.ld, value_ld = buffers.map.value_ld;
+  buffers.group = take_group_buffers<T>(problem, maps, workspace);
+  const int64_t ld = buffers.group.ld, map_ld = buffers.group.map_ld, value_ld = buffers.group.value_ld;
+  const int64_t kept = maps * problem.heads * positions * map_ld;
   buffers.channel_ld = vectors_for<T>(channels) * kLanes<T>;
   buffers.grad = workspace.take<T>(channels * ld);
-  buffers.grad_x = workspace.take<T>(channels * ld);
-  buffers.grad_heads = workspace.take<T>(width * ld);
-  buffers.grad_packed = workspace.take<T>(3 * width * ld);
-  buffers.weights = workspace.take<T>(kKeyBlock * kTileWidth<T>);
-  buffers.row = workspace.take<T>(ld);
+  buffers.branch = workspace.take<T>(channels * ld);
+  buffers.grad_heads = workspace.take<T>(channels * ld);
+  buffers.grad_packed = workspace.take<T>(3 * channels * ld);
+  buffers.tokens = workspace.take<T>(maps * positions * buffers.channel_ld);
+  buffers.all = kept > kMostKept ? nullptr : workspace.take<T>(kept);
+  buffers.weights = kept > kMostKept ? workspace.take<T>(kKeyBlock * map_ld) : nullptr;
+  buffers.grad_scores = workspace.take<T>(kKeyBlock * map_ld);
+  buffers.divided = workspace.take<T>(width * map_ld);
+  buffers.row = workspace.take<T>(map_ld);
   buffers.key_rows = workspace.take<T>(positions * value_ld);
-  buffers.query_rows = workspace.take<T>(ld * value_ld);
-  buffers.grad_rows = workspace.take<T>(ld * value_ld);
-  buffers.grad_key = workspace.take<T>(positions * value_ld);
-  buffers.grad_value = workspace.take<T>(positions * value_ld);
-  buffers.tokens = workspace.take<T>(positions * buffers.channel_ld);
+  buffers.query_rows = workspace.take<T>(positions * value_ld);
+  buffers.grad_rows = workspace.take<T>(positions * value_ld);
+  buffers.grad_key = workspace.take<T>(kKeyBlock * value_ld);
+  buffers.grad_value = workspace.take<T>(kKeyBlock * value_ld);
   return buffers;
 }
 
@@ -131,9 +136,9 @@ void add_row_sums(const T* rows, int64_t height, int64_t ld, int64_t count, T* t
 template <typename T>
 void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_step, T* to, int64_t ld, int64_t height,
                int64_t vectors) {
-  for_vectors(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
+  for_vectors<T>(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
     const int64_t c = first * kLanes<T>;
-    for_tiles<kRowsFor<V>>(0, height, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
+    for_tiles<T, kTileRows<T, V>>(0, height, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
       Tile<R, V, T> tile;
       tile.fill(Vec<T>{});
       tile.multiply(a + r * a_row, 1, a_row, b + c, b_step, count);
@@ -144,16 +149,17 @@ void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_s
 
 // --- LayerNorm -----------------------------------------------------------------------------------------------------
 
-// grad (C, V vectors at n): gradient of LayerNorm's output -> of its input, which is in `tile`.
+// grad (V vectors of columns): gradient of LayerNorm's output -> of its input, which is in `columns`.
 template <int V, typename T>
-void norm_backward_tile(const Problem& problem, const T* weight, T* tile, T* grad, int64_t ld, T* grad_weight) {
+void norm_backward_columns(const Problem& problem, const T* weight, T* columns, T* grad, int64_t ld, T* grad_weight) {
   const int64_t channels = problem.channels;
   Vec<T> mean[V], reciprocal[V], sum[V] = {}, product[V] = {};
-  column_moments<V>(tile, channels, static_cast<T>(problem.eps), mean, reciprocal);
+  column_moments<V>(columns, channels, ld, static_cast<T>(problem.eps), mean, reciprocal);
   for (int64_t c = 0; c < channels; ++c) {
     Vec<T> along{};
+#pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      T *at = tile + (c * V + v) * kLanes<T>, *upstream = grad + c * ld + v * kLanes<T>;
+      T *at = columns + c * ld + v * kLanes<T>, *upstream = grad + c * ld + v * kLanes<T>;
       const Vec<T> normal = (load(at) - mean[v]) * reciprocal[v], scaled = load(upstream) * weight[c];
       along += load(upstream) * normal;
       sum[v] += scaled;
@@ -168,217 +174,224 @@ void norm_backward_tile(const Problem& problem, const T* weight, T* tile, T* gra
     product[v] /= static_cast<T>(channels);
   }
   for (int64_t c = 0; c < channels; ++c)
+#pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
       T* at = grad + c * ld + v * kLanes<T>;
-      const Vec<T> normal = load(tile + (c * V + v) * kLanes<T>);
+      const Vec<T> normal = load(columns + c * ld + v * kLanes<T>);
       store(at, reciprocal[v] * (load(at) - sum[v] - normal * product[v]));
     }
 }
 
 template <typename T>
-void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t keys, const BackwardBuffers<T>& buffers,
-                   const Sums<T>& sums) {
-  const int64_t positions = problem.positions(), ld = buffers.map.ld;
-  add_row_sums(buffers.grad, problem.channels, ld, positions, sums.norm_bias);
-  for_vectors(vectors_for<T>(positions), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-    const int64_t n = first * kLanes<T>;
-    branch_tile<V>(problem, packed, n, keys, buffers.map);
-    norm_backward_tile<V>(problem, packed.norm, buffers.map.tile, buffers.grad + n, ld, sums.norm);
+void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t columns, int64_t keys,
+                   const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
+  const int64_t ld = buffers.group.ld;
+  add_row_sums(buffers.grad, problem.channels, ld, columns, sums.norm_bias);
+  for (int64_t i = 0; problem.residual && i < problem.channels * ld; ++i) buffers.branch[i] = buffers.group.x[i];
+  add_branch(problem, packed, columns, keys, buffers.group, buffers.branch);
+  for_vectors<T>(vectors_for<T>(columns), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+    const int64_t n = vector * kLanes<T>;
+    norm_backward_columns<V>(problem, packed.norm, buffers.branch + n, buffers.grad + n, ld, sums.norm);
   });
 }
 
-// --- one head ------------------------------------------------------------------------------------------------------
+// --- one head of one map -------------------------------------------------------------------------------------------
 
-// weights[k][q] = 2^(score - largest) of a block of keys
-template <int V, typename T>
-SIMMST_INLINE void weight_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* largest,
-                                T* weights) {
-  Vec<T> base[V];
-  for (int v = 0; v < V; ++v) base[v] = load(largest + q + v * kLanes<T>);
-  for_tiles<kTileRows>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
-    Tile<R, V, T> tile;
-    tile.fill(Vec<T>{});
-    tile.multiply(head.key + first + k, head.ld, 1, head.query + q, head.ld, head.width);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) tile.at[r][v] = exp2(tile.at[r][v] - base[v]);
-    tile.store_to(weights + k * V * kLanes<T>, V * kLanes<T>);
-  });
-}
-
-// grad_scores[k][q] = weights * (sum over d of value[d][k] G[d][q] - row[q]) of a block of keys
-template <int V, typename T>
-SIMMST_INLINE void score_gradient_block(const Head<T>& head, const T* value_columns, const BackwardBuffers<T>& buffers,
-                                        int64_t q, int64_t first, int64_t count, T* grad_scores) {
-  Vec<T> row[V];
-  for (int v = 0; v < V; ++v) row[v] = load(buffers.row + q + v * kLanes<T>);
-  for_tiles<kTileRows>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
-    Tile<R, V, T> tile;
-    tile.fill(Vec<T>{});
-    tile.multiply(value_columns + first + k, head.ld, 1, buffers.grad_heads + q, head.ld, head.width);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) {
-        const int64_t at = ((k + r) * V + v) * kLanes<T>;
-        store(grad_scores + at, load(buffers.weights + at) * (tile.at[r][v] - row[v]));
-      }
-  });
-}
-
-// Gradients that the V vectors of queries at q give: their own columns of grad_packed, and to keys and values.
-template <int V, typename T>
-void backward_tile(const Problem& problem, const Head<T>& head, const T* value_columns, const T* largest, int64_t q,
-                   const BackwardBuffers<T>& buffers) {
-  constexpr int64_t kWidth = V * kLanes<T>;
-  const int64_t value_ld = head.value_ld, vectors = value_ld / kLanes<T>;
-  const int64_t left = problem.positions() - q, queries = left < kWidth ? left : kWidth;
-  T* grad_scores = buffers.map.scores;
-  T* grad_query = buffers.grad_packed + q;
-  for (int64_t first = 0; first < head.keys; first += kKeyBlock) {
-    const int64_t count = head.keys - first < kKeyBlock ? head.keys - first : kKeyBlock;
-    weight_block<V>(head, q, first, count, largest, buffers.weights);
-    score_gradient_block<V>(head, value_columns, buffers, q, first, count, grad_scores);
-    const T* key = buffers.key_rows + first * value_ld;
-    if (first == 0) {
-      product_columns<V, false>(key, value_ld, 1, count, grad_scores, kWidth, static_cast<const T*>(nullptr),
-                                grad_query, head.ld, head.width);
-    } else {
-      product_columns<V, true>(key, value_ld, 1, count, grad_scores, kWidth, static_cast<const T*>(nullptr),
-                               grad_query, head.ld, head.width);
-    }
-    add_outer(buffers.weights, kWidth, queries, buffers.grad_rows + q * value_ld, value_ld,
-              buffers.grad_value + first * value_ld, value_ld, count, vectors);
-    add_outer(grad_scores, kWidth, queries, buffers.query_rows + q * value_ld, value_ld,
-              buffers.grad_key + first * value_ld, value_ld, count, vectors);
-  }
-}
-
-// to[d][n] = factor * rows[k][d] where n is the k-th position that is not ignored, 0 elsewhere
+// G = dO / Z, and rowsum(G O), of the head at `grad`, `heads` and `sum`.
 template <typename T>
-void scatter_rows(const Problem& problem, const T* rows, int64_t value_ld, int64_t keys, const int64_t* kept, T factor,
-                  T* to, int64_t ld) {
-  const int64_t width = problem.width(), positions = problem.positions();
-  if (keys < positions) clear(to, width * ld);
-  for (int64_t k = 0; k < keys; ++k) {
-    const int64_t n = keys < positions ? kept[k] : k;
-    for (int64_t d = 0; d < width; ++d) to[d * ld + n] = factor * rows[k * value_ld + d];
-  }
-  for (int64_t d = 0; d < width; ++d)
-    for (int64_t n = positions; n < vectors_for<T>(positions) * kLanes<T>; ++n) to[d * ld + n] = T(0);
-}
-
-// G = dO / Z in place, and rowsum(G O).
-template <typename T>
-void divide_gradient(const Problem& problem, const T* heads, const T* sum, const BackwardBuffers<T>& buffers) {
-  const int64_t ld = buffers.map.ld;
-  for (int64_t n = 0; n < problem.positions(); n += kLanes<T>) {
+void divide_gradient(const Problem& problem, const T* grad, const T* heads, const T* sum,
+                     const BackwardBuffers<T>& buffers) {
+  const int64_t ld = buffers.group.ld, map_ld = buffers.group.map_ld;
+  for (int64_t n = 0; n < map_ld; n += kLanes<T>) {
     const Vec<T> reciprocal = T(1) / load(sum + n);
     Vec<T> row{};
     for (int64_t d = 0; d < problem.width(); ++d) {
-      T* at = buffers.grad_heads + d * ld + n;
-      const Vec<T> divided = load(at) * reciprocal;
-      store(at, divided);
+      const Vec<T> divided = load(grad + d * ld + n) * reciprocal;
+      store(buffers.divided + d * map_ld + n, divided);
       row += load(heads + d * ld + n) * divided;
     }
     store(buffers.row + n, row);
   }
 }
 
-// grad_packed (3D, ld) of one head
-template <typename T>
-void backward_head(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, int64_t index,
-                   int64_t keys, const BackwardBuffers<T>& buffers) {
-  const int64_t width = problem.width(), positions = problem.positions(), ld = buffers.map.ld;
-  const int64_t value_ld = buffers.map.value_ld, vectors = vectors_for<T>(positions);
-  const Head<T> head = project_head(problem, packed, index, keys, buffers.map);
-  const T* value_columns = buffers.map.projected + 2 * width * ld;
-  // dO[d][n] = sum over o of w_out[o][head * D + d] * grad[o][n]
-  product<false>(plain.out + index * width, plain.ld, problem.channels, buffers.grad, static_cast<const T*>(nullptr),
-                 buffers.grad_heads, width, ld, vectors);
-  divide_gradient(problem, buffers.map.heads + index * width * ld, buffers.map.sum + index * ld, buffers);
-  transpose_rows(head.key, ld, width, keys, buffers.key_rows, value_ld);
-  transpose_rows(head.query, ld, width, positions, buffers.query_rows, value_ld);
-  transpose_rows(static_cast<const T*>(buffers.grad_heads), ld, width, positions, buffers.grad_rows, value_ld);
-  clear(buffers.grad_key, keys * value_ld);
-  clear(buffers.grad_value, keys * value_ld);
-  for_vectors(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-    backward_tile<V>(problem, head, value_columns, buffers.map.largest + index * ld, first * kLanes<T>, buffers);
+// P of V vectors of queries and a block of keys, once more, as attend_tile has it.
+template <int V, typename T>
+void weigh_again(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* base_of, T* query, T* weights) {
+  Vec<T> base[V], sum[V] = {}, square[V];
+  IntVec<T> is_far[V];
+  for (int v = 0; v < V; ++v) {
+    base[v] = load(base_of + q + v * kLanes<T>);
+    is_far[v] = base[v] != T(0);
+  }
+  copy_query<V>(head, q, query, square);
+  if (!is_any<V, T>(is_far)) weight_block<V, false>(head, query, first, count, base, weights, sum);
+  else weight_block<V, true>(head, query, first, count, base, weights, sum);
+}
+
+// grad_scores[k][q] = P * (sum over d of value[d][k] G[d][q] - row[q]) of a block of keys
+template <int V, typename T>
+void score_gradient_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* weights,
+                          const BackwardBuffers<T>& buffers, T* grad_scores) {
+  Vec<T> row[V];
+  for (int v = 0; v < V; ++v) row[v] = load(buffers.row + q + v * kLanes<T>);
+  for_tiles<T, kTileRows<T, V>>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
+    Tile<R, V, T> tile;
+    tile.fill(Vec<T>{});
+    tile.multiply(head.columns + first + k, head.key_ld, 1, buffers.divided + q, buffers.group.map_ld, head.width);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+      for (int v = 0; v < V; ++v) {
+        const int64_t at = ((k + r) * V + v) * kLanes<T>;
+        store(grad_scores + at, load(weights + at) * (tile.at[r][v] - row[v]));
+      }
   });
-  const T scale = static_cast<T>(problem.scale);
-  for (int64_t d = 0; d < width; ++d)
-    for (int64_t n = 0; n < vectors * kLanes<T>; n += kLanes<T>) {
-      T* at = buffers.grad_packed + d * ld + n;
-      store(at, load(at) * scale);
-    }
-  // The recomputed query carries scale * log2(e).
-  scatter_rows(problem, buffers.grad_key, value_ld, keys, buffers.map.kept, kLn2<T>,
-               buffers.grad_packed + width * ld, ld);
-  scatter_rows(problem, buffers.grad_value, value_ld, keys, buffers.map.kept, T(1),
-               buffers.grad_packed + 2 * width * ld, ld);
 }
 
-// --- one map -------------------------------------------------------------------------------------------------------
-
+// to[k][d] = sum over all queries of panels[k][q] * rows[q][d] for a block of keys; panels as P. A few panels are added up
+// before they go into the sum, which rounds less than adding up all queries in a row.
+constexpr int64_t kQueryBlock = 48;
 template <typename T>
-void backward_heads(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, int64_t keys,
-                    const Gradients& wanted, const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
-  const int64_t width = problem.width(), positions = problem.positions(), ld = buffers.map.ld;
-  if (wanted.in != nullptr)
-    transpose_rows(static_cast<const T*>(buffers.map.x), ld, problem.channels, positions, buffers.tokens,
-                   buffers.channel_ld);
-  for (int64_t head = 0; head < problem.heads; ++head) {
-    backward_head(problem, packed, plain, head, keys, buffers);
-    if (wanted.x != nullptr)
-      product<true>(static_cast<const T*>(plain.in + head * 3 * width * plain.ld), plain.ld, 3 * width,
-                    static_cast<const T*>(buffers.grad_packed), static_cast<const T*>(nullptr), buffers.grad_x,
-                    problem.channels, ld, vectors_for<T>(positions));
-    for (int64_t part = 0; part < 3; ++part) {
-      const int64_t row = part * problem.channels + head * width;
-      const T* gradient = buffers.grad_packed + part * width * ld;
-      if (wanted.in != nullptr)
-        add_outer(gradient, ld, positions, static_cast<const T*>(buffers.tokens), buffers.channel_ld,
-                  sums.in + row * sums.ld, sums.ld, width, sums.ld / kLanes<T>);
-      if (wanted.in_bias != nullptr) add_row_sums(gradient, width, ld, positions, sums.in_bias + row);
+void sum_over_queries(const T* panels, int64_t count, int64_t positions, const T* rows, int64_t value_ld, T* to) {
+  for_vectors<T>(value_ld / kLanes<T>, [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+    const int64_t d = vector * kLanes<T>;
+    for_tiles<T, kTileRows<T, V>>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
+      for (int64_t q = 0; q < positions;) {
+        const bool is_first = q == 0;
+        const int64_t end = q + kQueryBlock;
+        Tile<R, V, T> tile;
+        tile.fill(Vec<T>{});
+        for (int64_t width; q < end && q < positions; q += width) {
+          width = next_vectors<T>(vectors_for<T>(positions - q)) * kLanes<T>;
+          tile.multiply(panels + q * count + k * width, 1, width, rows + q * value_ld + d, value_ld,
+                        positions - q < width ? positions - q : width);
+        }
+        if (is_first) tile.store_to(to + k * value_ld + d, value_ld);
+        else tile.add_to(to + k * value_ld + d, value_ld);
+      }
+    });
+  });
+}
+
+// to[d][n] = rows[k][d] where n is the k-th position that is not ignored
+template <typename T>
+void scatter_rows(const T* rows, int64_t value_ld, int64_t count, int64_t width, const int64_t* kept, T* to,
+                  int64_t ld) {
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t d = 0; d < width; ++d) to[d * ld + kept[k]] = rows[k * value_ld + d];
+}
+
+// grad_packed of one head of the map that begins at `column`
+template <typename T>
+void backward_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, const T* all,
+                   const BackwardBuffers<T>& buffers) {
+  const GroupBuffers<T>& group = buffers.group;
+  const int64_t width = problem.width(), positions = problem.positions(), ld = group.ld, map_ld = group.map_ld;
+  const int64_t value_ld = group.value_ld, part = problem.channels * ld, place = index * width * ld + column;
+  const Head<T> head = take_head(problem, index, column, keys, group);
+  divide_gradient(problem, buffers.grad_heads + place, group.heads + place, group.sum + index * ld + column, buffers);
+  transpose_rows(head.key, head.key_ld, width, keys, static_cast<T>(problem.scale), buffers.key_rows, value_ld);
+  transpose_rows(head.query, ld, width, positions, kLn2<T>, buffers.query_rows, value_ld);
+  transpose_rows(static_cast<const T*>(buffers.divided), map_ld, width, positions, T(1), buffers.grad_rows, value_ld);
+  T *grad_query = buffers.grad_packed + place, *grad_key = grad_query + part, *grad_value = grad_key + part;
+  const bool masked = keys < positions;
+  if (masked)
+    for (int64_t d = 0; d < width; ++d)
+      for (int64_t n = 0; n < positions; ++n) grad_key[d * ld + n] = grad_value[d * ld + n] = T(0);
+  for (int64_t first = 0; first < keys; first += kKeyBlock) {
+    const int64_t count = keys - first < kKeyBlock ? keys - first : kKeyBlock;
+    const T* block = all == nullptr ? buffers.weights : all + first * map_ld;
+    for_vectors<T>(map_ld / kLanes<T>, [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+      const int64_t q = vector * kLanes<T>;
+      if (all == nullptr)
+        weigh_again<V>(head, q, first, count, group.base + index * ld + column, group.query,
+                       buffers.weights + q * count);
+      T* grad_scores = buffers.grad_scores + q * count;
+      score_gradient_block<V>(head, q, first, count, block + q * count, buffers, grad_scores);
+      const T *rows = buffers.key_rows + first * value_ld, *none = nullptr, *right = grad_scores;
+      if (first == 0)
+        product_columns<V, false>(rows, value_ld, 1, count, right, V * kLanes<T>, none, grad_query + q, ld, width);
+      else
+        product_columns<V, true>(rows, value_ld, 1, count, right, V * kLanes<T>, none, grad_query + q, ld, width);
+    });
+    const T *grad_scores = buffers.grad_scores, *query_rows = buffers.query_rows, *grad_rows = buffers.grad_rows;
+    sum_over_queries(grad_scores, count, positions, query_rows, value_ld, buffers.grad_key);
+    sum_over_queries(block, count, positions, grad_rows, value_ld, buffers.grad_value);
+    if (masked) {
+      scatter_rows(buffers.grad_key, value_ld, count, width, group.kept + first, grad_key, ld);
+      scatter_rows(buffers.grad_value, value_ld, count, width, group.kept + first, grad_value, ld);
+    } else {
+      transpose_rows(static_cast<const T*>(buffers.grad_key), value_ld, count, width, T(1), grad_key + first, ld);
+      transpose_rows(static_cast<const T*>(buffers.grad_value), value_ld, count, width, T(1), grad_value + first, ld);
     }
   }
 }
 
+// --- one group -----------------------------------------------------------------------------------------------------
+
 template <typename T>
-void backward_out(const Problem& problem, const Gradients& wanted, const BackwardBuffers<T>& buffers,
-                  const Sums<T>& sums) {
-  const int64_t channels = problem.channels, positions = problem.positions(), ld = buffers.map.ld;
-  if (wanted.out != nullptr) {
-    transpose_rows(static_cast<const T*>(buffers.map.heads), ld, channels, positions, buffers.tokens,
-                   buffers.channel_ld);
-    add_outer(static_cast<const T*>(buffers.grad), ld, positions, static_cast<const T*>(buffers.tokens),
-              buffers.channel_ld, sums.out, sums.ld, channels, sums.ld / kLanes<T>);
-  }
-  if (wanted.out_bias != nullptr) add_row_sums(buffers.grad, channels, ld, positions, sums.out_bias);
+void backward_heads(const Problem& problem, const PackedBackward<T>& plain, const Group& maps, int64_t keys,
+                    int64_t per_head, const BackwardBuffers<T>& buffers) {
+  const int64_t positions = problem.positions(), ld = buffers.group.ld, channels = problem.channels;
+  // dO[i][n] = sum over o of w_out[o][i] * grad[o][n]
+  product<false>(static_cast<const T*>(plain.out), plain.ld, channels, static_cast<const T*>(buffers.grad),
+                 static_cast<const T*>(nullptr), buffers.grad_heads, channels, ld,
+                 vectors_for<T>(maps.count * positions));
+  for (int64_t g = 0; g < maps.count; ++g)  // in this order: a map may write a few columns of the next
+    for (int64_t head = 0; head < problem.heads; ++head)
+      backward_head(problem, head, g * positions, keys,
+                    buffers.all == nullptr ? nullptr : buffers.all + (g * problem.heads + head) * per_head, buffers);
+}
+
+// sums += gradient (height, columns) times the tokens of (C, columns)
+template <typename T>
+void add_weight_gradient(const Problem& problem, const T* gradient, int64_t height, const T* channel_rows,
+                         int64_t columns, const BackwardBuffers<T>& buffers, T* to, int64_t to_ld) {
+  const int64_t ld = buffers.group.ld;
+  transpose_rows(channel_rows, ld, problem.channels, columns, T(1), buffers.tokens, buffers.channel_ld);
+  add_outer(gradient, ld, columns, static_cast<const T*>(buffers.tokens), buffers.channel_ld, to, to_ld, height,
+            to_ld / kLanes<T>);
 }
 
 template <typename Storage, typename T>
-void backward_map(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, const Map& grad,
-                  const Map& x, const bool* mask, int64_t b, const Gradients& wanted,
-                  const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
-  const int64_t channels = problem.channels, positions = problem.positions(), ld = buffers.map.ld;
-  load_map<Storage>(problem, x, b, buffers.map.x, ld);
-  load_map<Storage>(problem, grad, b, buffers.grad, ld);
-  const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + b * positions, positions, buffers.map.kept);
-  if (keys > 0) attend_map(problem, packed, keys, buffers.map);
-  if (packed.norm != nullptr) norm_backward(problem, packed, keys, buffers, sums);
-  clear(buffers.grad_x, channels * ld);
+void backward_group(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, const Map& grad,
+                    const Map& x, const bool* mask, const Group& maps, const Gradients& wanted,
+                    const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
+  const GroupBuffers<T>& group = buffers.group;
+  const int64_t channels = problem.channels, positions = problem.positions(), ld = group.ld;
+  const int64_t columns = maps.count * positions, per_head = positions * group.map_ld;
+  load_group<Storage>(problem, x, maps, group.x, ld);
+  load_group<Storage>(problem, grad, maps, buffers.grad, ld);
+  const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + maps.first * positions, positions, group.kept);
   if (keys > 0) {
-    backward_out(problem, wanted, buffers, sums);
-    const bool is_projection_wanted = wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr;
-    if (is_projection_wanted)
-      backward_heads(problem, packed, plain, keys, wanted, buffers, sums);
+    attend_group(problem, packed, maps, keys, buffers.all, per_head, group);
+    for (int64_t c = 0; c < channels; ++c)  // sums over whole vectors follow
+      for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) group.heads[c * ld + n] = T(0);
   }
-  // Last, because it may be much larger than the rest of the sum.
-  if (problem.residual)
-    for (int64_t i = 0; i < channels * ld; ++i) buffers.grad_x[i] += buffers.grad[i];
-  if (wanted.x != nullptr) store_positions<Storage>(problem, b, 0, positions, buffers.grad_x, ld, wanted.x);
+  if (packed.norm != nullptr) norm_backward(problem, packed, columns, keys, buffers, sums);
+  if (keys > 0) {
+    if (wanted.out != nullptr)
+      add_weight_gradient(problem, static_cast<const T*>(buffers.grad), channels, static_cast<const T*>(group.heads),
+                          columns, buffers, sums.out, sums.ld);
+    if (wanted.out_bias != nullptr) add_row_sums(buffers.grad, channels, ld, columns, sums.out_bias);
+    if (wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr)
+      backward_heads(problem, plain, maps, keys, per_head, buffers);
+    if (wanted.in != nullptr)
+      add_weight_gradient(problem, static_cast<const T*>(buffers.grad_packed), 3 * channels,
+                          static_cast<const T*>(group.x), columns, buffers, sums.in, sums.ld);
+    if (wanted.in_bias != nullptr) add_row_sums(buffers.grad_packed, 3 * channels, ld, columns, sums.in_bias);
+  }
+  if (wanted.x == nullptr) return;
+  T* grad_x = problem.residual ? buffers.grad : buffers.branch;
+  const T *in = plain.in, *grad_packed = buffers.grad_packed, *none = nullptr;
+  if (keys == 0) {
+    if (!problem.residual) clear(grad_x, channels * ld);
+  } else if (problem.residual) {  // added last, because it may be much larger than the rest of the sum
+    product<true>(in, plain.ld, 3 * channels, grad_packed, none, grad_x, channels, ld, vectors_for<T>(columns));
+  } else {
+    product<false>(in, plain.ld, 3 * channels, grad_packed, none, grad_x, channels, ld, vectors_for<T>(columns));
+  }
+  store_group<Storage>(problem, maps, grad_x, ld, wanted.x);
 }
 
 }  // namespace simmst::cpu::SIMMST_ISA::spatial

@@ -1,61 +1,59 @@
-// The forward pass of one map, in a thread's workspace: project each head, attend in blocks of keys with an online
-// softmax, project out, add the residual, normalise, store.
+// The forward pass of a group of maps, in a thread's workspace: project all heads of all maps at once, attend map by map
+// and head by head, project out, add the residual, normalise, store.
 #pragma once
 
 #include "cpu/spatial_attention_map.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// Keys per block: the scores of a block, its keys and values stay in the first-level cache.
+// Keys per block: the weights of a block for one tile of queries, its keys and values stay in the first-level cache.
 constexpr int64_t kKeyBlock = 96;
+template <typename T>
+constexpr T kLowest = sizeof(T) == 8 ? -1022 : -126;  // powers of two below are no normal numbers
+template <typename T>
+constexpr T kMostScore = 100;  // to the base 2, of what is exponentiated as it is
 template <typename T>
 constexpr T kLn2 = static_cast<T>(0.6931471805599453);
 template <typename T>
-constexpr int64_t kTileWidth = kTileVectors * kLanes<T>;  // positions per tile
+constexpr int64_t kTileWidth = kTileVectors<T> * kLanes<T>;  // positions per tile
 
-// What a thread needs for one map; N positions in rows of ld.
+// What a thread needs for a group; N positions a map, all columns of the group in rows of ld.
 template <typename T>
-struct MapBuffers {
-  T* x;            // (C, ld)
-  T* heads;        // (C, ld): attention of all heads
-  T* projected;    // (3D, ld): query (scaled), key, value of one head
-  T* key;          // (D, ld): the keys that are not ignored, side by side; only with a mask
-  T* value;        // (N, value_ld): values of one head, one row per key that is not ignored
-  T* scores;       // (key block, tile width)
-  T* tile;         // (C, tile width)
-  T* largest;      // (heads, ld): the largest score of each query, to the base 2
-  T* sum;          // (heads, ld): sum over the keys of 2^(score - largest)
-  int64_t* kept;   // (N,): positions that are not ignored, ascending
-  int64_t ld, value_ld;
+struct GroupBuffers {
+  T* x;          // (C, ld)
+  T* projected;  // (3C, ld): queries (scaled), keys, values
+  T* heads;      // (C, ld): attention of all heads
+  T* base;       // (heads, ld): what is taken from the scores of each query, to the base 2
+  T* sum;        // (heads, ld): sum over the keys of 2^(score - base)
+  T* query;      // (D, tile width)
+  T* weights;    // (key block, tile width): 2^(score - base)
+  T* value;      // (N, value_ld): values of one head of one map, one row per key that is not ignored
+  T* key;        // (D, map_ld): the keys that are not ignored, side by side; only with a mask
+  T* columns;    // (D, map_ld): the values likewise
+  int64_t* kept; // (N,): positions that are not ignored, ascending
+  int64_t ld, map_ld, value_ld;
 };
 
 template <typename T>
-MapBuffers<T> take_map_buffers(const Problem& problem, Workspace& workspace) {
+GroupBuffers<T> take_group_buffers(const Problem& problem, int64_t maps, Workspace& workspace) {
   const int64_t channels = problem.channels, width = problem.width(), positions = problem.positions();
-  MapBuffers<T> buffers;
-  buffers.ld = row_length<T>(positions);
+  GroupBuffers<T> buffers;
+  buffers.ld = row_length<T>(maps * positions + kLanes<T> - 1);  // the last map's last vector ends in a row
+  buffers.map_ld = vectors_for<T>(positions) * kLanes<T>;
   buffers.value_ld = vectors_for<T>(width) * kLanes<T>;
   buffers.x = workspace.take<T>(channels * buffers.ld);
+  buffers.projected = workspace.take<T>(3 * channels * buffers.ld);
   buffers.heads = workspace.take<T>(channels * buffers.ld);
-  buffers.projected = workspace.take<T>(3 * width * buffers.ld);
-  buffers.key = workspace.take<T>(width * buffers.ld);
-  buffers.value = workspace.take<T>(positions * buffers.value_ld);
-  buffers.scores = workspace.take<T>(kKeyBlock * kTileWidth<T>);
-  buffers.tile = workspace.take<T>(channels * kTileWidth<T>);
-  buffers.largest = workspace.take<T>(problem.heads * buffers.ld);
+  buffers.base = workspace.take<T>(problem.heads * buffers.ld);
   buffers.sum = workspace.take<T>(problem.heads * buffers.ld);
+  buffers.query = workspace.take<T>(width * kTileWidth<T>);
+  buffers.weights = workspace.take<T>(kKeyBlock * kTileWidth<T>);
+  buffers.value = workspace.take<T>(positions * buffers.value_ld);
+  buffers.key = workspace.take<T>(width * buffers.map_ld);
+  buffers.columns = workspace.take<T>(width * buffers.map_ld);
   buffers.kept = workspace.take<int64_t>(positions);
   return buffers;
 }
-
-// Query, key and value of one head, ready for the tiles: keys in columns, values in rows, ignored ones left out.
-template <typename T>
-struct Head {
-  const T* query;  // (D, ld)
-  const T* key;    // (D, ld)
-  const T* value;  // (keys, value_ld)
-  int64_t width, keys, ld, value_ld;
-};
 
 // The positions that are not ignored; returns how many. Without a mask `kept` is not written.
 inline int64_t keep_positions(const bool* mask, int64_t positions, int64_t* kept) {
@@ -68,204 +66,286 @@ inline int64_t keep_positions(const bool* mask, int64_t positions, int64_t* kept
 
 // Leaving ignored positions out saves their work, and nothing they hold (NaN) can reach another position.
 template <typename T>
-void gather_columns(const T* in, int64_t rows, int64_t ld, const int64_t* kept, int64_t count, T* out) {
+void gather_columns(const T* in, int64_t rows, int64_t ld_in, const int64_t* kept, int64_t count, T* out,
+                    int64_t ld_out) {
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t k = 0; k < count; ++k) out[r * ld + k] = in[r * ld + kept[k]];
+    for (int64_t k = 0; k < count; ++k) out[r * ld_out + k] = in[r * ld_in + kept[k]];
 }
+
+// Query, key and value of one head of one map, ready for the tiles; ignored keys are left out.
+template <typename T>
+struct Head {
+  const T* query;    // (D, ld)
+  const T* key;      // (D, key_ld)
+  const T* columns;  // (D, key_ld): values
+  const T* value;    // (keys, value_ld)
+  int64_t width, keys, ld, key_ld, value_ld;
+  T square;  // the largest square of a key's length, but for NaN
+};
 
 template <typename T>
-Head<T> project_head(const Problem& problem, const Packed<T>& packed, int64_t head, int64_t keys,
-                     const MapBuffers<T>& buffers) {
-  const int64_t width = problem.width(), ld = buffers.ld, positions = problem.positions();
-  product<false>(packed.in + head * problem.channels * packed.in_ld, packed.in_ld, problem.channels, buffers.x,
-                 packed.in_bias + head * 3 * width, buffers.projected, 3 * width, ld, vectors_for<T>(positions));
-  const T* key = buffers.projected + width * ld;
-  T* value = buffers.projected + 2 * width * ld;
-  if (keys < positions) {
-    gather_columns(key, width, ld, buffers.kept, keys, buffers.key);
-    gather_columns(value, width, ld, buffers.kept, keys, value);
-    key = buffers.key;
+T largest_square(const T* key, int64_t width, int64_t keys, int64_t ld) {
+  Vec<T> largest{};
+  for (int64_t k = 0; k < keys; k += kLanes<T>) {
+    Vec<T> square{};
+    for (int64_t d = 0; d < width; ++d) square += load(key + d * ld + k) * load(key + d * ld + k);
+    const IntVec<T> is_key = lane_numbers<T>() < static_cast<IntOf<T>>(keys - k < kLanes<T> ? keys - k : kLanes<T>);
+    largest = max(select<T>(is_key, square, Vec<T>{}), largest);
   }
-  transpose_rows(value, ld, width, keys, buffers.value, buffers.value_ld);
-  return {buffers.projected, key, buffers.value, width, keys, ld, buffers.value_ld};
+  return reduce_max<T>(largest);
 }
 
-// scores[k][q] of a block of keys; the maximum over them and `largest` is returned in `largest`.
+// The head of the map that begins at `column`.
+template <typename T>
+Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, const GroupBuffers<T>& buffers) {
+  const int64_t width = problem.width(), ld = buffers.ld, part = problem.channels * ld;
+  const T* query = buffers.projected + index * width * ld + column;
+  Head<T> head{query, query + part, query + 2 * part, buffers.value, width, keys, ld, ld, buffers.value_ld, T(0)};
+  if (keys < problem.positions()) {
+    gather_columns(head.key, width, ld, buffers.kept, keys, buffers.key, buffers.map_ld);
+    gather_columns(head.columns, width, ld, buffers.kept, keys, buffers.columns, buffers.map_ld);
+    head.key = buffers.key;
+    head.columns = buffers.columns;
+    head.key_ld = buffers.map_ld;
+  }
+  transpose_rows(head.columns, head.key_ld, width, keys, T(1), buffers.value, buffers.value_ld);
+  head.square = largest_square(head.key, width, keys, head.key_ld);
+  return head;
+}
+
+// The V vectors of queries at q, side by side, and the squares of their lengths.
 template <int V, typename T>
-SIMMST_INLINE void score_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, T* scores,
-                               Vec<T> (&largest)[V]) {
-  for_tiles<kTileRows>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
+SIMMST_INLINE void copy_query(const Head<T>& head, int64_t q, T* query, Vec<T> (&square)[V]) {
+  for (int v = 0; v < V; ++v) square[v] = Vec<T>{};
+  for (int64_t d = 0; d < head.width; ++d)
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      const Vec<T> entry = load(head.query + d * head.ld + q + v * kLanes<T>);
+      store(query + (d * V + v) * kLanes<T>, entry);
+      square[v] += entry * entry;
+    }
+}
+
+// Scores of a tile, or what is left of them over `base`, to weights: 2^score, into `weights`, and their sums over the rows,
+// in pairs and tiles, because an error in the sum shifts all of a row's gradients the same way.
+template <bool kFromBase, int R, int V, typename T>
+SIMMST_INLINE void keep_weights(const Tile<R, V, T>& tile, const Vec<T>* base, T* weights, Vec<T> (&sum)[V]) {
+  tile.store_to(weights, V * kLanes<T>);  // so that a few at a time go through the exponential in registers
+  Vec<T> pair[V], rows[V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    Vec<T> row[V];
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      row[v] = load(weights + (r * V + v) * kLanes<T>);
+      if constexpr (kFromBase) row[v] = max(broadcast<T>(kLowest<T>), row[v] - base[v]);
+    }
+    exp2_in_range(row);
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      store(weights + (r * V + v) * kLanes<T>, row[v]);
+      if (r % 2 == 0) pair[v] = row[v];
+      else pair[v] += row[v];
+      if (r == 1 || R == 1) rows[v] = pair[v];
+      else if (r % 2 == 1 || r + 1 == R) rows[v] += pair[v];
+    }
+  }
+#pragma GCC unroll 3
+  for (int v = 0; v < V; ++v) sum[v] += rows[v];
+}
+
+// weights[k][q] = 2^score of a block of keys, and their sum; kFromBase: 2^(score - base), which cannot overflow then.
+template <int V, bool kFromBase, typename T>
+SIMMST_INLINE void weight_block(const Head<T>& head, const T* query, int64_t first, int64_t count, const Vec<T>* base,
+                                T* weights, Vec<T> (&sum)[V]) {
+  Vec<T> block[V] = {};
+  for_tiles<T, kTileRows<T, V>>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
     Tile<R, V, T> tile;
     tile.fill(Vec<T>{});
-    tile.multiply(head.key + first + k, head.ld, 1, head.query + q, head.ld, head.width);
-    tile.store_to(scores + k * V * kLanes<T>, V * kLanes<T>);
-#pragma GCC unroll 8
+    tile.multiply(head.key + first + k, head.key_ld, 1, query, V * kLanes<T>, head.width);
+    keep_weights<kFromBase>(tile, base, weights + k * V * kLanes<T>, block);
+  });
+  for (int v = 0; v < V; ++v) sum[v] += block[v];
+}
+
+// The largest score of each query.
+template <int V, typename T>
+void largest_scores(const Head<T>& head, const T* query, Vec<T> (&largest)[V]) {
+  for (int v = 0; v < V; ++v) largest[v] = broadcast<T>(-__builtin_inf());
+  for_halves<4>(0, head.keys, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
+    Tile<R, V, T> tile;
+    tile.fill(Vec<T>{});
+    tile.multiply(head.key + k, head.key_ld, 1, query, V * kLanes<T>, head.width);
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 3
       for (int v = 0; v < V; ++v) largest[v] = max(tile.at[r][v], largest[v]);
   });
 }
 
-// scores <- 2^(scores - largest), adding each column to `sum`: in pairs, then per block, because an error in the sum
-// shifts all of a row's gradients the same way.
-template <int V, typename T>
-SIMMST_INLINE void exponentiate_block(T* scores, int64_t count, const Vec<T> (&largest)[V], Vec<T> (&sum)[V]) {
-  Vec<T> block[V] = {};
-  for_tiles<4>(0, count, [&]<int R>(int64_t k) SIMMST_ALWAYS_INLINE {
-#pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) {
-      Vec<T> weight[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        T* at = scores + ((k + r) * V + v) * kLanes<T>;
-        weight[r] = exp2(load(at) - largest[v]);
-        store(at, weight[r]);
-      }
-#pragma GCC unroll 2
-      for (int half = R / 2; half > 0; half /= 2)
-#pragma GCC unroll 2
-        for (int r = 0; r < half; ++r) weight[r] += weight[r + half];
-      block[v] += weight[0];
-    }
-  });
-  for (int v = 0; v < V; ++v) sum[v] += block[v];
-}
-
-// out[d][q] = before[q] * out[d][q] + sum over a block of keys of weights[k][q] * value[k][d], times after[q].
+// out[d][q] (= or, after the first block, +=) sum over a block of keys of weights[k][q] * value[k][d]; times after[q] in
+// the last block.
 template <int V, typename T>
 SIMMST_INLINE void weigh_block(const Head<T>& head, int64_t first, int64_t count, const T* weights, T* out,
-                               bool is_first, const Vec<T> (&before)[V], bool is_last, const Vec<T> (&after)[V]) {
-  for_tiles<kTileRows>(0, head.width, [&]<int R>(int64_t d) SIMMST_ALWAYS_INLINE {
+                               bool is_last, const Vec<T> (&after)[V]) {
+  for_tiles<T, kTileRows<T, V>>(0, head.width, [&]<int R>(int64_t d) SIMMST_ALWAYS_INLINE {
     Tile<R, V, T> tile;
-    if (is_first) {
-      tile.fill(Vec<T>{});
-    } else {
-      tile.load_from(out + d * head.ld, head.ld);
-      tile.scale_columns(before);
-    }
+    if (first == 0) tile.fill(Vec<T>{});
+    else tile.load_from(out + d * head.ld, head.ld);
     tile.multiply(head.value + first * head.value_ld + d, head.value_ld, 1, weights, V * kLanes<T>, count);
     if (is_last) tile.scale_columns(after);
     tile.store_to(out + d * head.ld, head.ld);
   });
 }
 
-// Attention of V vectors of queries starting at q into out (D, ld), and what the softmax divided by.
 template <int V, typename T>
-void attend_tile(const Head<T>& head, int64_t q, T* scores, T* out, T* largest_of, T* sum_of) {
-  Vec<T> largest[V], sum[V], before[V], after[V];
-  for (int v = 0; v < V; ++v) {
-    largest[v] = broadcast<T>(-__builtin_inf());
-    sum[v] = before[v] = after[v] = Vec<T>{};
-  }
-  for (int64_t first = 0; first < head.keys; first += kKeyBlock) {
-    const int64_t keys = head.keys - first < kKeyBlock ? head.keys - first : kKeyBlock;
-    const bool is_last = first + keys == head.keys;
-    Vec<T> old[V];
-    for (int v = 0; v < V; ++v) old[v] = largest[v];
-    score_block<V>(head, q, first, keys, scores, largest);
+SIMMST_INLINE bool is_any(const IntVec<T> (&mask)[V]) {
+  Vec<T> found{};
+  for (int v = 0; v < V; ++v) found = select<T>(mask[v], broadcast<T>(T(1)), found);
+  return reduce_max<T>(found) > T(0);
+}
+
+// Attention of V vectors of queries starting at q into out (D, ld), and what the softmax divided by. Scores are
+// exponentiated as they are where the lengths of query and keys keep them from overflowing, unless the sum turns out far
+// from 1; of the other queries the largest score is found and taken off first. What becomes of a query depends on nothing in
+// the other lanes. Where `all` is given, the weights go there: blocks of keys one after the other, in each the tiles of
+// queries.
+template <int V, typename T>
+void attend_tile(const Head<T>& head, int64_t q, const GroupBuffers<T>& buffers, T* all, T* out, T* base_of,
+                 T* sum_of) {
+  Vec<T> base[V] = {}, sum[V], after[V] = {}, square[V];
+  IntVec<T> is_far[V], is_new[V];
+  copy_query<V>(head, q, buffers.query, square);
+  for (int v = 0; v < V; ++v) is_far[v] = ~(square[v] * head.square <= kMostScore<T> * kMostScore<T>);
+  for (;;) {
+    const bool from_base = is_any<V, T>(is_far);
+    if (from_base) largest_scores<V>(head, buffers.query, base);
     for (int v = 0; v < V; ++v) {
-      before[v] = exp2(old[v] - largest[v]);
-      if (first > 0) sum[v] *= before[v];
+      base[v] = select<T>(is_far[v], base[v], Vec<T>{});
+      sum[v] = Vec<T>{};
     }
-    exponentiate_block<V>(scores, keys, largest, sum);
-    for (int v = 0; v < V; ++v) after[v] = T(1) / sum[v];
-    weigh_block<V>(head, first, keys, scores, out, first == 0, before, is_last, after);
+    for (int64_t first = 0; first < head.keys; first += kKeyBlock) {
+      const int64_t count = head.keys - first < kKeyBlock ? head.keys - first : kKeyBlock;
+      const bool is_last = first + count == head.keys;
+      T* weights = all == nullptr ? buffers.weights : all + first * buffers.map_ld + q * count;
+      if (from_base) weight_block<V, true>(head, buffers.query, first, count, base, weights, sum);
+      else weight_block<V, false>(head, buffers.query, first, count, base, weights, sum);
+      if (is_last)
+        for (int v = 0; v < V; ++v) after[v] = T(1) / sum[v];
+      weigh_block<V>(head, first, count, weights, out, is_last, after);
+    }
+    for (int v = 0; v < V; ++v) {  // weights too small to be told from 2^-126 are then too small to matter
+      is_new[v] = ~((sum[v] >= T(0x1p-30)) & (sum[v] <= T(0x1p40))) & ~is_far[v];
+      is_far[v] |= is_new[v];
+    }
+    if (!is_any<V, T>(is_new)) break;
   }
   for (int v = 0; v < V; ++v) {
-    store(largest_of + v * kLanes<T>, largest[v]);
+    store(base_of + v * kLanes<T>, base[v]);
     store(sum_of + v * kLanes<T>, sum[v]);
   }
 }
 
-// Attention of all heads of a map into buffers.heads, largest and sum.
+// Projection and attention of all heads of a group into buffers.heads, base and sum. `all`, where given, has room for the
+// weights of all maps and heads, `per_head` entries each. A group of several maps has no mask.
 template <typename T>
-void attend_map(const Problem& problem, const Packed<T>& packed, int64_t keys, const MapBuffers<T>& buffers) {
-  const int64_t ld = buffers.ld;
-  for (int64_t index = 0; index < problem.heads; ++index) {
-    const Head<T> head = project_head(problem, packed, index, keys, buffers);
-    T* out = buffers.heads + index * problem.width() * ld;
-    for_vectors(vectors_for<T>(problem.positions()), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-      const int64_t q = first * kLanes<T>;
-      attend_tile<V>(head, q, buffers.scores, out + q, buffers.largest + index * ld + q, buffers.sum + index * ld + q);
-    });
-  }
+void attend_group(const Problem& problem, const Packed<T>& packed, const Group& group, int64_t keys, T* all,
+                  int64_t per_head, const GroupBuffers<T>& buffers) {
+  const int64_t ld = buffers.ld, positions = problem.positions(), channels = problem.channels;
+  product<false>(packed.in, packed.in_ld, channels, buffers.x, packed.in_bias, buffers.projected, 3 * channels, ld,
+                 vectors_for<T>(group.count * positions));
+  for (int64_t g = 0; g < group.count; ++g)  // in this order: a map may write a few columns of the next
+    for (int64_t index = 0; index < problem.heads; ++index) {
+      const int64_t column = g * positions;
+      const Head<T> head = take_head(problem, index, column, keys, buffers);
+      T* weights = all == nullptr ? nullptr : all + (g * problem.heads + index) * per_head;
+      T* out = buffers.heads + index * problem.width() * ld + column;
+      T *base = buffers.base + index * ld + column, *sum = buffers.sum + index * ld + column;
+      for_vectors<T>(vectors_for<T>(positions), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+        const int64_t q = vector * kLanes<T>;
+        attend_tile<V>(head, q, buffers, weights, out + q, base + q, sum + q);
+      });
+    }
 }
 
-// lse (heads, N) of a map, +inf where there is no key.
+// lse (heads, N) of every map, +inf where there is no key.
 template <typename T>
-void store_lse(const Problem& problem, int64_t keys, const MapBuffers<T>& buffers, T* lse) {
+void store_lse(const Problem& problem, const Group& group, int64_t keys, const GroupBuffers<T>& buffers, T* lse) {
   const int64_t positions = problem.positions();
-  for (int64_t head = 0; head < problem.heads; ++head)
-    for (int64_t n = 0; n < positions; n += kLanes<T>) {
-      const int64_t at = head * buffers.ld + n;
-      const Vec<T> value = keys == 0 ? broadcast<T>(static_cast<T>(__builtin_inf()))
-                                     : (load(buffers.largest + at) + log2<T>(load(buffers.sum + at))) * kLn2<T>;
-      store_some<T, T>(lse + head * positions + n, value, positions - n);
-    }
+  lse += group.first * problem.heads * positions;
+  for (int64_t g = 0; g < group.count; ++g)
+    for (int64_t head = 0; head < problem.heads; ++head, lse += positions)
+      for (int64_t n = 0; n < positions; n += kLanes<T>) {
+        const int64_t at = head * buffers.ld + g * positions + n;
+        const Vec<T> value = keys == 0 ? broadcast<T>(static_cast<T>(__builtin_inf()))
+                                       : (load(buffers.base + at) + log2<T>(load(buffers.sum + at))) * kLn2<T>;
+        store_some<T, T>(lse + n, value, positions - n);
+      }
 }
 
-// tile (C, V vectors) = the branch (output projection of the heads, 0 for a map with no key) + x with residual.
-template <int V, typename T>
-void branch_tile(const Problem& problem, const Packed<T>& packed, int64_t n, int64_t keys,
-                 const MapBuffers<T>& buffers) {
-  constexpr int64_t kWidth = V * kLanes<T>;
-  const int64_t channels = problem.channels;
-  if (keys > 0) {
-    product_columns<V, false>(packed.out, packed.out_ld, 1, channels, buffers.heads + n, buffers.ld, packed.out_bias,
-                              buffers.tile, kWidth, channels);
+// to (C, ld) = the branch (output projection of the heads, 0 for a map with no key) + what is there with residual.
+template <typename T>
+void add_branch(const Problem& problem, const Packed<T>& packed, int64_t columns, int64_t keys,
+                const GroupBuffers<T>& buffers, T* to) {
+  const int64_t channels = problem.channels, vectors = vectors_for<T>(columns);
+  if (keys == 0) {
+    for (int64_t i = 0; !problem.residual && i < channels * buffers.ld; ++i) to[i] = T(0);
+  } else if (problem.residual) {
+    product<true>(packed.out, packed.out_ld, channels, buffers.heads, packed.out_bias, to, channels, buffers.ld,
+                  vectors);
   } else {
-    for (int64_t i = 0; i < channels * kWidth; ++i) buffers.tile[i] = T(0);
+    product<false>(packed.out, packed.out_ld, channels, buffers.heads, packed.out_bias, to, channels, buffers.ld,
+                   vectors);
   }
-  if (!problem.residual) return;
-  for (int64_t c = 0; c < channels; ++c)
-    for (int v = 0; v < V; ++v) {
-      T* at = buffers.tile + c * kWidth + v * kLanes<T>;
-      store(at, load(at) + load(buffers.x + c * buffers.ld + n + v * kLanes<T>));
-    }
 }
 
-// Mean and reciprocal standard deviation of each column of a tile (C, V vectors).
+// Mean and reciprocal standard deviation of V vectors of columns.
 template <int V, typename T>
-void column_moments(const T* tile, int64_t channels, T eps, Vec<T> (&mean)[V], Vec<T> (&reciprocal)[V]) {
+SIMMST_INLINE void column_moments(const T* columns, int64_t channels, int64_t ld, T eps, Vec<T> (&mean)[V],
+                                  Vec<T> (&reciprocal)[V]) {
   Vec<T> sum[V] = {}, square[V] = {};
   for (int64_t c = 0; c < channels; ++c)
-    for (int v = 0; v < V; ++v) sum[v] += load(tile + (c * V + v) * kLanes<T>);
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) sum[v] += load(columns + c * ld + v * kLanes<T>);
   for (int v = 0; v < V; ++v) mean[v] = sum[v] / static_cast<T>(channels);
   for (int64_t c = 0; c < channels; ++c)
+#pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      const Vec<T> centred = load(tile + (c * V + v) * kLanes<T>) - mean[v];
+      const Vec<T> centred = load(columns + c * ld + v * kLanes<T>) - mean[v];
       square[v] += centred * centred;
     }
   for (int v = 0; v < V; ++v) reciprocal[v] = T(1) / sqrt_of(square[v] / static_cast<T>(channels) + eps);
 }
 
 template <int V, typename T>
-void normalise_tile(const Problem& problem, const Packed<T>& packed, T* tile) {
+void normalise_columns(const Problem& problem, const Packed<T>& packed, T* columns, int64_t ld) {
   Vec<T> mean[V], reciprocal[V];
-  column_moments<V>(tile, problem.channels, static_cast<T>(problem.eps), mean, reciprocal);
+  column_moments<V>(columns, problem.channels, ld, static_cast<T>(problem.eps), mean, reciprocal);
   for (int64_t c = 0; c < problem.channels; ++c) {
     const T shift = packed.norm_bias == nullptr ? T(0) : packed.norm_bias[c];
+#pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      T* at = tile + (c * V + v) * kLanes<T>;
+      T* at = columns + c * ld + v * kLanes<T>;
       store(at, (load(at) - mean[v]) * reciprocal[v] * packed.norm[c] + shift);
     }
   }
 }
 
 template <typename Storage, typename T>
-void forward_map(const Problem& problem, const Packed<T>& packed, const Map& x, const bool* mask, int64_t b, void* out,
-                 T* lse, const MapBuffers<T>& buffers) {
-  const int64_t positions = problem.positions();
-  load_map<Storage>(problem, x, b, buffers.x, buffers.ld);
-  const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + b * positions, positions, buffers.kept);
-  if (keys > 0) attend_map(problem, packed, keys, buffers);
-  store_lse(problem, keys, buffers, lse + b * problem.heads * positions);
-  for_vectors(vectors_for<T>(positions), [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
-    const int64_t n = first * kLanes<T>, left = positions - n, count = left < V * kLanes<T> ? left : V * kLanes<T>;
-    branch_tile<V>(problem, packed, n, keys, buffers);
-    if (packed.norm != nullptr) normalise_tile<V>(problem, packed, buffers.tile);
-    store_positions<Storage>(problem, b, n, count, buffers.tile, V * kLanes<T>, out);
-  });
+void forward_group(const Problem& problem, const Packed<T>& packed, const Map& x, const bool* mask, const Group& group,
+                   void* out, T* lse, const GroupBuffers<T>& buffers) {
+  const int64_t positions = problem.positions(), columns = group.count * positions;
+  load_group<Storage>(problem, x, group, buffers.x, buffers.ld);
+  const int64_t keys =
+      keep_positions(mask == nullptr ? nullptr : mask + group.first * positions, positions, buffers.kept);
+  if (keys > 0) attend_group(problem, packed, group, keys, static_cast<T*>(nullptr), 0, buffers);
+  store_lse(problem, group, keys, buffers, lse);
+  add_branch(problem, packed, columns, keys, buffers, buffers.x);
+  if (packed.norm != nullptr)
+    for_vectors<T>(vectors_for<T>(columns), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+      normalise_columns<V>(problem, packed, buffers.x + vector * kLanes<T>, buffers.ld);
+    });
+  store_group<Storage>(problem, group, buffers.x, buffers.ld, out);
 }
 
 }  // namespace simmst::cpu::SIMMST_ISA::spatial

@@ -25,27 +25,46 @@ class Workspace {
   int64_t used_ = 0;
 };
 
+// Maps side by side: `count` of them from map `first` on, position n of the g-th in column g * N + n. Small maps are
+// taken several at a time, so that the products that know no position have long rows.
+struct Group {
+  int64_t first, count;
+};
+
+// Whether the positions of one map, and of all maps, lie at one distance from the next.
+SIMMST_INLINE bool has_even_positions(const Problem& problem, const Map& map) {
+  return problem.rows == 1 || map.row == map.column * problem.columns;
+}
+SIMMST_INLINE bool has_even_maps(const Problem& problem, const Map& map) {
+  return has_even_positions(problem, map) && map.batch == map.column * problem.positions();
+}
+
 SIMMST_INLINE int64_t position_offset(const Problem& problem, const Map& map, int64_t n) {
-  if (map.row == map.column * problem.columns) return n * map.column;
+  if (has_even_positions(problem, map)) return n * map.column;
   return n / problem.columns * map.row + n % problem.columns * map.column;
 }
 
-// A row whose positions lie one after another; zeros up to a whole vector.
+// A row whose positions lie one after another; of the last vector the lanes beyond `count` may be anything.
 template <typename Storage, typename T>
 void load_contiguous(const Storage* in, int64_t count, T* out) {
   int64_t n = 0;
   for (; n + kLanes<T> <= count; n += kLanes<T>) store(out + n, load(in + n));
-  if (n < count) store(out + n, load_partial(in + n, static_cast<int>(count - n)));
+  if (n == count) return;
+  if (count >= kLanes<T>) store(out + count - kLanes<T>, load(in + count - kLanes<T>));
+  else store(out, load_partial(in, static_cast<int>(count)));
 }
 
-// Positions whose channels lie one after another: squares are transposed in registers.
+// `positions` positions whose channels lie one after another: squares are transposed in registers.
 template <typename Storage, typename T>
-void load_channels_last(const Problem& problem, const Map& map, const Storage* in, T* out, int64_t ld) {
-  const int64_t positions = problem.positions(), channels = problem.channels;
+void load_channels_last(const Problem& problem, const Map& map, const Storage* in, int64_t positions, T* out,
+                        int64_t ld) {
+  const int64_t channels = problem.channels;
+  const bool even = has_even_positions(problem, map);
   for (int64_t n = 0; n < positions; n += kLanes<T>) {
     const Storage* rows[kLanes<T>];
     for (int i = 0; i < kLanes<T>; ++i)
-      rows[i] = n + i < positions ? in + position_offset(problem, map, n + i) : nullptr;
+      rows[i] = n + i >= positions ? nullptr
+                                   : in + (even ? (n + i) * map.column : position_offset(problem, map, n + i));
     for (int64_t c = 0; c < channels; c += kLanes<T>) {
       const int count = static_cast<int>(channels - c < kLanes<T> ? channels - c : kLanes<T>);
       Vec<T> square[kLanes<T>];
@@ -64,21 +83,34 @@ void load_channels_last(const Problem& problem, const Map& map, const Storage* i
   }
 }
 
-// Map `b` as (C, N) rows of ld, zeros from N to a whole vector.
 template <typename Storage, typename T>
 void load_map(const Problem& problem, const Map& map, int64_t b, T* out, int64_t ld) {
   const int64_t positions = problem.positions();
   const Storage* in = static_cast<const Storage*>(map.data) + b * map.batch;
-  if (map.channel == 1 && problem.channels > 1) return load_channels_last(problem, map, in, out, ld);
-  const bool contiguous = map.column == 1 && (problem.rows == 1 || map.row == problem.columns);
+  if (map.channel == 1 && problem.channels > 1) return load_channels_last(problem, map, in, positions, out, ld);
+  const bool contiguous = map.column == 1 && has_even_positions(problem, map);
   for (int64_t c = 0; c < problem.channels; ++c, out += ld) {
     if (contiguous) {
       load_contiguous(in + c * map.channel, positions, out);
       continue;
     }
     for (int64_t n = 0; n < positions; ++n) out[n] = to_compute(in[c * map.channel + position_offset(problem, map, n)]);
-    for (int64_t n = positions; n < vectors_for<T>(positions) * kLanes<T>; ++n) out[n] = T(0);
   }
+}
+
+// A group as (C, columns) rows of ld, zeros from the last column to a whole vector.
+template <typename Storage, typename T>
+void load_group(const Problem& problem, const Map& map, const Group& group, T* out, int64_t ld) {
+  const int64_t positions = problem.positions(), columns = group.count * positions;
+  if (map.channel == 1 && problem.channels > 1 && has_even_maps(problem, map)) {
+    const Storage* in = static_cast<const Storage*>(map.data) + group.first * map.batch;
+    load_channels_last(problem, map, in, columns, out, ld);
+  } else {  // in this order: a map may write a few columns of the next
+    for (int64_t g = 0; g < group.count; ++g)
+      load_map<Storage>(problem, map, group.first + g, out + g * positions, ld);
+  }
+  for (int64_t c = 0; c < problem.channels; ++c)
+    for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) out[c * ld + n] = T(0);
 }
 
 template <typename Storage, typename T>
@@ -87,29 +119,29 @@ SIMMST_INLINE void store_some(Storage* out, Vec<T> value, int64_t count) {
   else store_partial(out, value, static_cast<int>(count));
 }
 
-// Positions n .. n + count of map `b` in a contiguous result, from (C, count) rows of ld.
+// A group, (C, columns) rows of ld, in a contiguous result.
 template <typename Storage, typename T>
-void store_positions(const Problem& problem, int64_t b, int64_t n, int64_t count, const T* in, int64_t ld,
-                     void* result) {
-  const int64_t channels = problem.channels, positions = problem.positions();
-  Storage* out = static_cast<Storage*>(result) + b * channels * positions;
+void store_group(const Problem& problem, const Group& group, const T* in, int64_t ld, void* result) {
+  const int64_t channels = problem.channels, positions = problem.positions(), columns = group.count * positions;
+  Storage* out = static_cast<Storage*>(result) + group.first * channels * positions;
   if (!problem.channels_last) {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < count; i += kLanes<T>)
-        store_some<Storage, T>(out + c * positions + n + i, load(in + c * ld + i), count - i);
+    for (int64_t g = 0; g < group.count; ++g)
+      for (int64_t c = 0; c < channels; ++c, out += positions)
+        for (int64_t n = 0; n < positions; n += kLanes<T>)
+          store_some<Storage, T>(out + n, load(in + c * ld + g * positions + n), positions - n);
     return;
   }
   for (int64_t c = 0; c < channels; c += kLanes<T>) {
     const int64_t width = channels - c;
-    for (int64_t i = 0; i < count; i += kLanes<T>) {
+    for (int64_t n = 0; n < columns; n += kLanes<T>) {
       Vec<T> square[kLanes<T>];
 #pragma GCC unroll 16
-      for (int k = 0; k < kLanes<T>; ++k) square[k] = k < width ? load(in + (c + k) * ld + i) : Vec<T>{};
+      for (int k = 0; k < kLanes<T>; ++k) square[k] = k < width ? load(in + (c + k) * ld + n) : Vec<T>{};
       transpose<T>(square);
-      Storage* token = out + (n + i) * channels + c;
+      Storage* token = out + n * channels + c;
 #pragma GCC unroll 16
       for (int k = 0; k < kLanes<T>; ++k)
-        if (k < count - i) store_some<Storage, T>(token + k * channels, square[k], width);
+        if (k < columns - n) store_some<Storage, T>(token + k * channels, square[k], width);
     }
   }
 }
@@ -119,8 +151,8 @@ void store_positions(const Problem& problem, int64_t b, int64_t n, int64_t count
 // Weights in the dtype of the computation, laid out for product(): the operand broadcast along positions.
 template <typename T>
 struct Packed {
-  T* in;         // (heads, C, in_ld): column of a head's query rows, key rows, value rows
-  T* in_bias;    // (heads, 3D)
+  T* in;         // (C, in_ld): in[c][r] = weight[r][c], r < 3C
+  T* in_bias;    // (3C,)
   T* out;        // (C, out_ld): out[i][o] = weight[o][i]
   T* out_bias;   // (C,) or null
   T* norm;       // (C,) or null
@@ -132,9 +164,9 @@ template <typename T>
 Packed<T> take_packed(const Problem& problem, Workspace& workspace) {
   Packed<T> packed;
   const int64_t channels = problem.channels;
-  packed.in_ld = row_length<T>(3 * problem.width());
+  packed.in_ld = row_length<T>(3 * channels);
   packed.out_ld = row_length<T>(channels);
-  packed.in = workspace.take<T>(problem.heads * channels * packed.in_ld);
+  packed.in = workspace.take<T>(channels * packed.in_ld);
   packed.in_bias = workspace.take<T>(3 * channels);
   packed.out = workspace.take<T>(channels * packed.out_ld);
   packed.out_bias = workspace.take<T>(channels);
@@ -148,12 +180,6 @@ T* pack_vector(const void* from, int64_t count, T* to) {
   if (from == nullptr) return nullptr;
   for (int64_t i = 0; i < count; ++i) to[i] = to_compute(static_cast<const Storage*>(from)[i]);
   return to;
-}
-
-// Row of the packed projection (3C rows) that row r (of 3D) of a head comes from.
-SIMMST_INLINE int64_t projection_row(const Problem& problem, int64_t head, int64_t r) {
-  const int64_t width = problem.width();
-  return r / width * problem.channels + head * width + r % width;
 }
 
 // out[c * ld + r] = factor * in[r * columns + c] for r < rows: a call with few maps is mostly this.
@@ -179,18 +205,13 @@ void pack_transposed(const Storage* in, int64_t rows, int64_t columns, T factor,
 // `query_factor` goes into the query's weights, which saves a multiplication per score.
 template <typename Storage, typename T>
 void pack_weights(const Problem& problem, const Weights& weights, T query_factor, Packed<T>& packed) {
-  const int64_t channels = problem.channels, width = problem.width();
+  const int64_t channels = problem.channels;
   const Storage* in = static_cast<const Storage*>(weights.in);
   const Storage* in_bias = static_cast<const Storage*>(weights.in_bias);
-  for (int64_t head = 0; head < problem.heads; ++head)
-    for (int64_t part = 0; part < 3; ++part) {
-      const int64_t row = part * channels + head * width;
-      const T factor = part == 0 ? query_factor : T(1);
-      pack_transposed(in + row * channels, width, channels, factor,
-                      packed.in + head * channels * packed.in_ld + part * width, packed.in_ld);
-      T* bias = packed.in_bias + (head * 3 + part) * width;
-      for (int64_t d = 0; d < width; ++d) bias[d] = in_bias == nullptr ? T(0) : factor * to_compute(in_bias[row + d]);
-    }
+  pack_transposed(in, channels, channels, query_factor, packed.in, packed.in_ld);
+  pack_transposed(in + channels * channels, 2 * channels, channels, T(1), packed.in + channels, packed.in_ld);
+  for (int64_t r = 0; r < 3 * channels; ++r)
+    packed.in_bias[r] = in_bias == nullptr ? T(0) : (r < channels ? query_factor : T(1)) * to_compute(in_bias[r]);
   pack_transposed(static_cast<const Storage*>(weights.out), channels, channels, T(1), packed.out, packed.out_ld);
   packed.out_bias = pack_vector<Storage>(weights.out_bias, channels, packed.out_bias);
   packed.norm = pack_vector<Storage>(weights.norm, channels, packed.norm);

@@ -9,9 +9,18 @@
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// A register tile: kTileRows broadcast rows by up to kTileVectors vectors, with room left for the operands.
-constexpr int kTileRows = kRegisters >= 32 ? 8 : 4;
-constexpr int kTileVectors = 3;
+// A register tile: broadcast rows by vectors, with room left for the operands. With 16 registers a tile has 12 sums where
+// it can, and 8 at least: as many as two units with a latency of four cycles need. double, which is for checks, has one
+// small tile, because every tile takes the compiler time.
+template <typename T>
+constexpr int kTileVectors = sizeof(T) == 8 ? 1 : 3;
+template <typename T, int V>
+constexpr int kTileRows = sizeof(T) == 8 ? 8 : kRegisters >= 32 ? (V == 1 ? 16 : 8) : V == 3 ? 4 : V == 2 ? 6 : 8;
+
+// Whether rows that are left over are spread evenly over tiles of any height, rather than over halves of the full one:
+// where few sums in a tile leave the units waiting.
+template <typename T>
+constexpr bool kAnyHeight = sizeof(T) == 4 && kVectorBytes == 32;
 
 template <int R, int V, typename T>
 struct Tile {
@@ -70,20 +79,45 @@ struct Tile {
   }
 };
 
-// Calls f.template operator()<R>(first) over [from, to) in steps of R, then of R/2, ... 1: no row is computed in vain.
 template <int R, typename F>
-SIMMST_INLINE void for_tiles(int64_t from, int64_t to, const F& f) {
+SIMMST_INLINE void at_height(int64_t height, int64_t first, const F& f) {
+  if (height == R) f.template operator()<R>(first);
+  else if constexpr (R > 1) at_height<R - 1>(height, first, f);
+}
+template <int R, typename F>
+SIMMST_INLINE void for_halves(int64_t from, int64_t to, const F& f) {
   for (; to - from >= R; from += R) f.template operator()<R>(from);
-  if constexpr (R > 1) for_tiles<R / 2>(from, to, f);
+  if constexpr (R > 1) for_halves<R / 2>(from, to, f);
+}
+// Calls f.template operator()<R>(first) for tiles of R <= kMost rows that cover [from, to): no row is computed in vain.
+template <typename T, int kMost, typename F>
+SIMMST_INLINE void for_tiles(int64_t from, int64_t to, const F& f) {
+  if constexpr (kAnyHeight<T>) {
+    while (from < to) {
+      const int64_t left = to - from;
+      const int64_t height = left >= 2 * kMost || left == kMost ? kMost : left > kMost ? (left + 1) / 2 : left;
+      at_height<kMost>(height, from, f);
+      from += height;
+    }
+  } else {
+    for_halves<kMost>(from, to, f);
+  }
 }
 
 // Calls f.template operator()<V>(first) over `count` vectors, three at a time; the rest as 2 + 2 rather than 3 + 1.
-template <typename F>
+template <typename T>
+SIMMST_INLINE int64_t next_vectors(int64_t left) {
+  if (kTileVectors<T> == 1 || left == 1) return 1;
+  return left > 4 || left == 3 ? 3 : 2;
+}
+template <typename T, typename F>
 SIMMST_INLINE void for_vectors(int64_t count, const F& f) {
   int64_t from = 0;
-  for (; count - from > 4 || count - from == 3; from += 3) f.template operator()<3>(from);
-  for (; count - from >= 2; from += 2) f.template operator()<2>(from);
-  if (count > from) f.template operator()<1>(from);
+  if constexpr (kTileVectors<T> == 3) {
+    for (; next_vectors<T>(count - from) == 3; from += 3) f.template operator()<3>(from);
+    for (; count - from >= 2; from += 2) f.template operator()<2>(from);
+  }
+  for (; count > from; ++from) f.template operator()<1>(from);
 }
 
 // A row length of at least `count` whole vectors and an odd number of them: rows then spread over all cache sets.
@@ -101,7 +135,7 @@ constexpr int64_t vectors_for(int64_t count) {
 template <int V, bool kAccumulate, typename T>
 SIMMST_INLINE void product_columns(const T* a, int64_t a_step, int64_t a_row, int64_t depth, const T* b, int64_t ld_b,
                                    const T* bias, T* out, int64_t ld_out, int64_t rows) {
-  for_tiles<kTileRows>(0, rows, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
+  for_tiles<T, kTileRows<T, V>>(0, rows, [&]<int R>(int64_t r) SIMMST_ALWAYS_INLINE {
     Tile<R, V, T> tile;
     if (bias == nullptr) tile.fill(Vec<T>{});
     else tile.fill_rows(bias + r);
@@ -115,7 +149,7 @@ SIMMST_INLINE void product_columns(const T* a, int64_t a_step, int64_t a_row, in
 template <bool kAccumulate, typename T>
 void product(const T* a, int64_t a_step, int64_t depth, const T* b, const T* bias, T* out, int64_t rows, int64_t ld,
              int64_t vectors) {
-  for_vectors(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
+  for_vectors<T>(vectors, [&]<int V>(int64_t first) SIMMST_ALWAYS_INLINE {
     const int64_t n = first * kLanes<T>;
     product_columns<V, kAccumulate>(a, a_step, 1, depth, b + n, ld, bias, out + n, ld, rows);
   });
@@ -123,35 +157,37 @@ void product(const T* a, int64_t a_step, int64_t depth, const T* b, const T* bia
 
 // --- exponential and logarithm to the base 2 -----------------------------------------------------------------------
 
-// 2^x for x up to about 100 (1000 for double) to about 1 ulp; below the normal range the result is 0 or tiny, NaN for
-// NaN. Cheaper than exp: 2^floor(x) is exact and the polynomial, minimax in relative error, covers the rest.
-SIMMST_INLINE Vec<float> exp2(Vec<float> x) {
-#if defined(__AVX512F__)
-  const Vec<float> r = bit_cast<Vec<float>>(_mm512_maskz_reduce_ps(0xffff, bit_cast<__m512>(x), 0x09));
-#else
-  x = max(broadcast<float>(-126.0f), x);
-  const Vec<float> shifted = (x - 0.5f) + 0x1.8p23f;
-  const Vec<float> r = x - (shifted - 0x1.8p23f);
-#endif
-  Vec<float> p = r * 0x1.c72118p-13f + 0x1.461956p-10f;
-  p = p * r + 0x1.3d28p-7f;
-  p = p * r + 0x1.c685p-5f;
-  p = p * r + 0x1.ebfd9ep-3f;
-  p = p * r + 0x1.62e42ap-1f;
-  p = p * r + 1.0f;
-#if defined(__AVX512F__)
-  return bit_cast<Vec<float>>(_mm512_maskz_scalef_ps(0xffff, bit_cast<__m512>(p), bit_cast<__m512>(x)));
-#else
-  const IntVec<float> n = bit_cast<IntVec<float>>(shifted) - bit_cast<IntVec<float>>(broadcast<float>(0x1.8p23f));
-  return p * power_of_two(n);
-#endif
+// 2^x for x from -126 to 127 (-1022 to 1023 for double) to about 1 ulp, and NaN for NaN; anything beyond the range. Adding
+// 1.5 * 2^(mantissa bits) rounds to an integer n in the low bits; adding the exponent's bias to that as well leaves 2^n one
+// shift away. K vectors go through it side by side: one alone is a chain of ten dependent operations.
+template <int K>
+SIMMST_INLINE void exp2_in_range(Vec<float> (&x)[K]) {
+  constexpr float kRounding = 0x1.8p23f + 127.0f;
+  // minimax in relative error
+  constexpr float kTerms[] = {0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f, 0x1.ebfbdcp-3f, 0x1.62e43p-1f, 1.0f};
+  Vec<float> power[K], p[K];
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) power[i] = x[i] + kRounding;
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) x[i] -= power[i] - kRounding;
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) power[i] = bit_cast<Vec<float>>(bit_cast<IntVec<float>>(power[i]) << 23);
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) p[i] = x[i] * 0x1.41fbbcp-13f + kTerms[0];
+#pragma GCC unroll 5
+  for (int term = 1; term < 6; ++term)
+#pragma GCC unroll 16
+    for (int i = 0; i < K; ++i) p[i] = p[i] * x[i] + kTerms[term];
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) x[i] = p[i] * power[i];
 }
-SIMMST_INLINE Vec<double> exp2(Vec<double> x) {
-  x = max(broadcast<double>(-1022.0), x);
-  const Vec<double> shifted = x + 0x1.8p52;
-  const Vec<double> r = x - (shifted - 0x1.8p52);
-  const IntVec<double> n = bit_cast<IntVec<double>>(shifted) - bit_cast<IntVec<double>>(broadcast<double>(0x1.8p52));
-  return exp_reduced(r * 0.6931471805599453) * power_of_two(n);
+template <int K>
+SIMMST_INLINE void exp2_in_range(Vec<double> (&x)[K]) {
+  for (int i = 0; i < K; ++i) {
+    const Vec<double> shifted = x[i] + 0x1.8p52, r = x[i] - (shifted - 0x1.8p52);
+    const IntVec<double> n = bit_cast<IntVec<double>>(shifted) - bit_cast<IntVec<double>>(broadcast<double>(0x1.8p52));
+    x[i] = exp_reduced(r * 0.6931471805599453) * power_of_two(n);
+  }
 }
 
 // log2(x) for normal positive x; NaN for NaN.
@@ -205,10 +241,10 @@ SIMMST_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   }
 }
 
-// out[n * ld_out + r] = in[r * ld_in + n] for r < rows and n < columns; in every row of out the lanes up to a whole
-// vector are written too, with zeros. Rows of `in` must be readable up to a whole vector.
+// out[n * ld_out + r] = factor * in[r * ld_in + n] for r < rows and n < columns; in every row of out the lanes up to a
+// whole vector are written too, with zeros. Rows of `in` must be readable up to a whole vector.
 template <typename T>
-void transpose_rows(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T* out, int64_t ld_out) {
+void transpose_rows(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T factor, T* out, int64_t ld_out) {
   for (int64_t n = 0; n < columns; n += kLanes<T>) {
     const int64_t wanted = columns - n < kLanes<T> ? columns - n : kLanes<T>;
     for (int64_t r = 0; r < rows; r += kLanes<T>) {
@@ -218,7 +254,7 @@ void transpose_rows(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T
       transpose<T>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes<T>; ++i)
-        if (i < wanted) store(out + (n + i) * ld_out + r, square[i]);
+        if (i < wanted) store(out + (n + i) * ld_out + r, square[i] * factor);
     }
   }
 }
