@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from simmst.evaluation.evaluate import ModelPredictor, Predictor, QuantilePredictor, evaluate
+from simmst.evaluation.forecasts import Forecasts, TestedSlots
 from simmst.evaluation.intervals import ErrorQuantiles, believed_stretch, measure_stretch, stretch_of
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
 from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
-from simmst.evaluation.report import Forecasts, Report, Row
+from simmst.evaluation.report import Report, Row
 from simmst.evaluation.weight_plots import plot_weights
 from simmst.evaluation.weight_report import ParameterShift, WeightReport
 
@@ -24,6 +25,7 @@ __all__ = [
     "Row",
     "Scores",
     "Setting",
+    "TestedSlots",
     "WeightReport",
     "believed_stretch",
     "evaluate",

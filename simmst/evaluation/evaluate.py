@@ -14,8 +14,9 @@ from simmst.baselines import BASELINES
 from simmst.data import Scaler, Split, TrafficDataset, Windows, WindowSpec
 from simmst.data.batch import Batch
 from simmst.errors import ConfigError, DataError
+from simmst.evaluation.forecasts import Forecasts, central_intervals
 from simmst.evaluation.metrics import QUANTILE_LEVELS, score, score_quantiles, seasonal_naive_error
-from simmst.evaluation.report import Forecasts, Report, Row
+from simmst.evaluation.report import Report, Row
 from simmst.foundation.memory import Memory
 from simmst.foundation.modes import evaluating
 from simmst.foundation.threads import in_threads
@@ -310,7 +311,7 @@ def evaluate(
         scale=_scale(compared),
         rows=tuple(Row.compare(name, one, reference, shares.get(name)) for name, one in scores.items()),
         notes=tuple(dict.fromkeys(all_notes)),
-        forecasts=Forecasts(origins, truth, forecasts) if keep_forecasts else None,
+        forecasts=Forecasts(origins, truth, forecasts, central_intervals(quantiles)) if keep_forecasts else None,
     )
 
 

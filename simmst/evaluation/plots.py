@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
-from simmst.evaluation.report import SURROGATE, Forecasts
+from simmst.evaluation.forecasts import Forecasts
+from simmst.evaluation.report import SURROGATE
 from simmst.foundation.extras import import_extra
 from simmst.foundation.pictures import COLOURS, colours, new_figure, panels, save_picture
 from simmst.training.history import History

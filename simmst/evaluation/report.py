@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from simmst.baselines import BASELINES
 from simmst.errors import DataError
+from simmst.evaluation.forecasts import Forecasts
 from simmst.evaluation.metrics import QuantileScores, Scores, skill
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_json
@@ -88,19 +89,21 @@ class Row:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Forecasts:
-    """The forecasts behind a report.
+@dataclass(frozen=True)
+class Column:
+    """One column of a report's table, as text.
 
     Args:
-        origins: int64 (n,), indices of the first target steps.
-        truth: float32 (n, C, T_out, K) raw units, NaN = missing.
-        by_name: float32 (n, C, T_out, K) of each predictor.
+        key: the field of `Row`.
+        head: two lines above it.
+        shown: one number a row.
+        best: the row with the best one, -1 where none is known.
     """
 
-    origins: npt.NDArray[np.int64]
-    truth: npt.NDArray[np.float32]
-    by_name: Mapping[str, npt.NDArray[np.float32]]
+    key: str
+    head: tuple[str, str]
+    shown: tuple[str, ...]
+    best: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +190,7 @@ class Report:
         """
         table = self._columns(self.services if services is None else services)
         text = import_extra("rich.text", extra="forecast").Text
-        table.title, table.caption = text(self.title), text(self._caption())
+        table.title, table.caption = text(self.title), text(self.caption)
         table.title_justify = table.caption_justify = "left"
         return table
 
@@ -213,7 +216,26 @@ class Report:
         for table in tables:
             needed = measure(console, options, table).maximum
             console.print(table, width=max(needed, console.width), crop=False)
-        console.print(self._caption(), markup=False, highlight=False)
+        console.print(self.caption, markup=False, highlight=False)
+
+    def columns(self, service: str) -> list[Column]:
+        """Return the columns of one service's table: MAE, RMSE, skill, and where there are quantiles two of theirs.
+
+        Raises:
+            DataError: the service is unknown.
+        """
+        if service not in self.services:
+            raise DataError(f"the report has no service {service!r}; it has: {', '.join(self.services)}")
+        k = self.services.index(service)
+        # the scale of the errors stands over them
+        heads = {"mae": (service, "MAE"), "rmse": (f"mean {_number(self.scale[k])}", "RMSE"), "skill": ("", "skill")}
+        if self.has_quantiles:
+            heads |= {"coverage": ("in 80 %", "interval"), "wql": ("", "WQL")}
+        found = []
+        for key, head in heads.items():
+            values = np.array([getattr(row, key)[k] for row in self.rows])
+            found.append(Column(key, head, tuple(_shown(one, key) for one in values), _best(_badness(values, key))))
+        return found
 
     def _columns(self, services: Sequence[str], without: Sequence[str] = ()) -> rich.table.Table:
         text = import_extra("rich.text", extra="forecast").Text
@@ -221,26 +243,11 @@ class Report:
             box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
         )
         table.add_column("\nmodel", no_wrap=True)
-        columns: list[tuple[npt.NDArray[np.floating], str]] = []
-        for service in services:
-            if service not in self.services:
-                raise DataError(f"the report has no service {service!r}; it has: {', '.join(self.services)}")
-            k = self.services.index(service)
-            # the scale of the errors stands over them
-            heads = {"mae": f"{service}\nMAE", "rmse": f"mean {_number(self.scale[k])}\nRMSE", "skill": "\nskill"}
-            if self.has_quantiles:
-                heads |= {"coverage": "in 80 %\ninterval", "wql": "\nWQL"}
-            for key, head in heads.items():
-                if key in without:
-                    continue
-                table.add_column(text(head), justify="right", no_wrap=True)
-                columns.append((np.array([getattr(row, key)[k] for row in self.rows]), key))
-        best = [_best(_badness(values, key)) for values, key in columns]
+        columns = [one for service in services for one in self.columns(service) if one.key not in without]
+        for column in columns:
+            table.add_column(text("\n".join(column.head)), justify="right", no_wrap=True)
         for number, row in enumerate(self.rows):
-            cells = []
-            for (values, key), winner in zip(columns, best, strict=True):
-                shown = _shown(values[number], key)
-                cells.append(text(shown, style="bold" if number == winner else ""))
+            cells = [text(one.shown[number], style="bold" if number == one.best else "") for one in columns]
             table.add_row(text(row.name), *cells)
         return table
 
@@ -261,6 +268,34 @@ class Report:
             "notes": list(self.notes),
             "models": [_row_to_dict(row, self.services) for row in self.rows],
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """Build a report from what `to_dict` gave, without its forecasts.
+
+        Raises:
+            LookupError, TypeError, ValueError: the values are those of no report.
+
+        Example:
+            >>> report = Report("a", "bits", False, ("net",), 60, 1, "test", 1, 1, (2.0,), ())
+            >>> Report.from_dict(report.to_dict()).to_dict() == report.to_dict()
+            True
+        """
+        services = tuple(values["services"])
+        return cls(
+            dataset=str(values["dataset"]),
+            unit=str(values["unit"]),
+            surrogate=bool(values["surrogate"]),
+            services=services,
+            step_minutes=int(values["step_minutes"]),
+            horizon=int(values["horizon"]),
+            part=str(values["part"]),
+            num_origins=int(values["num_origins"]),
+            num_points=int(values["num_points"]),
+            scale=tuple(_numbers(values["mean_activity"], services).tolist()),
+            rows=tuple(_row_from_dict(row, services) for row in values["models"]),
+            notes=tuple(str(note) for note in values["notes"]),
+        )
 
     def to_json(self, path: str | Path) -> Path:
         """Write `to_dict` as JSON, atomically.
@@ -294,7 +329,9 @@ class Report:
         frame: pandas.DataFrame = pd.DataFrame.from_records(records, columns=["model", "service", "step", *keys])
         return frame
 
-    def _caption(self) -> str:
+    @property
+    def caption(self) -> str:
+        """The lines beneath the table: what was compared, what the columns mean, the best naive forecast, the notes."""
         lines = [
             f"{self.num_points:,} target points from {self.num_origins:,} origins; skill is 1 - MAE / persistence's"
         ]
@@ -309,16 +346,30 @@ class Report:
         return "\n".join([*lines, *self.notes])
 
 
+_BY_STEP = ("mae_by_step", "rmse_by_step", "skill_by_step", "coverage_by_step", "wql_by_step")
+_BY_SERVICE = ("mae", "rmse", "mase", "skill", "coverage", "wql", *_BY_STEP)
+_OVERALL = ("mae", "rmse", "skill")
+
+
 def _row_to_dict(row: Row, services: tuple[str, ...]) -> dict[str, Any]:
     def by_service(values: npt.NDArray[np.floating]) -> dict[str, Any]:
         return {service: values[..., k].tolist() for k, service in enumerate(services)}
 
-    by_step = ("mae_by_step", "rmse_by_step", "skill_by_step", "coverage_by_step", "wql_by_step")
-    keys = ("mae", "rmse", "mase", "skill", "coverage", "wql", *by_step)
-    values = {key: by_service(getattr(row, key)) for key in keys}
-    overall = {"mae": row.overall_mae, "rmse": row.overall_rmse, "skill": row.overall_skill}
+    values = {key: by_service(getattr(row, key)) for key in _BY_SERVICE}
+    overall = {key: getattr(row, f"overall_{key}") for key in _OVERALL}
     plain: dict[str, Any] = _plain({"name": row.name, **values, "overall": overall})
     return plain
+
+
+def _row_from_dict(values: Mapping[str, Any], services: tuple[str, ...]) -> Row:
+    fields: dict[str, Any] = {f"overall_{key}": float(_numbers(values["overall"], (key,))[0]) for key in _OVERALL}
+    fields |= {key: _numbers(values[key], services) for key in _BY_SERVICE}
+    return Row(name=str(values["name"]), **fields)
+
+
+def _numbers(by_name: Mapping[str, Any], names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Undo `_plain` for numbers, or lists of them, by name: (..., len(names)), NaN for None."""
+    return np.stack([np.array(by_name[name], dtype=np.float64) for name in names], axis=-1)
 
 
 def _plain(value: Any) -> Any:

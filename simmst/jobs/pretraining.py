@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +25,7 @@ from simmst.pretrained import Pretrained, save_pretrained
 from simmst.pretrained.weights import WEIGHTS_FILE
 from simmst.simulation import CityConfig, DomainPrior, simulate_city
 from simmst.training import Progress, RunFolder, TrainingConfig, derive_seed, quiet, seeded, train_stage
+from simmst.training.run_folder import checkout_commit
 
 SERVICES = ("call", "sms", "internet")
 # Minutes of a slot, days of the series, share of the cities.
@@ -237,7 +237,7 @@ def pretrain(
     if processes.rank == 0:
         run = RunFolder.create(out, {"job": "pretrain", "cities_sha256": law, **config.to_dict()})
     processes.broadcast_object()  # the others read once the folder is there
-    commit = _commit()
+    commit = checkout_commit()
     cities = _cities(drawn, config.cities, workers, progress, processes)
     spec = WindowSpec(config.horizon, tuple(range(-24, 0)), memory_days=MAX_CONTEXT_DAYS)
     learned, held_out = (
@@ -313,13 +313,3 @@ def _cities(
     made = make_cities([*parts[0], *parts[1]], workers or max(available_cores() // here, 1), progress)
     cut = len(parts[0])
     return _OwnCities(made[:cut], learned, ranks), _OwnCities(made[cut:], len(drawn) - learned, ranks)
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the command runs in; None outside one."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

@@ -12,15 +12,18 @@ from simmst.data import TrafficDataset
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
 from simmst.evaluation import Report, WeightReport
+from simmst.evaluation.forecasts import FORECASTS_FILE, TRAFFIC_FILE
 from simmst.forecaster import Forecaster, ForecasterConfig
 from simmst.forecaster.saving import RECENT_FILE, WEIGHTS_FILE
 from simmst.jobs.inputs import checked_split, described, open_data
 from simmst.jobs.pictures import draw
+from simmst.jobs.tested import tested_slots
 from simmst.training import Progress, RunFolder, quiet
 from simmst.training.recipes import refuse_processes
 
-_REPORT = "report.json"
-_WEIGHTS_REPORT = "weights.json"
+REPORT_FILE = "report.json"
+WEIGHTS_REPORT_FILE = "weights.json"
+_MADE = (WEIGHTS_FILE, RECENT_FILE, REPORT_FILE, WEIGHTS_REPORT_FILE, FORECASTS_FILE, TRAFFIC_FILE)
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
             if job != settings["job"]:
                 what = "of no run of simmst" if job is None else f"of simmst {job}"
                 raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
-            old = (
-                run.summary_path,
-                *(run.path / name for name in (WEIGHTS_FILE, RECENT_FILE, _REPORT, _WEIGHTS_REPORT)),
-            )
-            for path in (*old, *run.figures.glob("*.png")):
+            for path in (run.summary_path, *(run.path / name for name in _MADE), *run.figures.glob("*.png")):
                 path.unlink(missing_ok=True)
         return RunFolder.create(out, settings, overwrite=overwrite)
     except json.JSONDecodeError as error:
@@ -114,9 +113,11 @@ def fit_and_test(
     if run.finished and (run.path / WEIGHTS_FILE).is_file():
         forecaster = Forecaster.load(run.path)
         report = forecaster.evaluate(dataset, split, stride=stride)
+        if not (run.path / FORECASTS_FILE).is_file():
+            tested_slots(forecaster, dataset, report).save(run.path)
         files = [
-            run.path / _REPORT,
-            run.path / _WEIGHTS_REPORT,
+            run.path / REPORT_FILE,
+            run.path / WEIGHTS_REPORT_FILE,
             run.path / WEIGHTS_FILE,
             *sorted(run.figures.glob("*.png")),
         ]
@@ -129,9 +130,10 @@ def fit_and_test(
     report = forecaster.evaluate(dataset, split, stride=stride, notes=dataset.layout.notes)
     weights = forecaster.weight_report
     saved = [] if forecaster.network is None else [forecaster.save(run.path)]
-    files = [report.to_json(run.path / _REPORT), *saved, *draw(forecaster, dataset, report, run)]
+    files = [report.to_json(run.path / REPORT_FILE), *saved, *draw(forecaster, dataset, report, run)]
     if weights is not None:
-        files.append(weights.to_json(run.path / _WEIGHTS_REPORT))
+        files.append(weights.to_json(run.path / WEIGHTS_REPORT_FILE))
+    tested_slots(forecaster, dataset, report).save(run.path)
     run.finish({"report": report.to_dict(), "chosen": None if forecaster.result is None else forecaster.result.chosen})
     return Outcome(report, tuple(files), forecaster, weights)
 

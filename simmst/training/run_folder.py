@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -236,11 +237,11 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a run's numbers may depend on beside its config: versions, threads, processor, GPU.
+    """Return what a run's numbers may depend on beside its config: versions, commit, threads, processor, GPU.
 
     Example:
         >>> sorted(environment())
-        ['gpu', 'packages', 'platform', 'processor', 'python', 'threads']
+        ['commit', 'gpu', 'packages', 'platform', 'processor', 'python', 'threads']
     """
     versions = {}
     for package in _PACKAGES:
@@ -251,11 +252,22 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "packages": versions,
+        "commit": checkout_commit(),
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": {"torch": torch.get_num_threads(), "cores": os.cpu_count()},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def checkout_commit() -> str | None:
+    """The commit of the checkout that the command runs in; None outside one."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def _processor() -> str:

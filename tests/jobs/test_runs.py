@@ -95,10 +95,12 @@ def test_train_leaves_a_whole_run_folder(trained):
         "environment.json",
         *(f"figures/{name}" for name in PICTURES),
         "forecaster.safetensors",
+        "forecasts.npz",
         "metrics.jsonl",
         "recent.npz",
         "report.json",
         "summary.json",
+        "tested.npz",
         "times.jsonl",
     ]
     assert all(path.is_file() for path in outcome.files)
@@ -215,8 +217,10 @@ def test_overwriting(file, tmp_path):
         "environment.json",
         "figures/error_map.png",
         "figures/forecast.png",
+        "forecasts.npz",
         "report.json",
         "summary.json",
+        "tested.npz",
     ]
 
 

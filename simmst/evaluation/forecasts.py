@@ -1,0 +1,172 @@
+"""The forecasts behind a report, and one forecast of each tested slot, which a run keeps for people to look at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.data import TrafficDataset
+from simmst.data.readers.archive import read_archive
+from simmst.errors import DataError
+from simmst.evaluation.metrics import QUANTILE_LEVELS
+from simmst.foundation.files import write_atomically
+
+Floats = npt.NDArray[np.float32]
+Interval = tuple[Floats, Floats]
+
+LEVEL = 80  # percent, of the intervals that are kept
+TRAFFIC_FILE, FORECASTS_FILE = "tested.npz", "forecasts.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Forecasts:
+    """The forecasts behind a report.
+
+    Args:
+        origins: int64 (n,), indices of the first target steps.
+        truth: float32 (n, C, T_out, K) raw units, NaN = missing.
+        by_name: float32 (n, C, T_out, K) of each predictor.
+        intervals: lower and upper bounds of the central 80 % interval, shaped alike, of predictors with quantiles.
+    """
+
+    origins: npt.NDArray[np.int64]
+    truth: Floats
+    by_name: Mapping[str, Floats]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+def central_intervals(quantiles: Mapping[str, Floats]) -> dict[str, Interval]:
+    """Return the central 80 % intervals of quantiles (n, C, T_out, K, 9) at `QUANTILE_LEVELS`."""
+    low, high = (QUANTILE_LEVELS.index(level) for level in (0.1, 0.9))
+    return {
+        name: (np.ascontiguousarray(one[..., low]), np.ascontiguousarray(one[..., high]))
+        for name, one in quantiles.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class TestedSlots:
+    """One forecast of each tested slot: those of origins a horizon apart, as somebody has who forecasts so often.
+
+    Args:
+        dataset: the T tested slots and what was measured in them.
+        name: the predictor.
+        ahead: int64 (T,), how many slots ahead each was forecast, from 1; 0 where none was.
+        forecast: float32 (T, K, C), raw units, cells in the order of `dataset.cells`; NaN where there is none.
+        interval: lower and upper bounds of the central 80 % interval, shaped alike; None where there is none.
+
+    Raises:
+        DataError: a shape does not fit.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    dataset: TrafficDataset
+    name: str
+    ahead: npt.NDArray[np.int64]
+    forecast: Floats
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        dataset = self.dataset
+        shape = dataset.num_steps, dataset.num_services, dataset.num_cells
+        given = [("ahead", self.ahead.shape, shape[:1]), ("forecast", self.forecast.shape, shape)]
+        given += [("interval", bound.shape, shape) for bound in self.interval or ()]
+        for what, found, wanted in given:
+            if found != wanted:
+                raise DataError(f"{what} has shape {found}, wanted {wanted}: slots, services and cells")
+
+    @classmethod
+    def of(cls, forecasts: Forecasts, dataset: TrafficDataset, name: str, interval: Interval | None) -> TestedSlots:
+        """Choose one forecast a slot.
+
+        Args:
+            forecasts: as `evaluate` keeps them.
+            dataset: the series that they are of.
+            name: the predictor.
+            interval: bounds (n, C, T_out, K) of its forecasts; None for none.
+
+        Example:
+            >>> city = TrafficDataset.from_arrays(np.arange(24.0), np.arange(24) * 3600)
+            >>> ahead = np.arange(20, 23)[:, None] + np.arange(2)  # slots forecast from 20, 21 and 22
+            >>> one = ahead[:, None, :, None].astype(np.float32)
+            >>> slots = TestedSlots.of(Forecasts(ahead[:, 0], one, {"a": one + 0.5}), city, "a", None)
+            >>> slots.ahead.tolist(), slots.forecast.ravel().tolist()
+            ([1, 2, 1, 2], [20.5, 21.5, 22.5, 23.5])
+        """
+        origins, horizon = forecasts.origins, forecasts.truth.shape[2]
+        first, last = int(origins[0]), int(origins[-1]) + horizon
+        first = min(first, last - 2)  # a series has two slots at least
+        chosen = np.full(last - first, -1)
+        for number, origin in enumerate(origins - first):
+            # a slot takes another origin where the one it has lies a horizon back, and at the end the last one
+            if chosen[origin] < 0 or number == len(origins) - 1:
+                span = chosen[origin : origin + horizon]
+                span[span < 0] = number
+        known = np.flatnonzero(chosen >= 0)
+        ahead = np.zeros(len(chosen), dtype=np.int64)
+        ahead[known] = known - (origins[chosen[known]] - first) + 1
+
+        def by_slot(array: Floats) -> Floats:
+            found = np.full((len(chosen), array.shape[3], array.shape[1]), np.nan, dtype=np.float32)
+            found[known] = array[chosen[known], :, ahead[known] - 1].transpose(0, 2, 1)
+            return found
+
+        bounds = None if interval is None else (by_slot(interval[0]), by_slot(interval[1]))
+        return cls(dataset.slice_steps(first, last), name, ahead, by_slot(forecasts.by_name[name]), bounds)
+
+    def last(self, steps: int) -> TestedSlots:
+        """Return the last slots alone."""
+        cut = max(self.dataset.num_steps - steps, 0)
+        bounds = None if self.interval is None else (self.interval[0][cut:], self.interval[1][cut:])
+        dataset = self.dataset.slice_steps(cut, self.dataset.num_steps)
+        return TestedSlots(dataset, self.name, self.ahead[cut:], self.forecast[cut:], bounds)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``tested.npz`` and ``forecasts.npz`` into a folder, each whole or not at all."""
+        traffic = self.dataset.save(Path(folder) / TRAFFIC_FILE)
+        arrays: dict[str, Any] = {
+            "ahead": self.ahead,
+            "forecast": self.forecast,
+            "name": np.array(self.name),
+            "of": np.array(_digest(traffic)),
+        }
+        if self.interval is not None:
+            arrays |= {"low": self.interval[0], "high": self.interval[1]}
+        return write_atomically(
+            Path(folder) / FORECASTS_FILE, lambda temporary: np.savez_compressed(temporary, **arrays)
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> TestedSlots:
+        """Read what `save` wrote; no code is executed.
+
+        Raises:
+            DataError: a file is missing or damaged, or the two do not belong together.
+        """
+        traffic, path = Path(folder) / TRAFFIC_FILE, Path(folder) / FORECASTS_FILE
+        arrays = read_archive(path)
+        lacking = sorted({"ahead", "forecast", "name", "of"} - arrays.keys())
+        if lacking:
+            raise DataError(f"{path} has no array {lacking[0]!r}; it holds no forecasts of a run's tested slots")
+        dataset = TrafficDataset.from_npz(traffic)
+        if str(arrays["of"]) != _digest(traffic):
+            raise DataError(
+                f"{traffic} is not the file that was saved with {path.name}: it was changed, or saving was cut off; "
+                "copy the whole folder again, or test the run again"
+            )
+        interval = (arrays["low"], arrays["high"]) if {"low", "high"} <= arrays.keys() else None
+        try:
+            return cls(dataset, str(arrays["name"]), arrays["ahead"], arrays["forecast"], interval)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
