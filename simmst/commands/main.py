@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from simmst import __version__
-from simmst.commands import demo, evaluate, forecast, info, pretrain, simulate, train
+from simmst.commands import demo, evaluate, forecast, info, pretrain, report, simulate, train
 from simmst.commands.boundary import exit_status
 from simmst.commands.command import Command
 from simmst.commands.environment import check_environment, sleep_while_waiting
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
         train.COMMAND,
         evaluate.COMMAND,
         forecast.COMMAND,
+        report.COMMAND,
         simulate.COMMAND,
         pretrain.COMMAND,
         info.COMMAND,

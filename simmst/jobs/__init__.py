@@ -3,6 +3,7 @@
 from simmst.jobs.city_folder import simulate
 from simmst.jobs.demonstration import demo
 from simmst.jobs.pretraining import PretrainingConfig, pretrain
+from simmst.jobs.reporting import report
 from simmst.jobs.runs import Outcome, fit_and_test, train
 from simmst.jobs.saved import evaluate, forecast
 
@@ -14,6 +15,7 @@ __all__ = [
     "fit_and_test",
     "forecast",
     "pretrain",
+    "report",
     "simulate",
     "train",
 ]

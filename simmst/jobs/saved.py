@@ -36,7 +36,35 @@ def evaluate(
     Raises:
         DataError: the file ends before, or has no slot of, the forecaster's own series.
     """
-    forecaster = Forecaster.load(run)
+    _, report = score_unseen(Forecaster.load(run), run, data, table=table)
+    if out is not None:
+        report.to_json(out)
+    return report
+
+
+def score_unseen(
+    forecaster: Forecaster,
+    run: str | Path,
+    data: str | Path,
+    *,
+    table: Mapping[str, Any] | None = None,
+    stride: int = 1,
+) -> tuple[TrafficDataset, Report]:
+    """Score forecasts of the slots of a file after those that a forecaster was fitted on.
+
+    Args:
+        forecaster: as it was loaded.
+        run: its folder, for messages.
+        data: as in `evaluate`.
+        table: as in `evaluate`.
+        stride: slots from one forecast to the next.
+
+    Returns:
+        The traffic in the file, and the report with its forecasts.
+
+    Raises:
+        DataError: as in `evaluate`.
+    """
     fitted = forecaster.dataset
     dataset = open_data(data, step=fitted.step_minutes, services=fitted.services, table=table, like=fitted)
     start = int(np.searchsorted(dataset.time, fitted.time[-1], side="right"))
@@ -51,10 +79,7 @@ def evaluate(
             f"{data} ends {len(split.test)} slots after the last one that the forecaster was fitted on; scoring takes "
             f"at least the horizon of {forecaster.spec.horizon}"
         )
-    report = forecaster.evaluate(dataset, split)
-    if out is not None:
-        report.to_json(out)
-    return report
+    return dataset, forecaster.evaluate(dataset, split, stride=stride)
 
 
 @dataclass(frozen=True, eq=False)

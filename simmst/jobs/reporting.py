@@ -1,0 +1,163 @@
+"""The page of a run: what its folder holds, put before people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from simmst.errors import ConfigError, SimmstError
+from simmst.evaluation import Report, TestedSlots
+from simmst.evaluation.forecasts import FORECASTS_FILE
+from simmst.forecaster import Forecaster
+from simmst.forecaster.saving import WEIGHTS_FILE
+from simmst.jobs.runs import REPORT_FILE, WEIGHTS_REPORT_FILE
+from simmst.jobs.saved import score_unseen
+from simmst.jobs.tested import tested_slots
+from simmst.plotting import Page, write_page
+from simmst.training import History, RunFolder
+from simmst.training.run_folder import flattened
+
+Made = TypeVar("Made")
+
+PAGE_FILE = "report.html"
+_DATA_KEYS = ("data", "digest", "step", "services")
+
+
+def report(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    table: Mapping[str, Any] | None = None,
+    days: int | None = None,
+    out: str | Path | None = None,
+) -> Path:
+    """Write one self-contained HTML page of a run, to be looked at from disk, without a network.
+
+    The forecasts are those that the run kept when it was tested; with `data` they are made anew, of the slots that the
+    forecaster has not seen. The page says which.
+
+    Args:
+        run: a folder that `train`, `demo` or `Forecaster.save` wrote.
+        data: the file it was trained on, or a longer one of the same cells.
+        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
+        days: the last days shown on the map; None takes as many as keep the page small.
+        out: the page; None writes ``report.html`` into the run's folder.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: the folder is no run's, is unfinished, or a file in it is damaged.
+        DataError: the forecasts, or the data, cannot be read.
+        CheckpointError: the forecaster is damaged.
+        MissingExtraError: plotly or jinja2 is not installed.
+    """
+    folder = RunFolder(run)
+    if not folder.path.is_dir():
+        raise ConfigError(f"there is no run folder {folder.path}; give the folder that simmst train or demo wrote")
+    slots, scores, source = _tested(folder, data, table)
+    weights = _from_json(folder.path / WEIGHTS_REPORT_FILE, _checked_weights)
+    page = Page(slots, source, scores, _histories(folder), weights, _record(folder, slots))
+    return write_page(folder.path / PAGE_FILE if out is None else out, page, days=days)
+
+
+def _tested(
+    folder: RunFolder, data: str | Path | None, table: Mapping[str, Any] | None
+) -> tuple[TestedSlots, Report | None, str]:
+    """The forecasts, their scores, and a sentence that says where they are from."""
+    path = folder.path
+    if data is not None:
+        forecaster = Forecaster.load(path)
+        dataset, scores = score_unseen(forecaster, path, data, table=table, stride=forecaster.spec.horizon)
+        source = (
+            f"Forecasts by the run's model, made for this page, of the slots of {Path(data).name} after those it knows."
+        )
+        return tested_slots(forecaster, dataset, scores), scores, source
+    if (path / FORECASTS_FILE).is_file():
+        source = "Forecasts as the run made them when it was tested, of slots that its training did not know."
+        return TestedSlots.read(path), _from_json(path / REPORT_FILE, Report.from_dict), source
+    if (path / WEIGHTS_FILE).is_file():
+        raise ConfigError(
+            f"{path} keeps no forecasts of tested slots (no {FORECASTS_FILE}); give the data it was trained on, or a "
+            "longer file of the same cells: --data FILE"
+        )
+    if folder.config_path.is_file() and not folder.finished:
+        raise ConfigError(f"the run in {path} has not come to its end; give its command again, and it goes on")
+    raise ConfigError(
+        f"{path} holds no run (no {FORECASTS_FILE}, no {WEIGHTS_FILE}); give the folder that simmst train or demo wrote"
+    )
+
+
+def _from_json(path: Path, make: Callable[[Any], Made]) -> Made | None:
+    """Read a file of the run; None where it has none."""
+    if not path.is_file():
+        return None
+    with _naming(path):
+        return make(json.loads(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what goes wrong with the content of a file be told with its name."""
+    try:
+        yield
+    except SimmstError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {error}); give the run's command again, or restore the file"
+        ) from error
+
+
+def _checked_weights(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse what `WeightReport.to_dict` did not give."""
+    for key in ("num_samples", "effective_samples", "effective_cities"):
+        float(weights[key])
+    for city in weights["cities"]:
+        str(city["name"]), float(city["weight"])
+    for one in weights["parameters"]:
+        str(one["name"]), [float(one[key]) for key in ("prior_mean", "posterior_mean", "shift")]
+    return weights
+
+
+def _histories(folder: RunFolder) -> list[History]:
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    with _naming(folder.metrics_path):
+        for record in folder.metrics():
+            by_stage.setdefault(str(record["stage"]), []).append({**record, "epoch": int(record["epoch"])})
+    return [History(stage, records) for stage, records in by_stage.items()]
+
+
+def _record(folder: RunFolder, slots: TestedSlots) -> dict[str, dict[str, str]]:
+    """Headings, names and values: the data, the settings, and where the run ran."""
+    config = _from_json(folder.config_path, flattened) or {}
+    environment = _from_json(folder.environment_path, flattened) or {}
+    dataset = slots.dataset
+    first, last = (str(time).replace("T", " ") for time in (dataset.time[0], dataset.time[-1]))
+    data = {
+        "name": dataset.name,
+        **{
+            name: _text(config[key]) for name, key in zip(("file", "digest"), _DATA_KEYS, strict=False) if key in config
+        },
+        "kind": "SURROGATE: simulated, no real city" if dataset.surrogate else "as the file gives it",
+        "tested slots": f"{first} to {last} UTC, {dataset.num_steps} slots of {dataset.step_minutes} min",
+        "services": ", ".join(dataset.services),
+        "unit": dataset.unit,
+        "holidays of": dataset.country or "no country",
+    }
+    made = {name: _text(value) for name, value in config.items() if name not in _DATA_KEYS}
+    where = {name.removeprefix("packages."): _text(value) for name, value in environment.items()}
+    where = {("commit of the checkout" if name == "commit" else name): value for name, value in where.items()}
+    sections = {"Data": data, "Settings": made, "Versions and machine": where}
+    return {heading: entries for heading, entries in sections.items() if entries}
+
+
+def _text(value: Any) -> str:
+    if value is None or value == [] or value == {}:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
