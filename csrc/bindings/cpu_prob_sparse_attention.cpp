@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/arrays.hpp"
+#include "cpu/huge_pages.hpp"
 #include "cpu/prob_sparse_attention.hpp"
 
 namespace py = pybind11;
@@ -34,6 +35,14 @@ int threads_of(int threads) {
 void check_indices(const char* name, const int64_t* indices, int64_t count, int64_t upper) {
   if (!kernels().in_range(indices, count, upper))
     throw py::index_error(std::string(name) + " must hold indices from 0 to " + std::to_string(upper - 1));
+}
+
+// Before a result that has no gaps is written from end to end.
+void will_write(const Matrices& result, const simmst::Batch& batch, DataType type) {
+  const int64_t items = batch.count * result.rows * result.columns;
+  int64_t extent = items > 0 ? 1 + (result.rows - 1) * result.row_stride + (result.columns - 1) : 0;
+  for (int i = 0; i < batch.dims && items > 0; ++i) extent += (batch.size[i] - 1) * result.batch_stride[i];
+  if (extent == items) simmst::cpu::prefer_huge_pages(result.data, items * simmst::item_size(type));
 }
 
 void check_memory(bool enough) {
@@ -152,6 +161,7 @@ void attend(int dtype, int threads, const py::tuple& query, const py::tuple& key
   {
     py::gil_scoped_release release;
     check_indices("top", call.top, call.batch.count * call.selected, call.query.rows);
+    will_write(call.out, call.batch, call.type);
     enough = kernels().attend(call);
   }
   check_memory(enough);
@@ -170,6 +180,7 @@ void forward(int dtype, int threads, const py::tuple& query, const py::tuple& ke
   {
     py::gil_scoped_release release;
     check_sample(select);
+    will_write(attend.out, attend.batch, attend.type);
     const auto batch = static_cast<size_t>(select.batch.count), u = static_cast<size_t>(selected);
     const std::unique_ptr<int64_t[]> top(new int64_t[batch * u]);
     // Room for float64, whatever the measure holds.
@@ -207,6 +218,8 @@ void attend_backward(int dtype, int threads, const py::tuple& query, const py::t
   {
     py::gil_scoped_release release;
     check_indices("top", call.forward.top, call.forward.batch.count * call.forward.selected, call.forward.query.rows);
+    for (const Matrices* result : {&call.grad_query, &call.grad_key, &call.grad_value})
+      will_write(*result, call.forward.batch, call.forward.type);
     enough = kernels().backward(call);
   }
   check_memory(enough);

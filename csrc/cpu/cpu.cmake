@@ -16,6 +16,7 @@ set(SIMMST_CPU_BINDINGS
   csrc/bindings/cpu_feed_forward.cpp
   csrc/bindings/cpu_prob_sparse_attention.cpp
   csrc/bindings/cpu_spatial_attention.cpp
+  csrc/cpu/huge_pages.cpp
   csrc/cpu/instruction_set.cpp)
 
 set(available portable)
