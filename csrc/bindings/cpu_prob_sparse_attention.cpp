@@ -184,11 +184,11 @@ void forward(int dtype, int threads, const py::tuple& query, const py::tuple& ke
     const auto batch = static_cast<size_t>(select.batch.count), u = static_cast<size_t>(selected);
     const std::unique_ptr<int64_t[]> top(new int64_t[batch * u]);
     // Room for float64, whatever the measure holds.
-    const std::unique_ptr<double[]> wide(new double[batch * (u + static_cast<size_t>(select.query.rows))]);
+    const std::unique_ptr<double[]> measure(new double[batch * static_cast<size_t>(select.query.rows)]);
     select.selected = attend.selected = selected;
     attend.top = select.top = top.get();
-    attend.lse = wide.get();
-    select.measure = wide.get() + batch * u;
+    attend.lse = nullptr;
+    select.measure = measure.get();
     if (selected == select.query.rows) {  // nothing to select
       for (size_t i = 0; i < batch * u; ++i) top[i] = static_cast<int64_t>(i % u);
       enough = kernels().attend(attend);

@@ -42,7 +42,7 @@ struct AttendCall {
   Fill fill;
   double dropout_p;
   uint32_t seed[2];
-  void* lse;  // (batch, u), float, or double for float64
+  void* lse;  // (batch, u), float, or double for float64; attend does without it if it is null
 };
 
 struct BackwardCall {

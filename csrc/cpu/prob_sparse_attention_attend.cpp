@@ -1,5 +1,5 @@
 // Softmax attention of the selected queries, and the fill of the other rows: one pass over blocks of keys and values,
-// with the running maximum and sum of an online softmax.
+// with the running maximum and sum of an online softmax. Scores carry the factor log2(e): weights are powers of two.
 #include <omp.h>
 
 #include "cpu/prob_sparse_attention_queries.hpp"
@@ -16,10 +16,10 @@ struct Buffers {
   Queries<T> queries;
   T* keys;         // (kBlockKeys, D padded), where keys cannot be read as they lie
   T* values;       // (kBlockKeys, D_V padded)
-  T* weights;      // (kBlockKeys, pitch): scores, then weights
+  T* weights;      // (kScoreRows, pitch): scores, then weights
   uint32_t* words; // (kBlockKeys, pitch), with dropout
   T* largest;      // (pitch): of the scores so far
-  T* total;        // (pitch): of exp(score - largest)
+  T* total;        // (pitch): of 2^(score - largest)
   T* factor;       // (pitch): of the results so far
   T* sums;         // (pitch, D_V padded)
   T* fill;         // (D_V padded)
@@ -28,11 +28,11 @@ struct Buffers {
 
   Buffers(const AttendCall& call, Arena& arena)
       : value_padded(round_up(call.value.columns, kLanes<T>)),
-        queries(call.selected, call.query.columns, static_cast<T>(call.scale), arena) {
+        queries(call.selected, call.query.columns, static_cast<T>(call.scale) * kLog2E<T>, arena) {
     const int64_t pitch = queries.pitch;
     keys = arena.take<T>(kBlockKeys * queries.padded);
     values = arena.take<T>(kBlockKeys * value_padded);
-    weights = arena.take<T>(kBlockKeys * pitch);
+    weights = arena.take<T>(kScoreRows * pitch);
     words = arena.take<uint32_t>(call.dropout_p > 0.0 ? kBlockKeys * pitch : 0);
     largest = arena.take<T>(pitch);
     total = arena.take<T>(pitch);
@@ -109,43 +109,55 @@ void finish_fill(const AttendCall& call, Storage* out, Buffers<Storage>& w) {
 
 // The selected rows.
 
-// Turns the scores of panels [first, last) into exp(score - largest), and brings largest, total and factor up to date.
+// Turns the scores of panels [first, last) into 2^(score - largest), and brings largest, total and factor up to date;
+// `fresh`: there is nothing before them.
 template <typename Storage, typename T = Compute<Storage>>
-void online_softmax(int64_t count, int64_t first, int64_t last, Buffers<Storage>& w) {
+void online_softmax(int64_t count, int64_t first, int64_t last, bool fresh, Buffers<Storage>& w) {
+  constexpr int kChains = 4;
   const int64_t pitch = w.queries.pitch;
+  const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
   for (int64_t at = first * kLanes<T>; at < last * kLanes<T>; at += kLanes<T>) {
     T* scores = w.weights + at;
-    const Vec<T> before = load(w.largest + at);
-    Vec<T> largest = before;
-    for (int64_t j = 0; j < count; ++j) largest = max(load(scores + j * pitch), largest);
-    const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
-    const Vec<T> base = select<T>(largest == lowest, Vec<T>{}, largest);  // never -inf minus -inf
-    Vec<T> sum[2] = {};
+    const Vec<T> before = fresh ? lowest : load(w.largest + at);
+    Vec<T> most[kChains] = {before, before, before, before};
     int64_t j = 0;
-    for (; j + 2 <= count; j += 2) {
-      for (int t = 0; t < 2; ++t) {
-        const Vec<T> x = exp(load(scores + (j + t) * pitch) - base);
+    for (; j + kChains <= count; j += kChains) {
+      SIMMST_UNROLL
+      for (int t = 0; t < kChains; ++t) most[t] = max(load(scores + (j + t) * pitch), most[t]);
+    }
+    for (; j < count; ++j) most[0] = max(load(scores + j * pitch), most[0]);
+    const Vec<T> largest = max(max(most[0], most[1]), max(most[2], most[3]));
+    const Vec<T> base = select<T>(largest == lowest, Vec<T>{}, largest);  // never -inf minus -inf
+    Vec<T> sum[kChains] = {};
+    for (j = 0; j + kChains <= count; j += kChains) {
+      SIMMST_UNROLL
+      for (int t = 0; t < kChains; ++t) {
+        const Vec<T> x = exp2_below<T>(load(scores + (j + t) * pitch) - base);
         store(scores + (j + t) * pitch, x);
         sum[t] += x;
       }
     }
-    if (j < count) {
-      const Vec<T> x = exp(load(scores + j * pitch) - base);
+    for (; j < count; ++j) {
+      const Vec<T> x = exp2_below<T>(load(scores + j * pitch) - base);
       store(scores + j * pitch, x);
       sum[0] += x;
     }
-    const Vec<T> factor = exp(before - base);
-    store(w.factor + at, factor);
+    Vec<T> total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    if (!fresh) {
+      const Vec<T> factor = exp2_below<T>(before - base);
+      store(w.factor + at, factor);
+      total += load(w.total + at) * factor;
+    }
     store(w.largest + at, largest);
-    store(w.total + at, load(w.total + at) * factor + (sum[0] + sum[1]));
+    store(w.total + at, total);
   }
 }
 
 template <typename Storage, typename T = Compute<Storage>>
-void add_weighted_values(const AttendCall& call, Rows<T> values, int64_t count, int64_t first, int64_t last,
+void add_weighted_values(const AttendCall& call, Rows<T> values, int64_t count, int64_t first, int64_t last, bool fresh,
                          Buffers<Storage>& w) {
   const int64_t pitch = w.queries.pitch;
-  Update<T> update{w.weights, 1, pitch, values, count, w.sums, w.value_padded, w.factor};
+  Update<T> update{w.weights, 1, pitch, values, count, w.sums, w.value_padded, w.factor, fresh};
   // Causal: by panels, so that which queries share a tile, and with it which masked keys are left out altogether, does
   // not depend on how the panels are shared out among threads.
   const int64_t step = call.is_causal ? kLanes<T> : (last - first) * kLanes<T>;
@@ -169,26 +181,34 @@ void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, con
     if (first == last) return;
   }
   const int64_t stride = call.key.row_stride;
-  w.queries.score(key + begin * stride, stride, count, first, last, w.keys, w.weights);
+  const bool fresh = begin == 0;  // every query sees the first key
+  const Soon soon{reinterpret_cast<const char*>(values.data), values.stride * static_cast<int64_t>(sizeof(T)),
+                  call.value.columns * static_cast<int64_t>(sizeof(T))};
+  w.queries.score(key + begin * stride, stride, count, first, last, w.keys, w.weights, soon);
   if (call.is_causal) mask_future(w.queries, begin, count, first, last, w.weights);
-  online_softmax(count, first, last, w);
+  online_softmax(count, first, last, fresh, w);
   if (dropout.active) {
     dropout_words(dropout, b, begin, count, w.queries.row, pitch, w.words);
     for (int64_t j = 0; j < count; ++j)
       apply_dropout(dropout, w.words + j * pitch + first * kLanes<T>, (last - first) * kLanes<T>,
                     w.weights + j * pitch + first * kLanes<T>);
   }
-  add_weighted_values(call, values, count, first, last, w);
+  add_weighted_values(call, values, count, first, last, fresh, w);
 }
 
 template <typename Storage, typename T = Compute<Storage>>
 void write_selected(const AttendCall& call, int64_t b, int64_t first, int64_t last, Storage* out,
                     Buffers<Storage>& w) {
-  T* lse = static_cast<T*>(call.lse) + b * call.selected;
+  T* lse = call.lse == nullptr ? nullptr : static_cast<T*>(call.lse) + b * call.selected;
   for (int64_t i = first * kLanes<T>; i < smaller(last * kLanes<T>, call.selected); ++i) {
     store_row(w.sums + i * w.value_padded, call.value.columns, T(1) / w.total[i],
               out + static_cast<int64_t>(w.queries.row[i]) * call.out.row_stride);
-    lse[i] = static_cast<T>(static_cast<double>(w.largest[i]) + __builtin_log(static_cast<double>(w.total[i])));
+    if (lse == nullptr) continue;
+    if constexpr (std::is_same_v<T, float>) {
+      lse[i] = static_cast<float>(w.largest[i] * kLn2<double> + static_cast<double>(__builtin_logf(w.total[i])));
+    } else {
+      lse[i] = w.largest[i] * kLn2<double> + __builtin_log(w.total[i]);
+    }
   }
 }
 
@@ -205,11 +225,6 @@ void attend_entry(const AttendCall& call, int64_t b, int64_t first, int64_t last
   if (first < last)
     w.queries.gather(entry<Storage>(call.query, call.batch, b), call.query.row_stride, call.top + b * call.selected,
                      call.key.rows);
-  for (int64_t i = first * kLanes<T>; i < last * kLanes<T>; ++i) {
-    w.largest[i] = static_cast<T>(-__builtin_inf());
-    w.total[i] = T(0);
-    for (int64_t c = 0; c < w.value_padded; ++c) w.sums[i * w.value_padded + c] = T(0);
-  }
   for (int64_t c = 0; c < w.value_padded; ++c) w.fill[c] = T(0), w.running[c] = 0.0;
 
   for (int64_t begin = 0; begin < call.key.rows; begin += kBlockKeys) {

@@ -12,9 +12,9 @@ constexpr int64_t kChunkKeys = 4 * kBlockKeys;  // what one thread works on when
 // What the chunks of one batch entry share.
 template <typename T>
 struct Shared {
-  Queries<T> queries, grads;  // the selected rows of Q, scaled, and of dO
+  Queries<T> queries, grads;  // the selected rows of Q, times scale log2(e), and of dO
   int64_t chunks;
-  T* lse;              // (pitch), infinite in the padding: no weight there
+  T* lse;              // (pitch), times log2(e); infinite in the padding: no weight there
   T* delta;            // (pitch): rowsum(dO * O)
   bool* selected;      // (L_Q)
   double* fill;        // (chunks, D_V padded): gradient that the fill passes to every key from the rows after the chunk
@@ -22,7 +22,7 @@ struct Shared {
   T* grad_query_sum;   // (pitch, D padded)
 
   Shared(const BackwardCall& call, bool split, Arena& arena)
-      : queries(call.forward.selected, call.forward.query.columns, static_cast<T>(call.forward.scale), arena),
+      : queries(call.forward.selected, call.forward.query.columns, static_cast<T>(call.forward.scale) * kLog2E<T>, arena),
         grads(call.forward.selected, call.forward.value.columns, T(1), arena),
         chunks((call.forward.key.rows + kChunkKeys - 1) / kChunkKeys) {
     lse = arena.take<T>(queries.pitch);
@@ -39,8 +39,8 @@ template <typename T>
 struct Buffers {
   T* keys;          // (kBlockKeys, D padded)
   T* values;        // (kBlockKeys, D_V padded)
-  T* weights;       // (kBlockKeys, pitch)
-  T* grad_weights;  // (kBlockKeys, pitch)
+  T* weights;       // (kScoreRows, pitch)
+  T* grad_weights;  // (kScoreRows, pitch)
   uint32_t* words;  // (kBlockKeys, pitch), with dropout
   T* grad_key;      // (kBlockKeys, D padded)
   T* grad_value;    // (kBlockKeys, D_V padded)
@@ -53,8 +53,8 @@ struct Buffers {
     const int64_t value_width = round_up(forward.value.columns, kLanes<T>);
     keys = arena.take<T>(kBlockKeys * width);
     values = arena.take<T>(kBlockKeys * value_width);
-    weights = arena.take<T>(kBlockKeys * pitch);
-    grad_weights = arena.take<T>(kBlockKeys * pitch);
+    weights = arena.take<T>(kScoreRows * pitch);
+    grad_weights = arena.take<T>(kScoreRows * pitch);
     words = arena.take<uint32_t>(forward.dropout_p > 0.0 ? kBlockKeys * pitch : 0);
     grad_key = arena.take<T>(kBlockKeys * width);
     grad_value = arena.take<T>(kBlockKeys * value_width);
@@ -62,6 +62,15 @@ struct Buffers {
     running = arena.take<double>(value_width);
   }
 };
+
+// Where the sums of a block are formed: in the result itself if that can be, else in the buffer.
+template <typename Storage, typename T = Compute<Storage>>
+Rows<T> place(Storage* result, int64_t stride, int64_t width, T* buffer) {
+  if constexpr (std::is_same_v<Storage, T>) {
+    if (width % kLanes<T> == 0) return {result, stride};
+  }
+  return {buffer, round_up(width, kLanes<T>)};
+}
 
 // One batch entry and the steps on it.
 template <typename Storage>
@@ -94,7 +103,10 @@ class Entry {
     Arena arena(memory);
     Buffers<T> w(call_, arena);
     const int64_t padded = shared_.grads.padded;
-    for (int64_t c = 0; c < padded; ++c) w.running[c] = has_fill_ ? shared_.fill[chunk * padded + c] : 0.0;
+    for (int64_t c = 0; c < padded; ++c) {
+      w.running[c] = has_fill_ ? shared_.fill[chunk * padded + c] : 0.0;
+      w.row[c] = static_cast<T>(w.running[c]);  // what the mean gives every key
+    }
     const int64_t size = shared_.queries.pitch * shared_.queries.padded;
     T* grad_query = shared_.grad_query + (split_ ? chunk * size : 0);
     for (int64_t i = 0; i < size; ++i) grad_query[i] = T(0);
@@ -111,7 +123,8 @@ class Entry {
       for (int64_t chunk = 0; chunk < shared_.chunks; ++chunk) add_grad_query(shared_.grad_query + chunk * size);
     Storage* grad_query = at<Storage>(call_.grad_query);
     for (int64_t i = 0; i < forward_.selected; ++i)
-      store_row(shared_.grad_query_sum + i * padded, forward_.query.columns, static_cast<T>(forward_.scale),
+      store_row(shared_.grad_query_sum + i * padded, forward_.query.columns,
+                static_cast<T>(forward_.scale) * kLog2E<T>,
                 grad_query + static_cast<int64_t>(shared_.queries.row[i]) * call_.grad_query.row_stride);
   }
 
@@ -129,7 +142,7 @@ class Entry {
     const T* lse = static_cast<const T*>(forward_.lse) + index_ * forward_.selected;
     const int64_t padded = shared_.grads.padded, width = forward_.value.columns;
     for (int64_t i = 0; i < shared_.queries.pitch; ++i) {
-      shared_.lse[i] = i < forward_.selected ? lse[i] : static_cast<T>(__builtin_inf());
+      shared_.lse[i] = i < forward_.selected ? lse[i] * kLog2E<T> : static_cast<T>(__builtin_inf());
       shared_.delta[i] = T(0);
       if (i >= forward_.selected) continue;
       const int64_t row = shared_.queries.row[i];
@@ -148,15 +161,39 @@ class Entry {
     for (int64_t i = first; i < last; ++i) {
       if (shared_.selected[i]) continue;
       copy_row(grad + i * call_.grad_out.row_stride, forward_.value.columns, padded, T(1), row);
-      const double factor = fill_factor(i);
+      const double factor = forward_.fill == Fill::kCummean
+                                ? 1.0 / static_cast<double>(smaller(i + 1, forward_.key.rows)) : 1.0;
       for (int64_t c = 0; c < padded; ++c) sum[c] += static_cast<double>(row[c]) * factor;
     }
   }
 
-  double fill_factor(int64_t i) const {
-    const int64_t keys = forward_.key.rows;
-    if (forward_.fill == Fill::kMean) return 1.0 / static_cast<double>(keys);
-    return forward_.fill == Fill::kCummean ? 1.0 / static_cast<double>(smaller(i + 1, keys)) : 1.0;
+  // The same for the mean and all rows: a vector of columns at a time, kRun rows before they join the sum in double.
+  void add_all_fill_rows(double* sum) const {
+    constexpr int64_t kRun = 64;
+    const Storage* grad = at<Storage>(call_.grad_out);
+    const int64_t rows = forward_.query.rows, width = forward_.value.columns, stride = call_.grad_out.row_stride;
+    for (int64_t first = 0; first < rows; first += kRun) {
+      const Storage* rest[kRun];
+      int64_t count = 0;
+      for (int64_t i = first; i < smaller(first + kRun, rows); ++i) {
+        rest[count] = grad + i * stride;
+        count += !shared_.selected[i];
+      }
+      for (int64_t c = 0; c < width; c += kLanes<T>) {
+        const int lanes = static_cast<int>(smaller<int64_t>(kLanes<T>, width - c));
+        Vec<T> run[2] = {};
+        if (lanes == kLanes<T>) {
+          int64_t i = 0;
+          for (; i + 2 <= count; i += 2) run[0] += load(rest[i] + c), run[1] += load(rest[i + 1] + c);
+          if (i < count) run[0] += load(rest[i] + c);
+        } else {
+          for (int64_t i = 0; i < count; ++i) run[0] += load_partial(rest[i] + c, lanes);
+        }
+        const Vec<T> total = run[0] + run[1];
+        for (int i = 0; i < kLanes<T>; ++i) sum[c + i] += static_cast<double>(total[i]);
+      }
+    }
+    for (int64_t c = 0; c < shared_.grads.padded; ++c) sum[c] /= static_cast<double>(forward_.key.rows);
   }
 
   void prepare_fill(char* memory) {
@@ -167,7 +204,7 @@ class Entry {
     for (int64_t i = 0; i < forward_.selected; ++i) shared_.selected[shared_.queries.row[i]] = true;
     for (int64_t c = 0; c < padded; ++c) w.running[c] = 0.0;
     if (forward_.fill == Fill::kMean) {
-      add_fill_rows(0, rows, w.row, w.running);
+      add_all_fill_rows(w.running);
       for (int64_t chunk = 0; chunk < shared_.chunks; ++chunk) keep_fill(w.running, chunk);
       return;
     }
@@ -186,18 +223,17 @@ class Entry {
     for (int64_t c = 0; c < padded; ++c) shared_.fill[chunk * padded + c] = sum[c];
   }
 
-  // grad_value of a block = the fill's gradient.
-  void start_grad_value(int64_t begin, int64_t count, Buffers<T>& w) {
+  // grad_value of a block = the gradient of a fill that differs from row to row.
+  void start_grad_value(int64_t begin, int64_t count, T* grad_value, int64_t pitch, Buffers<T>& w) {
     const int64_t padded = shared_.grads.padded;
     for (int64_t j = count - 1; j >= 0; --j) {
       const int64_t i = begin + j;
-      if (has_fill_ && forward_.fill != Fill::kMean && i < forward_.query.rows)
-        add_fill_rows(i, i + 1, w.row, w.running);
-      for (int64_t c = 0; c < padded; ++c) w.grad_value[j * padded + c] = static_cast<T>(w.running[c]);
+      if (i < forward_.query.rows) add_fill_rows(i, i + 1, w.row, w.running);
+      for (int64_t c = 0; c < padded; ++c) grad_value[j * pitch + c] = static_cast<T>(w.running[c]);
     }
   }
 
-  // weights = exp(scores - lse) and grad_weights = weights * (Z dO V^T - delta); the weights become Z weights.
+  // weights = 2^(scores - lse) and grad_weights = ln(2) weights * (Z dO V^T - delta); the weights become Z weights.
   void weigh(const Dropout& dropout, int64_t begin, int64_t count, int64_t first, int64_t last, Buffers<T>& w) {
     const int64_t pitch = shared_.queries.pitch, at = first * kLanes<T>, size = (last - first) * kLanes<T>;
     if (dropout.active) {
@@ -206,13 +242,14 @@ class Entry {
         apply_dropout(dropout, w.words + j * pitch + at, size, w.grad_weights + j * pitch + at);
     }
     for (int64_t i = at; i < at + size; i += kLanes<T>) {
-      const Vec<T> lse = load(shared_.lse + i), delta = load(shared_.delta + i);
+      const Vec<T> lse = load(shared_.lse + i), delta = load(shared_.delta + i) * kLn2<T>;
+#pragma GCC unroll 4
       for (int64_t j = 0; j < count; ++j) {
         T* weight = w.weights + j * pitch + i;
         T* grad = w.grad_weights + j * pitch + i;
-        const Vec<T> p = exp(load(weight) - lse);
+        const Vec<T> p = exp2_below<T>(load(weight) - lse);
         store(weight, p);
-        store(grad, p * (load(grad) - delta));
+        store(grad, p * (load(grad) * kLn2<T> - delta));
       }
     }
     if (dropout.active) {
@@ -229,39 +266,52 @@ class Entry {
       while (first < last && queries.panel_limit[first] <= begin) ++first;
       while (first < last && queries.panel_limit[last - 1] <= begin) --last;
     }
-    start_grad_value(begin, count, w);
-    for (int64_t i = 0; i < count * queries.padded; ++i) w.grad_key[i] = T(0);
-    if (first < last) {
-      const int64_t stride = forward_.key.row_stride, value_stride = forward_.value.row_stride;
-      const Storage* key = at<Storage>(forward_.key) + begin * stride;
-      const Storage* value = at<Storage>(forward_.value) + begin * value_stride;
-      const Rows<T> keys = rows_of(key, stride, count, width, true, w.keys);
+    const bool masked = first == last, fill_varies = has_fill_ && forward_.fill != Fill::kMean;
+    // Where rows are whole vectors of the type that is computed in, the sums are formed where they belong.
+    Storage* grad_key = at<Storage>(call_.grad_key) + begin * call_.grad_key.row_stride;
+    Storage* grad_value = at<Storage>(call_.grad_value) + begin * call_.grad_value.row_stride;
+    const Rows<T> key_sums = place<Storage>(grad_key, call_.grad_key.row_stride, width, w.grad_key);
+    const Rows<T> value_sums = place<Storage>(grad_value, call_.grad_value.row_stride, value_width, w.grad_value);
+    const int64_t stride = forward_.key.row_stride, value_stride = forward_.value.row_stride;
+    const Storage* key = at<Storage>(forward_.key) + begin * stride;
+    const Storage* value = at<Storage>(forward_.value) + begin * value_stride;
+    const Rows<T> keys = rows_of(key, stride, count, width, true, w.keys);
+    if (!masked) {
+      const Soon soon{reinterpret_cast<const char*>(value), value_stride * static_cast<int64_t>(sizeof(Storage)),
+                      value_width * static_cast<int64_t>(sizeof(Storage))};
       if (std::is_same_v<Storage, T> || scores_in_pairs<Storage>(width)) {
-        queries.score(key, stride, count, first, last, w.keys, w.weights);
+        queries.score(key, stride, count, first, last, w.keys, w.weights, soon);
       } else {  // converted already
-        queries.score(keys.data, keys.stride, count, first, last, w.keys, w.weights);
+        queries.score(keys.data, keys.stride, count, first, last, w.keys, w.weights, soon);
       }
       if (forward_.is_causal) mask_future(queries, begin, count, first, last, w.weights);
       shared_.grads.score(value, value_stride, count, first, last, w.values, w.grad_weights);
       weigh(Dropout(forward_), begin, count, first, last, w);
-
-      const int64_t from = first * kLanes<T>, steps = smaller(last * kLanes<T>, queries.count) - from;
-      const Rows<T> grads{shared_.grads.rows + from * shared_.grads.padded, shared_.grads.padded};
-      const Rows<T> rows{queries.rows + from * queries.padded, queries.padded};
-      update_block<T>({w.weights + from, pitch, 1, grads, steps, w.grad_value, shared_.grads.padded, nullptr}, count,
-                      value_width);
-      update_block<T>({w.grad_weights + from, pitch, 1, rows, steps, w.grad_key, queries.padded, nullptr}, count,
-                      width);
-      update_block<T>({w.grad_weights + from, 1, pitch, keys, count, grad_query + from * queries.padded,
-                       queries.padded, nullptr}, steps, width);
     }
-    Storage* grad_key = at<Storage>(call_.grad_key) + begin * call_.grad_key.row_stride;
-    Storage* grad_value = at<Storage>(call_.grad_value) + begin * call_.grad_value.row_stride;
-    for (int64_t j = 0; j < count; ++j) {
-      store_row(w.grad_key + j * queries.padded, width, T(1), grad_key + j * call_.grad_key.row_stride);
-      store_row(w.grad_value + j * shared_.grads.padded, value_width, T(1),
-                grad_value + j * call_.grad_value.row_stride);
+    const int64_t from = first * kLanes<T>, steps = masked ? 0 : smaller(last * kLanes<T>, queries.count) - from;
+    const Rows<T> grads{shared_.grads.rows + from * shared_.grads.padded, shared_.grads.padded};
+    const Rows<T> rows{queries.rows + from * queries.padded, queries.padded};
+    Update<T> to_value{w.weights + from, pitch, 1, grads, steps, const_cast<T*>(value_sums.data), value_sums.stride,
+                       nullptr};
+    if (fill_varies) {
+      start_grad_value(begin, count, to_value.sums, to_value.pitch, w);
+    } else if (has_fill_) {
+      to_value.start = w.row;
+    } else {
+      to_value.fresh = true;
     }
+    update_block(to_value, count, value_width);
+    update_block<T>({w.grad_weights + from, pitch, 1, rows, steps, const_cast<T*>(key_sums.data), key_sums.stride,
+                     nullptr, true}, count, width);
+    update_block<T>({w.grad_weights + from, 1, pitch, keys, count, grad_query + from * queries.padded, queries.padded,
+                     nullptr}, steps, width);
+    if (key_sums.data == w.grad_key)
+      for (int64_t j = 0; j < count; ++j)
+        store_row(w.grad_key + j * queries.padded, width, T(1), grad_key + j * call_.grad_key.row_stride);
+    if (value_sums.data == w.grad_value)
+      for (int64_t j = 0; j < count; ++j)
+        store_row(w.grad_value + j * shared_.grads.padded, value_width, T(1),
+                  grad_value + j * call_.grad_value.row_stride);
   }
 
   void add_grad_query(const T* part) {

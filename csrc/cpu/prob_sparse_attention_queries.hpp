@@ -54,18 +54,19 @@ struct Queries {
   // scores[j][i] = scale * sum_c matrix[j][c] * query[i][c] for the panels [first, last). The buffer is for rows that
   // cannot be read as they lie.
   template <typename Storage>
-  void score(const Storage* matrix, int64_t stride, int64_t keys, int64_t first, int64_t last, T* buffer,
-             T* scores) const {
+  void score(const Storage* matrix, int64_t stride, int64_t keys, int64_t first, int64_t last, T* buffer, T* scores,
+             Soon soon = {}) const {
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<Storage, bfloat16>) {
       if (scores_in_pairs<Storage>(width)) {
         pair_block(matrix, stride, keys, reinterpret_cast<const uint32_t*>(packed), pitch, first, last, width, scale,
-                   scores);
+                   scores, soon);
         return;
       }
     }
 #endif
-    score_block(rows_of(matrix, stride, keys, width, false, buffer), keys, packed, pitch, first, last, width, scores);
+    score_block(rows_of(matrix, stride, keys, width, false, buffer), keys, packed, pitch, first, last, width, scores,
+                soon);
   }
 
  private:

@@ -5,6 +5,8 @@
 // reduction, and a width that is no multiple of the lanes costs nothing.
 #pragma once
 
+#include "cpu/lanes.hpp"
+#include "cpu/powers_of_two.hpp"
 #include "cpu/prob_sparse_attention.hpp"
 #include "cpu/simd.hpp"
 
@@ -12,11 +14,18 @@ namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 
 using namespace simmst::cpu::prob_sparse;
 
-constexpr int kBlockKeys = 64;                         // keys of one block: its rows of K and V stay in the L1 cache
-constexpr int kTileKeys = kVectorBytes == 64 ? 8 : 4;  // of a score tile
+constexpr int kBlockKeys = 64;  // keys of one block: its rows of K and V stay in the L1 cache
+
+// Register tiles. A score tile has one sum per key and panel, an update tile one per row and vector of columns; beside
+// them go the vectors of one side and one broadcast of the other.
 constexpr int kTilePanels = 3;
-constexpr int kTileRows = 6;  // of an update tile
+constexpr int tile_keys(int panels) { return kRegisters == 32 || panels == 1 ? 8 : panels == 2 ? 6 : 4; }
+constexpr int kMostTileKeys = 8;
 constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
+constexpr int tile_rows(int vectors) { return vectors * 2 > kTileVectors ? 6 : 10; }
+
+// Rows of a block of scores: tiles are written whole.
+constexpr int kScoreRows = kBlockKeys + kMostTileKeys;
 
 template <typename T>
 SIMMST_INLINE T smaller(T a, T b) {
@@ -83,7 +92,7 @@ void run_team(int threads, const Body& body) {
 
 // Copy a row into compute precision, times a factor, zero from `width` to `padded`.
 template <typename Storage, typename T = Compute<Storage>>
-void copy_row(const Storage* from, int64_t width, int64_t padded, T factor, T* to) {
+SIMMST_INLINE void copy_row(const Storage* from, int64_t width, int64_t padded, T factor, T* to) {
   int64_t c = 0;
   for (; c + kLanes<T> <= width; c += kLanes<T>) store(to + c, load(from + c) * factor);
   if (c < width) {
@@ -122,17 +131,33 @@ Rows<T> rows_of(const Storage* from, int64_t stride, int64_t count, int64_t widt
 // packed[c][i] = rows[i][c] for a whole number of panels of rows that are padded to whole vectors.
 template <typename T>
 void transpose(const T* rows, int64_t stride, int64_t count, int64_t width, T* packed) {
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t c = 0; c < width; ++c) packed[c * count + i] = rows[i * stride + c];
+  constexpr int kSize = kLanes<T>;
+  for (int64_t i = 0; i < count; i += kSize) {
+    for (int64_t c = 0; c < width; c += kSize) {
+      Vec<T> square[kSize];
+      SIMMST_UNROLL
+      for (int t = 0; t < kSize; ++t) square[t] = load(rows + (i + t) * stride + c);
+      transpose_square<T>(square);
+      T* to = packed + c * count + i;
+      if (c + kSize <= width) {
+        SIMMST_UNROLL
+        for (int t = 0; t < kSize; ++t) store(to + t * count, square[t]);
+      } else {
+        SIMMST_UNROLL
+        for (int t = 0; t < kSize; ++t)
+          if (c + t < width) store(to + t * count, square[t]);
+      }
+    }
+  }
 }
 
 // Scores[j][i] = sum_c rows[j][c] * packed[c][i].
 
-template <typename T, int kPanels>
+template <typename T, int kPanels, int kKeys = tile_keys(kPanels)>
 void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t width, T* scores) {
-  Vec<T> sum[kTileKeys][kPanels];
+  Vec<T> sum[kKeys][kPanels];
   SIMMST_UNROLL
-  for (int j = 0; j < kTileKeys; ++j)
+  for (int j = 0; j < kKeys; ++j)
     SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
   for (int64_t c = 0; c < width; ++c) {
@@ -140,47 +165,61 @@ void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t wid
     SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) column[i] = load(packed + c * pitch + i * kLanes<T>);
     SIMMST_UNROLL
-    for (int j = 0; j < kTileKeys; ++j) {
+    for (int j = 0; j < kKeys; ++j) {
       const Vec<T> x = broadcast_from(row[j] + c);
       SIMMST_UNROLL
       for (int i = 0; i < kPanels; ++i) sum[j][i] += x * column[i];
     }
   }
   SIMMST_UNROLL
-  for (int j = 0; j < kTileKeys; ++j)
+  for (int j = 0; j < kKeys; ++j)
     SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
 }
 
+// Rows that will be read soon.
+struct Soon {
+  const char* data = nullptr;
+  int64_t stride = 0, bytes = 0;  // from row to row, and of a row
+};
+
+SIMMST_INLINE void prefetch_rows(const char* rows, int64_t stride, int64_t bytes, int64_t count) {
+  for (int64_t j = 0; j < count; ++j, rows += stride)
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + at);
+}
+
 // Goes through the tiles of a block of scores: `count` rows of `width` entries against the panels [first, last).
-// `tile(panels, row, panel, scores)` computes one. Tiles are written whole: `scores` has kBlockKeys rows of `pitch`.
+// `tile(panels, row, panel, scores)` computes one. Tiles are written whole: `scores` has kScoreRows rows of `pitch`.
+// A tile walks along its rows in step, which no hardware prefetcher foresees: the rows of the next one, and as many
+// of `soon`, are asked for beforehand.
 template <typename Row, typename T, typename Tile>
 void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t count, int64_t pitch, int64_t first,
-                     int64_t last, T* scores, const Tile& tile) {
-  for (int64_t j = 0; j < count; j += kTileKeys) {
-    const Row* row[kTileKeys];  // past the end the last row again
-    for (int t = 0; t < kTileKeys; ++t) {
-      row[t] = rows + smaller(j + t, count - 1) * stride;
-      // A tile walks along its rows in step, which no hardware prefetcher foresees: ask for the next tile now.
-      const char* next = reinterpret_cast<const char*>(row[t] + kTileKeys * stride);
-      for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(Row)); at += 64) __builtin_prefetch(next + at);
-    }
-    for (int64_t p = first; p < last;) {
-      T* to = scores + j * pitch + p * kLanes<T>;
-      switch (last - p) {
-        case 1:
-          tile(std::integral_constant<int, 1>{}, row, p, to);
-          p += 1;
-          break;
-        case 2:
-        case 4:  // two and two, not three and one
-          tile(std::integral_constant<int, 2>{}, row, p, to);
-          p += 2;
-          break;
-        default:
-          tile(std::integral_constant<int, 3>{}, row, p, to);
-          p += 3;
+                     int64_t last, T* scores, Soon soon, const Tile& tile) {
+  constexpr int64_t kSize = static_cast<int64_t>(sizeof(Row));
+  const auto panel_group = [&](auto panels, int64_t p, bool fetch) {
+    constexpr int kKeys = tile_keys(panels());
+    for (int64_t j = 0; j < count; j += kKeys) {
+      const Row* row[kKeys];  // past the end the last row again
+      for (int t = 0; t < kKeys; ++t) row[t] = rows + smaller(j + t, count - 1) * stride;
+      if (fetch) {
+        prefetch_rows(reinterpret_cast<const char*>(rows + (j + kKeys) * stride), stride * kSize, width * kSize, kKeys);
+        if (soon.data != nullptr)
+          prefetch_rows(soon.data + j * soon.stride, soon.stride, soon.bytes, smaller<int64_t>(kKeys, count - j));
       }
+      tile(panels, row, p, scores + j * pitch + p * kLanes<T>);
+    }
+  };
+  for (int64_t p = first; p < last;) {
+    const int64_t left = last - p;
+    if (left == 1) {
+      panel_group(std::integral_constant<int, 1>{}, p, p == first);
+      p += 1;
+    } else if (left == 2 || left == 4) {  // two and two, not three and one
+      panel_group(std::integral_constant<int, 2>{}, p, p == first);
+      p += 2;
+    } else {
+      panel_group(std::integral_constant<int, 3>{}, p, p == first);
+      p += 3;
     }
   }
 }
@@ -188,8 +227,8 @@ void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t cou
 // `packed` has rows of `pitch` entries.
 template <typename T>
 void score_block(Rows<T> rows, int64_t count, const T* packed, int64_t pitch, int64_t first, int64_t last,
-                 int64_t width, T* scores) {
-  for_score_tiles(rows.data, rows.stride, width, count, pitch, first, last, scores,
+                 int64_t width, T* scores, Soon soon = {}) {
+  for_score_tiles(rows.data, rows.stride, width, count, pitch, first, last, scores, soon,
                   [&](auto panels, const T* const* row, int64_t panel, T* to) {
                     score_tile<T, panels()>(row, packed + panel * kLanes<T>, pitch, width, to);
                   });
@@ -208,12 +247,12 @@ SIMMST_INLINE bool scores_in_pairs([[maybe_unused]] int64_t width) {
 #if defined(__AVX512BF16__)
 
 // packed[c][i] holds the entries 2c and 2c + 1 of query i; the scores are multiplied by `scale`.
-template <int kPanels>
+template <int kPanels, int kKeys = tile_keys(kPanels)>
 void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch, int64_t pairs, float scale,
                float* scores) {
-  __m512 sum[kTileKeys][kPanels];
+  __m512 sum[kKeys][kPanels];
   SIMMST_UNROLL
-  for (int j = 0; j < kTileKeys; ++j)
+  for (int j = 0; j < kKeys; ++j)
     SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
   for (int64_t c = 0; c < pairs; ++c) {
@@ -222,7 +261,7 @@ void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch
     for (int i = 0; i < kPanels; ++i)
       column[i] = bit_cast<__m512bh>(_mm512_loadu_si512(packed + c * pitch + i * kLanes<float>));
     SIMMST_UNROLL
-    for (int j = 0; j < kTileKeys; ++j) {
+    for (int j = 0; j < kKeys; ++j) {
       int32_t pair;
       __builtin_memcpy(&pair, row[j] + 2 * c, sizeof(pair));
       const __m512bh x = bit_cast<__m512bh>(_mm512_set1_epi32(pair));
@@ -231,15 +270,15 @@ void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch
     }
   }
   SIMMST_UNROLL
-  for (int j = 0; j < kTileKeys; ++j)
+  for (int j = 0; j < kKeys; ++j)
     SIMMST_UNROLL
     for (int i = 0; i < kPanels; ++i)
       store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
 }
 
 inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, const uint32_t* packed, int64_t pitch,
-                       int64_t first, int64_t last, int64_t width, float scale, float* scores) {
-  for_score_tiles(rows, stride, width, count, pitch, first, last, scores,
+                       int64_t first, int64_t last, int64_t width, float scale, float* scores, Soon soon) {
+  for_score_tiles(rows, stride, width, count, pitch, first, last, scores, soon,
                   [&](auto panels, const bfloat16* const* row, int64_t panel, float* to) {
                     pair_tile<panels()>(row, packed + panel * kLanes<float>, pitch, width / 2, scale, to);
                   });
@@ -247,7 +286,7 @@ inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, cons
 
 #endif
 
-// Sums[i][c] = factor[i] * sums[i][c] + sum_s left[i * left_row + s * left_step] * right[s][c].
+// Sums[i][c] = start[c], or 0 if fresh, or factor[i] * sums[i][c]; + sum_s left[i * left_row + s * left_step] * right[s][c].
 
 template <typename T>
 struct Update {
@@ -257,57 +296,58 @@ struct Update {
   int64_t steps;
   T* sums;
   int64_t pitch;
-  const T* factor;  // one per row, or null for 1
+  const T* factor;     // one per row, or null for 1
+  bool fresh = false;  // the sums before are not read
+  const T* start = nullptr;
 };
 
 template <typename T, int kRows, int kVectors>
 void update_tile(const Update<T>& u) {
-  Vec<T> sum[kRows][kVectors];
-  SIMMST_UNROLL
-  for (int i = 0; i < kRows; ++i)
-    SIMMST_UNROLL
-    for (int c = 0; c < kVectors; ++c) sum[i][c] = load(u.sums + i * u.pitch + c * kLanes<T>);
-  if (u.factor != nullptr) {
-    SIMMST_UNROLL
-    for (int i = 0; i < kRows; ++i)
-      SIMMST_UNROLL
-      for (int c = 0; c < kVectors; ++c) sum[i][c] *= u.factor[i];
+  constexpr int kSums = kRows * kVectors;
+  Vec<T> sum[kSums];
+  const auto place = [&](int n) SIMMST_ALWAYS_INLINE { return u.sums + n / kVectors * u.pitch + n % kVectors * kLanes<T>; };
+  if (u.start != nullptr) {
+    unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(u.start + n % kVectors * kLanes<T>); });
+  } else if (u.fresh) {
+    unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = Vec<T>{}; });
+  } else if (u.factor == nullptr) {
+    unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(place(n)); });
+  } else {
+    unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(place(n)) * broadcast_from(u.factor + n / kVectors); });
   }
   const T* left = u.left;
   const T* right = u.right.data;
-  for (int64_t s = 0; s < u.steps; ++s, left += u.left_step, right += u.right.stride) {
+  const int64_t left_row = u.left_row, left_step = u.left_step, right_step = u.right.stride;
+  for (int64_t s = u.steps; s > 0; --s, left += left_step, right += right_step) {
     Vec<T> row[kVectors];
-    SIMMST_UNROLL
-    for (int c = 0; c < kVectors; ++c) row[c] = load(right + c * kLanes<T>);
-    SIMMST_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      const Vec<T> x = broadcast_from(left + i * u.left_row);
-      SIMMST_UNROLL
-      for (int c = 0; c < kVectors; ++c) sum[i][c] += x * row[c];
-    }
+    unrolled<kVectors>([&](int c) SIMMST_ALWAYS_INLINE { row[c] = load(right + c * kLanes<T>); });
+    unrolled<kRows>([&](int i) SIMMST_ALWAYS_INLINE {
+      const Vec<T> x = broadcast_from(left + i * left_row);
+      unrolled<kVectors>([&](int c) SIMMST_ALWAYS_INLINE { sum[i * kVectors + c] += x * row[c]; });
+    });
   }
-  SIMMST_UNROLL
-  for (int i = 0; i < kRows; ++i)
-    SIMMST_UNROLL
-    for (int c = 0; c < kVectors; ++c) store(u.sums + i * u.pitch + c * kLanes<T>, sum[i][c]);
+  unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { store(place(n), sum[n]); });
+}
+
+// `rows` of them, kRows or fewer.
+template <typename T, int kVectors, int kRows = tile_rows(kVectors)>
+void update_rows(const Update<T>& u, int64_t rows) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) return update_tile<T, kRows, kVectors>(u);
+    update_rows<T, kVectors, kRows - 1>(u, rows);
+  }
 }
 
 template <typename T, int kVectors>
-void update_rows(const Update<T>& u, int rows) {
-  static_assert(kTileRows == 6);
-  switch (rows) {
-    case 1:
-      return update_tile<T, 1, kVectors>(u);
-    case 2:
-      return update_tile<T, 2, kVectors>(u);
-    case 3:
-      return update_tile<T, 3, kVectors>(u);
-    case 4:
-      return update_tile<T, 4, kVectors>(u);
-    case 5:
-      return update_tile<T, 5, kVectors>(u);
-    default:
-      return update_tile<T, 6, kVectors>(u);
+void update_part(Update<T> u, int64_t rows) {
+  const int64_t tiles = (rows + tile_rows(kVectors) - 1) / tile_rows(kVectors);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
+    Update<T> t = u;
+    t.left += first * u.left_row;
+    t.sums += first * u.pitch;
+    if (u.factor != nullptr) t.factor += first;
+    update_rows<T, kVectors>(t, last - first);
   }
 }
 
@@ -315,24 +355,19 @@ void update_rows(const Update<T>& u, int rows) {
 template <typename T>
 void update_block(Update<T> u, int64_t rows, int64_t width) {
   const int64_t vectors = round_up(width, kLanes<T>) / kLanes<T>;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, parts = (vectors + kTileVectors - 1) / kTileVectors;
+  const int64_t parts = (vectors + kTileVectors - 1) / kTileVectors;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = vectors * part / parts, last = vectors * (part + 1) / parts;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t i = rows * tile / tiles;
-      Update<T> t = u;
-      t.left += i * u.left_row;
-      t.right.data += first * kLanes<T>;
-      t.sums += i * u.pitch + first * kLanes<T>;
-      if (u.factor != nullptr) t.factor += i;
-      const int count = static_cast<int>(rows * (tile + 1) / tiles - i);
-      if constexpr (kTileVectors == 4) {
-        if (last - first == 4) update_rows<T, 4>(t, count);
-        if (last - first == 3) update_rows<T, 3>(t, count);
-      }
-      if (last - first == 2) update_rows<T, 2>(t, count);
-      if (last - first == 1) update_rows<T, 1>(t, count);
+    Update<T> t = u;
+    t.right.data += first * kLanes<T>;
+    t.sums += first * kLanes<T>;
+    if (u.start != nullptr) t.start += first * kLanes<T>;
+    if constexpr (kTileVectors == 4) {
+      if (last - first == 4) update_part<T, 4>(t, rows);
+      if (last - first == 3) update_part<T, 3>(t, rows);
     }
+    if (last - first == 2) update_part<T, 2>(t, rows);
+    if (last - first == 1) update_part<T, 1>(t, rows);
   }
 }
 

@@ -23,6 +23,10 @@
 // accord, after it has decided that an array indexed by the loop lies in memory: then every sum is stored at every step.
 #define SIMMST_UNROLL _Pragma("GCC unroll 32")
 
+#ifndef SIMMST_ALWAYS_INLINE
+#define SIMMST_ALWAYS_INLINE __attribute__((always_inline))  // behind the parameters of a lambda
+#endif
+
 namespace simmst::cpu::SIMMST_ISA {
 
 #if defined(__AVX512F__)
@@ -141,6 +145,15 @@ SIMMST_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
 #else
   return a > b ? a : b;
 #endif
+}
+
+// f(0), f(1), ... f(kCount - 1), written out: what a loop with SIMMST_UNROLL is, where the number depends on a template.
+template <int kCount, typename F>
+SIMMST_INLINE void unrolled(const F& f) {
+  if constexpr (kCount > 0) {
+    unrolled<kCount - 1>(f);
+    f(kCount - 1);
+  }
 }
 
 // Scalar conversions.
