@@ -52,6 +52,11 @@ def naming_table_flags() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        asked = [name for name in (*_FLAGS, "target_col") if re.search(rf"\b{name}\b( |=|, )", f"{error} ")]
-        flags = ", ".join(f"--table.{name}" for name in asked if name not in ("layout", "unit", "cells"))
-        raise DataError(f"{error} (here: {flags})" if flags else str(error)) from error
+        raise DataError(with_table_flags(str(error))) from error
+
+
+def with_table_flags(message: str) -> str:
+    """Let a message that asks for an option of a table name the flag of the command line, too."""
+    asked = [name for name in (*_FLAGS, "target_col") if re.search(rf"\b{name}\b( |=|, )", f"{message} ")]
+    flags = ", ".join(f"--table.{name}" for name in asked if name not in ("layout", "unit", "cells"))
+    return f"{message} (here: {flags})" if flags else message

@@ -6,6 +6,7 @@ from simmst.jobs.pretraining import PretrainingConfig, pretrain
 from simmst.jobs.reporting import report
 from simmst.jobs.runs import Outcome, fit_and_test, train
 from simmst.jobs.saved import evaluate, forecast
+from simmst.jobs.watching import watch
 
 __all__ = [
     "Outcome",
@@ -18,4 +19,5 @@ __all__ = [
     "report",
     "simulate",
     "train",
+    "watch",
 ]

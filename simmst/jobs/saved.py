@@ -94,6 +94,10 @@ class ForecastFrame:
     frame: pandas.DataFrame
     notes: tuple[str, ...] = ()
 
+    def save(self, path: str | Path) -> Path:
+        """Write the frame as CSV, whole or not at all."""
+        return write_atomically(path, lambda temporary: self.frame.to_csv(temporary, index=False))
+
 
 def forecast(
     run: str | Path | None = None,
@@ -122,27 +126,56 @@ def forecast(
         ConfigError: neither a run nor data is given, or a run together with a setting of its own.
         DataError: the file cannot be read as traffic.
     """
+    if run is None and data is None:
+        raise ConfigError("give data to forecast with the shipped weights, or the run of a trained forecaster")
+    forecaster = opened(run, horizon=horizon, step=step, services=services)
+    made = forecast_with(forecaster, data, step=step, services=services, levels=levels, table=table)
+    if out is not None:
+        made.save(out)
+    return made
+
+
+def opened(
+    run: str | Path | None,
+    *,
+    horizon: int | None = None,
+    step: int | None = None,
+    services: Sequence[str] | None = None,
+) -> Forecaster:
+    """Return the forecaster in a folder, or the shipped weights, and refuse settings that do not go with it.
+
+    Raises:
+        ConfigError: a run together with a setting of its own.
+        CheckpointError: the folder holds no forecaster, or a damaged one.
+    """
     if run is None:
-        if data is None:
-            raise ConfigError("give data to forecast with the shipped weights, or the run of a trained forecaster")
-        forecaster = Forecaster.pretrained(horizon=6 if horizon is None else horizon)
-        dataset: TrafficDataset | None = open_data(data, step=step, services=services, table=table)
-        assert dataset is not None  # noqa: S101 - for the type checker
+        return Forecaster.pretrained(horizon=6 if horizon is None else horizon)
+    for name, value in (("horizon", horizon), ("step", step), ("services", services)):
+        if value is not None:
+            raise ConfigError(f"the forecaster in {run} has a {name} of its own; leave {name} out")
+    return Forecaster.load(run)
+
+
+def forecast_with(
+    forecaster: Forecaster,
+    data: str | Path | None,
+    *,
+    step: int | None = None,
+    services: Sequence[str] | None = None,
+    levels: Sequence[int] = (),
+    table: Mapping[str, Any] | None = None,
+) -> ForecastFrame:
+    """Forecast the slots after the end of a file with a forecaster that `opened` gave: see `forecast`."""
+    fitted = forecaster.fitted().dataset
+    notes = forecaster.notes
+    dataset = None
+    if fitted is None:
+        assert data is not None  # noqa: S101 - the shipped weights have no series of their own
+        dataset = open_data(data, step=step, services=services, table=table)
         notes = zero_shot_notes(dataset, load_pretrained(), forecaster.spec.horizon)
-    else:
-        for name, value in (("horizon", horizon), ("step", step), ("services", services)):
-            if value is not None:
-                raise ConfigError(f"the forecaster in {run} has a {name} of its own; leave {name} out")
-        forecaster = Forecaster.load(run)
-        fitted = forecaster.dataset
-        dataset = None
-        if data is not None:
-            dataset = open_data(data, step=fitted.step_minutes, services=fitted.services, table=table, like=fitted)
-        notes = forecaster.notes
+    elif data is not None:
+        dataset = open_data(data, step=fitted.step_minutes, services=fitted.services, table=table, like=fitted)
     if dataset is not None:
         notes = (*dataset.layout.notes, *notes)
     frame = forecaster.predict(dataset, levels=levels)
-    frame = frame if hasattr(frame, "to_csv") else frame.to_pandas()  # fitted on a frame of polars
-    if out is not None:
-        write_atomically(out, lambda temporary: frame.to_csv(temporary, index=False))
-    return ForecastFrame(frame, notes)
+    return ForecastFrame(frame if hasattr(frame, "to_csv") else frame.to_pandas(), notes)  # of polars

@@ -1,0 +1,241 @@
+"""Forecasts of the files that appear in a folder, one by one, for as long as nobody says stop."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simmst.data.directory import SUFFIXES
+from simmst.errors import ConfigError, SimmstError
+from simmst.evaluation.intervals import checked_level
+from simmst.forecaster import Forecaster
+from simmst.foundation.files import write_json
+from simmst.jobs.saved import forecast_with, opened
+
+STATE_FILE = ".simmst-watch.json"
+OUTPUT_SUFFIX = ".forecast.csv"
+INTERVAL = 5.0  # seconds
+_LOCK_FILE = ".simmst-watch.lock"
+_VERSION = 1
+_PACKED = (".gz", ".zip")
+
+Tell = Callable[[str], None]
+Look = tuple[int, int]  # size in bytes and time of the last change in nanoseconds
+
+
+@dataclass
+class _State:
+    """What was read before: for each name the size, time and digest of the file as it was, and what came of it."""
+
+    path: Path
+    settings: dict[str, Any]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, settings: dict[str, Any]) -> _State:
+        """Read the state that an earlier watch with the same settings left.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not path.is_file():
+            return cls(path, settings)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["version"] != _VERSION:
+                raise ValueError(f"version {found['version']!r}")
+            files = {
+                str(name): {
+                    "size": int(one["size"]),
+                    "mtime_ns": int(one["mtime_ns"]),
+                    "sha256": None if one["sha256"] is None else str(one["sha256"]),
+                    "forecast": bool(one["forecast"]),
+                }
+                for name, one in found["files"].items()
+            }
+            same = found["settings"] == settings
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{path}, which remembers the files that were read, is damaged ({type(error).__name__}: {error}); "
+                "delete it, and every file in the folder is forecast again"
+            ) from error
+        return cls(path, settings, files if same else {})
+
+    def knows(self, name: str, look: Look) -> bool:
+        known = self.files.get(name)
+        return known is not None and (known["size"], known["mtime_ns"]) == look
+
+    def remember(self, name: str, look: Look, digest: str | None, *, forecast: bool) -> None:
+        self.files[name] = {"size": look[0], "mtime_ns": look[1], "sha256": digest, "forecast": forecast}
+        write_json(self.path, {"version": _VERSION, "settings": self.settings, "files": self.files})
+
+
+def watch(
+    folder: str | Path,
+    *,
+    run: str | Path | None = None,
+    horizon: int | None = None,
+    step: int | None = None,
+    services: Sequence[str] | None = None,
+    levels: Sequence[int] = (),
+    table: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    once: bool = False,
+    interval: float = INTERVAL,
+    stop: threading.Event | None = None,
+    tell: Tell = lambda line: None,
+    complain: Tell = lambda line: None,
+) -> int:
+    """Forecast every data file that appears in a folder, each once, and write one CSV file for each.
+
+    The folder is looked at every `interval` seconds, which also works where a file system tells nothing of its
+    changes. A file is read when two looks in a row found it alike in size and time: not while it is still copied.
+    What was read is remembered in ``.simmst-watch.json`` among the forecasts; a file is read again when its content
+    changes, and all are when the settings do. A file that cannot be forecast is told in one line and left until
+    it changes.
+
+    Args:
+        folder: where files appear; its folders, hidden files and files of other kinds are left alone.
+        run: as in `simmst.jobs.forecast`, and so are `horizon`, `step`, `services`, `levels` and `table`.
+        out: the folder for the forecasts, ``<name of the file>.forecast.csv``; None takes ``forecasts`` in `folder`.
+        once: forecast what is there, and end.
+        interval: seconds between two looks.
+        stop: ends the watch when it is set, after the file that is being forecast.
+        tell: gets one line a forecast.
+        complain: gets notes, and one line a file that could not be forecast.
+
+    Returns:
+        How many files were forecast.
+
+    Raises:
+        ConfigError: the folder is none, a setting does not go, another watch writes to `out`, or what it
+            remembers is damaged.
+        CheckpointError: the run's forecaster is damaged.
+        OSError: a forecast cannot be written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder} to watch; make it, or check the path")
+    if not 0 < interval < float("inf"):
+        raise ConfigError(f"interval is {interval:g} seconds; it must be more than 0")
+    forecaster = opened(run, horizon=horizon, step=step, services=services)
+    for level in levels:
+        checked_level(level)
+    target = folder / "forecasts" if out is None else Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    reading = {"step": step, "services": services, "levels": list(levels), "table": dict(table or {})}
+    settings = {"run": None if run is None else str(Path(run).resolve()), "horizon": horizon, **reading}
+    with _alone(target):
+        state = _State.read(target / STATE_FILE, {"folder": str(folder.resolve()), **settings})
+        reader = _Reader(target, state, forecaster, reading, tell, complain)
+        return _look_again_and_again(folder, reader, once=once, interval=interval, stop=stop or threading.Event())
+
+
+def _look_again_and_again(folder: Path, reader: _Reader, *, once: bool, interval: float, stop: threading.Event) -> int:
+    before: dict[str, Look] = {}
+    done = 0
+    while True:
+        now = _looks(folder)
+        fresh = [name for name, look in now.items() if not reader.state.knows(name, look)]
+        for name in fresh:
+            if stop.is_set():
+                return done
+            if before.get(name) == now[name]:
+                done += reader.read(folder / name, now[name])
+        if once and (before or not fresh):
+            for name in fresh:
+                if before.get(name) != now[name]:
+                    reader.complain(f"{folder / name}: is still growing; left alone")
+            return done
+        before = now
+        if stop.wait(interval):
+            return done
+
+
+def _looks(folder: Path) -> dict[str, Look]:
+    """The data files of a folder by name."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        kinds = [suffix.lower() for suffix in path.suffixes]
+        if (
+            not kinds
+            or kinds[-1] not in (*SUFFIXES, *_PACKED)
+            or path.name.startswith(".")
+            or path.name.endswith(OUTPUT_SUFFIX)
+        ):
+            continue
+        try:
+            if path.is_file():
+                found[path.name] = _look(path)
+        except OSError:  # gone since the folder was listed, or a link to nowhere
+            continue
+    return found
+
+
+def _look(path: Path) -> Look:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class _Reader:
+    """Forecasts one file after the other."""
+
+    target: Path
+    state: _State
+    forecaster: Forecaster
+    reading: dict[str, Any]
+    tell: Tell
+    complain: Tell
+
+    def read(self, path: Path, look: Look) -> bool:
+        """Forecast a file, unless its content was read before; return whether it was."""
+        known, digest = self.state.files.get(path.name), None
+        try:
+            digest = _digest(path)
+            if known is not None and known["sha256"] == digest:
+                self.state.remember(path.name, look, digest, forecast=known["forecast"])
+                return False
+            found = forecast_with(self.forecaster, path, **self.reading)
+            if _look(path) != look:  # written to while it was read: it is read again when it rests
+                return False
+        except (SimmstError, OSError, MemoryError) as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            named = message if path.name in message else f"{path}: {message}"
+            self.complain(f"{named}; it is left alone until it changes")
+            self.state.remember(path.name, look, digest, forecast=False)
+            return False
+        written = found.save(self.target / f"{path.name}{OUTPUT_SUFFIX}")
+        for note in found.notes:
+            self.complain(f"note: {path.name}: {note}")
+        self.state.remember(path.name, look, digest, forecast=True)
+        self.tell(f"written: {written} ({len(found.frame)} rows)")
+        return True
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold the folder of the forecasts, which two watches would write to in turns."""
+    with (target / _LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another simmst forecast --watch writes its forecasts to {target}; stop it, or give another --out"
+            ) from error
+        yield
