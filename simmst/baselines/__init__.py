@@ -8,6 +8,7 @@ from simmst.baselines.gradient_boosting import GradientBoosting
 from simmst.baselines.hour_of_week_mean import HourOfWeekMean
 from simmst.baselines.persistence import Persistence
 from simmst.baselines.ridge import RidgeOnLags
+from simmst.baselines.ridge_lags import RidgeLags
 from simmst.baselines.seasonal_naive import SeasonalNaive
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
@@ -16,6 +17,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "seasonal-naive-week": partial(SeasonalNaive, days=7),
     "hour-of-week-mean": HourOfWeekMean,
     "ridge": RidgeOnLags,
+    "ridge-lags": RidgeLags,
     "gradient-boosting": GradientBoosting,
 }
 
@@ -25,6 +27,7 @@ __all__ = [
     "GradientBoosting",
     "HourOfWeekMean",
     "Persistence",
+    "RidgeLags",
     "RidgeOnLags",
     "SeasonalNaive",
 ]

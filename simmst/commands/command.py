@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class Command:
         config: takes ``--config FILE.yaml``.
         quiet: takes ``--quiet``.
         resumes: goes on where it was interrupted when it is called again.
+        words: brings the words of the command line to those of the parser.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Command:
     config: bool = True
     quiet: bool = False
     resumes: bool = False
+    words: Callable[[Sequence[str]], list[str]] = list
 
     def parser(self) -> ArgumentParser:
         """Build the parser; a wrong command line or YAML file makes it raise argparse.ArgumentError.

@@ -67,7 +67,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
     command = COMMANDS[first]
     parser = command.parser()
     try:
-        return command, parser.parse_args(list(words[1:]))
+        return command, parser.parse_args(command.words(words[1:]))
     except (ArgumentError, UnicodeDecodeError) as error:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         message = usage_error(error, words[1:], flags)

@@ -47,6 +47,7 @@ class EvaluationProtocol:
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "hourly": EvaluationProtocol("hourly", 60, (1, 6, 24), recent=24, daily=3),
     "tenmin": EvaluationProtocol("tenmin", 10, (1, 3, 6), recent=12),
+    "fedgcc": EvaluationProtocol("fedgcc", 10, (1,), recent=6),
     "lowdata": EvaluationProtocol("lowdata", 60, (1, 6, 24), recent=24, daily=3, first_days=(1, 2, 4, 7, 14)),
     "lowdata-tenmin": EvaluationProtocol("lowdata-tenmin", 10, (1, 3, 6), recent=12, first_days=(1, 2, 4, 7, 14)),
 }
@@ -79,10 +80,10 @@ def protocol(name: str) -> EvaluationProtocol:
         >>> protocol("daily")
         Traceback (most recent call last):
             ...
-        simmst.errors.ConfigError: there is no protocol 'daily'; there are: hourly, lowdata, lowdata-tenmin, tenmin
+        simmst.errors.ConfigError: no protocol 'daily'; there are: fedgcc, hourly, lowdata, lowdata-tenmin, tenmin
     """
     if name not in PROTOCOLS:
-        raise ConfigError(f"there is no protocol {name!r}; there are: {', '.join(sorted(PROTOCOLS))}")
+        raise ConfigError(f"no protocol {name!r}; there are: {', '.join(sorted(PROTOCOLS))}")
     return PROTOCOLS[name]
 
 

@@ -1,0 +1,282 @@
+"""A table of finished cells: means over seeds, skill, a paired test against the best, and what the paper reported."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simmst.errors import DataError
+from simmst.evaluation.metrics import skill
+from simmst.evaluation.report import SURROGATE
+from simmst.evaluation.significance import paired_test
+from simmst.evaluation.tables.cell import Cell
+
+CITIES = ("Milan", "Trento")
+
+
+class Entry(NamedTuple):
+    """A system as a table shows it.
+
+    Attributes:
+        name: as its cells call it.
+        label: as the table calls it.
+        naive: whether it is among the naive forecasts, over the best of which skill is told.
+        reported: what the paper's tables call it; None where they have none such.
+    """
+
+    name: str
+    label: str
+    naive: bool = False
+    reported: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A system's row; NaN where there is no value.
+
+    Attributes:
+        entry: the system.
+        seeds: how many there are.
+        values: mean over the seeds of mae, rmse, mase, wql, and of skill over the best naive forecast.
+        spread: standard deviation of the MAE over the seeds; NaN for one.
+        p_value: of the paired test against the best row; NaN for that row itself.
+        best: whether it has the least MAE.
+        reported: the paper's MAE and RMSE, by city.
+    """
+
+    entry: Entry
+    seeds: int
+    values: Mapping[str, float]
+    spread: float
+    p_value: float
+    best: bool
+    reported: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One service at one number of steps ahead.
+
+    Attributes:
+        horizon: steps ahead.
+        service: its name.
+        days: days known before the test; None where all were.
+        activity: mean activity over the points compared.
+        points: how many there are.
+        best_naive: its label; empty where there is none.
+        blocks: of the paired test.
+        lines: the rows.
+    """
+
+    horizon: int
+    service: str
+    days: int | None
+    activity: float
+    points: int
+    best_naive: str
+    blocks: int
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What `simmst evaluate --table` shows.
+
+    Attributes:
+        number: of the paper's table.
+        data: name, unit, services, step_minutes and surrogate of the series.
+        protocol: its name.
+        caption: lines beneath.
+        sections: its parts.
+    """
+
+    number: int
+    data: Mapping[str, Any]
+    protocol: str
+    caption: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+    @property
+    def title(self) -> str:
+        """One line that says what was compared on what; SURROGATE where the traffic is simulated."""
+        label = f"{SURROGATE} " if self.data["surrogate"] else ""
+        return (
+            f"{label}Table {self.number}, {self.data['name']}, protocol {self.protocol}, errors in {self.data['unit']}"
+        )
+
+    def heading(self, section: Section) -> str:
+        """Say what a section is of."""
+        label = f"{SURROGATE} " if self.data["surrogate"] else ""
+        steps = "1 step" if section.horizon == 1 else f"{section.horizon} steps"
+        known = "" if section.days is None else f", {section.days} day{'s' * (section.days > 1)} known before the test"
+        return (
+            f"{label}{section.service}, {steps} of {self.data['step_minutes']} min ahead{known} "
+            f"(mean activity {section.activity:,.4g}, {section.points:,} points)"
+        )
+
+
+@cache
+def reported() -> dict[str, Any]:
+    """Return the paper's numbers and their source: tables, then cities, systems and services, MAE and RMSE.
+
+    Example:
+        >>> reported()["tables"]["1"]["Milan"]["dcrnn"]["internet"]
+        [5.05, 8.97]
+    """
+    text = Path(__file__).with_name("reported.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def summarise(number: int, entries: Sequence[Entry], cells: Iterable[Cell], notes: Sequence[str] = ()) -> Table:
+    """Bring finished cells to a table.
+
+    Args:
+        number: of the paper's table.
+        entries: the systems, in the order of the rows.
+        cells: of one series and one protocol.
+        notes: for the caption.
+
+    Raises:
+        DataError: there is no cell, or cells are of other data, other slots or other points than the rest.
+    """
+    found = list(cells)
+    if not found:
+        raise DataError("there is no finished cell to make a table of")
+    _refuse_other_data(found)
+    groups: dict[tuple[int | None, int], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in found:
+        groups[cell.days, cell.horizon][cell.system].append(cell)
+    data = found[0].data
+    order = sorted(groups, key=lambda group: (group[0] or 0, group[1]))
+    sections = [
+        _section(number, entries, groups[group], group, service, k, int(24 * 60 // data["step_minutes"]))
+        for group in order
+        for k, service in enumerate(data["services"])
+    ]
+    left_out: dict[str, list[str]] = defaultdict(list)
+    labels = {entry.name: entry.label for entry in entries}
+    for cell in found:
+        if cell.left_out is not None:
+            where = f"h = {cell.horizon}" + ("" if cell.days is None else f", {cell.days} d")
+            left_out[cell.left_out].append(f"{labels[cell.system]} ({where})")
+    lines = [*_standing_lines(data, sections), *notes]
+    lines += [f"left out: {', '.join(dict.fromkeys(names))}: {why}" for why, names in left_out.items()]
+    # The notes of the split are of all alike; those of a single system are in its cells.
+    told = [set(cell.notes) for cell in found if cell.left_out is None]
+    common = set.intersection(*told) if told else set()
+    lines += sorted(common)
+    return Table(number, data, found[0].protocol, tuple(dict.fromkeys(lines)), tuple(s for s in sections if s.lines))
+
+
+def _refuse_other_data(cells: Sequence[Cell]) -> None:
+    first = cells[0]
+    for cell in cells:
+        if cell.data["digest"] != first.data["digest"] or cell.protocol != first.protocol:
+            raise DataError(
+                f"the cell of {cell.system} is of {cell.data['name']} ({cell.data['digest']}, {cell.protocol}), that "
+                f"of {first.system} of {first.data['name']} ({first.data['digest']}, {first.protocol}): no one table"
+            )
+    truths: dict[tuple[int | None, int], tuple[str, str]] = {}
+    for cell in cells:
+        if cell.left_out is None:
+            system, truth = truths.setdefault((cell.days, cell.horizon), (cell.system, cell.truth))
+            if cell.truth != truth:
+                raise DataError(
+                    f"{cell.system} and {system} were not scored on the same points {cell.horizon} steps ahead; "
+                    "delete the cells of one of them"
+                )
+
+
+def _section(
+    number: int,
+    entries: Sequence[Entry],
+    by_system: Mapping[str, Sequence[Cell]],
+    group: tuple[int | None, int],
+    service: str,
+    k: int,
+    steps_per_day: int,
+) -> Section:
+    scored: dict[Entry, list[Cell]] = {}
+    for entry in entries:
+        cells = [c for c in by_system.get(entry.name, ()) if c.left_out is None and c.mae[k] is not None]
+        if cells:
+            scored[entry] = cells
+    mae = {entry: _mean([cell.mae[k] for cell in cells]) for entry, cells in scored.items()}
+    naive = {entry: error for entry, error in mae.items() if entry.naive}
+    best_naive = min(naive, key=naive.__getitem__, default=None)
+    best = min(mae, key=mae.__getitem__, default=None)
+    blocks, lines = 0, []
+    for entry, cells in scored.items():
+        p_value = float("nan")
+        if best is not None and entry != best:
+            p_value, blocks = paired_test(_errors(cells, k), _errors(scored[best], k), steps_per_day=steps_per_day)
+        values = {key: _mean([getattr(cell, key)[k] for cell in cells]) for key in ("mae", "rmse", "mase", "wql")}
+        values["skill"] = float("nan") if best_naive is None else float(skill(values["mae"], mae[best_naive]))
+        spread = _spread([cell.mae[k] for cell in cells])
+        told = _told(number, entry.reported, service)
+        lines.append(Line(entry, len(cells), values, spread, p_value, entry == best, told))
+    some = next(iter(scored.values()), [None])[0]
+    return Section(
+        horizon=group[1],
+        service=service,
+        days=group[0],
+        activity=float("nan") if some is None or some.activity[k] is None else float(some.activity[k] or 0.0),
+        points=0 if some is None else some.points[k],
+        best_naive="" if best_naive is None else best_naive.label,
+        blocks=blocks,
+        lines=tuple(lines),
+    )
+
+
+def _told(number: int, name: str | None, service: str) -> dict[str, tuple[float, float]]:
+    """The paper's MAE and RMSE of a system and service, by city."""
+    told = {}
+    for city in CITIES:
+        pair = reported()["tables"][str(number)][city].get(name, {}).get(service.lower())
+        if pair is not None:
+            told[city] = (float(pair[0]), float(pair[1]))
+    return told
+
+
+def _standing_lines(data: Mapping[str, Any], sections: Sequence[Section]) -> list[str]:
+    blocks = sorted({section.blocks for section in sections if section.blocks})
+    lines = [
+        "MAE, RMSE: at that very step, mean over the seeds (± their standard deviation); MASE: over the seasonal naive "
+        "error in training; skill: 1 - MAE / MAE of the best naive forecast; WQL: weighted quantile loss, of systems "
+        "that forecast quantiles",
+        "bold: the least MAE; †: worse than that by a paired sign-flip test on blocks of time, p < .05, not corrected "
+        f"for the number of comparisons ({' or '.join(map(str, blocks)) or 'no'} blocks)",
+        "reported (other data): the paper's MAE / RMSE on the full data, which are claims about other data",
+    ]
+    if data["surrogate"]:
+        lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data")
+    return lines
+
+
+def _errors(cells: Sequence[Cell], k: int) -> npt.NDArray[np.float64]:
+    """Mean over the seeds of the errors of each origin, (n,)."""
+    rows = np.array([[np.nan if row[k] is None else row[k] for row in cell.errors] for cell in cells], dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # an origin without any known target
+        mean: npt.NDArray[np.float64] = np.nanmean(rows, axis=0)
+    return mean
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _spread(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")

@@ -1,0 +1,221 @@
+"""Fill a cell: fit a system on what precedes the test, forecast the test from every origin, and score it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from simmst.data import Split, TrafficDataset, chronological_split
+from simmst.errors import DataError
+from simmst.evaluation import EvaluationProtocol, Predictor, QuantilePredictor, score, seasonal_naive_error
+from simmst.evaluation.leaks import refuse_leaking_forecasts
+from simmst.evaluation.metrics import QUANTILE_LEVELS, score_quantiles
+from simmst.evaluation.tables import Cell, finite
+from simmst.forecaster import Forecaster, ForecasterConfig
+from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.foundation.threads import at_most
+from simmst.jobs.tables.plan import Task, code_digest
+from simmst.pretrained import load_pretrained
+
+Floats = npt.NDArray[np.float32]
+
+
+class Known(NamedTuple):
+    """What a task's system may know, and what it is asked.
+
+    Attributes:
+        dataset: the series; slots that are not to be known are cut off.
+        split: training, validation and test slots.
+        validation_steps: held out of the slots before the test; None leaves that to the forecaster.
+        note: what was shrunk.
+    """
+
+    dataset: TrafficDataset
+    split: Split
+    validation_steps: int | None
+    note: str
+
+    @property
+    def past(self) -> TrafficDataset:
+        """The slots before the test, the only ones that anything is fitted to."""
+        return self.dataset.slice_steps(0, self.split.test.start)
+
+
+def known_slots(dataset: TrafficDataset, protocol: EvaluationProtocol, days: int | None) -> Known:
+    """Split a series for a protocol.
+
+    With `days` the series begins that many days before the test, for the fit and for the context of every forecast; of
+    these days a third validates, as `Forecaster.fit` holds it.
+
+    Raises:
+        DataError: fewer days than that precede the test.
+    """
+    per_day = dataset.steps_per_day
+    split = chronological_split(
+        dataset.num_steps, per_day, test_days=protocol.test_days, validation_days=protocol.validation_days
+    )
+    if days is None:
+        return Known(dataset, split, len(split.validation), split.note)
+    start = split.test.start - days * per_day
+    if start < 0:
+        raise DataError(f"{split.test.start / per_day:g} days precede the test, {days} were to be known")
+    cut = days * per_day
+    validation = max(min(protocol.validation_days, days // 3) * per_day, cut // 3 if days < 3 else 0)
+    shorter = Split(range(cut - validation), range(cut - validation, cut), range(cut, dataset.num_steps - start))
+    note = "only the last days before the test are known, to the fit and to every forecast; a third of them validates"
+    notes = f"{split.note}; {note}" if split.note else note
+    return Known(dataset.slice_steps(start, dataset.num_steps), shorter, None, notes)
+
+
+def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) -> Cell:
+    """Fill a cell; where the system cannot be fitted to so little, the cell says why.
+
+    Args:
+        task: what to do.
+        folder: of the table; the series lies in it.
+        tuning: as `simmst.jobs.tables.tuning.choose` gives it; its choice changes the settings.
+    """
+    began, began_cpu = time.perf_counter(), time.process_time()
+    settings = merged(task.settings, (tuning or {}).get("chosen", {}))
+    cell = Cell(
+        task.system.name,
+        task.protocol.name,
+        task.horizon,
+        task.seed,
+        task.days,
+        task.key,
+        code_digest(),
+        dict(task.data),
+        {**settings, "cities": task.cities},
+        left_out="not computed",
+        tuning=dict(tuning or {}),
+    )
+    record: dict[str, Any] = {"commit": commit(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    record |= {"torch": torch.__version__, "threads": 1}
+    try:
+        known = known_slots(series(folder, task.data["digest"]), task.protocol, task.days)
+        with at_most(1):
+            predictor, chosen, notes = fitted(task, settings, known)
+            scored = scores(predictor, known, task.horizon)
+    except DataError as error:
+        reason = " ".join(str(error).split())
+        return dataclasses.replace(cell, left_out=reason, record=record)
+    record |= {
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time() - began_cpu, 1),
+    }
+    record["chosen"] = chosen
+    notes = tuple(note for note in (known.note, *notes) if note)
+    return dataclasses.replace(cell, left_out=None, notes=notes, record=record, **scored)
+
+
+def fitted(task: Task, settings: Mapping[str, Any], known: Known) -> tuple[Predictor, str | None, tuple[str, ...]]:
+    """Fit a system to what precedes the test; return it, the stage whose weights it has, and notes."""
+    if task.system.untrained:
+        combine = settings.get("combine", True)
+        return ZeroShotPredictor(load_pretrained(), task.horizon, device="cpu", combine=combine), None, ()
+    forecaster = Forecaster(config=ForecasterConfig.from_dict(settings))
+    forecaster.fit(known.past, task.cities or None, validation_steps=known.validation_steps)
+    chosen = None if forecaster.result is None else forecaster.result.chosen
+    return forecaster.predictor, chosen, forecaster.notes
+
+
+def scores(predictor: Predictor, known: Known, horizon: int) -> dict[str, Any]:
+    """Forecast the test from every origin and score the last step: the fields of a cell.
+
+    Raises:
+        DataError: a target is known and the system has no value for it.
+    """
+    dataset, test = known.dataset, known.split.test
+    origins = np.arange(test.start, test.stop - horizon + 1, dtype=np.int64)
+    if len(origins) == 0:
+        raise DataError(f"the test has {len(test)} slots, too few for a horizon of {horizon}")
+    refuse_leaking_forecasts("this system", predictor, dataset, origins)
+    wql = None
+    truth = _last_targets(dataset, origins, horizon)  # (n, C, 1, K)
+    if isinstance(predictor, QuantilePredictor) and getattr(predictor, "has_quantiles", True):
+        quantiles = predictor.quantiles(dataset, origins, QUANTILE_LEVELS)[:, :, -1:]
+        forecast = quantiles[..., QUANTILE_LEVELS.index(0.5)]
+        wql = score_quantiles(quantiles, truth).wql
+    else:
+        forecast = predictor.predict(dataset, origins)[:, :, -1:]
+    missing = float((np.isnan(forecast) & ~np.isnan(truth)).sum() / max((~np.isnan(truth)).sum(), 1))
+    if missing:
+        raise DataError(f"it has no value for {100 * missing:.1f} % of the targets")
+    train = dataset.activity[known.split.train.start : known.split.train.stop][..., dataset.mask]
+    naive = seasonal_naive_error(np.moveaxis(train, 1, 2), dataset.steps_per_day)
+    found = score(forecast, truth, naive_error=naive)
+    error = np.abs(forecast.astype(np.float64) - truth)[:, :, 0]  # (n, C, K)
+    there = ~np.isnan(error)
+    count = there.sum(1)
+    with np.errstate(invalid="ignore"):
+        by_origin = np.where(there, error, 0).sum(1) / count  # (n, K), NaN without a target
+        activity = np.where(np.isnan(truth), 0, truth).sum((0, 1, 2)) / (~np.isnan(truth)).sum((0, 1, 2))
+    traffic = np.where(np.isnan(truth), 0, np.abs(truth)).sum((0, 2))  # (C, K)
+    busiest = int((traffic / np.maximum(traffic.sum(0), 1e-9)).sum(1).argmax())
+    trace = {
+        name: [finite(row) for row in of[:, busiest, 0]] for name, of in (("truth", truth), ("forecast", forecast))
+    }
+    return {
+        "truth": hashlib.sha256(truth.tobytes()).hexdigest()[:16],
+        "points": tuple(int(one) for one in count.sum(0)),
+        "activity": finite(activity),
+        "mae": finite(found.mae),
+        "rmse": finite(found.rmse),
+        "mase": finite(found.mase),
+        "wql": finite(np.full(len(found.mae), np.nan) if wql is None else wql),
+        "errors": tuple(finite(row) for row in by_origin),
+        "trace": {"cell": busiest, **trace},
+    }
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with some changed, section by section.
+
+    Example:
+        >>> merged({"training": {"epochs": 2, "seed": 1}}, {"training": {"epochs": 3}})
+        {'training': {'epochs': 3, 'seed': 1}}
+    """
+    both = dict(settings)
+    for key, value in changes.items():
+        both[key] = merged(both.get(key, {}), value) if isinstance(value, Mapping) else value
+    return both
+
+
+def series_path(folder: str | Path, digest: str) -> Path:
+    """Where the series of a table lies for the processes that fill its cells."""
+    return Path(folder) / "series" / f"{digest}.npz"
+
+
+@lru_cache(maxsize=2)
+def series(folder: str, digest: str) -> TrafficDataset:
+    """Read the series of a table, once a process."""
+    return TrafficDataset.from_npz(series_path(folder, digest))
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """Return the commit of the checkout that this package is in; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _last_targets(dataset: TrafficDataset, origins: npt.NDArray[np.int64], horizon: int) -> Floats:
+    """Return the truth of the last step, (n, C, 1, K)."""
+    targets = dataset.activity[origins + horizon - 1][..., dataset.mask]  # (n, K, C)
+    return np.ascontiguousarray(targets.transpose(0, 2, 1)[:, :, None])

@@ -1,0 +1,239 @@
+"""The paper's tables by one call: cells that are finished are kept, whatever else is in their places is not."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+from evaluation_city import city
+
+from simmst.errors import ConfigError, DataError
+from simmst.evaluation.tables import Cell, comma_separated
+from simmst.jobs import tables
+from simmst.jobs.tables import make, plan, tuning
+from simmst.jobs.tables.compute import known_slots, merged
+from simmst.jobs.tables.systems import QUICK, TABLES
+
+for package in ("pandas", "matplotlib", "rich", "safetensors", "scipy"):
+    pytest.importorskip(package)
+
+NAIVE = ("persistence", "seasonal-naive-day")
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    training = {"epochs": 1, "samples_per_epoch": 48, "batch_size": 24, "validation_samples": 48, "adapt_epochs": 1}
+    monkeypatch.setattr(make, "QUICK", dataclasses.replace(QUICK, training=training, cities=1))
+
+
+@pytest.fixture
+def data():
+    return city(9, name="town")
+
+
+def made(data, out, *, number=2, systems=NAIVE, **options):
+    options = {"horizons": [2], "seeds": 2, "quick": True, "jobs": 1, **options}
+    return tables.make_table(number, data, out, systems=systems, **options)
+
+
+def cells(out):
+    return sorted((out / "cells").rglob("*.json"))
+
+
+def test_a_table_is_made_kept_and_written(data, tmp_path):
+    systems = [*NAIVE, "dlinear", "shipped"]
+    first = made(data, tmp_path, systems=systems, figure=True)
+    # Two seeds of what is random, one of what is not.
+    assert (first.trained, len(cells(tmp_path))) == (5, 5)
+    assert [path.suffix for path in first.files] == [".md", ".csv", ".tex", ".png"]
+    before = {path: path.stat().st_mtime_ns for path in cells(tmp_path)}
+    again = made(data, tmp_path, systems=systems)
+    assert again.trained == 0
+    assert not again.warnings
+    assert {path: path.stat().st_mtime_ns for path in cells(tmp_path)} == before
+    assert comma_separated(again.table) == comma_separated(first.table)
+    rows = list(csv.DictReader((tmp_path / "table-2-town-hourly-quick.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(systems)
+    assert {row["service"] for row in rows} == {"call", "sms"}
+    of_dlinear = next(row for row in rows if row["system"] == "DLinear")
+    assert of_dlinear["seeds"] == "2"
+    assert float(of_dlinear["mae_std"]) > 0
+    text = (tmp_path / "table-2-town-hourly-quick.md").read_text()
+    assert "QUICK" in text
+    assert "test 3 and validation 3 days instead of 7 and 7" in text
+    assert "SURROGATE" not in text
+
+
+def test_numbers_are_those_of_the_forecasts(data, tmp_path):
+    made(data, tmp_path, systems=["persistence"])
+    cell = Cell.load(cells(tmp_path)[0])
+    split = known_slots(data, plan_protocol(), None).split
+    series = data.series()  # (T, K, C)
+    origins = np.arange(split.test.start, split.test.stop - 1)
+    error = np.abs(series[origins + 1] - series[origins - 1])
+    assert cell.mae == pytest.approx(error.mean(axis=(0, 2)), rel=1e-4)
+    assert np.array(cell.errors) == pytest.approx(error.mean(axis=2), rel=1e-4)
+    assert cell.points == (error.shape[0] * error.shape[2],) * 2
+
+
+def plan_protocol():
+    from simmst.evaluation import protocol
+
+    return protocol("hourly")
+
+
+def test_a_cell_of_other_data_under_the_same_name_is_not_taken(data, tmp_path):
+    made(data, tmp_path)
+    activity = data.activity.copy()
+    activity[-1] += 1.0
+    other = data.with_(activity=activity)
+    # The file of the first series in the place of the second's: the bytes say what they are of.
+    theirs = plan.tasks([TABLES[2][0]], other, plan_protocol(), make.QUICK, seeds=1, horizons=[2])[0]
+    mine = next(path for path in cells(tmp_path) if path.name.startswith("persistence"))
+    planted = tmp_path / "cells" / theirs.file
+    assert planted != mine
+    planted.write_bytes(mine.read_bytes())
+    found = made(other, tmp_path)
+    assert found.trained == 2
+    assert len(found.warnings) == 1
+    assert "is of other data or settings than its name says; it is made again" in found.warnings[0]
+    assert Cell.load(planted).data["digest"] == plan.describe(other)["digest"] != Cell.load(mine).data["digest"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"format": 1}', b'{"format": 99}'])
+def test_a_broken_cell_is_told_in_a_line_and_made_again(data, tmp_path, content):
+    made(data, tmp_path)
+    whole = cells(tmp_path)[0].read_bytes()
+    cells(tmp_path)[0].write_bytes(content)
+    found = made(data, tmp_path)
+    assert (found.trained, len(found.warnings)) == (1, 1)
+    assert str(cells(tmp_path)[0]) in found.warnings[0]
+    assert "\n" not in found.warnings[0]
+    assert json.loads(cells(tmp_path)[0].read_bytes())["mae"] == json.loads(whole)["mae"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mae", ["low"]), ("mae", [1.0]), ("errors", [[1.0]]), ("seed", True), ("left_out", 3), ("extra", 1)],
+)
+def test_a_cell_with_a_wrong_field_is_made_again(data, tmp_path, field, value):
+    made(data, tmp_path)
+    path = cells(tmp_path)[0]
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), field: value}))
+    found = made(data, tmp_path)
+    assert (found.trained, len(found.warnings)) == (1, 1)
+
+
+def test_cells_of_other_code_are_made_again_unless_asked_for(data, tmp_path, monkeypatch):
+    made(data, tmp_path)
+    monkeypatch.setattr(make, "code_digest", lambda: "other")
+    assert made(data, tmp_path, any_code=True).trained == 0
+    found = made(data, tmp_path)
+    assert found.trained == 2
+    assert found.warnings == ("2 finished cells are of other code and are made again; --any_code keeps them",)
+
+
+def test_other_settings_are_other_cells(data, tmp_path):
+    made(data, tmp_path, systems=["dlinear"], seeds=1)
+    assert made(data, tmp_path, systems=["dlinear"], seeds=1, horizons=[1, 2]).trained == 1
+    assert made(data, tmp_path, systems=["dlinear"], seeds=2).trained == 1
+
+
+def test_what_cannot_be_fitted_is_left_out_with_its_reason(data, tmp_path):
+    found = made(data, tmp_path, systems=[*NAIVE, "dlinear"], protocol="lowdata", days=[1, 2], horizons=[12])
+    shown = {(section.days, line.entry.name) for section in found.table.sections for line in section.lines}
+    assert {(1, "persistence"), (2, "persistence"), (2, "dlinear")} <= shown
+    assert (1, "dlinear") not in shown
+    assert any(line.startswith("left out: DLinear (h = 12, 1 d): ") for line in found.table.caption)
+
+
+def test_with_few_days_known_nothing_before_them_counts(data):
+    known = known_slots(data, plan_protocol(), 2)
+    assert known.dataset.num_steps == (2 + 3) * 24
+    assert known.split.test.start == known.past.num_steps == 48
+    with pytest.raises(DataError, match="6 days precede the test, 7 were to be known"):
+        known_slots(data, plan_protocol(), 7)
+
+
+def test_a_surrogate_says_so_everywhere(data, tmp_path):
+    found = made(data.with_(surrogate=True), tmp_path, figure=True)
+    assert found.table.title.startswith("SURROGATE")
+    for path in found.files[:3]:
+        assert "SURROGATE" in path.read_text() or path.suffix == ".csv"
+    assert next(csv.DictReader(found.files[1].read_text().splitlines()))["surrogate"] == "True"
+    assert "SURROGATE" in found.table.heading(found.table.sections[0])
+
+
+def test_tuning_gives_all_the_same_budget_and_sees_no_test_slot(data, tmp_path):
+    first = made(data, tmp_path / "a", systems=["dlinear"], budget=2, seeds=1)
+    cell = Cell.load(cells(tmp_path / "a")[0])
+    assert cell.tuning["budget"] == len(cell.tuning["trials"]) == 2
+    scores = [trial["score"] for trial in cell.tuning["trials"]]
+    chosen = cell.tuning["trials"][int(np.argmin(scores))]["changes"]
+    assert cell.tuning["chosen"] == chosen
+    assert merged(cell.settings, chosen) == dict(cell.settings)
+    record = next((tmp_path / "a" / "tuning").rglob("*.json"))
+    assert json.loads(record.read_bytes())["trials"] == list(cell.tuning["trials"])
+    # Other test slots, the same choice by the same scores.
+    activity = data.activity.copy()
+    activity[-3 * 24 :] *= 4
+    made(data.with_(activity=activity), tmp_path / "b", systems=["dlinear"], budget=2, seeds=1)
+    assert Cell.load(cells(tmp_path / "b")[0]).tuning["trials"] == cell.tuning["trials"]
+    # A record that is there is not made again.
+    kept = record.stat().st_mtime_ns
+    made(data, tmp_path / "a", systems=["dlinear"], budget=2, seeds=2)
+    assert record.stat().st_mtime_ns == kept
+    assert any("the best of 2 configurations" in line for line in first.table.caption)
+
+
+def test_every_system_has_settings_that_fit_and_a_space():
+    for systems in TABLES.values():
+        assert len({system.name for system in systems}) == len(systems)
+        for system in systems:
+            settings = plan.settings(system, plan_protocol(), QUICK, 6, 0)
+            config = make_config(settings)
+            assert config.horizon == 6
+            if system.random:
+                for changes in tuning.configurations(system, 5):
+                    make_config(merged(settings, changes))
+
+
+def make_config(settings):
+    from simmst.forecaster import ForecasterConfig
+
+    return ForecasterConfig.from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"number": 4}, "table is 4; the paper has tables 1, 2, 3"),
+        ({"systems": ["dcrn"]}, "table 2 has no system 'dcrn'"),
+        ({"seeds": 0}, "seeds is 0; it must be at least 1"),
+        ({"jobs": 0}, "jobs is 0; it must be at least 1"),
+        ({"budget": 0}, "tune is 0"),
+        ({"days": [1]}, "protocol 'hourly' knows all days"),
+        ({"protocol": "daily"}, "no protocol 'daily'"),
+        ({"protocol": "tenmin"}, "cannot be summed up"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(data, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        made(data, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_several_services_refuses_one(data, tmp_path):
+    with pytest.raises(DataError, match="table 2 is of several services, town has sms alone"):
+        made(data.select_services(["sms"]), tmp_path)
