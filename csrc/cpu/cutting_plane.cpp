@@ -47,15 +47,21 @@ const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column)
 // Whether packed signs are looked up, four at a time, rather than applied one by one: from about half a block of rows on.
 template <typename C>
 bool looks_up(const PlanePass& pass, std::int64_t rows) {
-#if defined(__AVX512F__)
-  return sizeof(C) == 4 && pass.rows_type == kSigns && rows >= kLookupRows / 2;
+#if defined(__AVX2__)
+  return sizeof(C) == 4 && pass.rows_type == kSigns && rows >= kCombineRows / 2;
 #else
   (void)pass, (void)rows;
   return false;
 #endif
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
+// Whether the line of every row that begins at this column is to be asked for.
+bool asks_for_line(const Ahead& ahead, std::int64_t column) {
+  constexpr std::int64_t kLineColumns = Signs<float>::kLineColumns;
+  return ahead.bytes != 0 && column % kLineColumns == 0 && ((column / kLineColumns) & ahead.mask) == ahead.phase;
+}
+
 // tile.gradient = A^T s for the whole blocks of columns of a tile of packed signs; how many columns that are.
 std::int64_t combine_by_look_up(const Chunk<float>& chunk, Tile<float>& tile, std::int64_t column, std::int64_t count,
                                 const Ahead& ahead) {
@@ -67,11 +73,11 @@ std::int64_t combine_by_look_up(const Chunk<float>& chunk, Tile<float>& tile, st
   for (; done + kLookupColumns <= count; done += kLookupColumns) {
     alignas(64) float sums[kLookupColumns];
     clear(sums, 0, kLookupColumns);
-    const bool asking = ahead.bytes != 0 && ((done / kLookupColumns) & ahead.mask) == ahead.phase;
-    for (std::int64_t row = 0; row < active_count; row += kLookupRows) {
-      const char* starts[kLookupRows];
-      float coefficients[kLookupRows];
-      for (int r = 0; r < kLookupRows; ++r) {
+    const bool asking = asks_for_line(ahead, done);
+    for (std::int64_t row = 0; row < active_count; row += kCombineRows) {
+      const char* starts[kCombineRows];
+      float coefficients[kCombineRows];
+      for (int r = 0; r < kCombineRows; ++r) {
         const bool there = row + r < active_count;  // the last block is filled up with zero times its first row
         starts[r] = row_at(chunk, active[there ? row + r : row], column + done);
         coefficients[r] = there ? static_cast<float>(factors[row + r]) : 0.0f;
@@ -93,7 +99,7 @@ void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int
   const double* factors = pass.coefficients + chunk.problem * pass.planes;
   const std::int64_t active_count = pass.active_count[chunk.problem];
   std::int64_t done = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   if constexpr (sizeof(C) == 4) {
     if (looks_up<C>(pass, active_count)) done = combine_by_look_up(chunk, tile, column, count, ahead);
   }
@@ -198,15 +204,15 @@ void evaluate_rows(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t row, std::
 template <typename C>
 void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
   std::int64_t done = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   const PlanePass& pass = chunk.pass;
   if constexpr (sizeof(C) == 4) {
-    // From 16 rows on the tables are worth their making.
+    // From a whole block of rows on the tables are worth their making.
     const std::int64_t rows = pass.rows_type == kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
-    alignas(64) float tables[4 * kLookupColumns];
+    alignas(64) float tables[kTables * kWords * kWords];
     for (; rows > 0 && done + kLookupColumns <= count; done += kLookupColumns) {
       build_sign_tables(tile.moved + done, tables);
-      const bool asking = ahead.bytes != 0 && ((done / kLookupColumns) & ahead.mask) == ahead.phase;
+      const bool asking = asks_for_line(ahead, done);
       for (std::int64_t row = 0; row < rows; row += kLookupRows) {
         const char* start = row_at(chunk, row, column + done);
         for (int r = 0; asking && r < kLookupRows; ++r) __builtin_prefetch(start + r * pass.row_bytes + ahead.bytes, 0, 2);

@@ -1,9 +1,10 @@
-// Products of packed-sign rows with a vector by table look-up, on AVX-512. Part of cutting_plane.cpp.
+// Products of packed-sign rows with a vector by table look-up, on AVX-512 and AVX2. Part of cutting_plane.cpp.
 //
-// Four neighbouring columns have sixteen signed sums +-x0 +-x1 +-x2 +-x3. They fill one register, and four bits of a row
-// pick one of them: a lane for each of sixteen rows, one look-up and one addition for 64 entries, where flipping signs
-// one register of entries at a time takes twelve operations. The sum of rows does the same with four rows in the place of
-// four columns, after its bits were transposed in blocks of 4 x 4.
+// Four neighbouring columns have sixteen signed sums +-x0 +-x1 +-x2 +-x3. They fill one register of AVX-512, and four bits
+// of a row pick one of them: a lane for each of sixteen rows, one look-up and one addition for 64 entries, where flipping
+// signs one register of entries at a time takes twelve operations. A register of AVX2 has the eight sums of three columns:
+// three operations for 24 entries instead of twelve. The sum of rows does the same with four or three rows in the place of
+// columns, after its bits were transposed in blocks of 4 x 4.
 #pragma once
 
 #include <cstdint>
@@ -11,130 +12,159 @@
 #include "cpu/cutting_plane_rows.hpp"
 #include "cpu/simd.hpp"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 
 namespace simmst::cpu::SIMMST_ISA {
 
-constexpr int kLookupRows = 16;
-constexpr std::int64_t kLookupColumns = 512;  // a line of every row
+constexpr int kWords = kLanes<float>;  // in a register, of 32 columns each
+constexpr int kLookupRows = kWords;
+constexpr std::int64_t kLookupColumns = 32 * kWords;  // AVX-512: a line of every row; AVX2: half a line
+constexpr int kTableBits = kWords == 16 ? 4 : 3;
+constexpr int kTables = (32 + kTableBits - 1) / kTableBits;  // for the columns of a word
+constexpr int kGroups = kWords == 16 ? 4 : 2;                // of rows that are summed up at a time
+constexpr int kCombineRows = kGroups * kTableBits;
 
-using Words16 = Vec<std::uint32_t>;
+using Words = Vec<std::uint32_t>;
 
-// Lane t: x[0] + x[1] + x[2] + x[3], with a minus for the bits that are set in t.
-SIMMST_INLINE Vec<float> sign_table(const float* x) {
-  const Words16 lanes = bit_cast<Words16>(lane_numbers<float>());
-  Vec<float> terms[4];
-#pragma GCC unroll 4
-  for (int bit = 0; bit < 4; ++bit) {
-    terms[bit] = bit_cast<Vec<float>>(bit_cast<Words16>(broadcast_from(x + bit)) ^ ((lanes >> bit & 1u) << 31));
-  }
-  return (terms[0] + terms[1]) + (terms[2] + terms[3]);
-}
-
-// The look-up uses the lowest four bits of each lane.
-SIMMST_INLINE Vec<float> look_up(Words16 index, Vec<float> table) {
+// The look-up uses the lowest bits of each lane, four of AVX-512 and three of AVX2.
+SIMMST_INLINE Vec<float> look_up(Words index, Vec<float> table) {
+#if defined(__AVX512F__)
   return bit_cast<Vec<float>>(
       _mm512_maskz_permutexvar_ps(0xffff, bit_cast<__m512i>(index), bit_cast<__m512>(table)));
+#else
+  return bit_cast<Vec<float>>(_mm256_permutevar8x32_ps(bit_cast<__m256>(table), bit_cast<__m256i>(index)));
+#endif
 }
 
-// The tables of kLookupColumns columns, 16 entries for every four of them.
+// Lane t: x[0] + x[1] + ..., `kCount` of them, with a minus for the bits that are set in t.
+template <int kCount>
+SIMMST_INLINE Vec<float> sign_table(const float* x) {
+  const Words lanes = bit_cast<Words>(lane_numbers<float>());
+  Vec<float> terms[4] = {};
+#pragma GCC unroll 4
+  for (int bit = 0; bit < kCount; ++bit)
+    terms[bit] = bit_cast<Vec<float>>(bit_cast<Words>(broadcast_from(x + bit)) ^ ((lanes >> bit & 1u) << 31));
+  if constexpr (kCount == 4) return (terms[0] + terms[1]) + (terms[2] + terms[3]);
+  else if constexpr (kCount == 3) return terms[0] + terms[1] + terms[2];
+  else return terms[0] + terms[1];
+}
+
+// The tables of kLookupColumns columns, kTables for every 32 of them.
 inline void build_sign_tables(const float* x, float* tables) {
-  for (std::int64_t column = 0; column < kLookupColumns; column += 4) store(tables + 4 * column, sign_table(x + column));
+  constexpr int kLast = 32 - kTableBits * (kTables - 1);
+  for (std::int64_t word = 0; word < kWords; ++word, x += 32, tables += kWords * kTables) {
+    for (int table = 0; table < kTables - 1; ++table)
+      store(tables + kWords * table, sign_table<kTableBits>(x + kTableBits * table));
+    store(tables + kWords * (kTables - 1), sign_table<kLast>(x + 32 - kLast));
+  }
 }
 
 template <int kDistance, typename V, int... kLane>
 SIMMST_INLINE void exchange(V* words, std::integer_sequence<int, kLane...>) {
 #pragma GCC unroll 16
-  for (int first = 0; first < 16; ++first) {
+  for (int first = 0; first < kWords; ++first) {
     if ((first & kDistance) != 0) continue;
     const V a = words[first], b = words[first + kDistance];
-    words[first] = __builtin_shufflevector(a, b, ((kLane & kDistance) == 0 ? kLane : 16 + kLane - kDistance)...);
+    words[first] = __builtin_shufflevector(a, b, ((kLane & kDistance) == 0 ? kLane : kWords + kLane - kDistance)...);
     words[first + kDistance] =
-        __builtin_shufflevector(a, b, ((kLane & kDistance) == 0 ? kLane + kDistance : 16 + kLane)...);
+        __builtin_shufflevector(a, b, ((kLane & kDistance) == 0 ? kLane + kDistance : kWords + kLane)...);
   }
 }
 
 // words[i] lane j <-> words[j] lane i
 template <typename V>
 SIMMST_INLINE void transpose(V* words) {
-  constexpr auto kAll = std::make_integer_sequence<int, 16>{};
+  constexpr auto kAll = std::make_integer_sequence<int, kWords>{};
   exchange<1, V>(words, kAll);
   exchange<2, V>(words, kAll);
   exchange<4, V>(words, kAll);
-  exchange<8, V>(words, kAll);
+  if constexpr (kWords == 16) exchange<8, V>(words, kAll);
+}
+
+template <int... kIndex>
+SIMMST_INLINE void add_in_double(Vec<float> values, double* sums, std::integer_sequence<int, kIndex...>) {
+  constexpr int kHalf = kWords / 2;
+  store(sums, load(sums) + __builtin_convertvector(__builtin_shufflevector(values, values, kIndex...), Vec<double>));
+  store(sums + kHalf, load(sums + kHalf) + __builtin_convertvector(__builtin_shufflevector(values, values, (kHalf + kIndex)...),
+                                                                   Vec<double>));
 }
 
 // sums[r] += sum_i sign(rows[r], i) * x[i] for kLookupRows rows `row_bytes` apart and the columns of the tables.
 inline void look_up_rows(const char* rows, std::int64_t row_bytes, const float* tables, double* sums) {
-  Words16 words[16];
+  Words words[kWords];
 #pragma GCC unroll 16
-  for (int row = 0; row < kLookupRows; ++row) __builtin_memcpy(&words[row], rows + row * row_bytes, sizeof(Words16));
+  for (int row = 0; row < kLookupRows; ++row) __builtin_memcpy(&words[row], rows + row * row_bytes, sizeof(Words));
   transpose(words);  // words[w] lane r: columns 32 w .. 32 w + 31 of row r
   Vec<float> partial[4] = {};
 #pragma GCC unroll 1  // unrolled, GCC looks everything up first and spills it
-  for (int word = 0; word < 16; ++word) {
-#pragma GCC unroll 8
-    for (int nibble = 0; nibble < 8; ++nibble) {
-      partial[nibble % 4] += look_up(words[word] >> (4 * nibble), load(tables + 16 * (8 * word + nibble)));
+  for (int word = 0; word < kWords; ++word) {
+#pragma GCC unroll 11
+    for (int table = 0; table < kTables; ++table) {
+      partial[table % 4] += look_up(words[word] >> (kTableBits * table), load(tables + kWords * (kTables * word + table)));
     }
   }
-  const Vec<float> total = (partial[0] + partial[1]) + (partial[2] + partial[3]);
-  store(sums, load(sums) + __builtin_convertvector(__builtin_shufflevector(total, total, 0, 1, 2, 3, 4, 5, 6, 7), Vec<double>));
-  store(sums + 8, load(sums + 8) + __builtin_convertvector(
-                                       __builtin_shufflevector(total, total, 8, 9, 10, 11, 12, 13, 14, 15), Vec<double>));
+  add_in_double((partial[0] + partial[1]) + (partial[2] + partial[3]), sums,
+                std::make_integer_sequence<int, kWords / 2>{});
 }
 
-SIMMST_INLINE void swap_bits(Words16& low, Words16& high, int distance, std::uint32_t mask) {
-  const Words16 difference = ((low >> distance) ^ high) & mask;
+SIMMST_INLINE void swap_bits(Words& low, Words& high, int distance, std::uint32_t mask) {
+  const Words difference = ((low >> distance) ^ high) & mask;
   high ^= difference;
   low ^= difference << distance;
 }
 
 // In every 4 x 4 block of bits, rows become columns: nibble m of words[q] then holds the four rows' bits of column
 // 4 m + q of each lane's 32.
-SIMMST_INLINE void transpose_nibbles(Words16* words) {
+SIMMST_INLINE void transpose_nibbles(Words* words) {
   swap_bits(words[0], words[2], 2, 0x33333333u);
   swap_bits(words[1], words[3], 2, 0x33333333u);
   swap_bits(words[0], words[1], 1, 0x55555555u);
   swap_bits(words[2], words[3], 1, 0x55555555u);
 }
 
-// sums[16 c + w] += sum_r coefficients[r] * sign(rows[r], 32 w + c) for c < 32, w < 16: kLookupColumns columns, strided.
+// sums[kWords c + w] += sum_r coefficients[r] * sign(rows[r], 32 w + c) for c < 32, w < kWords: kLookupColumns columns,
+// strided.
 inline void look_up_columns(const char* const* rows, const float* coefficients, float* sums) {
-  Words16 words[kLookupRows];
-  Vec<float> tables[4];
+  Words words[4 * kGroups];
+  Vec<float> tables[kGroups];
 #pragma GCC unroll 4
-  for (int group = 0; group < 4; ++group) {
+  for (int group = 0; group < kGroups; ++group) {
 #pragma GCC unroll 4
-    for (int row = 4 * group; row < 4 * group + 4; ++row) __builtin_memcpy(&words[row], rows[row], sizeof(Words16));
+    for (int row = 0; row < 4; ++row) {
+      if (row < kTableBits) __builtin_memcpy(&words[4 * group + row], rows[kTableBits * group + row], sizeof(Words));
+      else words[4 * group + row] = Words{};
+    }
     transpose_nibbles(words + 4 * group);
-    tables[group] = sign_table(coefficients + 4 * group);
+    tables[group] = sign_table<kTableBits>(coefficients + kTableBits * group);
   }
 #pragma GCC unroll 1  // a few registers more than there are, if unrolled
   for (int nibble = 0; nibble < 8; ++nibble) {
 #pragma GCC unroll 4
     for (int column = 0; column < 4; ++column) {
-      float* target = sums + 16 * (4 * nibble + column);
-      Vec<float> terms[4];
+      float* target = sums + kWords * (4 * nibble + column);
+      Vec<float> total = load(target);
+      Vec<float> terms[kGroups];
 #pragma GCC unroll 4
-      for (int group = 0; group < 4; ++group) {
+      for (int group = 0; group < kGroups; ++group) {
         terms[group] = look_up(words[4 * group + column], tables[group]);
         words[4 * group + column] >>= 4;
       }
-      store(target, load(target) + ((terms[0] + terms[1]) + (terms[2] + terms[3])));
+      if constexpr (kGroups == 4) total += (terms[0] + terms[1]) + (terms[2] + terms[3]);
+      else total += terms[0] + terms[1];
+      store(target, total);
     }
   }
 }
 
 // The sums of look_up_columns into the order of the columns.
 inline void restore_columns(const float* sums, float* target) {
-  for (int half = 0; half < 2; ++half) {
-    Vec<float> block[16];
+  for (int part = 0; part < 32 / kWords; ++part) {
+    Vec<float> block[kWords];
 #pragma GCC unroll 16
-    for (int column = 0; column < 16; ++column) block[column] = load(sums + 16 * (16 * half + column));
+    for (int column = 0; column < kWords; ++column) block[column] = load(sums + kWords * (kWords * part + column));
     transpose(block);
 #pragma GCC unroll 16
-    for (int word = 0; word < 16; ++word) store(target + 32 * word + 16 * half, block[word]);
+    for (int word = 0; word < kWords; ++word) store(target + 32 * word + kWords * part, block[word]);
   }
 }
 
