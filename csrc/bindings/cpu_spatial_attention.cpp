@@ -48,7 +48,7 @@ spatial::Problem make_problem(const Array& x, int64_t heads, bool residual, doub
                           std::to_string(heads));
   if (threads < 1) throw py::value_error("threads must be at least 1, got " + std::to_string(threads));
   const int64_t rows = tokens ? 1 : x.shape[2], columns = tokens ? x.shape[1] : x.shape[3];
-  return {x.shape[0], channels, rows, columns, heads, tokens, residual, eps, scale, x.type, threads};
+  return {x.shape[0], channels, rows, columns, heads, tokens, residual, eps, scale, x.type, threads, false, false};
 }
 
 spatial::Map make_map(const Array& x) {
@@ -84,19 +84,23 @@ const bool* make_mask(const spatial::Problem& problem, const py::object& mask) {
 
 void forward(int dtype, uintptr_t x_address, const py::tuple& shape, const py::tuple& strides,
              const Buffers& weight_buffers, const py::object& mask_buffer, const py::object& out_buffer,
-             const py::object& lse_buffer, int64_t heads, bool residual, double eps, double scale, int threads) {
+             const py::object& lse_buffer, const py::object& kept_buffer, int64_t heads, bool residual,
+             double eps, double scale, int threads) {
   const Array x = simmst::make_array("x", x_address, simmst::floating_type(dtype), shape, strides);
-  const auto problem = make_problem(x, heads, residual, eps, scale, threads);
+  auto problem = make_problem(x, heads, residual, eps, scale, threads);
   const auto weights = make_weights(problem, weight_buffers);
   const bool* mask = make_mask(problem, mask_buffer);
   const int64_t count = problem.batch * problem.channels * problem.positions(), wide = dtype == 1 ? 8 : 4;
   void* lse = checked("lse", lse_buffer, count / problem.channels * problem.heads, wide, false);
   void* out = checked("out", out_buffer, count, item_size(problem.type), false);
   if (count == 0) return;
+  problem.masked = mask != nullptr;
+  void* kept = checked("kept", kept_buffer, spatial::kept_entries(problem), wide, true);
+  problem.keeps = kept != nullptr;
   const auto& table = kernels();
   const py::gil_scoped_release release;
   const auto workspace = allocate(table.forward_bytes(problem));
-  table.forward(problem, make_map(x), weights, mask, out, lse, workspace.get());
+  table.forward(problem, make_map(x), weights, mask, out, lse, kept, workspace.get());
 }
 
 // Gradients to fill: x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias.
@@ -115,28 +119,32 @@ spatial::Gradients make_gradients(const spatial::Problem& problem, const Buffers
 
 void backward(int dtype, uintptr_t grad_address, const py::tuple& grad_shape, const py::tuple& grad_strides,
               uintptr_t x_address, const py::tuple& shape, const py::tuple& strides, const Buffers& weight_buffers,
-              const py::object& mask_buffer, const Buffers& gradient_buffers,
+              const py::object& mask_buffer, const py::object& kept_buffer, const Buffers& gradient_buffers,
               int64_t heads, bool residual, double eps, double scale, int threads) {
   const auto type = simmst::floating_type(dtype);
   const Array x = simmst::make_array("x", x_address, type, shape, strides);
   const Array grad = simmst::make_array("grad", grad_address, type, grad_shape, grad_strides);
-  const auto problem = make_problem(x, heads, residual, eps, scale, threads);
+  auto problem = make_problem(x, heads, residual, eps, scale, threads);
   if (grad.rank != x.rank || grad.shape != x.shape) grad.refuse("must have the shape of " + x.describe());
   const auto weights = make_weights(problem, weight_buffers);
   const bool* mask = make_mask(problem, mask_buffer);
   const auto gradients = make_gradients(problem, gradient_buffers);
   if (x.empty()) x.refuse("is empty; its gradients are zero");
+  problem.masked = mask != nullptr;
+  const int64_t wide = problem.type == simmst::DataType::kFloat64 ? 8 : 4;
+  const void* kept = checked("kept", kept_buffer, spatial::kept_entries(problem), wide, true);
+  problem.keeps = kept != nullptr;
   const auto& table = kernels();
   const py::gil_scoped_release release;
   const auto workspace = allocate(table.backward_bytes(problem));
-  table.backward(problem, make_map(grad), make_map(x), weights, mask, gradients, workspace.get());
+  table.backward(problem, make_map(grad), make_map(x), weights, mask, kept, gradients, workspace.get());
 }
 
 }  // namespace
 
 void bind_spatial_attention(py::module_& module) {
   module.def("spatial_attention_forward", &forward,
-             "Fused spatial attention; weights, mask, out and lse are (address, bytes) of contiguous tensors.");
+             "Fused spatial attention; weights, mask, out, lse and kept are (address, bytes) of contiguous tensors.");
   module.def("spatial_attention_backward", &backward,
              "Gradients of spatial_attention_forward, those that are given an address.");
 }

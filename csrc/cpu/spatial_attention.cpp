@@ -10,27 +10,27 @@ namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
 
-// Team size: no thread without a map.
+// Team size: no thread without a group.
 int team(const Problem& problem) {
-  return static_cast<int>(problem.batch < problem.threads ? problem.batch : problem.threads);
+  const int64_t groups = group_count(problem);
+  return static_cast<int>(groups < problem.threads ? groups : problem.threads);
 }
 
-// Maps in a group, of `most`: as many as fill a few tiles of columns while all rows stay in the second-level cache. A mask
-// leaves out other positions in every map, so there it is one. No result depends on it.
-int64_t maps_in_group(const Problem& problem, bool masked, int64_t most) {
-  const int64_t affordable = 8192 / problem.channels, columns = affordable < 256 ? affordable : 256;
-  const int64_t maps = masked ? 1 : columns / problem.positions();
-  return maps < 1 ? 1 : maps < most ? maps : most;
-}
-
-int64_t forward_maps(const Problem& problem, bool masked) {
-  return maps_in_group(problem, masked, (problem.batch + team(problem) - 1) / team(problem));
+// The maps of group `index`.
+Group group_of(const Problem& problem, int64_t index) {
+  const int64_t maps = maps_in_group(problem), first = index * maps, left = problem.batch - first;
+  return {first, left < maps ? left : maps};
 }
 
 template <typename T>
-int64_t group_bytes(const Problem& problem, int64_t maps) {
+GroupBuffers<T> in_place(const Problem& problem, const GroupBuffers<T>& buffers, T* kept, int64_t index) {
+  return kept == nullptr ? buffers : place_kept(problem, buffers, kept + index * kept_rows(problem) * buffers.ld);
+}
+
+template <typename T>
+int64_t group_bytes(const Problem& problem) {
   Workspace workspace(nullptr);
-  take_group_buffers<T>(problem, maps, workspace);
+  take_group_buffers<T>(problem, !problem.keeps, workspace);
   return workspace.used();
 }
 
@@ -38,59 +38,48 @@ template <typename T>
 int64_t forward_bytes(const Problem& problem) {
   Workspace workspace(nullptr);
   take_packed<T>(problem, workspace);
-  return workspace.used() + team(problem) * group_bytes<T>(problem, forward_maps(problem, false));
+  return workspace.used() + team(problem) * group_bytes<T>(problem);
 }
 
 template <typename Storage>
 void forward(const Problem& problem, const Map& x, const Weights& weights, const bool* mask, void* out, void* lse,
-             void* memory) {
+             void* kept, void* memory) {
   using T = Compute<Storage>;
   Workspace workspace(memory);
   Packed<T> packed = take_packed<T>(problem, workspace);
   pack_weights<Storage>(problem, weights, static_cast<T>(problem.scale * kLog2E), packed);
   char* own = workspace.take<char>(0);
-  const int64_t maps = forward_maps(problem, mask != nullptr), groups = (problem.batch + maps - 1) / maps;
-  const int64_t own_bytes = group_bytes<T>(problem, maps);
+  const int64_t own_bytes = group_bytes<T>(problem);
 #pragma omp parallel num_threads(team(problem)) if (team(problem) > 1)
   {
     Workspace mine(own + omp_get_thread_num() * own_bytes);
-    const GroupBuffers<T> buffers = take_group_buffers<T>(problem, maps, mine);
+    const GroupBuffers<T> buffers = take_group_buffers<T>(problem, !problem.keeps, mine);
 #pragma omp for schedule(dynamic)
-    for (int64_t index = 0; index < groups; ++index) {
-      const int64_t first = index * maps, left = problem.batch - first;
-      forward_group<Storage>(problem, packed, x, mask, Group{first, left < maps ? left : maps}, out,
-                             static_cast<T*>(lse), buffers);
-    }
+    for (int64_t index = 0; index < group_count(problem); ++index)
+      forward_group<Storage>(problem, packed, x, mask, group_of(problem, index), kept != nullptr, out,
+                             static_cast<T*>(lse), in_place(problem, buffers, static_cast<T*>(kept), index));
   }
 }
 
-// Weight gradients are summed over fixed chunks of maps and those in order, whatever the number of threads. At most 64
+// Weight gradients are summed over fixed chunks of groups and those in order, whatever the number of threads. At most 64
 // chunks, fewer where their sums would take more than 64 MiB.
 template <typename T>
 int64_t chunk_count(const Problem& problem) {
   Workspace workspace(nullptr);
   take_sums<T>(problem, workspace);
   const int64_t affordable = (int64_t{64} << 20) / workspace.used(), limit = affordable < 64 ? affordable : 64;
-  return problem.batch < limit ? problem.batch : limit < 1 ? 1 : limit;
+  return group_count(problem) < limit ? group_count(problem) : limit < 1 ? 1 : limit;
 }
 
 struct BackwardSizes {
   int64_t sums, own;  // bytes of a chunk's sums, and of a thread's buffers
 };
 
-// Maps in a group of the backward pass: no more than a chunk has, whole groups of which make a chunk.
 template <typename T>
-int64_t backward_maps(const Problem& problem, bool masked) {
-  const int64_t chunks = chunk_count<T>(problem), most = (problem.batch + chunks - 1) / chunks;
-  const int64_t maps = maps_in_group(problem, masked, most), groups = (most + maps - 1) / maps;
-  return (most + groups - 1) / groups;
-}
-
-template <typename T>
-BackwardSizes backward_sizes(const Problem& problem, int64_t maps) {
+BackwardSizes backward_sizes(const Problem& problem) {
   Workspace sums(nullptr), own(nullptr);
   take_sums<T>(problem, sums);
-  take_backward_buffers<T>(problem, maps, own);
+  take_backward_buffers<T>(problem, own);
   return {sums.used(), own.used()};
 }
 
@@ -99,10 +88,8 @@ int64_t backward_bytes(const Problem& problem) {
   Workspace workspace(nullptr);
   take_packed<T>(problem, workspace);
   take_packed_backward<T>(problem, workspace);
-  // A single map may keep weights that several have no room for.
-  const auto sizes = backward_sizes<T>(problem, backward_maps<T>(problem, false)), single = backward_sizes<T>(problem, 1);
-  const int64_t own = sizes.own > single.own ? sizes.own : single.own;
-  return workspace.used() + chunk_count<T>(problem) * sizes.sums + team(problem) * own;
+  const auto sizes = backward_sizes<T>(problem);
+  return workspace.used() + chunk_count<T>(problem) * sizes.sums + team(problem) * sizes.own;
 }
 
 // to[r][c] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's sums
@@ -132,30 +119,33 @@ void add_all_chunks(const Problem& problem, const Sums<T>& sums, int64_t bytes, 
 
 template <typename Storage>
 void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const bool* mask,
-              const Gradients& wanted, void* memory) {
+              const void* kept, const Gradients& wanted, void* memory) {
   using T = Compute<Storage>;
   Workspace workspace(memory);
   Packed<T> packed = take_packed<T>(problem, workspace);
   const PackedBackward<T> plain = take_packed_backward<T>(problem, workspace);
   pack_weights<Storage>(problem, weights, static_cast<T>(problem.scale * kLog2E), packed);
   pack_backward<Storage>(problem, weights, plain);
-  const int64_t chunks = chunk_count<T>(problem), maps = backward_maps<T>(problem, mask != nullptr);
-  const auto sizes = backward_sizes<T>(problem, maps);
+  const auto sizes = backward_sizes<T>(problem);
+  const int64_t chunks = chunk_count<T>(problem), groups = group_count(problem);
   char* all_sums = workspace.take<char>(chunks * sizes.sums);
   char* own = workspace.take<char>(0);
+  T* from = const_cast<T*>(static_cast<const T*>(kept));  // nothing is written to it
 #pragma omp parallel num_threads(team(problem)) if (team(problem) > 1)
   {
     Workspace mine(own + omp_get_thread_num() * sizes.own);
-    const BackwardBuffers<T> buffers = take_backward_buffers<T>(problem, maps, mine);
+    const BackwardBuffers<T> buffers = take_backward_buffers<T>(problem, mine);
 #pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       clear(all_sums + chunk * sizes.sums, sizes.sums);
       Workspace part(all_sums + chunk * sizes.sums);
       const Sums<T> sums = take_sums<T>(problem, part);
-      const int64_t first = chunk * problem.batch / chunks, last = (chunk + 1) * problem.batch / chunks;
-      for (int64_t b = first; b < last; b += maps)
-        backward_group<Storage>(problem, packed, plain, grad, x, mask, Group{b, last - b < maps ? last - b : maps},
-                                wanted, buffers, sums);
+      for (int64_t index = chunk * groups / chunks; index < (chunk + 1) * groups / chunks; ++index) {
+        BackwardBuffers<T> of_group = buffers;
+        of_group.group = in_place(problem, buffers.group, from, index);
+        backward_group<Storage>(problem, packed, plain, grad, x, mask, group_of(problem, index), wanted, of_group,
+                                sums);
+      }
     }
   }
   Workspace part(all_sums);
@@ -167,9 +157,9 @@ int64_t any_forward_bytes(const Problem& problem) {
 }
 
 void any_forward(const Problem& problem, const Map& x, const Weights& weights, const bool* mask, void* out, void* lse,
-                 void* workspace) {
+                 void* kept, void* workspace) {
   with_storage(problem.type,
-               [&]<typename Storage>() { forward<Storage>(problem, x, weights, mask, out, lse, workspace); });
+               [&]<typename Storage>() { forward<Storage>(problem, x, weights, mask, out, lse, kept, workspace); });
 }
 
 int64_t any_backward_bytes(const Problem& problem) {
@@ -177,9 +167,9 @@ int64_t any_backward_bytes(const Problem& problem) {
 }
 
 void any_backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const bool* mask,
-                  const Gradients& wanted, void* workspace) {
+                  const void* kept, const Gradients& wanted, void* workspace) {
   with_storage(problem.type, [&]<typename Storage>() {
-    backward<Storage>(problem, grad, x, weights, mask, wanted, workspace);
+    backward<Storage>(problem, grad, x, weights, mask, kept, wanted, workspace);
   });
 }
 

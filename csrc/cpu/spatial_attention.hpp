@@ -21,21 +21,47 @@ struct Problem {
   double eps, scale;
   DataType type;
   int threads;
+  bool masked;  // there is a mask
+  bool keeps;   // what forward computed is given to backward
 
   int64_t positions() const { return rows * columns; }
   int64_t width() const { return channels / heads; }
 };
 
+// Maps that are taken side by side: as many as fill a few tiles of columns while all rows stay in the second-level cache,
+// and no more than leave 16 groups. A mask leaves out other positions in every map, so there it is one.
+inline int64_t maps_in_group(const Problem& problem) {
+  const int64_t affordable = 8192 / problem.channels, columns = affordable < 256 ? affordable : 256;
+  const int64_t maps = problem.masked ? 1 : columns / problem.positions(), most = problem.batch / 16;
+  return maps < 1 || most < 1 ? 1 : maps < most ? maps : most;
+}
+inline int64_t group_count(const Problem& problem) {
+  const int64_t maps = maps_in_group(problem);
+  return (problem.batch + maps - 1) / maps;
+}
+// Entries between the rows of a group, whatever the instruction set: the last map's last vector ends in its row, and rows
+// of float are an odd number of lines, so that they spread over all sets of the cache.
+inline int64_t group_ld(const Problem& problem) {
+  return (2 * ((maps_in_group(problem) * problem.positions() + 30) / 32) + 1) * 16;
+}
+// Of what forward leaves for backward: queries, keys, values, heads and normalised sums of all channels, base and sum of
+// every head, the reciprocal deviations. simmst/core/spatial_attention.py counts the same.
+inline int64_t kept_rows(const Problem& problem) { return 5 * problem.channels + 2 * problem.heads + 1; }
+inline int64_t kept_entries(const Problem& problem) {
+  return group_count(problem) * kept_rows(problem) * group_ld(problem);
+}
+
 // `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double
-// for double; backward recomputes it. `workspace` has as many bytes as forward_bytes or backward_bytes say, aligned to
+// for double; backward has no use for it. `kept` are kept_entries() of that type, aligned to a vector, or null: then backward
+// computes it again. `workspace` has as many bytes as forward_bytes or backward_bytes say, aligned to
 // 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
   void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse,
-                  void* workspace);
+                  void* kept, void* workspace);
   int64_t (*backward_bytes)(const Problem&);
   void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask,
-                   const Gradients&, void* workspace);
+                   const void* kept, const Gradients&, void* workspace);
 };
 
 }  // namespace simmst::cpu::spatial

@@ -1,5 +1,6 @@
-// The backward pass of a group of maps. Projections and attention are recomputed from x, once: the weights P of small maps
-// are kept until their gradients are taken, those of large ones are computed again in blocks of keys.
+// The backward pass of a group of maps, from what the forward pass kept: there the scores alone are computed again, in blocks
+// of keys. Where nothing was kept, projections and attention are recomputed from x, and the weights P of small maps are
+// then kept until their gradients are taken.
 // With P = exp(S - largest) = Z softmax(S), O = softmax(S) V, and G the gradient of O divided by Z, row by row:
 // dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing
 // per score, and going through the saved lse would round once more.
@@ -33,7 +34,6 @@ template <typename T>
 struct BackwardBuffers {
   GroupBuffers<T> group;
   T* grad;         // (C, ld): gradient of the output, then of what LayerNorm was given
-  T* branch;       // (C, ld): what LayerNorm was given, then the gradient of x
   T* grad_heads;   // (C, ld): of all heads
   T* grad_packed;  // (3C, ld): of queries, keys, values
   T* tokens;       // (columns, channel_ld): one row per position, of x or of the heads
@@ -88,20 +88,20 @@ Sums<T> take_sums(const Problem& problem, Workspace& workspace) {
 constexpr int64_t kMostKept = int64_t{1} << 20;
 
 template <typename T>
-BackwardBuffers<T> take_backward_buffers(const Problem& problem, int64_t maps, Workspace& workspace) {
+BackwardBuffers<T> take_backward_buffers(const Problem& problem, Workspace& workspace) {
   const int64_t channels = problem.channels, width = problem.width(), positions = problem.positions();
   BackwardBuffers<T> buffers;
-  buffers.group = take_group_buffers<T>(problem, maps, workspace);
+  buffers.group = take_group_buffers<T>(problem, !problem.keeps, workspace);
   const int64_t ld = buffers.group.ld, map_ld = buffers.group.map_ld, value_ld = buffers.group.value_ld;
-  const int64_t kept = maps * problem.heads * positions * map_ld;
+  const int64_t maps = maps_in_group(problem), all = maps * problem.heads * positions * map_ld;
+  const bool keeps_all = !problem.keeps && all <= kMostKept;
   buffers.channel_ld = vectors_for<T>(channels) * kLanes<T>;
   buffers.grad = workspace.take<T>(channels * ld);
-  buffers.branch = workspace.take<T>(channels * ld);
   buffers.grad_heads = workspace.take<T>(channels * ld);
   buffers.grad_packed = workspace.take<T>(3 * channels * ld);
   buffers.tokens = workspace.take<T>(maps * positions * buffers.channel_ld);
-  buffers.all = kept > kMostKept ? nullptr : workspace.take<T>(kept);
-  buffers.weights = kept > kMostKept ? workspace.take<T>(kKeyBlock * map_ld) : nullptr;
+  buffers.all = keeps_all ? workspace.take<T>(all) : nullptr;
+  buffers.weights = keeps_all ? nullptr : workspace.take<T>(kKeyBlock * map_ld);
   buffers.grad_scores = workspace.take<T>(kKeyBlock * map_ld);
   buffers.divided = workspace.take<T>(width * map_ld);
   buffers.row = workspace.take<T>(map_ld);
@@ -149,22 +149,23 @@ void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_s
 
 // --- LayerNorm -----------------------------------------------------------------------------------------------------
 
-// grad (V vectors of columns): gradient of LayerNorm's output -> of its input, which is in `columns`.
+// grad (V vectors of columns): gradient of LayerNorm's output -> of its input, which is normalised in `columns`.
 template <int V, typename T>
-void norm_backward_columns(const Problem& problem, const T* weight, T* columns, T* grad, int64_t ld, T* grad_weight) {
+void norm_backward_columns(const Problem& problem, const T* weight, const T* columns, const T* reciprocal_of, T* grad,
+                           int64_t ld, T* grad_weight) {
   const int64_t channels = problem.channels;
-  Vec<T> mean[V], reciprocal[V], sum[V] = {}, product[V] = {};
-  column_moments<V>(columns, channels, ld, static_cast<T>(problem.eps), mean, reciprocal);
+  Vec<T> reciprocal[V], sum[V] = {}, product[V] = {};
+  for (int v = 0; v < V; ++v) reciprocal[v] = load(reciprocal_of + v * kLanes<T>);
   for (int64_t c = 0; c < channels; ++c) {
     Vec<T> along{};
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      T *at = columns + c * ld + v * kLanes<T>, *upstream = grad + c * ld + v * kLanes<T>;
-      const Vec<T> normal = (load(at) - mean[v]) * reciprocal[v], scaled = load(upstream) * weight[c];
+      const Vec<T> normal = load(columns + c * ld + v * kLanes<T>);
+      T* upstream = grad + c * ld + v * kLanes<T>;
+      const Vec<T> scaled = load(upstream) * weight[c];
       along += load(upstream) * normal;
       sum[v] += scaled;
       product[v] += scaled * normal;
-      store(at, normal);
       store(upstream, scaled);  // rounded as the terms of sum are, so that one channel alone gives 0
     }
     grad_weight[c] += reduce_add<T>(along);
@@ -183,15 +184,13 @@ void norm_backward_columns(const Problem& problem, const T* weight, T* columns, 
 }
 
 template <typename T>
-void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t columns, int64_t keys,
-                   const BackwardBuffers<T>& buffers, const Sums<T>& sums) {
-  const int64_t ld = buffers.group.ld;
-  add_row_sums(buffers.grad, problem.channels, ld, columns, sums.norm_bias);
-  for (int64_t i = 0; problem.residual && i < problem.channels * ld; ++i) buffers.branch[i] = buffers.group.x[i];
-  add_branch(problem, packed, columns, keys, buffers.group, buffers.branch);
+void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t columns, const GroupBuffers<T>& group,
+                   T* grad, const Sums<T>& sums) {
+  add_row_sums(grad, problem.channels, group.ld, columns, sums.norm_bias);
   for_vectors<T>(vectors_for<T>(columns), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
     const int64_t n = vector * kLanes<T>;
-    norm_backward_columns<V>(problem, packed.norm, buffers.branch + n, buffers.grad + n, ld, sums.norm);
+    norm_backward_columns<V>(problem, packed.norm, group.normal + n, group.reciprocal + n, grad + n, group.ld,
+                             sums.norm);
   });
 }
 
@@ -288,7 +287,7 @@ void backward_head(const Problem& problem, int64_t index, int64_t column, int64_
   const GroupBuffers<T>& group = buffers.group;
   const int64_t width = problem.width(), positions = problem.positions(), ld = group.ld, map_ld = group.map_ld;
   const int64_t value_ld = group.value_ld, part = problem.channels * ld, place = index * width * ld + column;
-  const Head<T> head = take_head(problem, index, column, keys, group);
+  const Head<T> head = take_head(problem, index, column, keys, false, group);
   divide_gradient(problem, buffers.grad_heads + place, group.heads + place, group.sum + index * ld + column, buffers);
   transpose_rows(head.key, head.key_ld, width, keys, static_cast<T>(problem.scale), buffers.key_rows, value_ld);
   transpose_rows(head.query, ld, width, positions, kLn2<T>, buffers.query_rows, value_ld);
@@ -353,6 +352,21 @@ void add_weight_gradient(const Problem& problem, const T* gradient, int64_t heig
             to_ld / kLanes<T>);
 }
 
+// What forward has computed of a group, where it was not kept; x is in place before and after.
+template <typename T>
+void compute_again(const Problem& problem, const Packed<T>& packed, const Group& maps, int64_t keys,
+                   const BackwardBuffers<T>& buffers) {
+  const GroupBuffers<T>& group = buffers.group;
+  const int64_t columns = maps.count * problem.positions(), count = problem.channels * group.ld;
+  if (keys > 0) attend_group(problem, packed, maps, keys, buffers.all, problem.positions() * group.map_ld, group);
+  if (packed.norm == nullptr) return;
+  GroupBuffers<T> scratch = group;
+  scratch.x = buffers.grad_heads;  // not yet in use
+  for (int64_t i = 0; i < count; ++i) scratch.x[i] = group.x[i];
+  add_branch(problem, packed, columns, keys, group, scratch.x);
+  normalise_group(problem, packed, columns, true, scratch);
+}
+
 template <typename Storage, typename T>
 void backward_group(const Problem& problem, const Packed<T>& packed, const PackedBackward<T>& plain, const Map& grad,
                     const Map& x, const bool* mask, const Group& maps, const Gradients& wanted,
@@ -360,15 +374,11 @@ void backward_group(const Problem& problem, const Packed<T>& packed, const Packe
   const GroupBuffers<T>& group = buffers.group;
   const int64_t channels = problem.channels, positions = problem.positions(), ld = group.ld;
   const int64_t columns = maps.count * positions, per_head = positions * group.map_ld;
-  load_group<Storage>(problem, x, maps, group.x, ld);
+  if (wanted.in != nullptr || !problem.keeps) load_group<Storage>(problem, x, maps, group.x, ld);
   load_group<Storage>(problem, grad, maps, buffers.grad, ld);
   const int64_t keys = keep_positions(mask == nullptr ? nullptr : mask + maps.first * positions, positions, group.kept);
-  if (keys > 0) {
-    attend_group(problem, packed, maps, keys, buffers.all, per_head, group);
-    for (int64_t c = 0; c < channels; ++c)  // sums over whole vectors follow
-      for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) group.heads[c * ld + n] = T(0);
-  }
-  if (packed.norm != nullptr) norm_backward(problem, packed, columns, keys, buffers, sums);
+  if (!problem.keeps) compute_again(problem, packed, maps, keys, buffers);
+  if (packed.norm != nullptr) norm_backward(problem, packed, columns, group, buffers.grad, sums);
   if (keys > 0) {
     if (wanted.out != nullptr)
       add_weight_gradient(problem, static_cast<const T*>(buffers.grad), channels, static_cast<const T*>(group.heads),
@@ -382,7 +392,7 @@ void backward_group(const Problem& problem, const Packed<T>& packed, const Packe
     if (wanted.in_bias != nullptr) add_row_sums(buffers.grad_packed, 3 * channels, ld, columns, sums.in_bias);
   }
   if (wanted.x == nullptr) return;
-  T* grad_x = problem.residual ? buffers.grad : buffers.branch;
+  T* grad_x = problem.residual ? buffers.grad : group.x;
   const T *in = plain.in, *grad_packed = buffers.grad_packed, *none = nullptr;
   if (keys == 0) {
     if (!problem.residual) clear(grad_x, channels * ld);

@@ -23,8 +23,10 @@ struct GroupBuffers {
   T* x;          // (C, ld)
   T* projected;  // (3C, ld): queries (scaled), keys, values
   T* heads;      // (C, ld): attention of all heads
+  T* normal;     // (C, ld): what LayerNorm was given, normalised; for backward
   T* base;       // (heads, ld): what is taken from the scores of each query, to the base 2
   T* sum;        // (heads, ld): sum over the keys of 2^(score - base)
+  T* reciprocal; // (ld,): of its standard deviations
   T* query;      // (D, tile width)
   T* weights;    // (key block, tile width): 2^(score - base)
   T* value;      // (N, value_ld): values of one head of one map, one row per key that is not ignored
@@ -34,25 +36,34 @@ struct GroupBuffers {
   int64_t ld, map_ld, value_ld;
 };
 
+// The same with what backward needs at `rows`, kept_rows() of ld.
 template <typename T>
-GroupBuffers<T> take_group_buffers(const Problem& problem, int64_t maps, Workspace& workspace) {
+GroupBuffers<T> place_kept(const Problem& problem, GroupBuffers<T> buffers, T* rows) {
+  const int64_t ld = buffers.ld, channels = problem.channels;
+  buffers.projected = rows;
+  buffers.heads = rows + 3 * channels * ld;
+  buffers.normal = rows + 4 * channels * ld;
+  buffers.base = rows + 5 * channels * ld;
+  buffers.sum = buffers.base + problem.heads * ld;
+  buffers.reciprocal = buffers.sum + problem.heads * ld;
+  return buffers;
+}
+
+template <typename T>
+GroupBuffers<T> take_group_buffers(const Problem& problem, bool with_kept, Workspace& workspace) {
   const int64_t channels = problem.channels, width = problem.width(), positions = problem.positions();
   GroupBuffers<T> buffers;
-  buffers.ld = row_length<T>(maps * positions + kLanes<T> - 1);  // the last map's last vector ends in a row
+  buffers.ld = group_ld(problem);
   buffers.map_ld = vectors_for<T>(positions) * kLanes<T>;
   buffers.value_ld = vectors_for<T>(width) * kLanes<T>;
   buffers.x = workspace.take<T>(channels * buffers.ld);
-  buffers.projected = workspace.take<T>(3 * channels * buffers.ld);
-  buffers.heads = workspace.take<T>(channels * buffers.ld);
-  buffers.base = workspace.take<T>(problem.heads * buffers.ld);
-  buffers.sum = workspace.take<T>(problem.heads * buffers.ld);
   buffers.query = workspace.take<T>(width * kTileWidth<T>);
   buffers.weights = workspace.take<T>(kKeyBlock * kTileWidth<T>);
   buffers.value = workspace.take<T>(positions * buffers.value_ld);
   buffers.key = workspace.take<T>(width * buffers.map_ld);
   buffers.columns = workspace.take<T>(width * buffers.map_ld);
   buffers.kept = workspace.take<int64_t>(positions);
-  return buffers;
+  return with_kept ? place_kept(problem, buffers, workspace.take<T>(kept_rows(problem) * buffers.ld)) : buffers;
 }
 
 // The positions that are not ignored; returns how many. Without a mask `kept` is not written.
@@ -95,9 +106,10 @@ T largest_square(const T* key, int64_t width, int64_t keys, int64_t ld) {
   return reduce_max<T>(largest);
 }
 
-// The head of the map that begins at `column`.
+// The head of the map that begins at `column`; `attends`: with what attend_tile needs.
 template <typename T>
-Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, const GroupBuffers<T>& buffers) {
+Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, bool attends,
+                  const GroupBuffers<T>& buffers) {
   const int64_t width = problem.width(), ld = buffers.ld, part = problem.channels * ld;
   const T* query = buffers.projected + index * width * ld + column;
   Head<T> head{query, query + part, query + 2 * part, buffers.value, width, keys, ld, ld, buffers.value_ld, T(0)};
@@ -108,6 +120,7 @@ Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t
     head.columns = buffers.columns;
     head.key_ld = buffers.map_ld;
   }
+  if (!attends) return head;
   transpose_rows(head.columns, head.key_ld, width, keys, T(1), buffers.value, buffers.value_ld);
   head.square = largest_square(head.key, width, keys, head.key_ld);
   return head;
@@ -257,7 +270,7 @@ void attend_group(const Problem& problem, const Packed<T>& packed, const Group& 
   for (int64_t g = 0; g < group.count; ++g)  // in this order: a map may write a few columns of the next
     for (int64_t index = 0; index < problem.heads; ++index) {
       const int64_t column = g * positions;
-      const Head<T> head = take_head(problem, index, column, keys, buffers);
+      const Head<T> head = take_head(problem, index, column, keys, true, buffers);
       T* weights = all == nullptr ? nullptr : all + (g * problem.heads + index) * per_head;
       T* out = buffers.heads + index * problem.width() * ld + column;
       T *base = buffers.base + index * ld + column, *sum = buffers.sum + index * ld + column;
@@ -266,6 +279,9 @@ void attend_group(const Problem& problem, const Packed<T>& packed, const Group& 
         attend_tile<V>(head, q, buffers, weights, out + q, base + q, sum + q);
       });
     }
+  const int64_t columns = group.count * positions;
+  for (int64_t c = 0; c < channels; ++c)  // backward sums over whole vectors
+    for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) buffers.heads[c * ld + n] = T(0);
 }
 
 // lse (heads, N) of every map, +inf where there is no key.
@@ -317,23 +333,39 @@ SIMMST_INLINE void column_moments(const T* columns, int64_t channels, int64_t ld
   for (int v = 0; v < V; ++v) reciprocal[v] = T(1) / sqrt_of(square[v] / static_cast<T>(channels) + eps);
 }
 
+// V vectors of columns -> normalised, and times the weight plus the bias; the former and the reciprocal deviations are
+// stored where `normal` is given.
 template <int V, typename T>
-void normalise_columns(const Problem& problem, const Packed<T>& packed, T* columns, int64_t ld) {
+void normalise_columns(const Problem& problem, const Packed<T>& packed, T* columns, int64_t ld, T* normal,
+                       T* reciprocal_of) {
   Vec<T> mean[V], reciprocal[V];
   column_moments<V>(columns, problem.channels, ld, static_cast<T>(problem.eps), mean, reciprocal);
   for (int64_t c = 0; c < problem.channels; ++c) {
     const T shift = packed.norm_bias == nullptr ? T(0) : packed.norm_bias[c];
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) {
-      T* at = columns + c * ld + v * kLanes<T>;
-      store(at, (load(at) - mean[v]) * reciprocal[v] * packed.norm[c] + shift);
+      const int64_t at = c * ld + v * kLanes<T>;
+      const Vec<T> value = (load(columns + at) - mean[v]) * reciprocal[v];
+      if (normal != nullptr) store(normal + at, value);
+      store(columns + at, value * packed.norm[c] + shift);
     }
   }
+  for (int v = 0; v < V && normal != nullptr; ++v) store(reciprocal_of + v * kLanes<T>, reciprocal[v]);
+}
+
+template <typename T>
+void normalise_group(const Problem& problem, const Packed<T>& packed, int64_t columns, bool keeps,
+                     const GroupBuffers<T>& buffers) {
+  for_vectors<T>(vectors_for<T>(columns), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
+    const int64_t n = vector * kLanes<T>;
+    normalise_columns<V>(problem, packed, buffers.x + n, buffers.ld, keeps ? buffers.normal + n : nullptr,
+                         buffers.reciprocal + n);
+  });
 }
 
 template <typename Storage, typename T>
 void forward_group(const Problem& problem, const Packed<T>& packed, const Map& x, const bool* mask, const Group& group,
-                   void* out, T* lse, const GroupBuffers<T>& buffers) {
+                   bool keeps, void* out, T* lse, const GroupBuffers<T>& buffers) {
   const int64_t positions = problem.positions(), columns = group.count * positions;
   load_group<Storage>(problem, x, group, buffers.x, buffers.ld);
   const int64_t keys =
@@ -341,10 +373,7 @@ void forward_group(const Problem& problem, const Packed<T>& packed, const Map& x
   if (keys > 0) attend_group(problem, packed, group, keys, static_cast<T*>(nullptr), 0, buffers);
   store_lse(problem, group, keys, buffers, lse);
   add_branch(problem, packed, columns, keys, buffers, buffers.x);
-  if (packed.norm != nullptr)
-    for_vectors<T>(vectors_for<T>(columns), [&]<int V>(int64_t vector) SIMMST_ALWAYS_INLINE {
-      normalise_columns<V>(problem, packed, buffers.x + vector * kLanes<T>, buffers.ld);
-    });
+  if (packed.norm != nullptr) normalise_group(problem, packed, columns, keeps, buffers);
   store_group<Storage>(problem, group, buffers.x, buffers.ld, out);
 }
 

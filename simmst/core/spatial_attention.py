@@ -28,4 +28,33 @@ class Options(NamedTuple):
     scale: float
 
 
-__all__ = ["Gradients", "Options"]
+def kept_entries(batch: int, channels: int, heads: int, positions: int, masked: bool) -> int:
+    """Entries that the C++ kernels keep of a forward pass, as csrc/cpu/spatial_attention.hpp counts.
+
+    Queries, keys, values, heads and normalised sums of all channels and a few numbers of every position, in rows of
+    a group of maps that end in a few unused entries.
+
+    Example:
+        >>> kept_entries(384, 32, 4, 25, masked=False) / (384 * 25 * 32)  # times the size of x
+        5.8...
+    """
+    columns = min(8192 // channels, 256)
+    maps = 1 if masked else max(min(columns // max(positions, 1), batch // 16), 1)
+    groups, ld = (batch + maps - 1) // maps, (2 * ((maps * positions + 30) // 32) + 1) * 16
+    return groups * (5 * channels + 2 * heads + 1) * ld
+
+
+def pays_to_keep(channels: int, positions: int) -> bool:
+    """Whether the C++ backward pass gains from what the forward pass can keep.
+
+    For an entry of x it spares 8 C + 2 N operations and takes 20 bytes more, which are fresh memory: on the machine of
+    docs/benchmarks.md these cost as much as 500 operations.
+
+    Example:
+        >>> pays_to_keep(64, 121), pays_to_keep(32, 25)
+        (True, False)
+    """
+    return 4 * channels + positions >= 256
+
+
+__all__ = ["Gradients", "Options", "kept_entries", "pays_to_keep"]

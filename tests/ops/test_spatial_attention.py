@@ -44,7 +44,7 @@ def operator_arguments(tensors, mask=None, norm=True, bias=True):
     x, w_in, b_in, w_out, b_out, w_norm, b_norm = tensors
     biases = (b_in, b_out) if bias else (None, None)
     last = (w_norm, b_norm) if norm else (None, None)
-    return (x, w_in, biases[0], w_out, biases[1], mask, *last, 2, True, 1e-5, 0.6, "reference")
+    return (x, w_in, biases[0], w_out, biases[1], mask, *last, 2, True, 1e-5, 0.6, False, "reference")
 
 
 def public(tensors, mask=None, norm=True, bias=True, **options):
@@ -113,15 +113,17 @@ def test_opcheck(mask, dtype, full):
     arguments = operator_arguments(tensors, mask, norm=full, bias=full)
     torch.library.opcheck(OPERATOR, arguments)
     constants = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
-    out, lse = OPERATOR(*constants)
+    out, lse, kept = OPERATOR(*constants)
     wanted = [True, True, full, True, False, full, full]
-    torch.library.opcheck(BACKWARD, (torch.ones_like(out), *constants[:8], lse, *constants[8:12], wanted, "reference"))
+    torch.library.opcheck(
+        BACKWARD, (torch.ones_like(out), *constants[:8], lse, kept, *constants[8:12], wanted, "reference")
+    )
 
 
 def test_library_operator_computes_only_the_gradients_wanted():
     tensors = inputs()
     tensors[0].requires_grad_()
-    out, lse = OPERATOR(*operator_arguments(tensors))
+    out, lse, _ = OPERATOR(*operator_arguments(tensors))
     assert not lse.requires_grad
     out.sum().backward()
     assert tensors[0].grad is not None

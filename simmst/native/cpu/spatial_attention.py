@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simmst.core import dtypes
-from simmst.core.spatial_attention import Gradients, Options
+from simmst.core.spatial_attention import Gradients, Options, kept_entries
 
 _cpu: Any = importlib.import_module("simmst._cpu")
 _NONE = (0, 0)
@@ -39,15 +39,51 @@ def forward(
         >>> out[0, 0].tolist(), lse.shape
         ([2.0, 2.0], torch.Size([1, 1, 3]))
     """
-    weights = _contiguous(
-        x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
-    )
+    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+    out, lse, _ = _forward(x, _contiguous(x, *weights, key_padding_mask), options, keeps=False)
+    return out, lse
+
+
+def forward_keeping(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`forward`, and what spares :func:`backward` computing it again, in a form of its own.
+
+    Raises:
+        TypeError: dtypes or devices differ.
+        ValueError: sizes do not fit each other.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2), torch.eye(2)
+        >>> weights = torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> options = Options(num_heads=1, residual=True, eps=1e-5, scale=1.0)
+        >>> out, lse, kept = forward_keeping(x, *weights, options)
+        >>> backward(out, x, *weights, lse, options, [True] + [False] * 6, kept)[0].shape
+        torch.Size([1, 3, 2])
+    """
+    weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+    return _forward(x, _contiguous(x, *weights, key_padding_mask), options, keeps=True)
+
+
+def _forward(
+    x: Tensor, weights: list[Tensor | None], options: Options, *, keeps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = x.shape
     positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
+    channels = shape[2] if len(shape) == 3 else shape[1]
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    size = kept_entries(shape[0], channels, options.num_heads, positions, weights[6] is not None) if keeps else 0
     out = torch.empty(shape, dtype=x.dtype)
-    lse = torch.empty(
-        (shape[0], options.num_heads, positions), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
-    )
+    lse = torch.empty((shape[0], options.num_heads, positions), dtype=wide)
+    kept = torch.empty(size, dtype=wide)
     _cpu.spatial_attention_forward(
         dtypes.CODES[x.dtype],
         x.data_ptr(),
@@ -57,10 +93,11 @@ def forward(
         _buffer(weights[6]),
         _buffer(out),
         _buffer(lse),
+        _buffer(kept),
         *options,
         torch.get_num_threads(),
     )
-    return out, lse
+    return out, lse, kept
 
 
 def backward(
@@ -76,8 +113,11 @@ def backward(
     lse: Tensor,
     options: Options,
     output_mask: list[bool],
+    kept: Tensor | None = None,
 ) -> Gradients:
     """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here.
+
+    With ``kept`` of :func:`forward_keeping` the scores alone are computed again.
 
     Raises:
         TypeError: dtypes or devices differ.
@@ -110,6 +150,7 @@ def backward(
         x.stride(),
         [_buffer(weight) for weight in weights[:6]],
         _buffer(weights[6]),
+        _buffer(kept),
         [_buffer(gradient) for gradient in gradients],
         *options,
         torch.get_num_threads(),
@@ -145,4 +186,4 @@ def _buffer(tensor: Tensor | None) -> tuple[int, int]:
     return _NONE if tensor is None else (tensor.data_ptr(), tensor.nbytes)
 
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "forward_keeping"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simmst.core.spatial_attention import Options
+from simmst.core.spatial_attention import Options, pays_to_keep
 from simmst.ops.backends import choose, concrete, is_transformed
 from simmst.ops.checks import check_flag, check_float_tensors, check_integer, check_number, describe
-from simmst.ops.dispatch import cast, is_any_autocast, is_unwatched
+from simmst.ops.dispatch import cast, is_any_autocast, is_unwatched, wants_gradient
 from simmst.ops.measured_choice import bucket
 from simmst.ops.spatial_attention.library import PATH, forward
 
@@ -125,6 +125,7 @@ def spatial_attention(
         norm_weight,
         norm_bias,
         Options(num_heads, residual, float(eps), float(scale)),
+        chosen == "cpu" and is_unwatched(x) and pays_to_keep(*_sizes(x)) and wants_gradient(x, *parameters.values()),
         chosen,
     )[0]
     return out
@@ -149,6 +150,10 @@ def finite_where_ignored(x: Tensor, key_padding_mask: Tensor) -> Tensor:
         return x
     ignored = key_padding_mask.unflatten(1, x.shape[2:])[:, None] if x.dim() == 4 else key_padding_mask[..., None]
     return torch.where(ignored, x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), x)
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    return _channels(x), _positions(x)
 
 
 def _channels(x: Tensor) -> int:

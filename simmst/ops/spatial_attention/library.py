@@ -2,21 +2,21 @@
 
 The module of a backend (:func:`simmst.ops.backends.implementation`) has ``forward`` and ``backward`` with the
 signatures and semantics of :mod:`simmst.reference.spatial_attention`; it may rely on the checks of the public function.
-Inputs may have any strides, results are contiguous; lse, the second output, is not differentiable.
+Inputs may have any strides, results are contiguous; lse, the second output, is not differentiable. A module may have
+``forward_keeping``, too, whose third output its ``backward`` takes as ``kept``; the others keep nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simmst.core.spatial_attention import Gradients, Options
+from simmst.core.spatial_attention import Gradients, Options, kept_entries
 from simmst.ops.dispatch import Operator
 from simmst.reference import spatial_attention as reference
 
@@ -39,7 +39,8 @@ def _in_plain_torch(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     options: Options,
-) -> tuple[Tensor, None]:
+    keeps: bool,
+) -> tuple[Tensor, None, None]:
     weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias
     out = reference.spatial_attention(
         x,
@@ -52,15 +53,31 @@ def _in_plain_torch(
         eps=options.eps,
         scale=options.scale,
     )
-    return out, None
+    return out, None, None
 
 
-def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    options: Options = rest[-1]
-    positions = x.shape[2] * x.shape[3] if x.dim() == 4 else x.shape[1]
+def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    options: Options = rest[-2]
+    maps = x.dim() == 4
+    positions, channels = (x.shape[2] * x.shape[3], x.shape[1]) if maps else (x.shape[1], x.shape[2])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     lse = x.new_empty((x.shape[0], options.num_heads, positions), dtype=dtype)
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device), lse
+    size = kept_entries(x.shape[0], channels, options.num_heads, positions, rest[4] is not None) if rest[-1] else 0
+    kept = x.new_empty((size,), dtype=dtype)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device), lse, kept
+
+
+def _forward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return partial(_with_kept, module)
+
+
+def _with_kept(module: ModuleType, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *operands, keeps = args
+    if keeps and hasattr(module, "forward_keeping"):
+        kept: tuple[Tensor, Tensor, Tensor] = module.forward_keeping(*operands)
+        return kept
+    out, lse = module.forward(*operands)
+    return out, lse, lse.new_empty(0)
 
 
 def _backward_fake(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -80,15 +97,17 @@ def _backward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, ...]]:
 
 def _all_tensors(backward: Callable[..., Gradients], grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """A library operator returns tensors: an empty one in the place of a gradient that is not wanted."""
-    return tuple(grad.new_empty(0) if gradient is None else gradient for gradient in backward(grad, *rest))
+    *operands, kept, options, wanted = rest
+    found = backward(grad, *operands, options, wanted, *([kept] if kept.numel() else []))
+    return tuple(grad.new_empty(0) if gradient is None else gradient for gradient in found)
 
 
-def _keep(ctx: Any, operands: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*operands[:8], output[1])
-    ctx.mark_non_differentiable(output[1])
+def _keep(ctx: Any, operands: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*operands[:8], *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _gradients(ctx: Any, grad: Tensor, _grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, *_of_lse_and_kept: Tensor | None) -> tuple[Tensor | None, ...]:
     wanted = [ctx.needs_input_grad[index] for index in _DIFFERENTIABLE]
     found = backward(grad, *ctx.saved_tensors, ctx.options, wanted, ctx.backend)
     results: list[Tensor | None] = [None] * 8
@@ -104,9 +123,9 @@ def _no_second_order(ctx: Any, *grads: Any) -> tuple[Any, ...]:
 
 
 forward = Operator(
-    f"spatial_attention({_WEIGHTS}, {{options}}, str backend) -> (Tensor, Tensor)",
+    f"spatial_attention({_WEIGHTS}, {{options}}, bool keeps, str backend) -> (Tensor, Tensor, Tensor)",
     path=PATH,
-    kernel=attrgetter("forward"),
+    kernel=_forward_kernel,
     plain=_in_plain_torch,
     fake=_forward_fake,
     options=Options,
@@ -114,8 +133,8 @@ forward = Operator(
     gradients=_gradients,
 )
 backward = Operator(
-    f"spatial_attention_backward(Tensor grad, {_WEIGHTS}, Tensor lse, {{options}}, bool[7] output_mask, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"spatial_attention_backward(Tensor grad, {_WEIGHTS}, Tensor lse, Tensor kept, {{options}}, bool[7] output_mask, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     path=PATH,
     kernel=_backward_kernel,
     plain=None,

@@ -105,23 +105,29 @@ def assert_twice(found, plain, exact):
 
 
 def compare(arguments, options, check=assert_exact):
-    """Run forward and backward on both sides in float64."""
+    """Run forward and backward on both sides in float64, from what forward keeps and without."""
     out, lse = cpu.forward(*arguments, options)
+    *same, kept = cpu.forward_keeping(*arguments, options)
+    assert torch.equal(same[0], out)
+    assert torch.equal(same[1], lse)
     expected, expected_lse = reference_forward(*arguments, options)
     check(out, expected)
     check(lse, expected_lse)
     grad = torch.randn(out.shape, dtype=F64, generator=torch.Generator().manual_seed(7))
     given_, last = [*arguments[:5], *arguments[6:]], (options, ALL)
-    found = cpu.backward(grad, *arguments, lse, *last)
     wanted = reference_backward(grad, *arguments, expected_lse, *last)
-    for gradient, correct, of in zip(found, wanted, given_, strict=True):
-        assert (gradient is None) == (correct is None) == (of is None)
-        if gradient is not None:
-            check(gradient, correct)
+    for found in (cpu.backward(grad, *arguments, lse, *last), cpu.backward(grad, *arguments, lse, *last, kept)):
+        for gradient, correct, of in zip(found, wanted, given_, strict=True):
+            assert (gradient is None) == (correct is None) == (of is None)
+            if gradient is not None:
+                check(gradient, correct)
 
 
-# (shape, heads): head widths 1, 3, 8, 16, 20, 64; tiles of one, two and three vectors; more keys than a block
+# (shape, heads): head widths 1, 3, 4, 8, 16, 20, 64; tiles of one to three vectors; more keys than a block; groups of
+# two and of three maps, and one map that is left over
 SHAPES = [
+    ((33, 8, 5, 5), 2),
+    ((49, 6, 1, 7), 2),
     ((2, 1, 1, 1), 1),
     ((3, 6, 1, 7), 2),
     ((2, 32, 5, 5), 4),
@@ -170,8 +176,11 @@ def test_lower_precision_is_at_most_twice_as_wrong_as_plain_pytorch(isa, poison,
         found = cpu.backward(grad, *arguments, lse, *last)
         by_plain = reference_backward(grad, *arguments, plain_lse, *last)
         by_exact = reference_backward(grad.double(), *wide(arguments), exact_lse, *last)
-        for one, two, three in zip(found, by_plain, by_exact, strict=True):
+        kept = cpu.forward_keeping(*arguments, options)[2]
+        from_kept = cpu.backward(grad, *arguments, lse, *last, kept)
+        for one, other, two, three in zip(found, from_kept, by_plain, by_exact, strict=True):
             assert_twice(one, two, three)
+            assert_twice(other, two, three)
 
 
 LAYOUTS = ["maps", "channels_last", "tokens", "transposed", "rows_apart", "expanded"]
@@ -379,8 +388,11 @@ def test_gradcheck_and_opcheck(mask):
     tensors = leaves()
     assert torch.autograd.gradcheck(lambda *t: public(t, mask, backend="cpu"), tensors, fast_mode=True)
     x, w_in, b_in, w_out, b_out, w_norm, b_norm = tensors
-    arguments = (x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm, 2, True, 1e-5, 0.6, "cpu")
-    torch.library.opcheck(torch.ops.simmst.spatial_attention, arguments)
+    arguments = (x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm, 2, True, 1e-5, 0.6)
+    operator = torch.ops.simmst.spatial_attention
+    torch.library.opcheck(operator, (*arguments, False, "cpu"))
+    # What is kept has entries that nobody writes, which the other checks would compare.
+    torch.library.opcheck(operator, (*arguments, True, "cpu"), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_compiles_without_a_break():
@@ -451,6 +463,7 @@ def raw(**changes):
         "mask": (0, 0),
         "out": (out.data_ptr(), out.nbytes),
         "lse": (lse.data_ptr(), lse.nbytes),
+        "kept": (0, 0),
         "heads": 2,
         "residual": True,
         "eps": 1e-5,
@@ -474,6 +487,7 @@ def raw(**changes):
         ({"heads": 0}, "positive multiple of num_heads=0"),
         ({"weights": []}, "six weights are needed, got 0"),
         ({"mask": (64, 3)}, "key_padding_mask must hold 18 bytes, got 3"),
+        ({"kept": (64, 3)}, "kept must hold 9600 bytes, got 3"),
         ({"out": (0, 0)}, "out must hold 288 bytes, got 0"),
         ({"x": 0}, r"x float32 \(2, 4, 3, 3\) has no address"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
