@@ -329,7 +329,7 @@ Chunks chunks_of(const Problem& problem, bool by_series) {
   const int64_t rows = problem.rows(), unit = by_series ? problem.steps : kBlock, units = (rows + unit - 1) / unit;
   int64_t count = (int64_t{64} << 20) / totals_bytes(problem);
   count = count < 32 ? count : 32;
-  count = count < rows / 256 ? count : rows / 256;
+  count = count < rows / 768 ? count : rows / 768;
   count = count < units ? count : units;
   return {count < 1 ? 1 : count, unit, units, rows};
 }

@@ -1,52 +1,13 @@
-// What the feed-forward part does between its products: GELU, LayerNorm both ways, sums over rows.
+// What the feed-forward part does between its products: LayerNorm both ways, sums over rows.
 #pragma once
 
 #include "cpu/feed_forward.hpp"
-#include "cpu/matrices.hpp"
+#include "cpu/gelu.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::feed_forward {
 
 using namespace simmst::cpu::feed_forward;  // what all instruction sets share
 using namespace matrices;
-
-// The distribution function of the normal distribution, to about 2e-7: a rational minimax approximation of
-// erf(x / sqrt 2) / 2x in x squared; below -5.4 it is 0.
-SIMMST_INLINE Vector normal_distribution(Vector x) {
-  constexpr float kEnd = 5.4f;
-  Vector inside = x > kEnd ? broadcast<float>(kEnd) : x;  // keeps NaN
-  inside = inside < -kEnd ? broadcast<float>(-kEnd) : inside;
-  const Vector s = inside * inside;
-  Vector p = s * 2.338667925982918e-08f + 6.360026418406051e-06f;
-  p = p * s + 0.00016432255506515503f;
-  p = p * s + 0.004650856833904982f;
-  p = p * s + 0.033372312784194946f;
-  p = p * s + 0.398942232131958f;
-  Vector q = s * 1.2165899e-06f + 7.2400464e-05f;
-  q = q * s + 0.0018589864f;
-  q = q * s + 0.028378736f;
-  q = q * s + 0.25031808f;
-  q = q * s + 1.0f;
-  const Vector found = inside * (p / q) + 0.5f;
-  return x < -kEnd ? Vector{} : found;
-}
-
-// x <- GELU(x), x Phi(x).
-SIMMST_INLINE void apply_gelu(float* x, int64_t count) {
-#pragma GCC unroll 2
-  for (int64_t i = 0; i < count; i += kWide) {
-    const Vector at = load(x + i);
-    store(x + i, at * normal_distribution(at));
-  }
-}
-
-// The same, and its derivative Phi(x) + x phi(x) into `slope`.
-SIMMST_INLINE void apply_gelu_with_slope(float* x, float* slope, int64_t count) {
-  for (int64_t i = 0; i < count; i += kWide) {
-    const Vector at = load(x + i), below = normal_distribution(at);
-    store(slope + i, below + at * exp(at * at * -0.5f) * 0.3989422804014327f);
-    store(x + i, at * below);
-  }
-}
 
 SIMMST_INLINE void clear(float* p, int64_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
 

@@ -22,9 +22,9 @@ class Context(NamedTuple):
         series: (N, T_in), the target cell.
         observed: (N, T_in), one where observed.
         unusual: (N, T_in), difference from the mean of the days before; zero where that is unknown.
-        patch: (N, T_in, H, W), the neighbourhood.
-        patch_observed: (N, T_in, H, W), one where observed and inside the city.
-        patch_unusual: (N, T_in, H, W), as `unusual`.
+        patch: (N, S, H, W), the neighbourhood, the latest S input slots of it.
+        patch_observed: (N, S, H, W), one where observed and inside the city.
+        patch_unusual: (N, S, H, W), as `unusual`.
         city: (N, T_in), how far the whole city is from usual.
         past: (N, L, T_in), the input slots on the days before.
         past_known: (N, L, T_in) bool.
@@ -81,27 +81,33 @@ def no_memory(values: Tensor, mask: Tensor, days: int, horizon: int) -> Memory:
     )
 
 
-def relate(values: Tensor, mask: Tensor, memory: Memory) -> Context:
+def relate(values: Tensor, mask: Tensor, memory: Memory, patch_steps: int | None = None) -> Context:
     """Put windows and their memory on the scale of each series.
 
     Args:
         values: (B, T_in, K, H, W), NaN = missing.
         mask: (B, H, W) bool, False outside the city.
         memory: of the same windows.
+        patch_steps: S, None for all.
     """
     steps, centre = values.shape[1], values.shape[-1] // 2
+    latest = 0 if patch_steps is None else steps - patch_steps
     dtype = values.dtype
-    values = values.transpose(1, 2).flatten(0, 1)  # (N, T_in, H, W)
     tasks = memory.level.shape[1]
-    inside = mask.repeat_interleave(tasks, dim=0)[:, None]
+    inside = mask.repeat_interleave(tasks, dim=0)  # (N, H, W)
     cell_level = torch.nan_to_num(memory.level.to(dtype).flatten(0, 1))  # (N, H, W)
     level = cell_level[:, centre, centre]
     spread = torch.nan_to_num(memory.spread.to(dtype).flatten(0, 1)[:, centre, centre])
 
-    seen = ~torch.isnan(values) & inside
-    patch = bounded(values - cell_level[:, None], seen)
-    difference = values - memory.usual.to(dtype).transpose(1, 2).flatten(0, 1)
-    patch_unusual = bounded(difference, ~torch.isnan(difference) & inside)
+    series, observed, unusual = _relate_cells(
+        _by_series(values[..., centre, centre]),
+        _by_series(memory.usual[..., centre, centre].to(dtype)),
+        level,
+        inside[:, centre, centre],
+    )
+    patch, patch_observed, patch_unusual = _relate_cells(
+        _by_series(values[:, latest:]), _by_series(memory.usual[:, latest:].to(dtype)), cell_level, inside
+    )
     city = memory.city.to(dtype).transpose(1, 2).flatten(0, 1)
     days = memory.days.to(dtype).permute(0, 3, 1, 2).flatten(0, 1) - level[:, None, None]  # (N, L, T_in + T_out)
     known = ~torch.isnan(days)
@@ -116,13 +122,12 @@ def relate(values: Tensor, mask: Tensor, memory: Memory) -> Context:
         ),
         dim=-1,
     )
-    observed = seen.to(dtype)
     return Context(
-        series=patch[..., centre, centre],
-        observed=observed[..., centre, centre],
-        unusual=patch_unusual[..., centre, centre],
+        series=series,
+        observed=observed,
+        unusual=unusual,
         patch=patch,
-        patch_observed=observed,
+        patch_observed=patch_observed,
         patch_unusual=patch_unusual,
         city=bounded(city, ~torch.isnan(city)),
         past=days[..., :steps],
@@ -135,9 +140,22 @@ def relate(values: Tensor, mask: Tensor, memory: Memory) -> Context:
     )
 
 
+def _by_series(values: Tensor) -> Tensor:
+    """(B, T, K, ...) -> (B * K, T, ...)."""
+    return values.transpose(1, 2).flatten(0, 1)
+
+
+def _relate_cells(values: Tensor, usual: Tensor, level: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values relative to the level, whether they are observed, and relative to what is usual: (N, T, ...) each."""
+    seen = ~torch.isnan(values) & inside[:, None]
+    difference = values - usual
+    unusual = bounded(difference, ~torch.isnan(difference) & inside[:, None])
+    return bounded(values - level[:, None], seen), seen.to(values.dtype), unusual
+
+
 def bounded(values: Tensor, known: Tensor) -> Tensor:
     """Return values within `BOUND` of zero, and zero where they are not known."""
-    return torch.where(known, values, 0.0).clamp(-BOUND, BOUND)
+    return torch.where(known, values, 0.0).clamp_(-BOUND, BOUND)
 
 
 def masked_mean(values: Tensor, known: Tensor, dim: int) -> Tensor:

@@ -72,8 +72,12 @@ class DayAttention(nn.Module):
         self.same_day = nn.Parameter(torch.zeros(heads, 2))
         age = torch.arange(1, days + 1, dtype=torch.float32) / max(days, 1)
         self.register_buffer("age", age, persistent=False)
+        slots = torch.arange(config.input_length, 0, -1)
+        windows = torch.tensor([*_WINDOWS, config.input_length])
+        self.register_buffer("windows", (slots[:, None] <= windows).to(torch.float32), persistent=False)
 
     age: Tensor
+    windows: Tensor  # (T_in, 4), one where a slot is among the latest 1, 3, 6, all
 
     @property
     def num_features(self) -> int:
@@ -101,11 +105,11 @@ class DayAttention(nn.Module):
 
         base = _location(days, known)
         deviation = torch.where(known, days - base[:, None], 0.0)
-        spread = (masked_mean(deviation.square(), known, 1) + 1e-4).sqrt()
-        same_class, same_weekday = (
-            self._mean_of(deviation, known & (context.same_day[..., column] > 0)) for column in (0, 1)
-        )
         present = known.to(days.dtype)
+        count = present.sum(1)
+        spread = (deviation.square().sum(1) / count.clamp(min=1) + 1e-4).sqrt()
+        alike = present[..., None] * (context.same_day > 0)  # (N, L, T_out, 2)
+        same_class, same_weekday = ((deviation[..., None] * alike).sum(1) / alike.sum(1).clamp(min=1)).unbind(-1)
         week = min(7, days.shape[1]) - 1
         statistics = (
             base,
@@ -115,7 +119,7 @@ class DayAttention(nn.Module):
             same_weekday,
             deviation[:, 0],
             deviation[:, week],
-            present.mean(1),
+            count / max(days.shape[1], 1),
             present[:, 0],
         )
         features = torch.cat((recalled - base[..., None], offset, torch.stack(statistics, dim=-1)), dim=-1)
@@ -125,21 +129,19 @@ class DayAttention(nn.Module):
         """How far today is from each day, (N, L), and what the keys are made of, (N, L, _DAY_FEATURES)."""
         both = context.past_known & (context.observed[:, None] > 0)
         difference = torch.where(both, context.series[:, None] - context.past, 0.0)  # (N, L, T_in)
-        columns = []
-        for latest in _WINDOWS:
-            columns.append(masked_mean(difference[..., -latest:], both[..., -latest:], 2))
-            columns.append(masked_mean(difference[..., -latest:].abs(), both[..., -latest:], 2))
-        whole = masked_mean(difference, both, 2)
-        around = masked_mean(torch.where(both, difference - whole[..., None], 0.0).abs(), both, 2)
-        shared = both.to(difference.dtype).mean(2)
-        columns += [whole, around, shared, self.age.to(whole).expand_as(whole)]
+        counted = both.to(difference.dtype)
+        # Sums over the latest slots and over all, by a product: (N, L, 4).
+        windows = self.windows.to(difference.dtype)
+        count = (counted @ windows).clamp(min=1)
+        apart = difference @ windows / count
+        distance = difference.abs() @ windows / count
+        whole = apart[..., -1:]
+        around = (difference - whole * counted).abs().sum(2, keepdim=True) / count[..., -1:]
+        shared = counted.mean(2, keepdim=True)
+        latest = torch.stack((apart[..., :-1], distance[..., :-1]), dim=-1).flatten(2)
         # The slot right ahead tells how today and that day compare, whatever the horizon.
-        columns += [context.same_day[:, :, 0, 0], context.same_day[:, :, 0, 1]]
-        return columns[2 * len(_WINDOWS) - 2], torch.stack(columns, dim=-1)
-
-    @staticmethod
-    def _mean_of(deviation: Tensor, chosen: Tensor) -> Tensor:
-        return torch.where(chosen, deviation, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
+        columns = latest, whole, around, shared, self.age.to(whole)[:, None].expand_as(whole), context.same_day[:, :, 0]
+        return apart[..., len(_WINDOWS) - 1], torch.cat(columns, dim=-1)
 
 
 @torch.no_grad()

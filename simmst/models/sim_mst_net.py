@@ -147,7 +147,8 @@ class SimMSTNet(nn.Module):
         if memory is None:
             memory = no_memory(values, mask, self.config.memory_days, self.config.horizon)
         self._check_memory(values, memory)
-        return relate(values, mask, memory), mask
+        patch_steps = self.spatial.steps if self.spatial is not None else 0
+        return relate(values, mask, memory, patch_steps), mask
 
     def _encode(self, context: Context, marks: Tensor, mask: Tensor, task: Tensor) -> Tensor:
         """Run both branches of every task, let the tasks interact, and fuse the two: (N, T_in, C)."""
