@@ -79,7 +79,15 @@ void running_rows(const AttendCall& call, Storage* out, Rows<T> values, int64_t 
 
 template <typename Storage>
 void repeat_row(const AttendCall& call, const Storage* row, Storage* out, int64_t first, int64_t last) {
-  const size_t bytes = static_cast<size_t>(call.out.columns) * sizeof(Storage);
+  const int64_t width = call.out.columns;
+  if constexpr (std::is_same_v<Storage, Compute<Storage>>) {
+    if (width % kLanes<Storage> == 0) {
+      for (int64_t i = first; i < last; ++i)
+        for (int64_t c = 0; c < width; c += kLanes<Storage>) store(out + i * call.out.row_stride + c, load(row + c));
+      return;
+    }
+  }
+  const size_t bytes = static_cast<size_t>(width) * sizeof(Storage);
   for (int64_t i = first; i < last; ++i) __builtin_memcpy(out + i * call.out.row_stride, row, bytes);
 }
 
