@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "cpu/huge_pages.hpp"
 #include "cpu/spatial_attention.hpp"
 
 namespace py = pybind11;
@@ -99,6 +100,8 @@ void forward(int dtype, uintptr_t x_address, const py::tuple& shape, const py::t
   problem.keeps = kept != nullptr;
   const auto& table = kernels();
   const py::gil_scoped_release release;
+  cpu::prefer_huge_pages(out, count * item_size(problem.type));
+  if (kept != nullptr) cpu::prefer_huge_pages(kept, spatial::kept_entries(problem) * wide);
   const auto workspace = allocate(table.forward_bytes(problem));
   table.forward(problem, make_map(x), weights, mask, out, lse, kept, workspace.get());
 }
@@ -136,6 +139,8 @@ void backward(int dtype, uintptr_t grad_address, const py::tuple& grad_shape, co
   problem.keeps = kept != nullptr;
   const auto& table = kernels();
   const py::gil_scoped_release release;
+  if (gradients.x != nullptr)
+    cpu::prefer_huge_pages(gradients.x, problem.batch * problem.channels * problem.positions() * item_size(problem.type));
   const auto workspace = allocate(table.backward_bytes(problem));
   table.backward(problem, make_map(grad), make_map(x), weights, mask, kept, gradients, workspace.get());
 }

@@ -62,12 +62,14 @@ void forward(const Problem& problem, const Map& x, const Weights& weights, const
 }
 
 // Weight gradients are summed over fixed chunks of groups and those in order, whatever the number of threads. At most 64
-// chunks, fewer where their sums would take more than 64 MiB.
+// chunks; down to 16, fewer where their sums would take more than 2 MiB, which are written and read beside the work, and
+// down to one where they would take more than 64 MiB.
 template <typename T>
 int64_t chunk_count(const Problem& problem) {
   Workspace workspace(nullptr);
   take_sums<T>(problem, workspace);
-  const int64_t affordable = (int64_t{64} << 20) / workspace.used(), limit = affordable < 64 ? affordable : 64;
+  const int64_t cheap = (int64_t{2} << 20) / workspace.used(), affordable = (int64_t{64} << 20) / workspace.used();
+  const int64_t limit = cheap > 64 ? 64 : cheap > 16 ? cheap : affordable < 16 ? affordable : 16;
   return group_count(problem) < limit ? group_count(problem) : limit < 1 ? 1 : limit;
 }
 
