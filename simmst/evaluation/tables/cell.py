@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst.errors import DataError
-from simmst.foundation.files import write_json
+from simmst.foundation.files import write_atomically
 
 FORMAT = 1
 Numbers = tuple[float | None, ...]
@@ -83,8 +83,9 @@ class Cell:
             raise DataError("it has neither an error nor a reason why there is none")
 
     def save(self, path: str | Path) -> Path:
-        """Write the cell, under a temporary name first."""
-        return write_json(path, {"format": FORMAT, **dataclasses.asdict(self)})
+        """Write the cell on one line, under a temporary name first."""
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True, allow_nan=False) + "\n"
+        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> Cell:
