@@ -22,6 +22,7 @@ class EvaluationProtocol:
         test_days: days at the end that are tested on.
         validation_days: days before them that training is stopped by.
         first_days: how many first days may be trained on, one run each; None takes all.
+        known_days: days that precede the test, which is all the rest; None tests the last `test_days`.
 
     Example:
         >>> PROTOCOLS["hourly"].horizons
@@ -37,6 +38,7 @@ class EvaluationProtocol:
     test_days: int = 7
     validation_days: int = 7
     first_days: tuple[int, ...] | None = None
+    known_days: int | None = None
 
     @property
     def steps_per_day(self) -> int:
@@ -47,7 +49,7 @@ class EvaluationProtocol:
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "hourly": EvaluationProtocol("hourly", 60, (1, 6, 24), recent=24, daily=3),
     "tenmin": EvaluationProtocol("tenmin", 10, (1, 3, 6), recent=12),
-    "fedgcc": EvaluationProtocol("fedgcc", 10, (1,), recent=6),
+    "fedgcc": EvaluationProtocol("fedgcc", 10, (1,), recent=6, known_days=1),
     "lowdata": EvaluationProtocol("lowdata", 60, (1, 6, 24), recent=24, daily=3, first_days=(1, 2, 4, 7, 14)),
     "lowdata-tenmin": EvaluationProtocol("lowdata-tenmin", 10, (1, 3, 6), recent=12, first_days=(1, 2, 4, 7, 14)),
 }
@@ -122,17 +124,38 @@ def prepare(
         )
     if dataset.step_minutes != chosen.step_minutes:
         dataset = dataset.resample(chosen.step_minutes)
-    split = chronological_split(
-        dataset.num_steps,
-        chosen.steps_per_day,
-        test_days=chosen.test_days,
-        validation_days=chosen.validation_days,
-    )
+    split = split_of(chosen, dataset)
     if first_days is not None:
         split = split.first_days(first_days, chosen.steps_per_day)
     spec, shrunk = fitting_windows(chosen, dataset, horizon, len(split.train), neighbourhood)
     notes = [note for note in (split.note, shrunk) if note]
     return Setting(dataset, spec, split, tuple(notes))
+
+
+def split_of(chosen: EvaluationProtocol, dataset: TrafficDataset) -> Split:
+    """Split a series at a protocol's step as the protocol says.
+
+    A protocol with `known_days` tests all but the first days, of which the last third validates: of its series nothing
+    is published before the test week.
+
+    Raises:
+        DataError: the series is too short.
+    """
+    per_day = dataset.steps_per_day
+    if chosen.known_days is None:
+        return chronological_split(
+            dataset.num_steps, per_day, test_days=chosen.test_days, validation_days=chosen.validation_days
+        )
+    known = chosen.known_days * per_day
+    if known >= dataset.num_steps:
+        raise DataError(
+            f"{dataset.name} has {dataset.num_steps / per_day:.3g} days and protocol {chosen.name!r} tests what "
+            f"follows the first {chosen.known_days}; give a longer series"
+        )
+    cut = known - known // 3
+    days = f"{chosen.known_days} day{'s' * (chosen.known_days > 1)}"
+    note = f"tested on all but the first {days}, of which the last third validates"
+    return Split(range(cut), range(cut, known), range(known, dataset.num_steps), note)
 
 
 def fitting_windows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -164,6 +165,31 @@ def test_with_few_days_known_nothing_before_them_counts(data):
     assert known.split.test.start == known.past.num_steps == 48
     with pytest.raises(DataError, match="6 days precede the test, 7 were to be known"):
         known_slots(data, plan_protocol(), 7)
+
+
+def test_published_forecasts_stand_beside_and_the_test_is_all_but_the_first_day(real_file, tmp_path):
+    path = real_file("milan_88_quarters_internet_10min_zscored.npz")
+    systems = ["persistence", "fedgcc", "stgcn"]
+    found = tables.make_table(1, path, tmp_path, protocol="fedgcc", systems=systems, seeds=1, jobs=1, quick=True)
+    lines = {line.entry.name: line.values["mae"] for line in found.table.sections[0].lines}
+    with np.load(path) as file:
+        truth, published = file["internet_z"], file["published_fedgcc_prediction_z"]
+    assert lines["fedgcc"] == pytest.approx(np.abs(published - truth)[144:].mean(), rel=1e-4)
+    assert lines["persistence"] == pytest.approx(np.abs(truth[144:] - truth[143:-1]).mean(), rel=1e-4)
+    assert any("tested on all but the first 1 day" in line for line in found.table.caption)
+    # STGCN takes longer windows than this protocol has; the table says so.
+    assert "stgcn" not in lines
+    assert any(line.startswith("left out: STGCN (h = 1): ") for line in found.table.caption)
+
+
+def test_a_series_without_published_forecasts_has_no_such_row(data, tmp_path):
+    found = made(data.select_services(["sms"]), tmp_path, number=1, systems=["persistence", "fedgcc"])
+    assert [line.entry.name for line in found.table.sections[0].lines] == ["persistence"]
+
+
+def test_the_work_of_a_process_travels(data):
+    for task in plan.tasks(TABLES[2], data, plan_protocol(), QUICK, seeds=1, horizons=[2]):
+        assert pickle.loads(pickle.dumps(task)).file == task.file
 
 
 def test_a_surrogate_says_so_everywhere(data, tmp_path):

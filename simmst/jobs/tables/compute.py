@@ -16,16 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from simmst.data import Split, TrafficDataset, chronological_split
-from simmst.errors import DataError
+from simmst.data import Split, TrafficDataset
+from simmst.errors import ConfigError, DataError
 from simmst.evaluation import EvaluationProtocol, Predictor, QuantilePredictor, score, seasonal_naive_error
 from simmst.evaluation.leaks import refuse_leaking_forecasts
 from simmst.evaluation.metrics import QUANTILE_LEVELS, score_quantiles
+from simmst.evaluation.protocol import split_of
 from simmst.evaluation.tables import Cell, finite
 from simmst.forecaster import Forecaster, ForecasterConfig
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.foundation.threads import at_most
 from simmst.jobs.tables.plan import Task, code_digest
+from simmst.jobs.tables.published import Published, published_path
 from simmst.pretrained import load_pretrained
 
 Floats = npt.NDArray[np.float32]
@@ -62,9 +64,7 @@ def known_slots(dataset: TrafficDataset, protocol: EvaluationProtocol, days: int
         DataError: fewer days than that precede the test.
     """
     per_day = dataset.steps_per_day
-    split = chronological_split(
-        dataset.num_steps, per_day, test_days=protocol.test_days, validation_days=protocol.validation_days
-    )
+    split = split_of(protocol, dataset)
     if days is None:
         return Known(dataset, split, len(split.validation), split.note)
     start = split.test.start - days * per_day
@@ -106,9 +106,9 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
     try:
         known = known_slots(series(folder, task.data["digest"]), task.protocol, task.days)
         with at_most(1):
-            predictor, chosen, notes = fitted(task, settings, known)
+            predictor, chosen, notes = fitted(task, settings, known, folder)
             scored = scores(predictor, known, task.horizon)
-    except DataError as error:
+    except (ConfigError, DataError) as error:  # too little data, or a network that takes longer windows
         reason = " ".join(str(error).split())
         return dataclasses.replace(cell, left_out=reason, record=record)
     record |= {
@@ -120,8 +120,12 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
     return dataclasses.replace(cell, left_out=None, notes=notes, record=record, **scored)
 
 
-def fitted(task: Task, settings: Mapping[str, Any], known: Known) -> tuple[Predictor, str | None, tuple[str, ...]]:
+def fitted(
+    task: Task, settings: Mapping[str, Any], known: Known, folder: str
+) -> tuple[Predictor, str | None, tuple[str, ...]]:
     """Fit a system to what precedes the test; return it, the stage whose weights it has, and notes."""
+    if task.system.published:
+        return Published(published_path(folder, task.data["digest"])), None, ()
     if task.system.untrained:
         combine = settings.get("combine", True)
         return ZeroShotPredictor(load_pretrained(), task.horizon, device="cpu", combine=combine), None, ()

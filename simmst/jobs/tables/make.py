@@ -16,7 +16,8 @@ from simmst.foundation.suggestions import suggest
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.jobs.inputs import open_data
 from simmst.jobs.tables.compute import compute, series_path
-from simmst.jobs.tables.plan import Task, code_digest, memory_note, tasks
+from simmst.jobs.tables.plan import Task, as_file_name, code_digest, memory_note, tasks
+from simmst.jobs.tables.published import keep_published, published_forecasts
 from simmst.jobs.tables.systems import FULL, QUICK, TABLES, System
 from simmst.jobs.tables.tuning import load_tuning, tune, tuning_path
 
@@ -94,6 +95,8 @@ def make_table(
     rows, effort, out = chosen_systems(number, systems), QUICK if quick else FULL, Path(out)
     dataset = opened(data, out, file_options)
     dataset = at_step(with_services_of(number, dataset, services), chosen.step_minutes, protocol)
+    published = published_forecasts(data, dataset) if isinstance(data, (str, Path)) else None
+    rows = [row for row in rows if published is not None or not row.published]
     planned = tasks(rows, dataset, chosen, effort, seeds=seeds, horizons=horizons, days=days, budget=budget)
     finished, warnings = finished_cells(planned, out, any_code=any_code)
     missing = [task for task in planned if task.file not in finished]
@@ -104,11 +107,13 @@ def make_table(
         path = series_path(out, missing[0].data["digest"])
         if not path.is_file():
             dataset.save(path)
+        if published is not None:
+            keep_published(out, missing[0].data["digest"], published)
         fill(missing, finished, out, workers, progress)
     cells = [finished[task.file] for task in planned]
     notes = [*([effort.note] if effort.note else []), memory_note(), *provenance(cells, budget, quick)]
     table = summarise(number, [row.entry for row in rows], cells, notes)
-    stem = out / f"table-{number}-{dataset.name}-{protocol}{'-quick' if quick else ''}"
+    stem = out / f"table-{number}-{as_file_name(dataset.name)}-{protocol}{'-quick' if quick else ''}"
     files = list(write_table(table, stem))
     if figure:
         files.append(plot_against_second(stem.with_name(f"figure-2-{stem.name}.png"), table, cells))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -57,7 +58,7 @@ class Task:
     def key(self) -> str:
         """Hash of everything that decides the numbers, but for the code."""
         values = dataclasses.asdict(self)
-        values["system"] = {"name": self.system.name, "untrained": self.system.untrained}
+        values["system"] = [self.system.name, self.system.untrained, self.system.published]
         # The name of a file is not what it holds.
         values["data"] = {key: value for key, value in self.data.items() if key != "name"}
         return digest_of(values)
@@ -66,7 +67,7 @@ class Task:
     def file(self) -> str:
         """The name of the cell's file."""
         days = "" if self.days is None else f"-{self.days}d"
-        where = f"{self.data['name']}-{self.protocol.name}{days}-h{self.horizon}"
+        where = f"{as_file_name(self.data['name'])}-{self.protocol.name}{days}-h{self.horizon}"
         return f"{where}/{self.system.name}-{self.seed}-{self.key[:12]}.json"
 
 
@@ -178,6 +179,16 @@ def code_digest() -> str:
     for path in sorted([*files, *(home / name for name in _FILES)]):
         found.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
+
+
+def as_file_name(name: str) -> str:
+    """Return the name of a series as part of a file's name.
+
+    Example:
+        >>> as_file_name("north/cells *.csv")
+        'north-cells-.csv'
+    """
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def memory_note() -> str:

@@ -15,7 +15,7 @@ from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_json
 from simmst.foundation.threads import at_most
 from simmst.jobs.tables.compute import Known, fitted, known_slots, merged, scores, series
-from simmst.jobs.tables.plan import Task, code_digest, digest_of
+from simmst.jobs.tables.plan import Task, as_file_name, code_digest, digest_of
 from simmst.jobs.tables.systems import System
 
 
@@ -80,9 +80,9 @@ def judge(task: Task, changes: Mapping[str, Any], folder: str) -> dict[str, Any]
     try:
         known = known_slots(series(folder, task.data["digest"]), task.protocol, task.days)
         with at_most(1):
-            predictor, _, _ = fitted(task, merged(task.settings, changes), known)
+            predictor, _, _ = fitted(task, merged(task.settings, changes), known, folder)
             found = scores(predictor, on_validation(known), task.horizon)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         return {**trial, "why": " ".join(str(error).split())}
     pairs = zip(found["mae"], found["activity"], strict=True)
     relative = [mae / max(abs(activity), 1e-9) for mae, activity in pairs if mae is not None]
@@ -101,7 +101,7 @@ def tuning_path(folder: str | Path, task: Task) -> Path:
     first = untuned(task)
     key = digest_of([first.key, task.budget, space_of(task.system), code_digest()])
     days = "" if task.days is None else f"-{task.days}d"
-    where = f"{task.data['name']}-{task.protocol.name}{days}-h{task.horizon}"
+    where = f"{as_file_name(task.data['name'])}-{task.protocol.name}{days}-h{task.horizon}"
     return Path(folder) / "tuning" / where / f"{task.system.name}-{key[:12]}.json"
 
 
