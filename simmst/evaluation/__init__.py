@@ -1,4 +1,4 @@
-"""Evaluation: metrics in raw units, named protocols, reports and pictures."""
+"""Evaluation: metrics in raw units, named protocols and reports; pictures of them are in `simmst.plotting`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from simmst.evaluation.evaluate import ModelPredictor, Predictor, QuantilePredic
 from simmst.evaluation.forecasts import Forecasts, TestedSlots
 from simmst.evaluation.intervals import ErrorQuantiles, believed_stretch, measure_stretch, stretch_of
 from simmst.evaluation.metrics import Scores, score, seasonal_naive_error, skill
-from simmst.evaluation.plots import plot_error_map, plot_forecast, plot_losses, plot_task_weights
 from simmst.evaluation.protocol import PROTOCOLS, EvaluationProtocol, Setting, fitting_windows, prepare, protocol
 from simmst.evaluation.report import Report, Row
-from simmst.evaluation.weight_plots import plot_weights
 from simmst.evaluation.weight_report import ParameterShift, WeightReport
 
 __all__ = [
@@ -31,11 +29,6 @@ __all__ = [
     "evaluate",
     "fitting_windows",
     "measure_stretch",
-    "plot_error_map",
-    "plot_forecast",
-    "plot_losses",
-    "plot_task_weights",
-    "plot_weights",
     "prepare",
     "protocol",
     "score",

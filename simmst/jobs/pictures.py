@@ -7,45 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from simmst.data import TrafficDataset
-from simmst.evaluation import (
-    Forecasts,
-    Report,
-    Row,
-    plot_error_map,
-    plot_forecast,
-    plot_losses,
-    plot_task_weights,
-    plot_weights,
-)
+from simmst.evaluation import Report, Row
 from simmst.forecaster import Forecaster
+from simmst.foundation.pictures import save_picture
+from simmst.plotting import plot_error_map, plot_forecast, plot_losses, plot_task_weights, plot_weights
+from simmst.plotting.scales import busiest_cell
 from simmst.training import RunFolder
 
 
 def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: RunFolder) -> list[Path]:
     """Draw the run's pictures; a naive baseline has no curves of training."""
-    paths = []
+    figures = {}
     if forecaster.result is not None:
         histories = forecaster.result.histories
-        paths.append(plot_losses(run.figures / "loss.png", histories, dataset=dataset))
-        paths.append(plot_task_weights(run.figures / "task_weights.png", histories, dataset=dataset))
+        figures["loss"] = plot_losses(histories, dataset=dataset)
+        figures["task_weights"] = plot_task_weights(histories, dataset=dataset)
     if forecaster.weight_report is not None:
-        paths.append(plot_weights(run.figures / "weights.png", forecaster.weight_report))
-    forecasts = report.forecasts
-    if forecasts is None:
-        return paths
-    names = [forecaster.name, best_baseline(report, forecaster.name)]
-    cell = busiest_cell(forecasts)
-    paths.append(plot_forecast(run.figures / "forecast.png", dataset, forecasts, names, cell=cell))
-    paths.append(plot_error_map(run.figures / "error_map.png", dataset, forecasts, forecaster.name))
-    return paths
-
-
-def busiest_cell(forecasts: Forecasts) -> int:
-    """Return the number of the cell with the most traffic, each service counted by its share of the city's."""
-    known = np.where(np.isnan(forecasts.truth), 0.0, forecasts.truth)
-    by_cell = known.sum(axis=(0, 2))  # (C, K)
-    total = by_cell.sum(axis=0)
-    return int((by_cell / np.where(total > 0, total, 1.0)).sum(axis=1).argmax())
+        figures["weights"] = plot_weights(forecaster.weight_report)
+    if report.forecasts is not None:
+        forecasts, names = report.forecasts, [forecaster.name, best_baseline(report, forecaster.name)]
+        cell = busiest_cell(np.moveaxis(forecasts.truth, 3, 0).swapaxes(1, 2))  # (K, C, n, T_out)
+        figures["forecast"] = plot_forecast(dataset, forecasts, names, cell=cell)
+        figures["error_map"] = plot_error_map(dataset, forecasts, forecaster.name)
+    return [save_picture(figure, run.figures / f"{name}.png") for name, figure in figures.items()]
 
 
 def best_baseline(report: Report, name: str) -> str:

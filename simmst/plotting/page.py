@@ -17,8 +17,10 @@ from simmst.evaluation.forecasts import LEVEL
 from simmst.evaluation.report import SURROGATE
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
+from simmst.plotting.labels import label
 from simmst.plotting.packing import deflated, packed, quantised, ranges
 from simmst.plotting.page_figures import error_figures, training_figures, weight_figures
+from simmst.plotting.scales import busiest_cell, colour_limits
 from simmst.training import History
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -162,38 +164,15 @@ def page_data(slots: TestedSlots) -> tuple[dict[str, Any], str]:
         "step_minutes": dataset.step_minutes,
         "ahead": ["-" if one == 0 else "1 slot" if one == 1 else f"{one} slots" for one in slots.ahead.tolist()],
         "signed": bool((limits < 0).any()),
-        "colours": [_colour_limits(truth[k], forecast[k]) for k in range(dataset.num_services)],
+        "colours": [list(colour_limits(truth[k], forecast[k])) for k in range(dataset.num_services)],
         "cell": busiest_cell(truth),
         "slot": _busiest_slot(truth),
     }
     return values, text
 
 
-def busiest_cell(truth: npt.NDArray[np.floating]) -> int:
-    """Return the cell with the most traffic of (K, C, T), each service counted by its share of the city's.
-
-    Example:
-        >>> busiest_cell(np.array([[[1.0, 1.0], [5.0, np.nan]]]))
-        1
-    """
-    by_cell = np.nansum(truth, axis=2, dtype=np.float64)  # (K, C)
-    total = by_cell.sum(axis=1, keepdims=True)
-    return int((by_cell / np.where(total > 0, total, 1.0)).sum(axis=0).argmax())
-
-
 def _busiest_slot(truth: npt.NDArray[np.floating]) -> int:
     return int(np.nansum(truth, axis=(0, 1)).argmax())
-
-
-def _colour_limits(truth: npt.NDArray[np.floating], forecast: npt.NDArray[np.floating]) -> list[float]:
-    """The ends of the colours of traffic and of errors; the highest hundredth shares the last colour."""
-
-    def highest(values: npt.NDArray[np.floating]) -> float:
-        known = np.abs(values[~np.isnan(values)])
-        found = float(np.quantile(known, 0.99)) if known.size else 0.0
-        return float(f"{found:.3g}") or 1.0
-
-    return [highest(truth), highest(forecast - truth)]
 
 
 def _places(slots: TestedSlots) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -213,8 +192,7 @@ def _places(slots: TestedSlots) -> tuple[dict[str, Any], dict[str, npt.NDArray[A
 
 
 def _title(slots: TestedSlots) -> str:
-    name = f"{SURROGATE} {slots.dataset.name}" if slots.dataset.surrogate else slots.dataset.name
-    return f"{slots.name} on {name}"
+    return f"{slots.name} on {label(slots.dataset)}"
 
 
 def _lead(page: Page, slots: TestedSlots) -> list[str]:

@@ -14,7 +14,6 @@ import simmst.foundation.files
 from simmst import Forecaster, TrafficDataset, jobs
 from simmst.baselines import BASELINES
 from simmst.errors import CheckpointError, ConfigError, DataError
-from simmst.evaluation import plots
 from simmst.forecaster.config import ForecasterConfig
 from simmst.jobs import pictures, runs
 from simmst.jobs.inputs import checked_split
@@ -134,7 +133,7 @@ def test_a_surrogate_is_labelled_in_the_table_and_in_every_picture(city, trained
     assert text.startswith("SURROGATE surrogate-0")
     assert "SURROGATE: simulated traffic that stands in for a real city" in text
     titles = []
-    monkeypatch.setattr(plots, "save_picture", lambda figure, path: titles.append(figure.get_suptitle()))
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, path: titles.append(figure.get_suptitle()))
     model = Forecaster(config=CONFIG).fit(city.slice_steps(0, city.num_steps - 72), None)
     pictures.draw(model, city, trained[1].report, RunFolder(tmp_path))
     assert len(titles) == 4
@@ -365,7 +364,8 @@ def test_the_busiest_cell_and_the_best_baseline_are_drawn(trained):
     report = trained[1].report
     truth = report.forecasts.truth  # (n, C, T_out, K)
     shares = np.nansum(truth, axis=(0, 2)) / np.nansum(truth, axis=(0, 1, 2))
-    assert pictures.busiest_cell(report.forecasts) == int(shares.sum(axis=1).argmax())
+    by_service = truth.transpose(3, 1, 0, 2)
+    assert pictures.busiest_cell(by_service) == int(shares.sum(axis=1).argmax())
     best = pictures.best_baseline(report, "Sim-MSTNet")
     assert best in BASELINES
     assert report.row(best).skill.mean() == max(row.skill.mean() for row in report.rows if row.name in BASELINES)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simmst.evaluation.weight_report import WeightReport
-from simmst.foundation.pictures import COLOURS, new_figure, panels, save_picture
+from simmst.foundation.pictures import COLOURS, new_figure, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PANELS = 8  # parameters on the page
 
 
-def plot_weights(path: str | Path, report: WeightReport) -> Path:
+def plot_weights(report: WeightReport) -> Figure:
     """Draw the cities' weights in order, and the parameters that move most: all cities against weighted ones.
 
     Args:
-        path: the picture, ``.png``, ``.svg`` or ``.pdf``.
         report: what to draw.
 
-    Returns:
-        The path written.
-
     Raises:
-        ConfigError: another kind of picture.
         MissingExtraError: matplotlib is not installed.
+
+    Example:
+        >>> from simmst.training import WindowWeights
+        >>> given = WindowWeights(np.array([0.9, 0.1], np.float32), np.array([0, 1]), None, 2)
+        >>> plot_weights(WeightReport.of(given, ["a", "b"])).get_suptitle()
+        'weights of 2 simulated windows of 2 cities; effectively 1 windows, 1.2 cities'
     """
     shifts = report.shifts[:_PANELS]
     rows = -(-(1 + len(shifts)) // 3)
@@ -41,7 +44,7 @@ def plot_weights(path: str | Path, report: WeightReport) -> Path:
     for axes in others[len(shifts) :]:
         axes.set_axis_off()
     figure.suptitle(report.title)
-    return save_picture(figure, path)
+    return figure
 
 
 def _draw_parameter(axes: Any, values: np.ndarray, weights: np.ndarray) -> None:
