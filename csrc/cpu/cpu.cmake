@@ -7,6 +7,7 @@ set(SIMMST_CPU_KERNELS
   csrc/cpu/prob_sparse_attention_attend.cpp
   csrc/cpu/prob_sparse_attention_backward.cpp
   csrc/cpu/prob_sparse_attention_select.cpp
+  csrc/cpu/prob_sparse_attention_tiles.cpp
   csrc/cpu/spatial_attention.cpp)
 set(SIMMST_CPU_BINDINGS
   csrc/bindings/arrays.cpp

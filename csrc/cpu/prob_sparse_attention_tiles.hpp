@@ -371,4 +371,12 @@ void update_block(Update<T> u, int64_t rows, int64_t width) {
   }
 }
 
+// Compiled once, in prob_sparse_attention_tiles.cpp.
+#define SIMMST_TILES(prefix, T)                                                                                   \
+  prefix template void transpose<T>(const T*, int64_t, int64_t, int64_t, T*);                                     \
+  prefix template void score_block<T>(Rows<T>, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, Soon);  \
+  prefix template void update_block<T>(Update<T>, int64_t, int64_t);
+SIMMST_TILES(extern, float)
+SIMMST_TILES(extern, double)
+
 }  // namespace simmst::cpu::SIMMST_ISA::prob_sparse
