@@ -33,7 +33,8 @@ std::string instruction_set() { return std::string(cpu::name(cpu::active_instruc
 
 // The hot paths, by the stem of their files.
 std::vector<std::string> operators() {
-  return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention"};
+  return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention",
+          "projection"};
 }
 
 }  // namespace
@@ -44,6 +45,7 @@ void bind_spatial_attention(py::module_& module);
 void bind_cutting_plane(py::module_& module);
 void bind_feed_forward(py::module_& module);
 void bind_day_attention(py::module_& module);
+void bind_projection(py::module_& module);
 
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "Compiled CPU side of simmst; links no torch.";
@@ -57,4 +59,5 @@ PYBIND11_MODULE(_cpu, module) {
   bind_cutting_plane(module);
   bind_feed_forward(module);
   bind_day_attention(module);
+  bind_projection(module);
 }

@@ -4,6 +4,7 @@ set(SIMMST_CPU_KERNELS
   csrc/cpu/cutting_plane.cpp
   csrc/cpu/day_attention.cpp
   csrc/cpu/feed_forward.cpp
+  csrc/cpu/projection.cpp
   csrc/cpu/prob_sparse_attention_attend.cpp
   csrc/cpu/prob_sparse_attention_backward.cpp
   csrc/cpu/prob_sparse_attention_select.cpp
@@ -15,6 +16,7 @@ set(SIMMST_CPU_BINDINGS
   csrc/bindings/cpu_cutting_plane.cpp
   csrc/bindings/cpu_day_attention.cpp
   csrc/bindings/cpu_feed_forward.cpp
+  csrc/bindings/cpu_projection.cpp
   csrc/bindings/cpu_prob_sparse_attention.cpp
   csrc/bindings/cpu_spatial_attention.cpp
   csrc/cpu/huge_pages.cpp

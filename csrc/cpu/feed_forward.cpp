@@ -4,10 +4,14 @@
 
 #include <omp.h>
 
-#include "cpu/feed_forward_rows.hpp"
+#include "cpu/gelu.hpp"
+#include "cpu/token_rows.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::feed_forward {
 namespace {
+
+using namespace simmst::cpu::feed_forward;  // what all instruction sets share
+using namespace matrices;
 
 constexpr int64_t kBlock = 48;  // rows, a multiple of kRows
 constexpr double kWorthThread = 2e6;  // operations

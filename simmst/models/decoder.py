@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simmst.models.attend import attend
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.context import NUM_FEATURES, Context
 from simmst.models.day_attention import NUM_DISTANCES, Recollection
@@ -52,9 +53,9 @@ class DecoderLayer(nn.Module):
             memory: (B, T_in, C), the fused features.
             keep: go on with the last so many tokens after the self-attention, with all of them when 0.
         """
-        tokens = tokens + self.dropout(self.self_attention(self.self_attention_norm(tokens)))
+        tokens = attend(tokens, self.self_attention_norm, self.self_attention, self.dropout)
         tokens = tokens[:, -keep:]
-        tokens = tokens + self.dropout(self.cross_attention(self.cross_attention_norm(tokens), memory))
+        tokens = attend(tokens, self.cross_attention_norm, self.cross_attention, self.dropout, memory)
         return self.feed_forward.added(tokens, self.feed_forward_norm, self.backend)
 
 

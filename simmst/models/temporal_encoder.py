@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from simmst.models.attend import attend
 from simmst.models.config import SimMSTNetConfig
 from simmst.models.dropout import FeatureDropout
 from simmst.models.feed_forward import FeedForward
@@ -33,7 +34,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode tokens (B, T, C)."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
+        tokens = attend(tokens, self.attention_norm, self.attention, self.dropout)
         return self.feed_forward.added(tokens, self.feed_forward_norm, self.backend)
 
 

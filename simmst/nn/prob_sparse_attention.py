@@ -9,9 +9,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from simmst.core.exporting import is_exporting
 from simmst.core.philox import philox_indices
 from simmst.core.prob_sparse_attention import FILLS, NORMALIZERS, SAMPLINGS, informer_count
+from simmst.nn.plain import is_plain
 from simmst.ops.backends import BACKENDS, is_transformed
 from simmst.ops.checks import check_choice, check_dropout, check_integer, describe_all
 from simmst.ops.prob_sparse_attention import prob_sparse_attention
+from simmst.ops.projection import merge_heads, split_heads
 
 # The Philox seed of every layer's samples in evaluation mode. Any constant would do; forecasts depend on it.
 EVALUATION_SEED = (0x51E57, 0x2021)
@@ -177,16 +179,68 @@ class ProbSparseAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         self._check_shapes(query, key, value)
-        queries, keys = query.shape[1], key.shape[1]
+        heads = self._split_heads(self.q_proj(query)), self._split_heads(self.k_proj(key))
+        out = self._attend(*heads, self._split_heads(self.v_proj(value)))
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected
+
+    def added(
+        self, tokens: Tensor, norm: nn.Module, memory: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """Attend as a transformer layer does, ``tokens + scale * self(norm(tokens), memory)``, in fewer operators.
+
+        Args:
+            tokens: (B, L_Q, embed_dim).
+            norm: LayerNorm of the tokens.
+            memory: (B, L_K, kdim), keys and values; None is the normalised tokens.
+            scale: (B, embed_dim), factors that dropout draws, or None.
+
+        Returns:
+            (B, L_Q, embed_dim).
+        """
+        layers = [self.q_proj, self.k_proj, self.v_proj]
+        if not all(is_plain(each, nn.Linear) for each in (*layers, self.out_proj)) or not is_plain(norm, nn.LayerNorm):
+            attended = self(norm(tokens), memory)
+            summed: Tensor = tokens + (attended if scale is None else attended * scale[:, None])
+            return summed
+        assert isinstance(norm, nn.LayerNorm)  # noqa: S101 for the type checker
+        own = layers if memory is None else layers[:1]
+        heads = split_heads(
+            tokens,
+            [each.weight for each in own],
+            [each.bias for each in own],
+            self.num_heads,
+            norm_weight=norm.weight,
+            norm_bias=norm.bias,
+            eps=norm.eps,
+            backend=self.backend,
+        )
+        if memory is not None:
+            self._check_shapes(tokens, memory, memory)
+            weights, biases = [each.weight for each in layers[1:]], [each.bias for each in layers[1:]]
+            heads = (*heads, *split_heads(memory, weights, biases, self.num_heads, backend=self.backend))
+        query, key, value = heads
+        return merge_heads(
+            self._attend(query, key, value),
+            self.out_proj.weight,
+            self.out_proj.bias,
+            residual=tokens,
+            scale=scale,
+            backend=self.backend,
+        )
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with heads (B, H, L, D)."""
+        queries, keys = query.shape[2], key.shape[2]
         sample = None
         if not self.training:
             samples = informer_count(keys, self.factor)
             shared = self.sampling == "shared"
             sample = evaluation_sample(queries, keys, samples, shared=shared, device=query.device)
-        out = prob_sparse_attention(
-            self._split_heads(self.q_proj(query)),
-            self._split_heads(self.k_proj(key)),
-            self._split_heads(self.v_proj(value)),
+        return prob_sparse_attention(
+            query,
+            key,
+            value,
             factor=self.factor,
             is_causal=self.is_causal,
             dropout_p=self.dropout if self.training else 0.0,
@@ -196,8 +250,6 @@ class ProbSparseAttention(nn.Module):
             normalizer=self.normalizer,
             backend=self.backend,
         )
-        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
-        return projected
 
     def _split_heads(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape

@@ -16,6 +16,7 @@ from simmst.ops.prob_sparse_attention import (
     prob_sparse_attention,
     prob_sparse_select,
 )
+from simmst.ops.projection import merge_heads, split_heads
 from simmst.ops.spatial_attention import spatial_attention
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "cutting_plane_values",
     "day_attention",
     "feed_forward",
+    "merge_heads",
     "pack_signs",
     "prob_sparse_attend",
     "prob_sparse_attention",
     "prob_sparse_select",
     "spatial_attention",
+    "split_heads",
 ]

@@ -24,7 +24,7 @@ from simmst.ops.limits import why_too_large, why_too_little_memory
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 GPU_OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
 # Layers with C++ kernels for float32 alone: what the backend that is named has no kernel for, the reference runs.
-PLAIN_LAYERS = ("feed_forward", "day_attention")
+PLAIN_LAYERS = ("feed_forward", "day_attention", "projection")
 OPERATORS = GPU_OPERATORS + PLAIN_LAYERS
 
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.

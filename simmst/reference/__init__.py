@@ -1,5 +1,12 @@
 """The hot paths in plain PyTorch: the judge of every kernel, the fallback, the baseline of benchmarks."""
 
-from simmst.reference import cutting_plane, day_attention, feed_forward, prob_sparse_attention, spatial_attention
+from simmst.reference import (
+    cutting_plane,
+    day_attention,
+    feed_forward,
+    prob_sparse_attention,
+    projection,
+    spatial_attention,
+)
 
-__all__ = ["cutting_plane", "day_attention", "feed_forward", "prob_sparse_attention", "spatial_attention"]
+__all__ = ["cutting_plane", "day_attention", "feed_forward", "prob_sparse_attention", "projection", "spatial_attention"]

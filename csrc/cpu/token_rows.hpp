@@ -1,13 +1,9 @@
-// What the feed-forward part does between its products: LayerNorm both ways, sums over rows.
+// What is done to rows of tokens between products: LayerNorm both ways, copies, sums over rows.
 #pragma once
 
-#include "cpu/feed_forward.hpp"
-#include "cpu/gelu.hpp"
+#include "cpu/matrices.hpp"
 
-namespace simmst::cpu::SIMMST_ISA::feed_forward {
-
-using namespace simmst::cpu::feed_forward;  // what all instruction sets share
-using namespace matrices;
+namespace simmst::cpu::SIMMST_ISA::matrices {
 
 SIMMST_INLINE void clear(float* p, int64_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
 
@@ -65,4 +61,4 @@ SIMMST_INLINE void add_rows(const float* from, int64_t ld, int64_t rows, int64_t
   }
 }
 
-}  // namespace simmst::cpu::SIMMST_ISA::feed_forward
+}  // namespace simmst::cpu::SIMMST_ISA::matrices
