@@ -30,24 +30,24 @@ struct Problem {
 
 // Maps that are taken side by side: as many as fill a few tiles of columns while all rows stay in the second-level cache,
 // and no more than leave 16 groups. A mask leaves out other positions in every map, so there it is one.
-inline int64_t maps_in_group(const Problem& problem) {
+static inline int64_t maps_in_group(const Problem& problem) {
   const int64_t affordable = 8192 / problem.channels, columns = affordable < 256 ? affordable : 256;
   const int64_t maps = problem.masked ? 1 : columns / problem.positions(), most = problem.batch / 16;
   return maps < 1 || most < 1 ? 1 : maps < most ? maps : most;
 }
-inline int64_t group_count(const Problem& problem) {
+static inline int64_t group_count(const Problem& problem) {
   const int64_t maps = maps_in_group(problem);
   return (problem.batch + maps - 1) / maps;
 }
 // Entries between the rows of a group, whatever the instruction set: the last map's last vector ends in its row, and rows
 // of float are an odd number of lines, so that they spread over all sets of the cache.
-inline int64_t group_ld(const Problem& problem) {
+static inline int64_t group_ld(const Problem& problem) {
   return (2 * ((maps_in_group(problem) * problem.positions() + 30) / 32) + 1) * 16;
 }
 // Of what forward leaves for backward: queries, keys, values, heads and normalised sums of all channels, base and sum of
 // every head, the reciprocal deviations. simmst/core/spatial_attention.py counts the same.
-inline int64_t kept_rows(const Problem& problem) { return 5 * problem.channels + 2 * problem.heads + 1; }
-inline int64_t kept_entries(const Problem& problem) {
+static inline int64_t kept_rows(const Problem& problem) { return 5 * problem.channels + 2 * problem.heads + 1; }
+static inline int64_t kept_entries(const Problem& problem) {
   return group_count(problem) * kept_rows(problem) * group_ld(problem);
 }
 
