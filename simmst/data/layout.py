@@ -81,4 +81,8 @@ class FrameLayout:
         pd = import_extra("pandas", extra="forecast")
         names = {"unique_id": self.id_col, "ds": self.time_col, "service": self.service_col, "y": self.target_col}
         table = pd.DataFrame({names.get(key, key): values for key, values in columns.items()})
+        return self.in_its_library(table)
+
+    def in_its_library(self, table: pandas.DataFrame) -> Any:
+        """Return a frame of pandas as one of this layout's library."""
         return import_extra("polars", extra="forecast").from_pandas(table) if self.library == "polars" else table

@@ -297,6 +297,7 @@ def evaluate(
     scores = {name: score(forecast, compared, naive_error=naive_error) for name, forecast in forecasts.items()}
     reference = scores[PERSISTENCE]
     known = ~np.isnan(compared)
+    kept = Forecasts(origins, truth, forecasts, central_intervals(quantiles), dataset) if keep_forecasts else None
     all_notes = [note for note in (split.note, *notes, *missing) if note]
     return Report(
         dataset=dataset.name,
@@ -311,7 +312,7 @@ def evaluate(
         scale=_scale(compared),
         rows=tuple(Row.compare(name, one, reference, shares.get(name)) for name, one in scores.items()),
         notes=tuple(dict.fromkeys(all_notes)),
-        forecasts=Forecasts(origins, truth, forecasts, central_intervals(quantiles)) if keep_forecasts else None,
+        forecasts=kept,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from simmst.data.readers.archive import read_archive
 from simmst.errors import DataError
 from simmst.evaluation.metrics import QUANTILE_LEVELS
 from simmst.foundation.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas
 
 Floats = npt.NDArray[np.float32]
 Interval = tuple[Floats, Floats]
@@ -33,12 +36,58 @@ class Forecasts:
         truth: float32 (n, C, T_out, K) raw units, NaN = missing.
         by_name: float32 (n, C, T_out, K) of each predictor.
         intervals: lower and upper bounds of the central 80 % interval, shaped alike, of predictors with quantiles.
+        dataset: the series that they are of; None where it is not known.
     """
 
     origins: npt.NDArray[np.int64]
     truth: Floats
     by_name: Mapping[str, Floats]
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    dataset: TrafficDataset | None = None
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a frame of the kind that the series came in, one row a cell, origin, slot and service.
+
+        Returns:
+            unique_id, ds (slot start), service, cutoff (the last slot that was known), y, one column a predictor, and
+            those of its 80 % interval, such as Sim-MSTNet-lo-80 and Sim-MSTNet-hi-80, where it has one.
+
+        Raises:
+            DataError: the series is not known.
+            MissingExtraError: pandas is not installed.
+
+        Example:
+            >>> city = TrafficDataset.from_arrays(np.arange(24.0), np.arange(24) * 3600, services=["sms"])
+            >>> one = np.ones((1, 1, 2, 1), dtype=np.float32)
+            >>> frame = Forecasts(np.array([20]), one, {"ridge": 2 * one}, dataset=city).to_frame()
+            >>> frame.columns.tolist(), (frame.ds - frame.cutoff).dt.seconds.tolist(), frame.ridge.tolist()
+            (['unique_id', 'ds', 'service', 'cutoff', 'y', 'ridge'], [3600, 7200], [2.0, 2.0])
+        """
+        dataset = self.dataset
+        if dataset is None:
+            raise DataError("the series of these forecasts is not known; take those of evaluate or cross_validation")
+        shape = self.truth.shape  # (n, C, T_out, K)
+        times = dataset.layout.times_of(dataset.time, dataset.timezone)
+        places: npt.NDArray[np.int64] = np.indices(shape)
+        origin, cell, step, service = (_by_cell(place) for place in places)
+        columns: dict[str, Any] = {
+            "unique_id": dataset.unique_ids()[cell],
+            "ds": times[self.origins[origin] + step],
+            "service": np.asarray(dataset.services, dtype=object)[service],
+            "cutoff": times[self.origins[origin] - 1],
+            "y": _by_cell(self.truth),
+        }
+        for name, forecast in self.by_name.items():
+            columns[name] = _by_cell(forecast)
+            for side, bound in zip(("lo", "hi"), self.intervals.get(name, ()), strict=False):
+                columns[f"{name}-{side}-{LEVEL}"] = _by_cell(bound)
+        frame: pandas.DataFrame = dataset.layout.frame(columns)
+        return frame
+
+
+def _by_cell(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Lay values (n, C, T_out, K) out cell by cell."""
+    return values.swapaxes(0, 1).reshape(-1)
 
 
 def central_intervals(quantiles: Mapping[str, Floats]) -> dict[str, Interval]:

@@ -309,9 +309,10 @@ class Report:
         return write_json(path, self.to_dict())
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return a long pandas frame: model, service, step (1 .. T_out, 0 = all steps), mae, rmse, mase, skill.
+        """Return a long frame: model, service, step (1 .. T_out, 0 = all steps), mae, rmse, mase, skill.
 
-        Where a predictor has quantiles there are columns coverage and wql, too.
+        Where a predictor has quantiles there are columns coverage and wql, too. It is of polars where the forecasts
+        were kept and the traffic came in a frame of polars, else of pandas.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -327,7 +328,8 @@ class Report:
                     one = {key: math.nan if key == "mase" else getattr(row, f"{key}_by_step")[t, k] for key in keys}
                     records.append({"model": row.name, "service": service, "step": t + 1, **one})
         frame: pandas.DataFrame = pd.DataFrame.from_records(records, columns=["model", "service", "step", *keys])
-        return frame
+        of = None if self.forecasts is None else self.forecasts.dataset
+        return frame if of is None else of.layout.in_its_library(frame)
 
     @property
     def caption(self) -> str:

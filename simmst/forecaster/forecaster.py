@@ -209,7 +209,8 @@ class Forecaster:
             progress: called as the work advances.
 
         Returns:
-            The report, in the data's units; print it, or take `to_frame()`.
+            The report, in the data's units; print it, or take `to_frame()`. The forecasts themselves, with the truth
+            beside them, are in `report.forecasts.to_frame()`; frames are of the kind that the traffic came in.
 
         Raises:
             ConfigError: `n_windows` or `step` is below 1.

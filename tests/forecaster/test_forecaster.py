@@ -317,9 +317,39 @@ def test_cross_validation_refuses(fitted):
 
 
 def test_report_frame_has_every_model(fitted):
-    frame = fitted.cross_validation(n_windows=2).to_frame()
+    report = fitted.cross_validation(n_windows=2)
+    frame, made = report.to_frame(), report.forecasts.to_frame()
     assert set(frame.model) == {"Sim-MSTNet", *BASELINES}
+    assert {"Sim-MSTNet-lo-80", "Sim-MSTNet-hi-80", *BASELINES} <= set(made.columns)
+    assert (made["Sim-MSTNet-lo-80"] <= made["Sim-MSTNet"]).all()
+    assert (made["Sim-MSTNet"] <= made["Sim-MSTNet-hi-80"]).all()
     assert not frame[frame.step == 0][["mae", "rmse", "skill"]].isna().any(axis=None)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_cross_validation_gives_frames_as_they_came_in(library):
+    """Own names of columns, text identifiers, the time zone and the library; the values are those of the report."""
+    hours = pd.date_range("2013-11-04", periods=9 * 24, freq="h", tz="Asia/Tokyo")
+    series = {"0042": 50 + 40 * np.sin(np.arange(len(hours)) / 24 * 2 * np.pi), "007": np.arange(len(hours)) % 7 + 1.0}
+    frame = pd.concat(pd.DataFrame({"Site": name, "Start": hours, "Load": y}) for name, y in series.items())
+    if library == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    real = TrafficDataset.from_dataframe(frame, id_col="Site", time_col="Start", target_col="Load")
+    report = Forecaster(horizon=2, model="persistence").fit(real).cross_validation(n_windows=3)
+    table, made = report.to_frame(), report.forecasts.to_frame()
+    assert {type(one).__module__.partition(".")[0] for one in (table, made)} == {library}
+    if library == "polars":
+        made = made.to_pandas()
+    assert made.columns.tolist()[:5] == ["Site", "Start", "service", "cutoff", "Load"]
+    assert set(made.Site) == {"0042", "007"}
+    assert made.Start.dt.tz is not None
+    assert len(made) == 2 * 3 * 2
+    at_sites = {(site, start): y for site, ys in series.items() for start, y in zip(hours, ys, strict=True)}
+    for row in made.itertuples():
+        assert row.Load == pytest.approx(at_sites[row.Site, row.Start])
+        assert row.persistence == pytest.approx(at_sites[row.Site, row.cutoff])
+    mae = (made.Load - made.persistence).abs().mean()
+    assert report.row("persistence").mae[0] == pytest.approx(mae)
 
 
 def test_the_example_of_the_readme(city, tmp_path):
