@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", type=str | None, default=None, help="folder of a table (results), or JSON file of a run"
     )
     parser.add_argument("--run", type=str | None, default=None, help="test the trained forecaster in this folder")
-    text = "make this table of the paper instead: 1 one service, 2 several, 3 ablations; written --table"
+    text = "write --table 1 (one service), 2 (several) or 3 (ablations): make that table of the paper; the name in YAML"
     parser.add_argument(_TABLE, type=int | None, default=None, help=text)
     parser.add_argument("--figure", type=int | None, default=None, help="2: draw the best two of a table, too")
     parser.add_argument(

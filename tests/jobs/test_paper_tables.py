@@ -15,7 +15,7 @@ from evaluation_city import city
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation.tables import Cell, comma_separated
 from simmst.jobs import tables
-from simmst.jobs.tables import make, plan, tuning
+from simmst.jobs.tables import compute, make, plan, tuning
 from simmst.jobs.tables.compute import known_slots, merged
 from simmst.jobs.tables.systems import QUICK, TABLES
 
@@ -149,6 +149,27 @@ def test_other_settings_are_other_cells(data, tmp_path):
     made(data, tmp_path, systems=["dlinear"], seeds=1)
     assert made(data, tmp_path, systems=["dlinear"], seeds=1, horizons=[1, 2]).trained == 1
     assert made(data, tmp_path, systems=["dlinear"], seeds=2).trained == 1
+
+
+def test_a_cell_that_is_cut_off_goes_on_from_its_checkpoint(data, tmp_path, monkeypatch):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compute, "scores", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tmp_path, systems=["dlinear"], seeds=1)
+    assert not cells(tmp_path)
+    (run,) = (tmp_path / "running").iterdir()
+    epochs = (run / "metrics.jsonl").read_text()
+    assert epochs
+    with monkeypatch.context() as patch:
+        patch.setattr(make.shutil, "rmtree", lambda *_, **__: None)
+        made(data, tmp_path, systems=["dlinear"], seeds=1)
+    assert (run / "metrics.jsonl").read_text() == epochs  # nothing was trained again
+    made(data, tmp_path / "anew", systems=["dlinear"], seeds=1)
+    assert not list((tmp_path / "anew" / "running").iterdir())
+    assert Cell.load(cells(tmp_path / "anew")[0]).errors == Cell.load(cells(tmp_path)[0]).errors
 
 
 def test_what_cannot_be_fitted_is_left_out_with_its_reason(data, tmp_path):

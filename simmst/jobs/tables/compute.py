@@ -26,9 +26,10 @@ from simmst.evaluation.tables import Cell, finite
 from simmst.forecaster import Forecaster, ForecasterConfig
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.foundation.threads import at_most
-from simmst.jobs.tables.plan import Task, code_digest
+from simmst.jobs.tables.plan import Task, code_digest, digest_of
 from simmst.jobs.tables.published import Published, published_path
 from simmst.pretrained import load_pretrained
+from simmst.training import RunFolder
 
 Floats = npt.NDArray[np.float32]
 
@@ -106,11 +107,11 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
     try:
         known = known_slots(series(folder, task.data["digest"]), task.protocol, task.days)
         with at_most(1):
-            predictor, chosen, notes = fitted(task, settings, known, folder)
+            run = RunFolder.create(running_path(task, settings, folder), settings) if task.system.random else None
+            predictor, chosen, notes = fitted(task, settings, known, folder, run)
             scored = scores(predictor, known, task.horizon)
     except (ConfigError, DataError) as error:  # too little data, or a network that takes longer windows
-        reason = " ".join(str(error).split())
-        return dataclasses.replace(cell, left_out=reason, record=record)
+        return dataclasses.replace(cell, left_out=" ".join(str(error).split()), record=record)
     record |= {
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time() - began_cpu, 1),
@@ -121,7 +122,7 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
 
 
 def fitted(
-    task: Task, settings: Mapping[str, Any], known: Known, folder: str
+    task: Task, settings: Mapping[str, Any], known: Known, folder: str, run: RunFolder | None = None
 ) -> tuple[Predictor, str | None, tuple[str, ...]]:
     """Fit a system to what precedes the test; return it, the stage whose weights it has, and notes."""
     if task.system.published:
@@ -130,9 +131,15 @@ def fitted(
         combine = settings.get("combine", True)
         return ZeroShotPredictor(load_pretrained(), task.horizon, device="cpu", combine=combine), None, ()
     forecaster = Forecaster(config=ForecasterConfig.from_dict(settings))
-    forecaster.fit(known.past, task.cities or None, validation_steps=known.validation_steps)
+    forecaster.fit(known.past, task.cities or None, validation_steps=known.validation_steps, run=run)
     chosen = None if forecaster.result is None else forecaster.result.chosen
     return forecaster.predictor, chosen, forecaster.notes
+
+
+def running_path(task: Task, settings: Mapping[str, Any], folder: str) -> Path:
+    """Where the checkpoints of a training lie, which a cell that was cut off goes on from."""
+    decides = [task.key, code_digest(), {name: value for name, value in settings.items() if name != "cities"}]
+    return Path(folder) / "running" / f"{Path(task.file).stem}-{digest_of(decides)[:8]}"
 
 
 def scores(predictor: Predictor, known: Known, horizon: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from simmst.foundation.progress import Progress, quiet
 from simmst.foundation.suggestions import suggest
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.jobs.inputs import open_data
-from simmst.jobs.tables.compute import compute, series_path
+from simmst.jobs.tables.compute import compute, running_path, series_path
 from simmst.jobs.tables.plan import Task, as_file_name, code_digest, memory_note, tasks
 from simmst.jobs.tables.published import keep_published, published_forecasts
 from simmst.jobs.tables.systems import FULL, QUICK, TABLES, System
@@ -223,6 +224,7 @@ def fill_one(work: tuple[Task, str, Mapping[str, Any] | None]) -> tuple[str, Cel
     task, folder, tuning = work
     cell = compute(task, folder, tuning)
     cell.save(Path(folder) / "cells" / task.file)
+    shutil.rmtree(running_path(task, cell.settings, folder), ignore_errors=True)
     return task.file, cell
 
 
