@@ -12,7 +12,7 @@ from simmst.data import TrafficDataset, WindowSpec, calendar_features
 from simmst.foundation.extras import import_extra
 
 _RECENT = 24
-_DAYS = (1, 2, 3, 7)  # whose same slots are looked at
+_DAYS = (1, 2, 3, 7)  # whose same slots are looked at, where half of the training has them
 _PENALTIES = tuple(10.0**power for power in range(-2, 5))
 _MOST_ROWS = 20_000
 _FEWEST = 12  # slots to forecast that a line is drawn through
@@ -21,9 +21,10 @@ _FEWEST = 12  # slots to forecast that a line is drawn through
 class RidgeLags:
     """Linear regression with an L2 penalty on lags, per service and step ahead, shared by all cells.
 
-    Its inputs are log1p activity at the latest 24 slots and at the target's slot one, two, three and seven days before,
-    and the calendar of the target; the target is log1p activity. The penalty is chosen by leave-one-out
-    (`sklearn.linear_model.RidgeCV`). Forecasts stay within what training has seen of the cell, so they cannot run away.
+    Its inputs are log1p activity at the latest 24 slots and at the target's slot one, two, three and seven days before
+    (days that half of the training has), and the calendar of the target; the target is log1p activity. The penalty is
+    chosen by leave-one-out (`sklearn.linear_model.RidgeCV`). Forecasts stay within what training has seen of the cell,
+    so they cannot run away.
 
     Args:
         seed: draws the training windows where there are more than 20,000.
@@ -40,6 +41,7 @@ class RidgeLags:
         self.seed = seed
         self._horizon = 1
         self._bounds = np.zeros((2, 1, 1))  # log scale, (2, K, C)
+        self._lags: tuple[int, ...] = ()  # slots before the target
         self._lines: dict[tuple[int, int], tuple[np.ndarray, float]] = {}
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
@@ -53,14 +55,17 @@ class RidgeLags:
             warnings.simplefilter("ignore", category=RuntimeWarning)  # a cell without any value
             self._bounds = np.stack([np.nanmin(log[rows], axis=0), np.nanmax(log[rows], axis=0)])
         random, cells = np.random.default_rng(self.seed), log.shape[2]
-        # As far back as the lags reach where the series is long enough; else what it lacks is filled in.
-        first = max(train.start, 1, min(max(_DAYS) * dataset.steps_per_day, train.stop // 2))
+        # A lag that training lacks would mean something else when it is there.
+        self._lags = tuple(
+            day * dataset.steps_per_day for day in _DAYS if day * dataset.steps_per_day <= train.stop // 2
+        )
+        first = max(train.start, 1, *self._lags)
         for step in range(spec.horizon):
             origins = np.arange(first, train.stop - step)
             origins = np.sort(random.permutation(origins)[: max(_MOST_ROWS // cells, _FEWEST)])
             some = np.sort(random.permutation(cells)[: _MOST_ROWS // max(len(origins), 1) + 1])
             for service in range(log.shape[1]):
-                inputs = _inputs(past, log[:, service, some], origins, step).transpose(0, 2, 1)  # (n, C, F)
+                inputs = _inputs(past, log[:, service, some], origins, step, self._lags).transpose(0, 2, 1)  # (n, C, F)
                 target = log[origins + step, service][:, some]
                 known = ~np.isnan(target) & ~np.isnan(inputs).any(-1)
                 if len(np.unique(origins[known.any(1)])) >= _FEWEST:
@@ -75,7 +80,7 @@ class RidgeLags:
         log = _log(dataset.series())
         forecast = np.full((len(origins), log.shape[2], self._horizon, log.shape[1]), np.nan, dtype=np.float32)
         for (step, service), (slope, intercept) in self._lines.items():
-            inputs = _inputs(dataset, log[:, service], origins, step)  # (n, F, C)
+            inputs = _inputs(dataset, log[:, service], origins, step, self._lags)  # (n, F, C)
             line = np.einsum("nfc,f->nc", inputs, slope) + intercept
             line = np.clip(line, *self._bounds[:, service])
             forecast[:, :, step, service] = np.sign(line) * np.expm1(np.abs(line))
@@ -88,7 +93,9 @@ def _log(series: np.ndarray) -> np.ndarray:
     return logged
 
 
-def _inputs(dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step: int) -> np.ndarray:
+def _inputs(
+    dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step: int, lags: tuple[int, ...]
+) -> np.ndarray:
     """Inputs of the targets `step` slots after the origins, (n, F, C); a lag that is not there is the newest value.
 
     Args:
@@ -96,16 +103,18 @@ def _inputs(dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step:
         log: (T, C), of one service.
         origins: int64 (n,).
         step: from 0 on.
+        lags: slots before the target that are looked at, beside the latest.
     """
     target = origins + step
     newest = last_known(log[:, None], origins)  # (n, 1, C)
-    days = [target - day * dataset.steps_per_day for day in _DAYS]
-    slots = np.stack([*(origins - lag for lag in range(1, _RECENT + 1)), *days], axis=1)  # (n, L)
+    slots = np.stack(
+        [*(origins - lag for lag in range(1, _RECENT + 1)), *(target - lag for lag in lags)], axis=1
+    )  # (n, L)
     there = (slots >= 0) & (slots < origins[:, None])
-    lags = np.where(there[..., None], log[np.where(there, slots, 0)], np.nan)  # (n, L, C)
-    lags = np.where(np.isnan(lags), newest, lags)
+    looked = np.where(there[..., None], log[np.where(there, slots, 0)], np.nan)  # (n, L, C)
+    looked = np.where(np.isnan(looked), newest, looked)
     start = dataset.time[0].astype("datetime64[s]")
     times = start + target * np.timedelta64(dataset.step_minutes * 60, "s")
     marks = calendar_features(times, dataset.timezone, dataset.country, dataset.events)
     wide = np.broadcast_to(marks[..., None], (*marks.shape, log.shape[1]))
-    return np.concatenate([lags, wide], axis=1)
+    return np.concatenate([looked, wide], axis=1)
