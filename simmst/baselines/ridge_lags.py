@@ -8,11 +8,12 @@ import numpy as np
 from typing_extensions import Self
 
 from simmst.baselines.base import check_same_cells, checked_origins, checked_train, fill_with_last_known, last_known
-from simmst.data import TrafficDataset, WindowSpec, calendar_features
+from simmst.data import CALENDAR_FEATURES, TrafficDataset, WindowSpec, calendar_features
 from simmst.foundation.extras import import_extra
 
 _RECENT = 24
 _DAYS = (1, 2, 3, 7)  # whose same slots are looked at, where half of the training has them
+_DAILY_MARKS = 4  # the first features of the calendar, waves of the day; the others are of the week
 _PENALTIES = tuple(10.0**power for power in range(-2, 5))
 _MOST_ROWS = 20_000
 _FEWEST = 12  # slots to forecast that a line is drawn through
@@ -42,6 +43,7 @@ class RidgeLags:
         self._horizon = 1
         self._bounds = np.zeros((2, 1, 1))  # log scale, (2, K, C)
         self._lags: tuple[int, ...] = ()  # slots before the target
+        self._marks = _DAILY_MARKS  # features of the calendar: those of the day, or all after a week of training
         self._lines: dict[tuple[int, int], tuple[np.ndarray, float]] = {}
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
@@ -60,12 +62,15 @@ class RidgeLags:
             day * dataset.steps_per_day for day in _DAYS if day * dataset.steps_per_day <= train.stop // 2
         )
         first = max(train.start, 1, *self._lags)
+        self._marks = len(CALENDAR_FEATURES) if len(train) >= 7 * dataset.steps_per_day else _DAILY_MARKS
         for step in range(spec.horizon):
             origins = np.arange(first, train.stop - step)
             origins = np.sort(random.permutation(origins)[: max(_MOST_ROWS // cells, _FEWEST)])
             some = np.sort(random.permutation(cells)[: _MOST_ROWS // max(len(origins), 1) + 1])
             for service in range(log.shape[1]):
-                inputs = _inputs(past, log[:, service, some], origins, step, self._lags).transpose(0, 2, 1)  # (n, C, F)
+                inputs = _inputs(past, log[:, service, some], origins, step, self._lags, self._marks).transpose(
+                    0, 2, 1
+                )  # (n, C, F)
                 target = log[origins + step, service][:, some]
                 known = ~np.isnan(target) & ~np.isnan(inputs).any(-1)
                 if len(np.unique(origins[known.any(1)])) >= _FEWEST:
@@ -80,7 +85,7 @@ class RidgeLags:
         log = _log(dataset.series())
         forecast = np.full((len(origins), log.shape[2], self._horizon, log.shape[1]), np.nan, dtype=np.float32)
         for (step, service), (slope, intercept) in self._lines.items():
-            inputs = _inputs(dataset, log[:, service], origins, step, self._lags)  # (n, F, C)
+            inputs = _inputs(dataset, log[:, service], origins, step, self._lags, self._marks)  # (n, F, C)
             line = np.einsum("nfc,f->nc", inputs, slope) + intercept
             line = np.clip(line, *self._bounds[:, service])
             forecast[:, :, step, service] = np.sign(line) * np.expm1(np.abs(line))
@@ -94,7 +99,7 @@ def _log(series: np.ndarray) -> np.ndarray:
 
 
 def _inputs(
-    dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step: int, lags: tuple[int, ...]
+    dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step: int, lags: tuple[int, ...], num_marks: int
 ) -> np.ndarray:
     """Inputs of the targets `step` slots after the origins, (n, F, C); a lag that is not there is the newest value.
 
@@ -104,6 +109,7 @@ def _inputs(
         origins: int64 (n,).
         step: from 0 on.
         lags: slots before the target that are looked at, beside the latest.
+        num_marks: features of the calendar.
     """
     target = origins + step
     newest = last_known(log[:, None], origins)  # (n, 1, C)
@@ -115,6 +121,6 @@ def _inputs(
     looked = np.where(np.isnan(looked), newest, looked)
     start = dataset.time[0].astype("datetime64[s]")
     times = start + target * np.timedelta64(dataset.step_minutes * 60, "s")
-    marks = calendar_features(times, dataset.timezone, dataset.country, dataset.events)
+    marks = calendar_features(times, dataset.timezone, dataset.country, dataset.events)[:, :num_marks]
     wide = np.broadcast_to(marks[..., None], (*marks.shape, log.shape[1]))
     return np.concatenate([looked, wide], axis=1)

@@ -55,8 +55,8 @@ def paired_test(
     if one.shape != other.shape or one.ndim != 1:
         raise DataError(f"the errors are of {one.shape} and {other.shape} origins; compare forecasts of the same ones")
     length = block_length(len(one), steps_per_day)
-    number = max(len(one) // length, 1)
-    # The rest that fills no block joins the last.
+    number = max(round(len(one) / length), 1)
+    # A rest of less than half a block joins the last.
     block = np.minimum(np.arange(len(one)) // length, number - 1)
     difference = one.astype(np.float64) - other
     known = np.isfinite(difference)
