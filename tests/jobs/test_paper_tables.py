@@ -180,6 +180,14 @@ def test_what_cannot_be_fitted_is_left_out_with_its_reason(data, tmp_path):
     assert any(line.startswith("left out: DLinear (h = 12, 1 d): ") for line in found.table.caption)
 
 
+def test_a_naive_forecast_that_looks_further_back_than_the_series_is_left_out(data, tmp_path):
+    found = made(data, tmp_path, systems=[*NAIVE, "seasonal-naive-week"])
+    assert {line.entry.name for line in found.table.sections[0].lines} == set(NAIVE)
+    assert (
+        "left out: seasonal-naive-week (h = 2): it looks 7 days back, and fewer precede the test" in found.table.caption
+    )
+
+
 def test_with_few_days_known_nothing_before_them_counts(data):
     known = known_slots(data, plan_protocol(), 2)
     assert known.dataset.num_steps == (2 + 3) * 24
