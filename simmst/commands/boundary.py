@@ -14,6 +14,7 @@ from simmst.errors import SimmstError
 FAILED = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
 READER_LEFT = 141  # as a shell reports SIGPIPE
+_LONGEST = 1000  # characters of a message
 
 
 def exit_status(work: Callable[[], None], *, resumes: bool) -> int:
@@ -56,6 +57,8 @@ def explained(error: Exception, hint: str = "") -> str | None:
         hint: what to add where the command goes on when there is room for it.
     """
     message = " ".join(str(error).split())
+    if len(message) > _LONGEST:  # some libraries quote what they could not read, whole
+        message = f"{message[: _LONGEST - 200]} ... {message[-180:]}"
     # Libraries written in Rust tell the system's errors in their text alone.
     if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in message:
         return f"the disk is full ({message}); make room{hint}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simmst import __version__
@@ -13,6 +15,7 @@ from simmst.commands import demo, evaluate, forecast, info, pretrain, report, si
 from simmst.commands.boundary import exit_status
 from simmst.commands.command import Command
 from simmst.commands.environment import check_environment, sleep_while_waiting
+from simmst.foundation.documents import DocumentError, read_yaml
 from simmst.foundation.suggestions import nearest
 
 if TYPE_CHECKING:
@@ -65,6 +68,8 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
     if first not in COMMANDS:
         raise ArgumentError(None, f"{_no_command(first)}; see simmst --help")
     command = COMMANDS[first]
+    for path in config_files(words[1:]):
+        _check_config(path)
     parser = command.parser()
     try:
         return command, parser.parse_args(command.words(words[1:]))
@@ -72,6 +77,40 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         message = usage_error(error, words[1:], flags)
         raise ArgumentError(None, f"{message}; see simmst {command.name} --help") from error
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """Return the files that ``--config`` names.
+
+    Example:
+        >>> config_files(["--config", "a.yaml", "--seed", "1", "--config=b.yaml"])
+        [PosixPath('a.yaml'), PosixPath('b.yaml')]
+    """
+    after = [word for before, word in pairwise(words) if before == "--config"]
+    joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [Path(word) for word in (*after, *joined)]
+
+
+def _check_config(path: Path) -> None:
+    """Refuse what is no YAML of plain settings before the parser reads it; a file that is not there is its concern.
+
+    Raises:
+        ArgumentError: names the file, the line and what is wrong.
+    """
+    if not path.is_file():
+        return
+    try:
+        settings = read_yaml(path)
+    except DocumentError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            message = f"{path} is not text in UTF-8 ({error.__cause__}); save it in that encoding"
+        elif error.__cause__ is None:
+            message = f"{path}: {error}"
+        else:
+            message = f"Problems parsing config: {error}".replace(" in line ", f" in {path}, line ", 1)
+        raise ArgumentError(None, message) from error
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ArgumentError(None, f"{path} holds no settings; write them as 'name: value', one a line")
 
 
 def overview() -> str:
@@ -93,6 +132,19 @@ def overview() -> str:
     )
 
 
+_KINDS = {
+    "int": "int",
+    "float": "float",
+    "str": "str",
+    "NoneType": "null",
+    "collections.abc.Mapping": "a mapping",
+    "collections.abc.Sequence": "a list",
+    "typing.Mapping": "a mapping",
+    "dict": "a mapping",
+    "list": "a list",
+}
+
+
 def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) -> str:
     """Say on one line what is wrong with a command line or its YAML file, in the user's words.
 
@@ -107,8 +159,17 @@ def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) ->
     if isinstance(error, UnicodeDecodeError):
         return f"{file} is not text in UTF-8 ({message}); save it in that encoding"
     # jsonargparse says: Parser key "test_days": Expected a <class 'int'>. Got value: seven
-    message = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", message)
     message = re.sub(r'^Parser key "([^"]+)"', r"\1", message)
+    # and: Does not validate against any of the Union subtypes Subtypes: [...] Errors: ... Given value: 1h
+    union = re.fullmatch(r"(\S+): Does not validate .*?Subtypes: \[(.*?)\] Errors: .*Given value: (.*)", message)
+    if union:
+        kinds = re.findall(r"<class '([\w.]+)'>|([\w.]+\[[^]]*\])", union[2])
+        wanted = " or ".join(dict.fromkeys(_KINDS.get((one or two).split("[")[0], one or two) for one, two in kinds))
+        message = f"{union[1]}: expected {wanted}. Got value: {union[3]}"
+    message = re.sub(
+        r"Expected an? <class '([\w.]+)'>", lambda found: f"expected {_KINDS.get(found[1], found[1])}", message
+    )
+    message = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", message)
     # and: Group 'forecaster' does not accept option 'training.epoch'
     message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"there is no setting '\1.\2'", message)
     # and: in "<unicode string>", line 1, column 4

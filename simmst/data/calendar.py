@@ -28,6 +28,7 @@ CALENDAR_FEATURES: tuple[str, ...] = (
 DAY_MINUTES = 24 * 60
 _DAY = DAY_MINUTES * 60
 _EPOCH_DATE = date(1970, 1, 1)
+_FIRST, _LAST = -62_135_510_400, 253_370_764_800  # seconds: 2 January of the year 1, 1 January 9999
 _DAY_TEXT = re.compile(r"\d{4}-\d{2}-\d{2}")
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
@@ -60,6 +61,9 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     Returns:
         int64 (T,).
 
+    Raises:
+        DataError: a time is of no year from 1 to 9998.
+
     Example:
         >>> import numpy as np
         >>> days = np.array(["2013-10-26T12:00", "2013-10-27T12:00"], dtype="datetime64[s]")
@@ -68,6 +72,10 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     """
     local = zone(timezone)
     seconds = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)
+    beyond = np.flatnonzero((seconds < _FIRST) | (seconds >= _LAST))
+    if len(beyond):
+        moment = np.datetime64(int(seconds[beyond[0]]), "s")
+        raise DataError(f"time {beyond[0]} is {moment}; calendars know the years 1 to 9998: check the unit of the times")
     days, place = np.unique(seconds // _DAY, return_inverse=True)
     edges = {int(day): _offset_at(int(day) * _DAY, local) for day in np.union1d(days, days + 1)}
     offsets = np.array([edges[int(day)] for day in days], dtype=np.int64)[place]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from simmst.data.city_manifest import MANIFEST_FILE, read_manifest
 from simmst.data.dataset import TrafficDataset
 from simmst.data.readers.arrays import DESCRIPTION
 from simmst.errors import DataError
+from simmst.foundation.documents import DocumentError, decode_json
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
 
@@ -23,6 +27,9 @@ _VERSION = 1
 _COLUMN = "activity"
 _KEY = b"simmst"
 _ARRAYS = ("mask", "cell_id", "lonlat")
+_MOST_VALUES = 1 << 29  # of a city: two gigabytes
+_LATEST = 253_402_300_800  # the year 10000, in seconds
+_LONGEST = 7 * 24 * 60  # minutes of a slot
 
 
 def write_shard(path: str | Path, cities: Iterable[TrafficDataset]) -> Path:
@@ -56,6 +63,7 @@ def write_shard(path: str | Path, cities: Iterable[TrafficDataset]) -> Path:
         headers = []
         schema = pa.schema([pa.field(_COLUMN, pa.float32(), nullable=False)])
         options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_statistics": False}
+        options["write_page_checksum"] = True  # a flipped bit is noticed when the city is read
         with parquet.ParquetWriter(temporary, schema, use_byte_stream_split=True, **options) as writer:
             for city in cities:
                 headers.append(_header(city))
@@ -97,11 +105,12 @@ class CityShards(Sequence[TrafficDataset]):
         self._keep = keep
         self._kept: OrderedDict[int, TrafficDataset] = OrderedDict()
         self._places: list[tuple[Path, int]] = []
-        self._headers: list[dict[str, Any]] = []
+        self._headers: list[CityHeader] = []
         for path in files:
             headers = read_headers(path)
             self._places += [(path, group) for group in range(len(headers))]
             self._headers += headers
+        _check_complete(self.folder, Counter(path.name for path, _ in self._places))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -131,21 +140,82 @@ class CityShards(Sequence[TrafficDataset]):
 
     def names(self) -> list[str]:
         """The cities' names, without reading the cities."""
-        return [header["name"] for header in self._headers]
+        return [header.name for header in self._headers]
 
     def shape(self, index: int) -> tuple[int, int, int, int]:
         """(T, K, H, W) of a city, without reading it."""
-        steps, services, height, width = self._headers[index]["shape"]
-        return steps, services, height, width
+        return self._headers[index].shape
 
     def _read(self, number: int) -> TrafficDataset:
         path, group = self._places[number]
+        header = self._headers[number]
         with _open(path) as file:
-            flat = file.read_row_group(group, columns=[_COLUMN]).column(0).to_numpy()
-        return _dataset(flat, self._headers[number], path)
+            values = file.metadata.row_group(group).num_rows
+            if values != header.size:  # before they are unpacked
+                raise _damaged(path, f"{header.name} has {values} values where {header.shape} are wanted")
+            try:
+                flat = file.read_row_group(group, columns=[_COLUMN]).column(0).to_numpy()
+            except _unreadable() as error:
+                raise _damaged(path, error) from error
+        return _dataset(flat, header, path)
 
 
-def read_headers(path: Path) -> list[dict[str, Any]]:
+@dataclass
+class PackedArray:
+    """An array of a header: zlib-compressed bytes as base64."""
+
+    dtype: Literal["|b1", "<i8", "<f8"]
+    shape: tuple[int, ...]
+    zlib: str
+
+    def unpack(self) -> np.ndarray:
+        """Return the array; no more is unpacked than its shape says."""
+        dtype = np.dtype(self.dtype)
+        size = math.prod(self.shape) * dtype.itemsize
+        data = zlib.decompressobj().decompress(base64.b64decode(self.zlib), max(size, 0) + 1)
+        if len(data) != size:
+            raise ValueError(f"an array of {self.shape} does not have its {size} bytes")
+        return np.frombuffer(data, dtype=dtype).reshape(self.shape).copy()
+
+
+@dataclass
+class CityHeader:
+    """What a shard says of a city beside its activity."""
+
+    services: tuple[str, ...]
+    geometry: str
+    timezone: str
+    country: str | None
+    unit: str
+    name: str
+    surrogate: bool
+    cell_size_m: float | None
+    mask: PackedArray
+    cell_id: PackedArray
+    lonlat: PackedArray | None
+    shape: tuple[int, int, int, int]
+    start_utc_s: int
+    step_minutes: int
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or self.size > _MOST_VALUES:
+            raise ValueError(f"shape is {self.shape}; a city has 1 to {_MOST_VALUES:,} values")
+        if abs(self.start_utc_s) > _LATEST or not 1 <= self.step_minutes <= _LONGEST:
+            raise ValueError(f"slots of {self.step_minutes} minutes from {self.start_utc_s} are no time of day")
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+@dataclass
+class _ShardHeader:
+    version: int
+    cities: list[CityHeader]
+
+
+def read_headers(path: Path) -> list[CityHeader]:
     """Read what a shard says of its cities.
 
     Raises:
@@ -153,25 +223,46 @@ def read_headers(path: Path) -> list[dict[str, Any]]:
     """
     with _open(path) as file:
         text, groups = (file.metadata.metadata or {}).get(_KEY), file.metadata.num_row_groups
-    found = json.loads(text) if text else {}
-    if found.get("version") != _VERSION or len(found.get("cities", ())) != groups:
+    try:
+        found = decode_json(text or b"{}", _ShardHeader)
+        if found.version != _VERSION:
+            raise DocumentError(f"version {found.version}, wanted {_VERSION}")
+        if len(found.cities) != groups:
+            raise DocumentError(f"{len(found.cities)} cities in {groups} groups of rows")
+    except DocumentError as error:
         raise DataError(
-            f"{path} is no shard of simulated cities (version {found.get('version')!r}, wanted {_VERSION}); "
-            "remove it from the folder, or simulate into another one"
-        )
-    headers: list[dict[str, Any]] = found["cities"]
-    return headers
+            f"{path} is no shard of simulated cities ({error}); remove it from the folder, or simulate into another one"
+        ) from error
+    return found.cities
+
+
+def _check_complete(folder: Path, there: Counter[str]) -> None:
+    """Refuse a folder that lacks cities of its manifest's list."""
+    manifest = read_manifest(folder)
+    listed = Counter(city.file for city in manifest.cities) if manifest else Counter[str]()
+    for name, number in listed.items():
+        if number > there[name]:
+            raise DataError(
+                f"{folder / name} holds {there[name]} of the {number} cities that {MANIFEST_FILE} lists; simulate into "
+                "the folder again with the same settings, which makes what is missing"
+            )
 
 
 def _open(path: Path) -> Any:
-    pa = import_extra("pyarrow", extra="forecast")
     parquet = import_extra("pyarrow.parquet", extra="forecast")
     try:
-        return parquet.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({error}); remove it and simulate its cities anew"
-        ) from error
+        return parquet.ParquetFile(path, page_checksum_verification=True)
+    except _unreadable() as error:
+        raise _damaged(path, error) from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    pa = import_extra("pyarrow", extra="forecast")
+    return (OSError, ValueError, NotImplementedError, MemoryError, pa.ArrowException)
+
+
+def _damaged(path: Path, error: object) -> DataError:
+    return DataError(f"{path} cannot be read as Parquet ({error}); remove it and simulate its cities anew")
 
 
 def _header(city: TrafficDataset) -> dict[str, Any]:
@@ -186,14 +277,18 @@ def _header(city: TrafficDataset) -> dict[str, Any]:
     }
 
 
-def _dataset(flat: np.ndarray, header: dict[str, Any], path: Path) -> TrafficDataset:
-    shape = tuple(header["shape"])
-    if flat.size != np.prod(shape):
-        raise DataError(f"{path}: {header['name']} has {flat.size} values where {shape} are wanted; simulate it anew")
-    seconds = header["start_utc_s"] + np.arange(shape[0], dtype=np.int64) * header["step_minutes"] * 60
-    text = {key: header[key] for key in DESCRIPTION} | {"services": tuple(header["services"])}
-    arrays = {key: _unpack(header[key]) for key in _ARRAYS}
-    return TrafficDataset(activity=flat.reshape(shape), time=seconds.astype("datetime64[s]"), **text, **arrays)
+def _dataset(flat: np.ndarray, header: CityHeader, path: Path) -> TrafficDataset:
+    seconds = header.start_utc_s + np.arange(header.shape[0], dtype=np.int64) * header.step_minutes * 60
+    text: dict[str, Any] = {key: getattr(header, key) for key in DESCRIPTION}
+    try:
+        arrays: dict[str, Any] = {
+            key: None if (one := getattr(header, key)) is None else one.unpack() for key in _ARRAYS
+        }
+    except (ValueError, zlib.error) as error:
+        raise DataError(
+            f"{path}: {header.name} is damaged ({error}); remove it and simulate its cities anew"
+        ) from error
+    return TrafficDataset(activity=flat.reshape(header.shape), time=seconds.astype("datetime64[s]"), **text, **arrays)
 
 
 def _pack(array: np.ndarray | None) -> dict[str, Any] | None:
@@ -201,10 +296,3 @@ def _pack(array: np.ndarray | None) -> dict[str, Any] | None:
         return None
     data = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode("ascii")
     return {"dtype": array.dtype.str, "shape": list(array.shape), "zlib": data}
-
-
-def _unpack(packed: dict[str, Any] | None) -> Any:
-    if packed is None:
-        return None
-    data = np.frombuffer(zlib.decompress(base64.b64decode(packed["zlib"])), dtype=np.dtype(packed["dtype"]))
-    return data.reshape(packed["shape"]).copy()

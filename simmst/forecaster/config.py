@@ -10,11 +10,13 @@ from typing import Any
 from simmst.baselines import BASELINES
 from simmst.errors import ConfigError
 from simmst.forecaster.architectures import ARCHITECTURES, OWN, free_settings, settings_of
+from simmst.foundation.bounds import at_most
 from simmst.foundation.scalars import python_scalar, python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.training import RECIPES, TrainingConfig
 
 STARTS = ("pretrained", "scratch")
+_MOST = {"horizon": 10_000, "recent": 20_000, "validation_days": 10_000, "cities": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class ForecasterConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+            at_most(name, value, _MOST[name])
         if not isinstance(self.combine, bool):
             raise ConfigError(f"combine is {self.combine!r}; it must be True or False")
         models = (*ARCHITECTURES, *BASELINES)

@@ -21,6 +21,7 @@ from simmst.forecaster.fitted import FitRecord, FittedForecaster, matched, predi
 from simmst.forecaster.plan import Plan, make_plan
 from simmst.forecaster.similar_cities import cities_like, parameters_like, stand_in_notes
 from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.foundation.bounds import at_most
 from simmst.foundation.scalars import python_scalar
 from simmst.models import SimMSTNetConfig
 from simmst.training import (
@@ -111,6 +112,7 @@ def _wanted(simulated: Simulated, config: ForecasterConfig) -> int | list[Traffi
     if isinstance(simulated, str) and simulated == "default":
         return config.cities
     if isinstance(simulated, int) and not isinstance(simulated, bool) and simulated >= 0:
+        at_most("simulated", simulated, 1_000_000)
         return simulated
     cities = [simulated] if isinstance(simulated, TrafficDataset) else simulated
     if isinstance(cities, (str, int)) or not all(isinstance(city, TrafficDataset) for city in cities):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +18,7 @@ from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FittedForecaster, predictor_class
 from simmst.forecaster.plan import network_config
 from simmst.forecaster.zero_shot import ZeroShotPredictor
+from simmst.foundation.documents import DocumentError, checked
 from simmst.training import Checkpoint, load_checkpoint, load_into, resolve_device, save_checkpoint
 
 WEIGHTS_FILE = "forecaster.safetensors"
@@ -67,33 +70,55 @@ def load_forecaster(folder: str | Path) -> FittedForecaster:
         raise CheckpointError(
             f"{path} is no saved forecaster; give a folder that Forecaster.save or simmst train wrote"
         )
+    try:
+        state = checked(checkpoint.state, _State)
+    except DocumentError as error:
+        raise _of_another_version(path, error) from error
     recent = Path(folder) / RECENT_FILE
     if not recent.is_file():
         raise CheckpointError(f"{recent} is missing beside {path.name}; copy the whole folder")
-    if _digest(recent) != checkpoint.state.get("recent"):
+    if _digest(recent) != state.recent:
         raise CheckpointError(
             f"{recent} is not the file that was saved with {path.name}: it was changed, or saving was cut off; "
             "copy the whole folder again, or run the training once more"
         )
     dataset = TrafficDataset.from_npz(recent)
     try:
-        return _restored(checkpoint, path, dataset)
+        return _restored(checkpoint, state, path, dataset)
     except CheckpointError:
         raise
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} holds settings that this version of simmst cannot use ({type(error).__name__}: {error}); load "
-            "it with the version that wrote it, or train again"
-        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _of_another_version(path, error) from error
 
 
-def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> FittedForecaster:
-    state = checkpoint.state
-    config = ForecasterConfig.from_dict(state["config"])
-    model = state.get("model", OWN)  # without one, of before there were others
+def _of_another_version(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds settings that this version of simmst cannot use ({error}); load it with the version that wrote "
+        "it, or train again"
+    )
+
+
+@dataclass
+class _State:
+    """What a saved forecaster holds beside its tensors."""
+
+    kind: Literal["forecaster"]
+    config: dict[str, Any]
+    network: dict[str, Any]
+    scaler: dict[str, Any]
+    stretch: float
+    spec: dict[str, Any]
+    notes: list[str]
+    recent: str
+    model: str = OWN  # without one, of before there were others
+
+
+def _restored(checkpoint: Checkpoint, state: _State, path: Path, dataset: TrafficDataset) -> FittedForecaster:
+    config = ForecasterConfig.from_dict(state.config)
+    model = state.model
     if model != config.model:
         raise CheckpointError(f"{path} has settings of model {config.model!r} and weights of {model!r}; train again")
-    network = saved_network(model, state["network"])
+    network = saved_network(model, state.network)
     if model != OWN:
         wanted = network_config(config, dataset.services).to_dict()
         for name, value in network.config.to_dict().items():
@@ -102,13 +127,13 @@ def _restored(checkpoint: Checkpoint, path: Path, dataset: TrafficDataset) -> Fi
                     f"{path} has a network of {name} = {value!r}, its settings ask for {wanted[name]!r}; train again"
                 )
     load_into(network, checkpoint.group("model"), path=path)
-    spec = WindowSpec(**{**state["spec"], "offsets": tuple(state["spec"]["offsets"])})
-    scaler = Scaler.from_dict(state["scaler"])
+    spec = checked(state.spec, WindowSpec)
+    scaler = Scaler.from_dict(state.scaler)
     network = network.to(resolve_device("auto"))
-    predictor = predictor_class(config)(network, scaler, spec, stretch=float(state["stretch"]))
+    predictor = predictor_class(config)(network, scaler, spec, stretch=state.stretch)
     measured = checkpoint.group("errors")
     errors = ErrorQuantiles(measured["values"].numpy(), scaler) if measured else None
-    return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state["notes"]))
+    return FittedForecaster(config, dataset, spec, predictor, errors, tuple(state.notes))
 
 
 def _digest(path: Path) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from simmst.errors import SimmstError
+
+_MARK = ".half-written-"
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -38,7 +44,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         write(target)
         return path
     # the name starts with a dot and ends in the target's suffix, which some writers take their format from
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}{_MARK}", suffix=target.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -53,6 +59,68 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def is_half_written(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` had not finished.
+
+    Example:
+        >>> is_half_written(Path(".config.half-written-x1.json")), is_half_written(Path(".gitlab-ci.yml"))
+        (True, False)
+    """
+    return path.name.startswith(".") and _MARK in path.name
+
+
+def remove_half_written(folder: Path, pattern: str = "*") -> None:
+    """Delete the temporary files that a killed process left in a folder: those of `write_atomically` alone.
+
+    Args:
+        folder: where; it need not exist.
+        pattern: of the targets' names without their suffixes.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in (".a.half-written-xyz.json", ".gitlab-ci.yml"):
+        ...     _ = (folder / name).write_text("")
+        >>> remove_half_written(folder)
+        >>> [entry.name for entry in folder.iterdir()]
+        ['.gitlab-ci.yml']
+    """
+    for path in folder.glob(f".{pattern}{_MARK}*"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, error: type[SimmstError]) -> Iterator[None]:
+    """Keep a folder for this process until the block ends or the process does.
+
+    The lock is the system's, on the open folder: a process that was killed leaves none behind, and there is no file.
+
+    Args:
+        folder: it is made when missing.
+        error: what to raise.
+
+    Raises:
+        SimmstError: another process works in the folder, or it is a file; of the type `error`.
+
+    Example:
+        >>> with locked(Path(tempfile.mkdtemp()), SimmstError):
+        ...     pass
+    """
+    if folder.exists() and not folder.is_dir():
+        raise error(f"the folder {folder} is a file; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(f"another process works in {folder}; wait until it ends, or choose another folder") from None
+        except OSError:  # a file system without locks: nothing tells of another process there
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from simmst import __version__
+from simmst.data.city_manifest import MANIFEST_FILE, read_manifest
 from simmst.data.city_shards import read_headers, write_shard
-from simmst.errors import ConfigError
-from simmst.foundation.files import write_json
+from simmst.errors import ConfigError, DataError
+from simmst.foundation.bounds import at_most
+from simmst.foundation.files import locked, remove_half_written, write_json
 from simmst.foundation.workers import available_cores, in_workers
 from simmst.simulation import CityConfig, DomainPrior, simulate_city, write_official_files
 from simmst.simulation.prior.plain import to_plain
 from simmst.training import Progress, quiet
 
-_MANIFEST = "manifest.json"
 _TRACES = ("cities-*.parquet", "city-*")
 _HALF_WRITTEN = ".half-written-"
 FORMATS = ("shards", "official")
@@ -66,6 +67,8 @@ def simulate(
     for name, value in (("cities", cities), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
+        if value is not None:
+            at_most(name, value, 1_000_000 if name == "cities" else 1_024)
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     fixed = dict(city or {})
@@ -77,22 +80,23 @@ def simulate(
     folder = Path(out)
     plain_law = {name: _plain(to_plain(distribution)) for name, distribution in law.parameters.items()}
     made_from = {"simmst": __version__, "seed": seed, "city": _plain(fixed), "prior": plain_law, "format": format}
-    manifest = _Manifest(folder, made_from)
-    earlier = manifest.take_up()
-    files = _shards(folder, configs) if format == "shards" else _city_folders(folder, configs)
-    jobs = [job for job in files if not job.is_done()]
-    done = cities - sum(len(job.configs) for job in jobs)
-    workers = _default_workers(cities - done) if workers is None else workers
-    for finished in in_workers(_Job.make, jobs, workers, ordered=False):
-        done += len(finished.configs)
-        progress("simulate", done, cities)
-    rows = [
-        {"file": job.path.name, "index": config.index, "parameters": _plain(law.values(config))}
-        for job in files
-        for config in job.configs
-    ]
-    manifest.write([*rows, *earlier[cities:]])
-    return tuple(job.path for job in files)
+    with locked(folder, ConfigError):
+        manifest = _Manifest(folder, made_from)
+        earlier = manifest.take_up()
+        files = _shards(folder, configs) if format == "shards" else _city_folders(folder, configs)
+        jobs = [job for job in files if not job.is_done()]
+        done = cities - sum(len(job.configs) for job in jobs)
+        workers = _default_workers(cities - done) if workers is None else workers
+        for finished in in_workers(_Job.make, jobs, workers, ordered=False):
+            done += len(finished.configs)
+            progress("simulate", done, cities)
+        rows = [
+            {"file": job.path.name, "index": config.index, "parameters": _plain(law.values(config))}
+            for job in files
+            for config in job.configs
+        ]
+        manifest.write([*rows, *earlier[cities:]])
+        return tuple(job.path for job in files)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,10 @@ class _Job:
 
     def is_done(self) -> bool:
         """Whether the file is there, with as many cities as it shall have; half-written ones have other names."""
-        return self.path.exists() and (self.official or len(read_headers(self.path)) >= len(self.configs))
+        if not self.path.exists() or self.official:
+            return self.path.exists()
+        there = [header.name for header in read_headers(self.path)]
+        return there[: len(self.configs)] == [config.city_name for config in self.configs]
 
     def make(self) -> _Job:
         """Simulate the cities and write them."""
@@ -143,34 +150,32 @@ class _Manifest:
 
     def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.path = folder / _MANIFEST
+        self.path = folder / MANIFEST_FILE
         self.made_from = made_from
 
     def take_up(self) -> list[dict[str, Any]]:
         """Return the cities listed already, after a check that those to come are of the same family."""
         if not self.path.exists():
             if self.folder.is_dir() and any(path for trace in _TRACES for path in self.folder.glob(trace)):
-                raise ConfigError(f"{self.folder} holds cities but no {_MANIFEST}; choose another folder")
+                raise ConfigError(f"{self.folder} holds cities but no {MANIFEST_FILE}; choose another folder")
             self.write([])
             return []
-        for path in self.folder.glob(".cities-*.parquet"):  # of a process that was killed
-            path.unlink()
+        remove_half_written(self.folder)  # of a process that was killed
         for path in self.folder.glob(f"{_HALF_WRITTEN}*"):
             shutil.rmtree(path)
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.path}, line {error.lineno}: {error.msg}; choose another folder") from error
-        if not isinstance(found, dict) or not isinstance(found.get("cities"), list):
-            raise ConfigError(f"{self.path} lists no simulated cities; choose another folder")
+            found = read_manifest(self.folder)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        assert found is not None  # noqa: S101 - it exists
         for key, value in self.made_from.items():
-            if found.get(key) != value:
+            before = getattr(found, key)
+            if before != value:
                 raise ConfigError(
-                    f"{self.folder} holds cities made with {key} {_brief(found.get(key))}, wanted {_brief(value)}; "
+                    f"{self.folder} holds cities made with {key} {_brief(before)}, wanted {_brief(value)}; "
                     "choose another folder"
                 )
-        rows: list[dict[str, Any]] = found["cities"]
-        return rows
+        return [dataclasses.asdict(row) for row in found.cities]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_json(self.path, {**self.made_from, "cities": list(rows)})

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from simmst.errors import ConfigError
 from simmst.forecaster.config import ForecasterConfig
+from simmst.foundation.files import locked
 from simmst.jobs.inputs import checked_split, described, open_data
 from simmst.jobs.runs import Outcome, fit_and_test, open_run, unfinished
 from simmst.simulation import surrogate_city
@@ -60,7 +62,9 @@ def demo(
         dataset = open_data(data, step=step, services=services)
     checked_split(dataset, config, simulated=None)
     settings = {"job": "demo", **described(dataset, data), "forecaster": config.to_dict()}
-    run = open_run(out, settings, overwrite=not unfinished(out, settings))
-    return fit_and_test(
-        dataset, config, run, simulated=None, test_days=SURROGATE_TEST_DAYS, stride=config.horizon, progress=progress
-    )
+    with locked(Path(out), ConfigError):
+        run = open_run(out, settings, overwrite=not unfinished(out, settings))
+        days = SURROGATE_TEST_DAYS
+        return fit_and_test(
+            dataset, config, run, simulated=None, test_days=days, stride=config.horizon, progress=progress
+        )

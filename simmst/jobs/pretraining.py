@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +18,7 @@ from simmst import __version__
 from simmst.data import CALENDAR_FEATURES, StreamedWindows, TrafficDataset, WindowSpec
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError
+from simmst.foundation.files import locked
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
 from simmst.foundation.scalars import python_scalars
 from simmst.foundation.workers import available_cores, in_workers
@@ -229,8 +231,20 @@ def pretrain(
         CheckpointError: its checkpoint is damaged.
     """
     config = config or PretrainingConfig()
-    seed = config.training.seed
     _check_shared(config, processes)
+    with locked(Path(out), ConfigError) if processes.rank == 0 else nullcontext():
+        return _pretrain(Path(out), config, prior, workers, progress, processes)
+
+
+def _pretrain(
+    out: Path,
+    config: PretrainingConfig,
+    prior: DomainPrior | None,
+    workers: int | None,
+    progress: Progress,
+    processes: ProcessGroup,
+) -> Path:
+    seed = config.training.seed
     drawn = [draw_city(prior, seed, index, config.side) for index in range(config.cities + config.held_out)]
     law = hashlib.sha256(repr([one.city.to_dict() for one in drawn]).encode()).hexdigest()
     run = RunFolder(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from simmst.evaluation import Report, TestedSlots
 from simmst.evaluation.forecasts import FORECASTS_FILE
 from simmst.forecaster import Forecaster
 from simmst.forecaster.saving import WEIGHTS_FILE
+from simmst.foundation.documents import DocumentError, read_json
 from simmst.jobs.runs import REPORT_FILE, WEIGHTS_REPORT_FILE
 from simmst.jobs.saved import score_unseen
 from simmst.jobs.tested import tested_slots
@@ -96,7 +96,7 @@ def _from_json(path: Path, make: Callable[[Any], Made]) -> Made | None:
     if not path.is_file():
         return None
     with _naming(path):
-        return make(json.loads(path.read_text(encoding="utf-8")))
+        return make(read_json(path, dict[str, Any]))
 
 
 @contextmanager
@@ -104,12 +104,16 @@ def _naming(path: Path) -> Iterator[None]:
     """Let what goes wrong with the content of a file be told with its name."""
     try:
         yield
-    except SimmstError:
-        raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, SimmstError) and not isinstance(error, DocumentError):
+            raise
         raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}: {error}); give the run's command again, or restore the file"
+            f"{path} is damaged ({_said(error)}); give the run's command again, or restore the file"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _checked_weights(weights: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from simmst.evaluation import Report, WeightReport
 from simmst.evaluation.forecasts import FORECASTS_FILE, TRAFFIC_FILE
 from simmst.forecaster import Forecaster, ForecasterConfig
 from simmst.forecaster.saving import RECENT_FILE, WEIGHTS_FILE
+from simmst.foundation.files import locked
 from simmst.jobs.inputs import checked_split, described, open_data
 from simmst.jobs.pictures import draw
 from simmst.jobs.tested import tested_slots
@@ -55,19 +56,14 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
         ConfigError: the folder holds a run of other settings, or something that the job did not write.
     """
     run = RunFolder(out)
-    try:
-        if overwrite and run.config_path.is_file():
-            job = run.config().get("job")
-            if job != settings["job"]:
-                what = "of no run of simmst" if job is None else f"of simmst {job}"
-                raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
-            for path in (run.summary_path, *(run.path / name for name in _MADE), *run.figures.glob("*.png")):
-                path.unlink(missing_ok=True)
-        return RunFolder.create(out, settings, overwrite=overwrite)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{run.config_path}, line {error.lineno}: {error.msg}; the folder is of no run, choose another"
-        ) from error
+    if overwrite and run.config_path.is_file():
+        job = run.config().get("job")
+        if job != settings["job"]:
+            what = "of no run of simmst" if job is None else f"of simmst {job}"
+            raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
+        for path in (run.summary_path, *(run.path / name for name in _MADE), *run.figures.glob("*.png")):
+            path.unlink(missing_ok=True)
+    return RunFolder.create(out, settings, overwrite=overwrite)
 
 
 def unfinished(out: str | Path, settings: Mapping[str, Any]) -> bool:
@@ -198,8 +194,9 @@ def train(
                 past, simulated, validation_steps=validation, run=RunFolder(out), processes=processes
             )
         return None
-    run = open_run(out, settings, overwrite=overwrite)
-    processes.broadcast_object(run.finished)
-    return fit_and_test(
-        dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, processes=processes
-    )
+    with locked(Path(out), ConfigError):
+        run = open_run(out, settings, overwrite=overwrite)
+        processes.broadcast_object(run.finished)
+        return fit_and_test(
+            dataset, config, run, simulated=simulated, test_days=test_days, progress=progress, processes=processes
+        )

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
 import hashlib
-import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from simmst.data.directory import SUFFIXES
 from simmst.errors import ConfigError, SimmstError
 from simmst.evaluation.intervals import checked_level
 from simmst.forecaster import Forecaster
-from simmst.foundation.files import write_json
+from simmst.foundation.documents import DocumentError, read_json
+from simmst.foundation.files import locked, write_json
 from simmst.jobs.saved import forecast_with, opened
 
 STATE_FILE = ".simmst-watch.json"
 OUTPUT_SUFFIX = ".forecast.csv"
 INTERVAL = 5.0  # seconds
-_LOCK_FILE = ".simmst-watch.lock"
 _VERSION = 1
 _PACKED = (".gz", ".zip")
 
@@ -31,12 +29,31 @@ Look = tuple[int, int]  # size in bytes and time of the last change in nanosecon
 
 
 @dataclass
+class _File:
+    """A file as it was when it was read, and whether that gave a forecast."""
+
+    size: int
+    mtime_ns: int
+    sha256: str | None
+    forecast: bool
+
+
+@dataclass
+class _Remembered:
+    """What the state file holds."""
+
+    version: Literal[1]
+    settings: dict[str, Any]
+    files: dict[str, _File]
+
+
+@dataclass
 class _State:
     """What was read before: for each name the size, time and digest of the file as it was, and what came of it."""
 
     path: Path
     settings: dict[str, Any]
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, _File] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, settings: dict[str, Any]) -> _State:
@@ -48,33 +65,22 @@ class _State:
         if not path.is_file():
             return cls(path, settings)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["version"] != _VERSION:
-                raise ValueError(f"version {found['version']!r}")
-            files = {
-                str(name): {
-                    "size": int(one["size"]),
-                    "mtime_ns": int(one["mtime_ns"]),
-                    "sha256": None if one["sha256"] is None else str(one["sha256"]),
-                    "forecast": bool(one["forecast"]),
-                }
-                for name, one in found["files"].items()
-            }
-            same = found["settings"] == settings
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            found = read_json(path, _Remembered)
+        except DocumentError as error:
             raise ConfigError(
-                f"{path}, which remembers the files that were read, is damaged ({type(error).__name__}: {error}); "
-                "delete it, and every file in the folder is forecast again"
+                f"{path}, which remembers the files that were read, is damaged ({error}); delete it, and every file in "
+                "the folder is forecast again"
             ) from error
-        return cls(path, settings, files if same else {})
+        return cls(path, settings, found.files if found.settings == settings else {})
 
     def knows(self, name: str, look: Look) -> bool:
         known = self.files.get(name)
-        return known is not None and (known["size"], known["mtime_ns"]) == look
+        return known is not None and (known.size, known.mtime_ns) == look
 
     def remember(self, name: str, look: Look, digest: str | None, *, forecast: bool) -> None:
-        self.files[name] = {"size": look[0], "mtime_ns": look[1], "sha256": digest, "forecast": forecast}
-        write_json(self.path, {"version": _VERSION, "settings": self.settings, "files": self.files})
+        self.files[name] = _File(*look, digest, forecast)
+        files = {name: dataclasses.asdict(one) for name, one in self.files.items()}
+        write_json(self.path, {"version": _VERSION, "settings": self.settings, "files": files})
 
 
 def watch(
@@ -129,10 +135,9 @@ def watch(
     for level in levels:
         checked_level(level)
     target = folder / "forecasts" if out is None else Path(out)
-    target.mkdir(parents=True, exist_ok=True)
     reading = {"step": step, "services": services, "levels": list(levels), "table": dict(table or {})}
     settings = {"run": None if run is None else str(Path(run).resolve()), "horizon": horizon, **reading}
-    with _alone(target):
+    with locked(target, ConfigError):
         state = _State.read(target / STATE_FILE, {"folder": str(folder.resolve()), **settings})
         reader = _Reader(target, state, forecaster, reading, tell, complain)
         return _look_again_and_again(folder, reader, once=once, interval=interval, stop=stop or threading.Event())
@@ -200,8 +205,8 @@ class _Reader:
         known, digest = self.state.files.get(path.name), None
         try:
             digest = _digest(path)
-            if known is not None and known["sha256"] == digest:
-                self.state.remember(path.name, look, digest, forecast=known["forecast"])
+            if known is not None and known.sha256 == digest:
+                self.state.remember(path.name, look, digest, forecast=known.forecast)
                 return False
             found = forecast_with(self.forecaster, path, **self.reading)
             if _look(path) != look:  # written to while it was read: it is read again when it rests
@@ -226,16 +231,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Hold the folder of the forecasts, which two watches would write to in turns."""
-    with (target / _LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another simmst forecast --watch writes its forecasts to {target}; stop it, or give another --out"
-            ) from error
-        yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.bounds import at_most, refuse_too_large
 from simmst.foundation.scalars import python_scalars
 from simmst.foundation.task_weights import TASK_WEIGHTS
 from simmst.ops.backends import BACKENDS
@@ -18,6 +19,20 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "oInter": {"interaction": False},
     "oSpatial": {"spatial": False},
     "Average": {"task_weights": "average"},
+}
+_MOST = {
+    "input_length": 20_000,
+    "horizon": 10_000,
+    "neighbourhood": 101,
+    "num_marks": 1_000,
+    "width": 8_192,
+    "num_heads": 1_024,
+    "encoder_layers": 100,
+    "decoder_layers": 100,
+    "feedforward": 65_536,
+    "factor": 1_000_000,
+    "memory_days": 3_660,
+    "spatial_steps": 20_000,
 }
 
 
@@ -93,6 +108,8 @@ class SimMSTNetConfig:
             self._check_integer(name, 1)
         for name in ("label_length", "num_marks"):
             self._check_integer(name, 0)
+        for name, most in _MOST.items():
+            at_most(name, getattr(self, name), most)
         if self.neighbourhood % 2 == 0:
             self._refuse("neighbourhood", "an odd integer of at least 1")
         if self.width % self.num_heads:
@@ -109,6 +126,23 @@ class SimMSTNetConfig:
         self._check_choice("task_weights", TASK_WEIGHTS)
         if self.backend is not None:
             self._check_choice("backend", BACKENDS, "None or one of ")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Refuse a network that no memory holds, by an estimate within a factor of two or so."""
+        width, hidden, cells = self.width, self.feedforward, self.neighbourhood**2
+        layers = self.encoder_layers + 2 * self.decoder_layers
+        parameters = layers * (4 * width**2 + 2 * width * hidden) + 4 * hidden**2 + (cells + 9) * width**2
+        tokens = (
+            self.input_length * (1 + self.encoder_layers) + (self.label_length + self.horizon) * self.decoder_layers
+        )
+        window = tokens * (8 * width + 2 * hidden) + cells * (4 * width + 3 * self.input_length)
+        window += self.memory_days * (self.input_length + 16 * self.horizon)
+        refuse_too_large(
+            parameters,
+            window * self.num_tasks,
+            "width, feedforward, the layers, the neighbourhood, the input or the horizon",
+        )
 
     @property
     def num_tasks(self) -> int:

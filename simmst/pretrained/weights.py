@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from simmst.errors import CheckpointError, ConfigError
+from simmst.foundation.documents import DocumentError, checked, read_json
 from simmst.foundation.files import write_atomically
 from simmst.models import SimMSTNet, SimMSTNetConfig
 from simmst.training import load_checkpoint, save_checkpoint
@@ -96,6 +97,22 @@ def save_pretrained(folder: str | Path, pretrained: Pretrained) -> Path:
     return path
 
 
+@dataclass
+class _Record:
+    """What the file beside the weights has to tell; the rest is for people."""
+
+    sha256: str
+
+
+@dataclass
+class _State:
+    """What the weights hold beside their tensors."""
+
+    kind: str
+    config: dict[str, Any]
+    record: dict[str, Any]
+
+
 @lru_cache(maxsize=2)
 def load_pretrained(folder: str | Path | None = None) -> Pretrained:
     """Read weights; those that ship with the package when no folder is named.
@@ -111,15 +128,15 @@ def load_pretrained(folder: str | Path | None = None) -> Pretrained:
             raise CheckpointError(f"{what} not in {home}; install simmst again, or train with start='scratch'")
     checkpoint = load_checkpoint(path)
     try:
-        wanted = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, LookupError, TypeError) as error:
+        wanted = read_json(record, _Record).sha256
+    except DocumentError as error:
         raise CheckpointError(f"{record} is no record of weights ({error}); copy the folder again") from error
     if checkpoint.state.get("kind") != _KIND or wanted != _digest(path):
         raise CheckpointError(f"{path} is not the file that {record.name} describes; copy the folder again")
     try:
-        config = SimMSTNetConfig.from_dict(checkpoint.state["config"])
-        return Pretrained(config, checkpoint.tensors, checkpoint.state["record"])
-    except (LookupError, TypeError, ValueError) as error:
+        state = checked(checkpoint.state, _State)
+        return Pretrained(SimMSTNetConfig.from_dict(state.config), checkpoint.tensors, state.record)
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is of another version of simmst ({error}); make the weights again") from error
 
 

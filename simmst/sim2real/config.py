@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.bounds import MOST, at_most
 from simmst.foundation.scalars import python_scalars
 
 NORMS = ("l2", "l1")
@@ -16,6 +17,7 @@ DERIVATIVES = ("auto", "forward", "difference", "double-backward")
 STARTS = ("tracker", "current")
 OPTIMIZERS = ("adam", "sgd")
 MULTIPLIERS = ("ascent", "qp")
+_MOST_NUMBER = 1e6  # a rate or a penalty beyond it makes infinities of the model
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class ReweightingConfig:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+        at_most(name, value, 2**63 - 1 if name == "seed" else MOST)
 
     def _check_number(self, name: str, *, positive: bool) -> None:
         value = getattr(self, name)
@@ -143,6 +146,7 @@ class ReweightingConfig:
             raise ConfigError(
                 f"{name} is {value!r}; it must be a finite number {'above' if positive else 'of at least'} 0"
             )
+        at_most(name, value, _MOST_NUMBER)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary that JSON can hold."""

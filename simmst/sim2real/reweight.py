@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from simmst.distributed import ALONE, ProcessGroup
 from simmst.errors import ConfigError, SimmstError
+from simmst.foundation.documents import DocumentError, checked
 from simmst.foundation.modes import evaluating
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.cutting_plane import cutting_plane, paper, qp
@@ -159,6 +160,19 @@ def reweight(
         return run.finish()
 
 
+@dataclass
+class RunNumbers:
+    """What a run leaves for one that resumes it, beside its tensors."""
+
+    settings: dict[str, Any]
+    derivative: str
+    done: int
+    restores: int
+    snapshot_step: int
+    best: dict[str, tuple[float, int]]
+    history: list[dict[str, float]]
+
+
 class _Run:
     """The steps of a solver, with its guards, its log and the choice among its models."""
 
@@ -275,23 +289,30 @@ class _Run:
         Raises:
             ConfigError: it was saved by another solver, with other settings, or for other data; names them.
         """
-        saved, wanted = numbers["settings"], self._settings()
+        try:
+            found = checked(dict(numbers), RunNumbers)
+        except DocumentError as error:
+            raise ConfigError(f"the run to resume has no state of a re-weighting ({error})") from error
+        saved, wanted = found.settings, self._settings()
         different = [
             f"{key} is {saved.get(key)!r}, wanted {wanted[key]!r}" for key in wanted if saved.get(key) != wanted[key]
         ]
         if different:
             raise ConfigError(f"the run to resume differs: {'; '.join(different)}")
-        self.problem.inner.derivative = numbers["derivative"]
+        self.problem.inner.derivative = found.derivative
 
         def part(name: str) -> dict[str, Tensor]:
             return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
-        self.solver.load_state_dict(self._shards(part("solver")))
-        self.done, self.restores = numbers["done"], numbers["restores"]
-        self.snapshot = (numbers["snapshot_step"], self._shards(part("snapshot")))
-        self.history = list(numbers["history"])
-        models = part("best")
-        self.best = {name: (score, step, models[name]) for name, (score, step) in numbers["best"].items()}
+        try:
+            self.solver.load_state_dict(self._shards(part("solver")))
+            self.snapshot = (found.snapshot_step, self._shards(part("snapshot")))
+            models = part("best")
+            self.best = {name: (score, step, models[name]) for name, (score, step) in found.best.items()}
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ConfigError(f"the run to resume does not fit ({type(error).__name__}: {error})") from error
+        self.done, self.restores = found.done, found.restores
+        self.history = list(found.history)
 
     def _score(self, candidates: Mapping[str, Tensor]) -> None:
         if self.held_out is None:

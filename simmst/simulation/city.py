@@ -106,7 +106,7 @@ def simulate_both(
         timezone=config.timezone,
         country=config.country,
         unit="CDR units",
-        name=f"simulated-{config.seed}-{config.index}",
+        name=config.city_name,
         surrogate=True,
         cell_size_m=config.cell_m,
     )

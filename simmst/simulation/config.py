@@ -297,6 +297,11 @@ class CityConfig:
         return self.step_minutes / 60
 
     @property
+    def city_name(self) -> str:
+        """The name of the city that is made of this."""
+        return f"simulated-{self.seed}-{self.index}"
+
+    @property
     def num_cells(self) -> int:
         """Cells of the grid."""
         return self.height * self.width

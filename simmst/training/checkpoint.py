@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from simmst.errors import CheckpointError
+from simmst.foundation.documents import DocumentError, decode_json
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
 
@@ -81,7 +83,8 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], state
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "state": json.dumps(dict(state), allow_nan=False)}
+    text = json.dumps(dict(state), allow_nan=False)
+    metadata = {"format": FORMAT, "version": str(VERSION), "state": text, "sha256": _digest(plain, text)}
     return write_atomically(path, lambda temporary: safetensors.save_file(plain, str(temporary), metadata=metadata))
 
 
@@ -110,14 +113,30 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             metadata = file.metadata() or {}
             _check_format(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        state = json.loads(metadata["state"])
-    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError) as error:
+        text = metadata.get("state", "")
+        state = decode_json(text, dict[str, Any])
+    except (safetensors.SafetensorError, DocumentError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged or cut short: it has {path.stat().st_size} bytes and reading them fails "
             f"with {str(error)!r}, where a whole safetensors file was wanted; copy it again, or delete it and train "
             "again"
         ) from error
+    if metadata.get("sha256", digest := _digest(tensors, text)) != digest:  # the first simmst wrote none
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its content does not have the checksum that was saved with it; copy it "
+            "again, or delete it and train again"
+        )
     return Checkpoint(tensors, state, path)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], state: str) -> str:
+    """SHA-256 of the state and of names, types, shapes and bytes of the tensors."""
+    found = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from simmst.errors import ConfigError
+from simmst.foundation.bounds import MOST, at_most
 from simmst.foundation.scalars import python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.models import LOSSES
@@ -20,6 +21,7 @@ SCHEDULES = ("cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 WEIGHTS = ("sample", "city", "parameter")
+_MOST_NUMBER = 1e6  # a rate or a penalty beyond it makes infinities of the weights
 AFTER_REWEIGHTING = ("adapt", "retrain", "finetune", "nothing")
 
 
@@ -255,6 +257,7 @@ def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> flo
 def _check_integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
+    at_most(name, value, 2**63 - 1 if name == "seed" else MOST)
 
 
 def _check_number(
@@ -271,6 +274,7 @@ def _check_number(
         limits += [f"above {above:g}"] if above is not None else []
         limits += [f"below {below:g}"] if below is not None else []
         raise ConfigError(f"{name} is {value!r}; it must be a finite number {' and '.join(limits)}")
+    at_most(name, value, _MOST_NUMBER)  # type: ignore[arg-type]
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

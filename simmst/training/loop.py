@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from simmst.training.config import TrainingConfig, learning_rate_at
 from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, generator_state, seeded, set_generator_state
-from simmst.training.stage import Stage
+from simmst.training.stage import Stage, StageState
 from simmst.training.task_weighting import (
     GradientWeighting,
     TaskWeighting,
@@ -102,6 +103,17 @@ def train_stage(
         loop.start(resume=resume, keep_initial=keep_initial, fit_highway=fit_highway)
         loop.train(progress)
     return loop.history
+
+
+@dataclass
+class LoopState(StageState):
+    """What the checkpoint of a stage of the loop holds beside its tensors."""
+
+    step: int
+    best_epoch: int
+    best_score: float | None
+    stopped: str
+    finished: bool
 
 
 class _Loop(Stage):
@@ -329,17 +341,18 @@ class _Loop(Stage):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put the state of a checkpoint back."""
-        state, path = checkpoint.state, checkpoint.path
-        load_into(self.model, checkpoint.group("best"), path=path)
-        self.best.keep(state["best_score"])
-        load_into(self.model, checkpoint.group("model"), path=path)
-        restore_optimizer(self.model, self.optimizer, checkpoint.group("optimizer"), path=path)
-        weights = checkpoint.group("task_weights")
-        if weights:
-            weighting = self.task_weighting(len(weights["weights"]))
-            load_into(weighting.tasks, weights, path=path)
-            weighting.restore(checkpoint.group("weighting"))
-        set_generator_state(checkpoint.group("generator"), self.device)
-        self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
-        self.history.best_epoch, self.history.best_score = state["best_epoch"], state["best_score"]
-        self.history.stopped = state["stopped"]
+        state, path = self.state_of(checkpoint, LoopState), checkpoint.path
+        with self.restoring(checkpoint):
+            load_into(self.model, checkpoint.group("best"), path=path)
+            self.best.keep(state.best_score)
+            load_into(self.model, checkpoint.group("model"), path=path)
+            restore_optimizer(self.model, self.optimizer, checkpoint.group("optimizer"), path=path)
+            weights = checkpoint.group("task_weights")
+            if weights:
+                weighting = self.task_weighting(len(weights["weights"]))
+                load_into(weighting.tasks, weights, path=path)
+                weighting.restore(checkpoint.group("weighting"))
+            set_generator_state(checkpoint.group("generator"), self.device)
+        self.epoch, self.step, self.finished = state.epoch, state.step, state.finished
+        self.history.best_epoch, self.history.best_score = state.best_epoch, state.best_score
+        self.history.stopped = state.stopped

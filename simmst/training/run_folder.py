@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from simmst.errors import CheckpointError, ConfigError
-from simmst.foundation.files import write_atomically, write_json
+from simmst.foundation.documents import DocumentError, decode_json, read_json
+from simmst.foundation.files import is_half_written, remove_half_written, write_atomically, write_json
 
 _PACKAGES = ("simmst", "torch", "numpy", "pandas", "polars", "scikit-learn", "safetensors", "matplotlib", "holidays")
 
@@ -69,7 +70,7 @@ class RunFolder:
             else:
                 run._check_config(config)
         elif run.path.is_dir():
-            others = sorted(entry.name for entry in run.path.iterdir() if not entry.match(".config-*.json"))
+            others = sorted(entry.name for entry in run.path.iterdir() if not is_half_written(entry))
             if others:
                 raise ConfigError(
                     f"the folder {run.path} holds files but no run (no config.json; there is {others[0]!r}); "
@@ -183,19 +184,22 @@ class RunFolder:
     def _records(self) -> list[dict[str, Any]]:
         if not self.metrics_path.is_file():
             return []
-        text = self.metrics_path.read_text(encoding="utf-8")
+        text = self.metrics_path.read_bytes()
         lines = text.splitlines()
         records = []
         for number, line in enumerate(lines, start=1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:  # noqa: PERF203
-                if number == len(lines) and not text.endswith("\n"):
+                record = decode_json(line, dict[str, Any])
+                _check_record(record)
+            except DocumentError as error:
+                if number == len(lines) and not text.endswith(b"\n"):
                     break  # the process died while it wrote this line
+                shown = line[:60].decode(errors="replace")
                 raise CheckpointError(
-                    f"{self.metrics_path}, line {number}: not a JSON record: {line[:60]!r}; "
+                    f"{self.metrics_path}, line {number}: not a JSON record: {shown!r} ({error}); "
                     "delete that line, or start the run again in another folder"
                 ) from error
+            records.append(record)
         return records
 
     def _rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -218,8 +222,7 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """Delete the temporary files that a killed process could not."""
         for folder in (self.path, self.checkpoints, self.figures):
-            for path in folder.glob(".*-*"):
-                path.unlink()
+            remove_half_written(folder)
 
     def _clear(self) -> None:
         checkpoints = sorted(self.checkpoints.glob("*.safetensors")) if self.checkpoints.is_dir() else []
@@ -230,10 +233,16 @@ class RunFolder:
         if not path.is_file():
             what = "a finished run" if path == self.summary_path else "a run"
             raise ConfigError(f"{self.path} does not hold {what}: there is no {path.name}; check the path")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds {type(values).__name__}, wanted a JSON object; restore it or train again")
-        return values
+        try:
+            return read_json(path, dict[str, Any])
+        except DocumentError as error:
+            raise ConfigError(f"{path}: {error}; restore it, or choose another folder") from error
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    for name, kind in (("stage", str), ("epoch", int)):
+        if type(record.get(name)) is not kind:
+            raise DocumentError(f"{name} is {record.get(name)!r}")
 
 
 def environment() -> dict[str, Any]:

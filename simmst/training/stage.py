@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from simmst.data import WindowSource
 from simmst.distributed import ALONE, ProcessGroup
-from simmst.errors import CheckpointError
+from simmst.errors import CheckpointError, SimmstError
+from simmst.foundation.documents import DocumentError, checked
 from simmst.models import TaskWeights
 from simmst.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from simmst.training.config import TrainingConfig, resolve_device
@@ -22,6 +25,17 @@ from simmst.training.validation import BestWeights, snapshot, validation_score
 
 _HIGHWAY_WINDOWS = 4096
 _RIDGES = (1e-3, 1e-1, 10.0)  # to choose from where there are fewer windows, which a weak penalty overfits
+
+
+@dataclass
+class StageState:
+    """What the checkpoint of any stage holds beside its tensors."""
+
+    identity: dict[str, Any]
+    epoch: int
+
+
+State = TypeVar("State")
 
 
 class Stage:
@@ -92,22 +106,50 @@ class Stage:
         if path is not None and self.writes:
             save_checkpoint(path, tensors, {"identity": self.identity(), "epoch": epoch, **state})
 
+    @staticmethod
+    def state_of(checkpoint: Checkpoint, schema: type[State]) -> State:
+        """Read the state of a checkpoint as a schema says.
+
+        Raises:
+            CheckpointError: it holds something else.
+        """
+        try:
+            return checked(checkpoint.state, schema)
+        except DocumentError as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} has no state that training can resume from ({error}); delete it and "
+                "train again"
+            ) from error
+
+    @contextmanager
+    def restoring(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Put tensors of a checkpoint back; those that do not fit are the checkpoint's fault.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+        try:
+            yield
+        except SimmstError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} does not fit stage {self.name!r} ({type(error).__name__}: {error}); "
+                "delete it and train again"
+            ) from error
+
     def _compare(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint of other settings or other data."""
-        missing = [key for key in ("identity", "epoch") if key not in checkpoint.state]
-        if missing:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} lacks {', '.join(missing)}, so training cannot resume from it; "
-                "delete it and train again"
-            )
-        has, wanted = (flattened(values, " ") for values in (checkpoint.state["identity"], self.identity()))
+        common = self.state_of(checkpoint, StageState)
+        has, wanted = (flattened(values, " ") for values in (common.identity, self.identity()))
         different = [
             f"{key} is {has.get(key)!r}, wanted {value!r}" for key, value in wanted.items() if has.get(key) != value
         ]
         if different:
+            more = f" (and {len(different) - 6} more)" if len(different) > 6 else ""
             raise CheckpointError(
-                f"checkpoint {checkpoint.path} is of another run: {'; '.join(different)}; go on with the settings and "
-                "data it was made with, or choose another run folder"
+                f"checkpoint {checkpoint.path} is of another run: {'; '.join(different[:6])}{more}; go on with the "
+                "settings and data it was made with, or choose another run folder"
             )
 
     def fit_highway(self, windows: WindowSource, validation: WindowSource | None, config: TrainingConfig) -> None:

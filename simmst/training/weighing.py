@@ -23,7 +23,7 @@ from simmst.training.config import TrainingConfig
 from simmst.training.history import History
 from simmst.training.run_folder import RunFolder
 from simmst.training.seeds import derive_seed, seeded
-from simmst.training.stage import Stage
+from simmst.training.stage import Stage, StageState
 from simmst.training.task_weighting import refuse_changing_weights
 
 STAGE = "reweight"
@@ -105,6 +105,13 @@ def weigh(
         return weighing.to_end(progress)
 
 
+@dataclasses.dataclass
+class _WeighingState(StageState):
+    """What the checkpoint of the re-weighting holds beside its tensors."""
+
+    numbers: dict[str, Any]
+
+
 class _Weighing(Stage):
     """What the solver of `simmst.sim2real` is given, and what it leaves in the run folder."""
 
@@ -137,6 +144,7 @@ class _Weighing(Stage):
     def to_end(self, progress: Progress) -> tuple[History, WindowWeights]:
         """Resume from what the run folder holds, and take the steps that are left."""
         checkpoint = self.resume()
+        numbers = None if checkpoint is None else self.state_of(checkpoint, _WeighingState).numbers
         if self.config.fit_highway:
             self.fit_highway(self.source, self.held_out, dataclasses.replace(self.config, loss=self.loss))
         tasks = self.task_weights()
@@ -150,7 +158,7 @@ class _Weighing(Stage):
             config=self.settings,
             groups=None if self.config.weights == "sample" else torch.from_numpy(self.simulated.cities),
             features=self.features if self.features is None else self.features[: int(self.simulated.cities.max()) + 1],
-            resume=None if checkpoint is None else (checkpoint.group("state"), checkpoint.state["numbers"]),
+            resume=None if checkpoint is None or numbers is None else (checkpoint.group("state"), numbers),
             save=lambda tensors, numbers: self.save_step(tensors, numbers, tasks),
             progress=lambda done, total, record: progress(STAGE, done, total, _shown(record)),
             processes=self.processes,

@@ -69,7 +69,7 @@ def test_killed_and_called_again(tmp_path, monkeypatch):
 
     def killed(config):
         if config.index == 3:
-            (tmp_path / "broken" / ".cities-00001-half.parquet").write_bytes(b"half")  # what SIGKILL leaves
+            (tmp_path / "broken" / ".cities-00001.half-written-x.parquet").write_bytes(b"half")  # what SIGKILL leaves
             raise KeyboardInterrupt
         return simulate_city(config)
 
@@ -176,8 +176,10 @@ def test_wrong_settings_leave_no_folder(tmp_path, cities, city, options, message
 
 
 def test_a_folder_of_something_else(tmp_path):
-    (tmp_path / "manifest.json").write_text("[1, 2")
-    with pytest.raises(ConfigError, match=r"manifest\.json, line 1: .*; choose another folder"):
+    (tmp_path / "manifest.json").write_text('{"simmst": ')
+    with pytest.raises(
+        ConfigError, match=r"manifest\.json lists no simulated cities \(line 1: it is no JSON.*; choose another folder"
+    ):
         simulate(1, tmp_path, city=SMALL)
     (tmp_path / "manifest.json").write_text("[1, 2]")
     with pytest.raises(ConfigError, match="lists no simulated cities"):

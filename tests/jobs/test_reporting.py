@@ -159,12 +159,12 @@ def test_folders_that_hold_no_run(tmp_path, run, capsys):
         ("tested.npz", None, r"tested\.npz is not a readable"),
         ("report.json", b"{", r"report\.json is damaged .*give the run's command again"),
         ("report.json", b"[]", r"report\.json is damaged"),
-        ("report.json", b'{"services": ["call"]}', r"report\.json is damaged \(KeyError"),
+        ("report.json", b'{"services": ["call"]}', r"report\.json is damaged \('dataset' is missing"),
         ("weights.json", b'{"cities": 1}', r"weights\.json is damaged"),
         ("config.json", b"\xff", r"config\.json is damaged"),
         ("environment.json", b"3", r"environment\.json is damaged"),
         ("metrics.jsonl", b"no\n{}\n", r"metrics\.jsonl, line 1: not a JSON record"),
-        ("metrics.jsonl", b"3\n", r"metrics\.jsonl is damaged"),
+        ("metrics.jsonl", b"3\n", r"metrics\.jsonl, line 1: not a JSON record: '3'"),
     ],
 )
 def test_damaged_files_are_named(run, capsys, name, content, message):

@@ -19,6 +19,7 @@ import pytest
 from simmst import jobs
 from simmst.commands.main import main
 from simmst.errors import ConfigError
+from simmst.foundation.files import locked
 from simmst.jobs import watching
 from simmst.simulation import surrogate_city
 
@@ -212,7 +213,7 @@ def test_a_damaged_memory(folder, content):
 
 def test_two_watches_do_not_write_to_one_folder(folder, tmp_path):
     (tmp_path / "out").mkdir()
-    with watching._alone(tmp_path / "out"), pytest.raises(ConfigError, match="another simmst forecast --watch"):
+    with locked(tmp_path / "out", ConfigError), pytest.raises(ConfigError, match="another process works in"):
         Watch(folder, out=tmp_path / "out").once()
     assert Watch(folder, out=tmp_path / "out").once() == 0
 

@@ -120,8 +120,8 @@ def test_a_checkpoint_of_another_format(folder, monkeypatch):
     [
         (lambda state: state["config"].update(depth=3), r"is of another version of simmst \(.*depth.*\); make the"),
         (lambda state: state["config"].update(width=9), r"is of another version of simmst \(width is 9"),
-        (lambda state: state.pop("config"), r"is of another version of simmst \('config'\)"),
-        (lambda state: state.pop("record"), r"is of another version of simmst \('record'\)"),
+        (lambda state: state.pop("config"), r"is of another version of simmst \('config' is missing\)"),
+        (lambda state: state.pop("record"), r"is of another version of simmst \('record' is missing\)"),
         (lambda state: state["config"].update(width=64), r"another version of simmst \(.* does not fit\); install"),
     ],
 )

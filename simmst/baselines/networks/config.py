@@ -11,10 +11,13 @@ from typing import Any
 from typing_extensions import Self
 
 from simmst.errors import ConfigError
+from simmst.foundation.bounds import at_most, refuse_too_large
 from simmst.foundation.scalars import python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.foundation.task_weights import TASK_WEIGHTS
 
+_MOST_WIDTH = 4_096  # of layers, and of all that has no bound of its own
+_MOST = {"input_length": 20_000, "horizon": 10_000, "neighbourhood": 101, "memory_days": 3_660}
 CENTRES = ("window", "fixed")
 
 
@@ -74,6 +77,8 @@ class NetworkConfig:
             self._check(field, getattr(self, field.name))
         if self.neighbourhood % 2 == 0:
             self.refuse("neighbourhood", "an odd integer of at least 1")
+        at_most("the number of services", len(self.services), 1_000)
+        refuse_too_large(0, self.input_length * self.num_cells * self.num_tasks, "input_length or neighbourhood")
         if not self.services or len(set(self.services)) != len(self.services):
             self.refuse("services", "a non-empty sequence of different names")
 
@@ -125,6 +130,7 @@ class NetworkConfig:
             least = field.metadata.get("least", 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 self.refuse(field.name, f"an integer of at least {least}")
+            at_most(field.name, value, _MOST.get(field.name, _MOST_WIDTH))
         elif field.type == "bool" and not isinstance(value, bool):
             self.refuse(field.name, "True or False")
         elif field.type == "float":

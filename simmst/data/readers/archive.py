@@ -10,6 +10,10 @@ import numpy as np
 
 from simmst.errors import DataError
 
+MOST_BYTES = (
+    3 << 29
+)  # that the arrays of a file may take in memory: a city of 100 x 100 cells for two months takes 1.1 GB
+
 # What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
 _UNREADABLE = (
     OSError,
@@ -18,6 +22,9 @@ _UNREADABLE = (
     AttributeError,
     TypeError,
     RuntimeError,
+    MemoryError,
+    LookupError,
+    NotImplementedError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -36,7 +43,16 @@ def read_archive(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     try:
         # numpy leaves a file open that it opened itself and cannot read
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files if not wanted or key in wanted}
+            keys = [key for key in file.files if not wanted or key in wanted]
+            total = sum(file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy").file_size for key in keys)
+            if total > MOST_BYTES:
+                raise DataError(
+                    f"{path} unfolds to {total:,} bytes, at most {MOST_BYTES:,} are read; leave out arrays that are no "
+                    "traffic, or build the data set with TrafficDataset.from_arrays"
+                )
+            return {key: file[key] for key in keys}
+    except DataError:
+        raise
     except _UNREADABLE as error:
         raise DataError(f"{path} is not a readable .npz file ({error}); it may be cut short: fetch it again") from error
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from simmst.data.calendar import utc_of_wall_clock
 from simmst.data.grids import Grid, load_grid
+from simmst.data.readers.archive import MOST_BYTES
 from simmst.data.readers.arrays import read_arrays
 from simmst.data.readers.frame_numbers import check_activity
 from simmst.data.readers.time_text import read_times
@@ -52,8 +53,14 @@ def read_hdf5(path: str | Path) -> dict[str, Any]:
         raise DataError(f"there is no file {path}")
     try:
         with h5py.File(path, "r") as file:
-            arrays = {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    except (OSError, RuntimeError, ValueError) as error:
+            found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+            total = sum(item.size * item.dtype.itemsize for item in found.values() if item.size)
+            if total > MOST_BYTES:
+                raise DataError(f"{path} unfolds to {total:,} bytes, at most {MOST_BYTES:,} are read")
+            arrays = {name: item[()] for name, item in found.items()}
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as HDF5 ({error}); fetch it again") from error
     grid = load_grid("trento" if "trento" in path.name.lower() else "milan")
     services = [name for name in _FEDDA if name in arrays and arrays[name].ndim == 2]

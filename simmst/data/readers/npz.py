@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from simmst.data.readers.arrays import DESCRIPTION, read_arrays
 from simmst.data.readers.patches import PATCH_ARRAYS, read_patches
 from simmst.data.readers.presence import PRESENCE_ARRAYS, read_presence
 from simmst.errors import DataError
+from simmst.foundation.documents import DocumentError, decode_json
 from simmst.foundation.files import write_atomically
 
 _VERSION = 1
@@ -74,7 +76,7 @@ def npz_path(path: str | Path) -> Path:
 def source_of(path: str | Path) -> str | None:
     """The fingerprint that `write_npz` was given; None where there was none or the layout is another."""
     header = read_archive(Path(path), "simmst").get("simmst")
-    return None if header is None else json.loads(str(header)).get("source")
+    return None if header is None else _header(Path(path), header).source
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
@@ -157,11 +159,12 @@ def _member(path: str | Path, key: str) -> np.ndarray:
 
 
 def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    header = json.loads(str(arrays["simmst"]))
-    if header.get("version") != _VERSION:
-        raise DataError(
-            f"{path} has layout version {header.get('version')}, this simmst reads {_VERSION}; write it anew"
-        )
+    header = _header(path, arrays["simmst"])
+    absent = [key for key in ("activity", "time_utc_s", "mask", "cell_id") if key not in arrays]
+    if absent:
+        raise DataError(f"{path} has no {', '.join(absent)}; write it anew with TrafficDataset.save")
+    if arrays["time_utc_s"].dtype.kind not in "iu":
+        raise DataError(f"{path}: time_utc_s is {arrays['time_utc_s'].dtype}; wanted whole seconds")
     return {
         "activity": arrays["activity"],
         "time": arrays["time_utc_s"].astype("datetime64[s]"),
@@ -169,11 +172,42 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "cell_id": arrays["cell_id"],
         "lonlat": arrays.get("lonlat"),
         "cell_name": arrays.get("cell_name"),
-        "layout": FrameLayout.from_dict(header.get("layout")),
-        "events": tuple(header.get("events", ())),
-        "services": tuple(header["services"]),
-        **{key: header[key] for key in DESCRIPTION if key != "services"},
+        "layout": header.layout or FrameLayout(),
+        "events": header.events,
+        **{key: getattr(header, key) for key in DESCRIPTION},
     }
+
+
+@dataclass
+class _Versioned:
+    version: int
+
+
+@dataclass
+class _Header:
+    """What a data set's own file says of it beside its arrays."""
+
+    services: tuple[str, ...]
+    geometry: str
+    timezone: str
+    country: str | None
+    unit: str
+    name: str
+    surrogate: bool
+    cell_size_m: float | None
+    source: str | None = None
+    layout: FrameLayout | None = None
+    events: tuple[str, ...] = ()
+
+
+def _header(path: Path, packed: np.ndarray) -> _Header:
+    try:
+        version = decode_json(str(packed), _Versioned).version
+        if version != _VERSION:
+            raise DataError(f"{path} has layout version {version}, this simmst reads {_VERSION}; write it anew")
+        return decode_json(str(packed), _Header)
+    except DocumentError as error:
+        raise DataError(f"{path} has a damaged header ({error}); write it anew with TrafficDataset.save") from error
 
 
 def _places(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 TABLES = (".csv", ".tsv", ".parquet")
+_MOST_FIELDS = 200_000_000  # of a Parquet file
 _SEPARATORS = ",;\t|"
 _WHOLE = r"-?(?:0|[1-9]\d{0,17})"
 _OFFICIAL = re.compile(r"\d{1,5}\t\d{12,13}\t\d+(\t[^\t]*){0,5}\s*")
@@ -71,10 +72,25 @@ def _read(path: Path, member: str, text_columns: Sequence[str | None], pd: Any) 
         if Path(member).suffix.lower() != ".parquet":
             return _read_csv(path, plain.read_bytes(), text_columns, pd)
         try:
+            _check_parquet(path, plain)
             frame: pandas.DataFrame = pd.read_parquet(plain)
-        except (OSError, ValueError) as error:  # what pyarrow raises derives from these
+        except DataError:
+            raise
+        except (
+            Exception
+        ) as error:  # pyarrow's, pandas's and their decoders' own kinds, for bytes that are none of theirs
             raise DataError(f"{path} cannot be read as Parquet ({error}); fetch it again, or write it anew") from error
         return frame
+
+
+def _check_parquet(path: Path, plain: Path) -> None:
+    parquet = import_extra("pyarrow.parquet", extra="forecast")
+    with parquet.ParquetFile(plain) as file:
+        rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if rows * columns > _MOST_FIELDS:
+        raise DataError(
+            f"{path} has {rows:,} rows of {columns} columns, at most {_MOST_FIELDS:,} fields are read; give it in parts"
+        )
 
 
 def _read_csv(path: Path, raw: bytes, text_columns: Sequence[str | None], pd: Any) -> pandas.DataFrame:
@@ -83,7 +99,7 @@ def _read_csv(path: Path, raw: bytes, text_columns: Sequence[str | None], pd: An
     if not first.strip() or not rest.strip():
         raise DataError(f"{path} has no rows below a first line with the names of columns")
     separator = max(_SEPARATORS, key=first.count)
-    header = [name.strip() for name in next(csv.reader([first.rstrip("\r")], delimiter=separator))]
+    header = [name.strip() for name in _fields(path, first, separator)]
     if all(re.fullmatch(r"[\d.,:+\- ]*", name) for name in header):
         raise DataError(
             f"{path}: the first line has no names of columns: {first.strip()[:80]!r}; write them above the rows"
@@ -91,9 +107,7 @@ def _read_csv(path: Path, raw: bytes, text_columns: Sequence[str | None], pd: An
     repeated = next((name for name in header if name and header.count(name) > 1), None)
     if repeated is not None:
         raise DataError(f"{path}: two columns are named {repeated!r}; give each a name of its own")
-    more = len(next(csv.reader([rest.lstrip("\r\n").partition("\n")[0].rstrip("\r")], delimiter=separator))) - len(
-        header
-    )
+    more = len(_fields(path, rest.lstrip("\r\n").partition("\n")[0], separator)) - len(header)
     names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
     names += [f"Unnamed: {len(header) + i}" for i in range(max(more, 0))]
     try:
@@ -114,6 +128,13 @@ def _read_csv(path: Path, raw: bytes, text_columns: Sequence[str | None], pd: An
     if frame.empty:
         raise DataError(f"{path} has no rows below a first line with the names of columns")
     return _with_numbers(frame, set(text_columns), pd)
+
+
+def _fields(path: Path, line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r")], delimiter=separator))
+    except csv.Error as error:
+        raise DataError(f"{path}: {line[:80]!r} is no row of a table ({error}); write the file anew") from error
 
 
 def _decoded(path: Path, raw: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -15,6 +14,8 @@ from typing import IO, cast
 from simmst.errors import DataError
 
 PACKED = (".gz", ".zip")
+_PLENTY = 64 << 20  # bytes that any file may unfold to
+_MOST_TIMES = 100  # its size, beyond that; text with many zeros unfolds to thirty
 _DAMAGED = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 
@@ -63,8 +64,15 @@ def plain_file(path: Path, member: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="simmst-") as folder:
         plain = Path(folder) / Path(member).name
         try:
+            most = max(_PLENTY, _MOST_TIMES * path.stat().st_size)
             with _opened(path, member) as packed, plain.open("wb") as out:
-                shutil.copyfileobj(packed, out, 1 << 20)
+                while block := packed.read(1 << 20):
+                    out.write(block)
+                    if out.tell() > most:
+                        raise DataError(
+                            f"{path} unfolds to more than {_MOST_TIMES} times its size, as no traffic does; unpack it "
+                            "yourself if it is what it should be"
+                        )
         except _DAMAGED as error:
             raise _damaged(path, error) from error
         yield plain

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst.errors import DataError
+from simmst.foundation.documents import DocumentError, read_json
 from simmst.foundation.files import write_atomically
 
 FORMAT = 1
@@ -101,12 +102,11 @@ class Cell:
             >>> Cell.load(path) == cell
             True
         """
-        text = Path(path).read_bytes()
         try:
-            values = json.loads(text)
-        except ValueError as error:
+            values = read_json(Path(path), dict[str, Any])
+        except DocumentError as error:
             raise DataError(f"{path} is no cell of a table ({error}); delete it") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        if values.pop("format", None) != FORMAT:
             raise DataError(f"{path} is no cell of a table of format {FORMAT}; delete it")
         known = {item.name for item in dataclasses.fields(cls)}
         if set(values) != known:

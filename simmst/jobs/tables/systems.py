@@ -38,8 +38,7 @@ class System:
     @property
     def entry(self) -> Entry:
         """The row of the table."""
-        ours = not self.published and "model" not in self.settings
-        return Entry(self.name, self.label, self.naive, self.reported, ours)
+        return Entry(self.name, self.label, self.naive, self.reported)
 
 
 def _naive(name: str) -> System:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simmst.data import Split
 from simmst.errors import ConfigError, DataError
+from simmst.foundation.documents import DocumentError, read_json
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_json
 from simmst.foundation.threads import at_most
@@ -108,11 +110,20 @@ def tuning_path(folder: str | Path, task: Task) -> Path:
 def load_tuning(path: Path) -> dict[str, Any] | None:
     """Read a record of a tuning; None where there is none that is whole."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = read_json(path, _Tuning)
+    except (OSError, DocumentError):
         return None
-    right = isinstance(found, dict) and set(found) == {"budget", "space", "trials", "chosen"}
-    return found if right and len(found["trials"]) == found["budget"] else None
+    return dataclasses.asdict(found) if len(found.trials) == found.budget else None
+
+
+@dataclass
+class _Tuning:
+    """The record of a tuning: what was tried, and what was chosen of it."""
+
+    budget: int
+    space: dict[str, Any]
+    trials: list[dict[str, Any]]
+    chosen: dict[str, Any]
 
 
 def untuned(task: Task) -> Task:

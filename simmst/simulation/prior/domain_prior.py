@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simmst.errors import ConfigError
+from simmst.foundation.documents import DocumentError, read_yaml
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import write_atomically
 from simmst.foundation.suggestions import suggest
@@ -242,10 +243,9 @@ class DomainPrior:
             ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
                 and parameter.
         """
-        yaml = import_extra("yaml", extra="forecast")
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = read_yaml(Path(path))
+        except (OSError, DocumentError) as error:
             raise ConfigError(f"{path} cannot be read as a prior: {error}") from error
         if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
             raise ConfigError(f"{path} is no prior: it needs a mapping 'parameters' from names to distributions")
