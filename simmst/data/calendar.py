@@ -75,7 +75,7 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     beyond = np.flatnonzero((seconds < _FIRST) | (seconds >= _LAST))
     if len(beyond):
         moment = np.datetime64(int(seconds[beyond[0]]), "s")
-        raise DataError(f"time {beyond[0]} is {moment}; calendars know the years 1 to 9998: check the unit of the times")
+        raise DataError(f"time {beyond[0]} is {moment}, of no year from 1 to 9998; check the unit of the times")
     days, place = np.unique(seconds // _DAY, return_inverse=True)
     edges = {int(day): _offset_at(int(day) * _DAY, local) for day in np.union1d(days, days + 1)}
     offsets = np.array([edges[int(day)] for day in days], dtype=np.int64)[place]
