@@ -38,6 +38,7 @@ def test_registry():
         "seasonal-naive-week",
         "hour-of-week-mean",
         "ridge",
+        "ridge-lags",
         "gradient-boosting",
     ]
 
