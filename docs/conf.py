@@ -13,7 +13,8 @@ version = release = simmst.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+# The tables of the results are files to look up; the page of them is in the site.
+exclude_patterns = ["_build", "results/*/**"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 

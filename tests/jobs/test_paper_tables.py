@@ -13,7 +13,8 @@ import pytest
 from evaluation_city import city
 
 from simmst.errors import ConfigError, DataError
-from simmst.evaluation.tables import Cell, comma_separated
+from simmst.evaluation.tables import Cell, Line, comma_separated
+from simmst.evaluation.tables.figure import best_and_rival
 from simmst.jobs import tables
 from simmst.jobs.tables import compute, make, plan, tuning
 from simmst.jobs.tables.compute import known_slots, merged
@@ -180,6 +181,14 @@ def test_what_cannot_be_fitted_is_left_out_with_its_reason(data, tmp_path):
     assert any(line.startswith("left out: DLinear (h = 12, 1 d): ") for line in found.table.caption)
 
 
+def test_a_naive_forecast_that_looks_further_back_than_the_series_is_left_out(data, tmp_path):
+    found = made(data, tmp_path, systems=[*NAIVE, "seasonal-naive-week"])
+    assert {line.entry.name for line in found.table.sections[0].lines} == set(NAIVE)
+    assert (
+        "left out: seasonal-naive-week (h = 2): it looks 7 days back, and fewer precede the test" in found.table.caption
+    )
+
+
 def test_with_few_days_known_nothing_before_them_counts(data):
     known = known_slots(data, plan_protocol(), 2)
     assert known.dataset.num_steps == (2 + 3) * 24
@@ -242,6 +251,18 @@ def test_tuning_gives_all_the_same_budget_and_sees_no_test_slot(data, tmp_path):
     made(data, tmp_path / "a", systems=["dlinear"], budget=2, seeds=2)
     assert record.stat().st_mtime_ns == kept
     assert any("the best of 2 configurations" in line for line in first.table.caption)
+
+
+def test_the_figure_draws_ours_against_the_best_of_others():
+    labels = {system.name: system.entry for system in TABLES[1]}
+    errors = {"fit": 1.0, "shipped": 1.1, "lstm": 1.3, "ridge": 1.2}
+    lines = [summary_line(labels[name], mae) for name, mae in errors.items()]
+    assert [line.entry.name for line in best_and_rival(lines)] == ["fit", "ridge"]
+    assert [line.entry.name for line in best_and_rival(lines[2:])] == ["ridge", "lstm"]
+
+
+def summary_line(entry, mae):
+    return Line(entry, 1, {"mae": mae}, 0.0, 1.0, False, {})
 
 
 def test_every_system_has_settings_that_fit_and_a_space():

@@ -10,12 +10,14 @@ import numpy as np
 from simmst.errors import DataError
 from simmst.evaluation.report import SURROGATE
 from simmst.evaluation.tables.cell import Cell
-from simmst.evaluation.tables.summary import Section, Table
+from simmst.evaluation.tables.summary import Line, Section, Table
 from simmst.foundation.pictures import COLOURS, new_figure, panels, save_picture
 
 
 def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -> Path:
-    """Draw the best and the second-best system's forecasts of the busiest cell against the truth, a panel a section.
+    """Draw forecasts of the busiest cell against the truth, a panel a section: the best system's and the next one's.
+
+    Where the best is one of the paper's own models, the next one is the best of the others.
 
     Args:
         path: the picture, ``.png``, ``.svg`` or ``.pdf``.
@@ -40,8 +42,7 @@ def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -
     }
     for axes, section in zip(panels(figure, len(sections), 1), sections, strict=True):
         k = list(table.data["services"]).index(section.service)
-        ranked = sorted(section.lines, key=lambda line: line.values["mae"])[:2]
-        for rank, line in enumerate(ranked):
+        for rank, line in enumerate(best_and_rival(section.lines)):
             cell = by_place[line.entry.name, section.horizon, section.days]
             if rank == 0:
                 axes.plot(_column(cell, "truth", k), color="black", linewidth=1.0, label="truth")
@@ -54,6 +55,13 @@ def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -
     label = f"{SURROGATE} " if table.data["surrogate"] else ""
     figure.suptitle(f"{label}{table.data['name']}: forecast and truth, best and second-best of table {table.number}")
     return save_picture(figure, path)
+
+
+def best_and_rival(lines: Sequence[Line]) -> tuple[Line, Line]:
+    """Return the row with the least MAE, and the best of the others: of ours against ours only where all are ours."""
+    ranked = sorted(lines, key=lambda line: line.values["mae"])
+    others = [line for line in ranked[1:] if line.entry.ours != ranked[0].entry.ours] if ranked[0].entry.ours else []
+    return ranked[0], (others or ranked[1:])[0]
 
 
 def _title(table: Table, section: Section) -> str:

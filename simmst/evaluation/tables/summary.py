@@ -31,12 +31,14 @@ class Entry(NamedTuple):
         label: as the table calls it.
         naive: whether it is among the naive forecasts, over the best of which skill is told.
         reported: what the paper's tables call it; None where they have none such.
+        ours: whether it is one of the paper's own models.
     """
 
     name: str
     label: str
     naive: bool = False
     reported: str | None = None
+    ours: bool = False
 
 
 @dataclass(frozen=True)

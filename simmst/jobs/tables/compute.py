@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from simmst.baselines import BASELINES, Persistence
 from simmst.data import Split, TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import EvaluationProtocol, Predictor, QuantilePredictor, score, seasonal_naive_error
@@ -130,6 +131,9 @@ def fitted(
     if task.system.untrained:
         combine = settings.get("combine", True)
         return ZeroShotPredictor(load_pretrained(), task.horizon, device="cpu", combine=combine), None, ()
+    days = getattr(BASELINES.get(str(settings.get("model")), Persistence)(), "days", 0)
+    if days * known.dataset.steps_per_day > known.split.test.start:
+        raise DataError(f"it looks {days} days back, and fewer precede the test")
     forecaster = Forecaster(config=ForecasterConfig.from_dict(settings))
     forecaster.fit(known.past, task.cities or None, validation_steps=known.validation_steps, run=run)
     chosen = None if forecaster.result is None else forecaster.result.chosen

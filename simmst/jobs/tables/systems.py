@@ -38,7 +38,8 @@ class System:
     @property
     def entry(self) -> Entry:
         """The row of the table."""
-        return Entry(self.name, self.label, self.naive, self.reported)
+        ours = not self.published and "model" not in self.settings
+        return Entry(self.name, self.label, self.naive, self.reported, ours)
 
 
 def _naive(name: str) -> System:
