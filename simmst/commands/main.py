@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simmst import __version__
-from simmst.commands import demo, evaluate, forecast, info, pretrain, report, simulate, train
+from simmst.commands import data, demo, evaluate, forecast, info, pretrain, report, simulate, train
 from simmst.commands.boundary import exit_status
 from simmst.commands.command import Command
 from simmst.commands.environment import check_environment, sleep_while_waiting
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
         report.COMMAND,
         simulate.COMMAND,
         pretrain.COMMAND,
+        data.COMMAND,
         info.COMMAND,
     )
 }

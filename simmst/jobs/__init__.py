@@ -2,6 +2,8 @@
 
 from simmst.jobs.city_folder import simulate
 from simmst.jobs.demonstration import demo
+from simmst.jobs.official_fetch import fetch
+from simmst.jobs.official_prepare import prepare
 from simmst.jobs.pretraining import PretrainingConfig, pretrain
 from simmst.jobs.reporting import report
 from simmst.jobs.runs import Outcome, fit_and_test, train
@@ -13,8 +15,10 @@ __all__ = [
     "PretrainingConfig",
     "demo",
     "evaluate",
+    "fetch",
     "fit_and_test",
     "forecast",
+    "prepare",
     "pretrain",
     "report",
     "simulate",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,23 @@ _ITALY: dict[str, Any] = {"timezone": "Europe/Rome", "country": "IT", "unit": "C
 _TEST_WEEK_START = np.datetime64("2013-12-25T23:00:00", "s")  # 26 December 00:00 in Rome
 
 
-def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | None = None) -> Path:
+def write_npz(
+    attributes: Mapping[str, Any],
+    path: str | Path,
+    *,
+    source: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    slabs: tuple[tuple[int, ...], Iterable[np.ndarray]] | None = None,
+) -> Path:
     """Write a data set to a compressed .npz file, whole or not at all.
 
     Args:
         attributes: those of the data set, by name.
         path: where to; ``.npz`` is added if missing.
         source: a fingerprint of the files it was made from, for `source_of`.
+        provenance: where it comes from, for `provenance_of`; plain values that JSON can hold.
+        slabs: the shape of the activity, float32, and its parts along the first axis, where it is too large to lie in
+            memory; then that of `attributes` is not written.
 
     Returns:
         The path written.
@@ -46,6 +57,7 @@ def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | 
     header |= {
         "version": _VERSION,
         "source": source,
+        "provenance": None if provenance is None else dict(provenance),
         "layout": layout.to_dict(),
         "events": list(attributes.get("events", ())),
     }
@@ -60,7 +72,24 @@ def write_npz(attributes: Mapping[str, Any], path: str | Path, *, source: str | 
         arrays["lonlat"] = attributes["lonlat"]
     if attributes["cell_name"] is not None:
         arrays["cell_name"] = _without_objects(attributes["cell_name"])
-    return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+    if slabs is None:
+        return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+    return write_atomically(path, lambda temporary: _write_slabs(temporary, arrays, *slabs))
+
+
+def _write_slabs(
+    path: Path, arrays: dict[str, np.ndarray], shape: tuple[int, ...], slabs: Iterable[np.ndarray]
+) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if name == "activity":
+                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for slab in slabs:
+                        member.write(np.ascontiguousarray(slab, dtype="<f4").data.cast("B"))
+                else:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _without_objects(names: np.ndarray) -> np.ndarray:
@@ -71,6 +100,18 @@ def npz_path(path: str | Path) -> Path:
     """The path with ``.npz`` added if missing."""
     path = Path(path)
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def provenance_of(path: str | Path) -> dict[str, Any] | None:
+    """Where the data of a cache of official files comes from; None where the file does not say.
+
+    Returns:
+        ``files``, each with ``name``, ``bytes``, ``modified_ns`` and ``sha256``; and, from ``simmst data prepare``,
+        ``doi``, ``doi_checked`` (whether the files are those of the DOI by its checksums), ``licence`` and
+        ``attribution``.
+    """
+    header = read_archive(Path(path), "simmst").get("simmst")
+    return None if header is None else _header(Path(path), header).provenance
 
 
 def source_of(path: str | Path) -> str | None:
@@ -196,6 +237,7 @@ class _Header:
     surrogate: bool
     cell_size_m: float | None
     source: str | None = None
+    provenance: dict[str, Any] | None = None
     layout: FrameLayout | None = None
     events: tuple[str, ...] = ()
 

@@ -6,36 +6,21 @@ import dataclasses
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from simmst.data.grids import Grid, load_grid
-from simmst.data.readers.arrays import read_arrays
 from simmst.data.readers.npz import npz_path, read_npz, source_of, write_npz
-from simmst.data.readers.telecom_italia_lines import ROW, SLOT_MS, check_lines, last_line_is_cut
-from simmst.data.readers.unpacking import members, plain_file
+from simmst.data.readers.telecom_italia_day import Day, read_day
+from simmst.data.readers.telecom_italia_days import DayStore, facts, provenance, sha256_of
+from simmst.data.readers.telecom_italia_outline import Outline, check_overlap
+from simmst.data.readers.unpacking import members
 from simmst.errors import ConfigError, DataError
-from simmst.foundation.extras import import_extra
-
-if TYPE_CHECKING:
-    import polars
-
-SERVICES = ("call", "sms", "internet")
-_LONGEST_SPAN = 3 * 366 * 144  # slots; more than this between two rows is a wrong time stamp, not a series
-
-
-@dataclass
-class _Part:
-    """One file: activity (slots, 3, H * W) from slot `first` on (slots of 10 min since 1970), NaN where not covered."""
-
-    path: Path
-    first: int
-    covered: np.ndarray  # bool (slots,)
-    activity: np.ndarray
+from simmst.foundation.files import locked
 
 
 def read_telecom_italia(
@@ -55,7 +40,7 @@ def read_telecom_italia(
     NaN. A file that does not end with a line end is a cut download: what it never reached (cells without a row, and the
     last cell after its last row) is NaN, not 0.
 
-    Memory: the dense float32 result (62 days of Milan: 1.1 GB) and one file's columns (0.7 GB for 300 MB of text).
+    Memory: the dense float32 result (62 days of Milan: 1.1 GB) and one file's columns (0.3 GB for 300 MB of text).
 
     Args:
         pattern: a file, a glob pattern, or several of either; files may be packed as .gz, or as .zip with one
@@ -66,8 +51,7 @@ def read_telecom_italia(
         on_cut: what to do when a file was cut in the middle of its last line: ``"error"``, or ``"drop"`` that line. A
             last line without line end is taken as whole when it has all 8 fields and the last has at least 10 digits,
             as the official numbers do.
-        cache: an .npz file to keep the result in; it is read instead when it was made from the same files (names,
-            sizes, times of change) and options, and written anew otherwise.
+        cache: an .npz file to keep the result in; see `prepare_telecom_italia`.
         progress: called as progress(done, total, file) after each file.
 
     Raises:
@@ -79,32 +63,112 @@ def read_telecom_italia(
     Source: Barlacchi et al. 2015, "A multi-source dataset of urban life in the city of Milan and the Province of
     Trentino".
     """
+    if cache is not None:
+        return read_npz(prepare_telecom_italia(pattern, cache, grid, cells=cells, on_cut=on_cut, progress=progress))
+    _check_options(cells, on_cut)
+    files = find_files(pattern)
+    raster = load_grid(grid)
+    days: list[Day] = []
+    for done, path in enumerate(files, start=1):
+        for member in members(path):
+            day = read_day(path, member, raster, on_cut)
+            check_overlap(days, day)
+            days.append(day)
+        if progress is not None:
+            progress(done, len(files), path)
+    outline = Outline.of(days, raster, cells)
+    parts = {number: day.activity for number, day in enumerate(days)}
+    days.clear()
+    activity = np.empty(outline.shape, dtype=np.float32)  # takes memory as it is filled, and the parts give theirs back
+    at = 0
+    for slab in outline.slabs(parts.__getitem__, parts.__delitem__):
+        activity[at : at + len(slab)] = slab
+        at += len(slab)
+    return outline.attributes(activity)
+
+
+def prepare_telecom_italia(
+    pattern: str | Path | Iterable[str | Path],
+    cache: str | Path,
+    grid: str = "milan",
+    *,
+    cells: str = "grid",
+    on_cut: str = "error",
+    origin: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int, Path], None] | None = None,
+) -> Path:
+    """Bring official daily files into one .npz file, which loads in seconds.
+
+    The finished days lie in a folder beside the cache until it is whole: a run that was killed goes on after the last
+    of them. A cache that was made from the same files (names, sizes, times of change) and options is left as it is, one
+    of others is written anew. Its header says where it comes from: see `provenance_of`. Memory: one file's columns.
+
+    Args:
+        pattern: as of `read_telecom_italia`, like the other options.
+        cache: the .npz file; the suffix is added if missing.
+        grid: ``"milan"`` or ``"trento"``.
+        cells: ``"grid"`` or ``"observed"``.
+        on_cut: ``"error"`` or ``"drop"``.
+        origin: what to say of the files besides their names, sizes and SHA-256.
+        progress: called as progress(done, total, file) after each file.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: as of `read_telecom_italia`; or `cache` is there and is none.
+    """
+    _check_options(cells, on_cut)
+    files = find_files(pattern)
+    raster = load_grid(grid)
+    cache = npz_path(cache)
+    key = _cache_key(files, raster, cells, on_cut)
+    if cache.exists():
+        source = source_of(cache)
+        if source == key:
+            return cache
+        if source is None:
+            raise DataError(f"{cache} is there and is no cache of daily files; give another path for the cache")
+    store = DayStore.beside(cache, raster, on_cut)
+    days: list[Day] = []
+    places: list[tuple[Path, str]] = []
+    digests: dict[Path, str] = {}
+    with locked(store.folder, ConfigError), ThreadPoolExecutor(1) as pool:
+        for done, path in enumerate(files, start=1):
+            for member in members(path):
+                found = store.find(path, member)
+                if found is None:
+                    before = facts(path)
+                    digest = pool.submit(sha256_of, path)
+                    day = read_day(path, member, raster, on_cut)
+                    check_overlap(days, day)
+                    if facts(path) != before:
+                        raise DataError(f"{path} changed while it was read; wait until it is whole, and start again")
+                    store.keep(path, member, day, digest.result())
+                    found = dataclasses.replace(day, activity=np.empty(0, np.float32)), digest.result()
+                else:
+                    check_overlap(days, found[0])
+                days.append(found[0])
+                digests[path] = found[1]
+                places.append((path, member))
+            if progress is not None:
+                progress(done, len(files), path)
+        outline = Outline.of(days, raster, cells)
+        write_npz(
+            outline.attributes(np.zeros((1, *outline.shape[1:]), dtype=np.float32)),
+            cache,
+            source=key,
+            provenance=provenance(digests.items(), dict(origin or {})),
+            slabs=(outline.shape, outline.slabs(lambda number: store.activity(*places[number]))),
+        )
+        store.clear()
+    return cache
+
+
+def _check_options(cells: str, on_cut: str) -> None:
     for what, value, known in (("cells", cells, ("grid", "observed")), ("on_cut", on_cut, ("error", "drop"))):
         if value not in known:
             raise ConfigError(f"{what} must be one of {', '.join(known)}, got {value!r}")
-    files = find_files(pattern)
-    raster = load_grid(grid)
-    key = _cache_key(files, raster, cells, on_cut)
-    if cache is not None and npz_path(cache).exists():
-        source = source_of(npz_path(cache))
-        if source == key:
-            return read_npz(npz_path(cache))
-        if source is None:
-            raise DataError(
-                f"{npz_path(cache)} is there and is no cache of daily files; give another path for the cache"
-            )
-    parts: list[_Part] = []
-    seen = np.zeros(raster.mask.size, dtype=bool)
-    for done, path in enumerate(files, start=1):
-        for member in members(path):
-            parts.append(_unpack_and_read(path, member, raster, on_cut, seen))
-            _check_overlap(parts)
-        if progress is not None:
-            progress(done, len(files), path)
-    attributes = _assemble(parts, raster, seen, cells)
-    if cache is not None:
-        write_npz(attributes, cache, source=key)
-    return attributes
 
 
 def find_files(pattern: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -129,154 +193,6 @@ def find_files(pattern: str | Path | Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def _unpack_and_read(path: Path, member: str, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
-    """Read and check one file, which may be packed; messages name the file that was given."""
-    with plain_file(path, member) as plain:
-        if plain == path:
-            return _read_file(path, grid, on_cut, seen)
-        shown = path / member if path.suffix.lower() == ".zip" else path
-        try:
-            return dataclasses.replace(_read_file(plain, grid, on_cut, seen), path=shown)
-        except DataError as error:
-            raise DataError(str(error).replace(str(plain), str(shown))) from None
-
-
-def _read_file(path: Path, grid: Grid, on_cut: str, seen: np.ndarray) -> _Part:
-    """Read and check one file; marks its cells in `seen` (H * W)."""
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; fetch it again")
-    ends_whole, cut = last_line_is_cut(path)
-    if cut is not None and on_cut == "error":
-        raise DataError(
-            f"{path}:{cut.line}: the file was cut in the middle of its last line, {cut.text!r}; fetch it again, or "
-            'give on_cut="drop" to leave that line out'
-        )
-    pl = import_extra("polars", extra="forecast")
-    try:
-        frame = _parse(path, None if cut is None else cut.line - 1)
-    except pl.exceptions.PolarsError as error:
-        check_lines(path, grid, drop_last=cut is not None)
-        raise DataError(f"{path} cannot be parsed ({error}); fetch it again") from error
-    cell = frame["cell"].to_numpy()
-    if len(cell) == 0:
-        raise DataError(f"{path} has no whole line; fetch it again")
-    if _suspicious(frame, grid):
-        check_lines(path, grid, drop_last=cut is not None)
-    slot = frame["time"].to_numpy() // SLOT_MS
-    first, count = int(slot.min()), int(slot.max() - slot.min()) + 1
-    if count > _LONGEST_SPAN:
-        raise DataError(
-            f"{path} has slots from {_when(first)} to {_when(first + count - 1)} UTC; a time stamp must be wrong: look "
-            "for the lines of the first or last of these"
-        )
-    size = grid.mask.size
-    place = (slot - first) * size + (cell - 1)
-    covered = np.bincount(slot - first, minlength=count) > 0
-    activity = np.empty((count, len(SERVICES), size), dtype=np.float32)
-    for k, fields in enumerate((("call_in", "call_out"), ("sms_in", "sms_out"), ("internet",))):
-        weights = sum(frame[field].fill_null(0.0).to_numpy() for field in fields)
-        activity[:, k] = np.bincount(place, weights=weights, minlength=count * size).reshape(count, size)
-    activity[~covered] = np.nan
-    present = np.bincount(cell - 1, minlength=size) > 0
-    if not ends_whole:
-        activity[:, :, ~present] = np.nan
-        activity[slot[-1] - first + 1 :, :, cell[-1] - 1] = np.nan
-    seen |= present
-    return _Part(path, first, covered, activity)
-
-
-def _parse(path: Path, rows: int | None) -> polars.DataFrame:
-    pl = import_extra("polars", extra="forecast")
-    kinds = {name: pl.Int64 if name in ("cell", "time", "country") else pl.Float64 for name in ROW}
-    with path.open("rb") as file:
-        short = file.readline().count(b"\t") < len(ROW) - 1
-    # polars takes the number of columns from the first line; where its trailing tabs are missing, a header stands in.
-    source = "\t".join(ROW).encode() + b"\n" + path.read_bytes() if short else path
-    frame: polars.DataFrame = pl.read_csv(
-        source, separator="\t", has_header=short, schema=kinds, quote_char=None, n_rows=rows
-    )
-    return frame
-
-
-def _suspicious(frame: polars.DataFrame, grid: Grid) -> bool:
-    """Whether any line may break a rule; the quick test over whole columns."""
-    pl = import_extra("polars", extra="forecast")
-    keys = frame.select(pl.any_horizontal(pl.col("cell", "time", "country").is_null()).any()).item()
-    numbers = pl.col("sms_in", "sms_out", "call_in", "call_out", "internet")
-    no_number = frame.select(pl.all_horizontal(numbers.is_null()).any()).item()
-    bad_number = frame.select(pl.any_horizontal(((numbers < 0) | ~numbers.is_finite()).any())).item()
-    if keys or no_number or bad_number:
-        return True
-    cell, time = frame["cell"].to_numpy(), frame["time"].to_numpy()
-    if not grid.contains(cell).all() or (time % SLOT_MS).any() or time.min() < 0:
-        return True
-    order = np.argsort(cell.astype(np.uint16), kind="stable")  # ids fit; 16 bits sort by radix
-    cell, time, country = cell[order], time[order], frame["country"].to_numpy()[order]
-    same = cell[1:] == cell[:-1]
-    if (same & (time[1:] < time[:-1])).any():
-        return True
-    # Sorted by cell and time now, so equal rows can only be told apart by country.
-    run = np.concatenate([[0], np.cumsum(~same | (time[1:] != time[:-1]))])
-    _, code = np.unique(country, return_inverse=True)
-    row_key = np.sort(run * (int(code.max()) + 1) + code)
-    return bool((row_key[1:] == row_key[:-1]).any())
-
-
-def _check_overlap(parts: list[_Part]) -> None:
-    new = parts[-1]
-    for old in parts[:-1]:
-        low, high = max(old.first, new.first), min(old.first + len(old.covered), new.first + len(new.covered))
-        if low >= high:
-            continue
-        both = old.covered[low - old.first : high - old.first] & new.covered[low - new.first : high - new.first]
-        if both.any():
-            raise DataError(
-                f"{new.path} and {old.path} both have rows of the slot {_when(low + int(both.argmax()))} UTC; "
-                "give each day once"
-            )
-
-
-def _assemble(parts: list[_Part], grid: Grid, seen: np.ndarray, cells: str) -> dict[str, Any]:
-    first = min(part.first for part in parts)
-    count = max(part.first + len(part.covered) for part in parts) - first
-    if count > _LONGEST_SPAN:
-        raise DataError(
-            f"the files reach from {_when(first)} to {_when(first + count - 1)} UTC, with {len(parts)} files between; "
-            "one of them belongs to another time"
-        )
-    height, width = grid.mask.shape
-    mask = grid.mask if cells == "grid" and grid.official else seen.reshape(height, width)
-    low, high = np.zeros(2, dtype=np.int64), np.array([height, width])
-    if cells == "observed":
-        places = np.argwhere(mask)
-        low, high = places.min(axis=0), places.max(axis=0) + 1
-    box = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
-    activity = np.full((count, len(SERVICES), *(high - low).tolist()), np.nan, dtype=np.float32)
-    while parts:  # freed one by one
-        part = parts.pop()
-        piece = part.activity.reshape(-1, len(SERVICES), height, width)[:, :, box[0], box[1]]
-        view = activity[part.first - first : part.first - first + len(piece)]
-        view[part.covered] = piece[part.covered]
-    mask = np.ascontiguousarray(mask[box])
-    activity[:, :, ~mask] = np.nan
-    cell_id, lonlat = grid.crop(low, high)
-    seconds = (first + np.arange(count, dtype=np.int64)) * (SLOT_MS // 1000)
-    return read_arrays(
-        activity,
-        seconds.astype("datetime64[s]"),
-        services=SERVICES,
-        mask=mask,
-        cell_id=cell_id,
-        cell_size_m=grid.cell_size_m,
-        lonlat=lonlat,
-        name=grid.name,
-    )
-
-
-def _when(slot: int) -> np.datetime64:
-    return np.datetime64(slot * (SLOT_MS // 1000), "s")
-
-
 def _cache_key(files: list[Path], grid: Grid, cells: str, on_cut: str) -> str:
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([facts, grid.name, grid.official, cells, on_cut]).encode()).hexdigest()
+    listed = [facts(file) for file in files]
+    return hashlib.sha256(json.dumps([listed, grid.name, grid.official, cells, on_cut]).encode()).hexdigest()

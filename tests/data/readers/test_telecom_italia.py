@@ -7,6 +7,7 @@ import pytest
 
 from simmst.data import TrafficDataset, load, load_grid
 from simmst.data.readers import telecom_italia as reader
+from simmst.data.readers import telecom_italia_day
 from simmst.errors import ConfigError, DataError
 
 pytest.importorskip("polars")
@@ -225,7 +226,7 @@ def test_cache(tmp_path, file, monkeypatch):
     first = TrafficDataset.from_telecom_italia(file, cache=cache)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["milan.npz", file.name]
     with monkeypatch.context() as patch:
-        patch.setattr(reader, "_read_file", lambda *a: pytest.fail("the cache was not used"))
+        patch.setattr(reader, "read_day", lambda *a: pytest.fail("the cache was not used"))
         again = TrafficDataset.from_telecom_italia(file, cache=cache)
     np.testing.assert_array_equal(again.activity, first.activity)
     assert again.services == first.services
@@ -247,3 +248,67 @@ def test_load_by_path(file):
     day(file)
     assert load(file).num_cells == 3
     assert Path(load(file).name).stem == "sms-call-internet-mi-2013-11-01"
+
+
+def test_blocks_end_anywhere(file, monkeypatch):
+    write(file, *(line(c, s, 39, 1.5, "", 0.25, 0.5, c + s) for c in (7, 1, 70) for s in range(9)))
+    whole = TrafficDataset.from_telecom_italia(file).activity
+    for size in (1, 40, 100):  # shorter than a line, and longer
+        monkeypatch.setattr(telecom_italia_day, "_BLOCK", size)
+        np.testing.assert_array_equal(TrafficDataset.from_telecom_italia(file).activity, whole)
+    monkeypatch.setattr(telecom_italia_day, "_BLOCK", 100)
+    write(file, line(1, 0, 39, 1), line(1, 1, 39, 1), line(2, 0, 39, 1), line(1, 0, 39, 1), line(1, 5, 39, 1))
+    with pytest.raises(DataError, match=r":4: time \d+ of cell 1 is out of order"):
+        TrafficDataset.from_telecom_italia(file)
+
+
+def test_rows_in_another_order_are_read_too(file):
+    rows = [line(c, s, k, 1) for s in range(3) for c in (3, 1) for k in (39, 7)]  # by time
+    write(file, *rows)
+    assert TrafficDataset.from_telecom_italia(file).activity[:, 1, 0, [0, 2]].tolist() == [[2, 2]] * 3
+    write(file, *rows, rows[-1])
+    with pytest.raises(DataError, match=r":13: .* is a duplicate"):
+        TrafficDataset.from_telecom_italia(file)
+
+
+def test_a_killed_run_goes_on_after_the_last_finished_day(tmp_path, monkeypatch):
+    for n in range(3):
+        day(tmp_path / f"{n}.txt", start=START + 6 * n * SLOT)
+    expected = TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt")).activity
+    cache, read = tmp_path / "milan.npz", []
+
+    def reading(path, *rest):
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return telecom_italia_day.read_day(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "read_day", reading)
+        with pytest.raises(KeyboardInterrupt):
+            TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache)
+        assert read == ["0.txt", "1.txt"]
+        assert not cache.exists()
+        read.clear()
+        day(tmp_path / "1.txt", start=START + 6 * SLOT)  # written again: read again
+        again = TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache)
+    assert read == ["1.txt", "2.txt"]
+    np.testing.assert_array_equal(again.activity, expected)
+    assert not (tmp_path / "milan.npz.days").exists()
+
+
+def test_a_damaged_finished_day_is_read_again(tmp_path, monkeypatch):
+    day(tmp_path / "0.txt")
+    write(tmp_path / "1.txt", "x")
+    cache = tmp_path / "milan.npz"
+    with pytest.raises(DataError, match=r"1\.txt:1"):
+        TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache)
+    next((tmp_path / "milan.npz.days").iterdir()).write_bytes(b"PK")
+    day(tmp_path / "1.txt", start=START + 6 * SLOT)
+    assert TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache).num_steps == 12
+
+
+def test_a_file_without_activity_in_a_line_needs_no_second_pass(file, monkeypatch):
+    monkeypatch.setattr(telecom_italia_day, "check_lines", lambda *a, **k: pytest.fail("looked line by line"))
+    write(file, line(1, 0, 39, "", "", "", "", ""), line(1, 1, 39, 1))
+    assert TrafficDataset.from_telecom_italia(file).activity[1, 1, 0, 0] == 1

@@ -1,0 +1,110 @@
+"""Official daily files into one .npz file that says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simmst.data.readers.npz import npz_path
+from simmst.data.readers.telecom_italia import find_files, prepare_telecom_italia
+from simmst.data.readers.unpacking import inner_name
+from simmst.errors import ConfigError, DataError
+from simmst.foundation.progress import Progress, quiet
+from simmst.jobs.official_sources import ATTRIBUTION, FETCHED, LICENCE, SOURCES
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    grid: str | None = None,
+    cells: str = "grid",
+    on_cut: str = "error",
+    progress: Progress = quiet,
+) -> Path:
+    """Bring official daily files into one .npz file, which every command takes; see `prepare_telecom_italia`.
+
+    Args:
+        source: a folder, a pattern or a file of them; .gz and .zip too.
+        out: the file; ``milan.npz`` or ``trento.npz`` when left out.
+        grid: ``"milan"`` or ``"trento"``; by the names of the files when left out.
+        cells: ``"grid"``, or ``"observed"`` for the box of the cells that have rows.
+        on_cut: ``"error"``, or ``"drop"`` for the last line of a file that was cut in the middle of it.
+        progress: called with the files done and those in all.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: another grid, or files of both and none given.
+        DataError: no file, a bad line, or a file in the way.
+    """
+    files = _daily_files(Path(source).expanduser(), grid)
+    grid = grid or _grid_of(files)
+    cache = npz_path(out or f"{grid}.npz")
+    if cache.is_dir():
+        raise ConfigError(f"{cache} is a folder; give a file for --out")
+    sizes = {path: path.stat().st_size / 1e6 for path in files}
+    started, read = time.perf_counter(), 0.0
+    progress("prepare", 0, len(files))
+
+    def advance(done: int, total: int, path: Path) -> None:
+        nonlocal read
+        read += sizes[path]
+        progress("prepare", done, total, {"MB/s": read / max(time.perf_counter() - started, 1e-9)})
+
+    origin = _origin(files, grid)
+    return prepare_telecom_italia(files, cache, grid, cells=cells, on_cut=on_cut, origin=origin, progress=advance)
+
+
+def _daily_files(source: Path, grid: str | None) -> list[Path]:
+    if grid is not None and grid not in SOURCES:
+        raise ConfigError(f"unknown grid {grid!r}; give one of {', '.join(SOURCES)}")
+    if not source.is_dir():
+        return find_files(source)
+    text = [path for path in sorted(source.iterdir()) if path.is_file() and _is_text(path)]
+    prefixes = tuple(one.prefix for one in SOURCES.values() if grid in (None, one.grid))
+    files = [path for path in text if path.name.startswith(prefixes)] or text
+    if not files:
+        raise DataError(f"{source} has no daily file, such as {SOURCES[grid or 'milan'].prefix}2013-11-01.txt")
+    return files
+
+
+def _is_text(path: Path) -> bool:
+    return not path.name.startswith(".") and (
+        Path(inner_name(path)).suffix.lower() == ".txt" or path.suffix.lower() == ".zip"
+    )
+
+
+def _grid_of(files: list[Path]) -> str:
+    grids = {name for name, one in SOURCES.items() if any(path.name.startswith(one.prefix) for path in files)}
+    if len(grids) != 1:
+        what = "are of Milan and of Trento" if grids else "do not say by their names which grid they are of"
+        raise ConfigError(f"the files {what}; give --grid milan or --grid trento")
+    return grids.pop()
+
+
+def _origin(files: list[Path], grid: str) -> dict[str, Any]:
+    """DOI and licence, and whether all files are as `fetch` found them right."""
+    checked = all(_is_as_fetched(path, grid) for path in files)
+    doi = SOURCES[grid].doi
+    return {"doi": doi, "doi_checked": checked, "licence": LICENCE, "attribution": ATTRIBUTION}
+
+
+def _is_as_fetched(path: Path, grid: str) -> bool:
+    record = path.with_name(FETCHED)
+    if not record.is_file():
+        return False
+    try:
+        entry = json.loads(record.read_text(encoding="utf-8"))
+        known = entry["files"].get(path.name) if entry["doi"] == SOURCES[grid].doi else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{record} is damaged ({error}); fetch again, or remove it") from error
+    found = path.stat()
+    return isinstance(known, Mapping) and (known.get("bytes"), known.get("modified_ns")) == (
+        found.st_size,
+        found.st_mtime_ns,
+    )
