@@ -137,7 +137,7 @@ class ReweightingConfig:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} is {value!r}; it must be an integer of at least {least}")
-        at_most(name, value, 2**63 - 1 if name == "seed" else MOST)
+        at_most(name, value, 2**63 - 1 if name in ("seed", "max_planes") else MOST)  # planes: see the solver
 
     def _check_number(self, name: str, *, positive: bool) -> None:
         value = getattr(self, name)
