@@ -17,7 +17,7 @@ from simmst.foundation.suggestions import suggest
 from simmst.foundation.task_weights import TASK_WEIGHTS
 
 _MOST_WIDTH = 4_096  # of layers, and of all that has no bound of its own
-_MOST = {"input_length": 20_000, "horizon": 10_000, "neighbourhood": 101, "memory_days": 3_660}
+_MOST = {"input_length": 20_000, "horizon": 10_000, "neighbourhood": 101, "memory_days": 3_660, "factor": 1_000_000}
 CENTRES = ("window", "fixed")
 
 
