@@ -108,6 +108,16 @@ Array make_bytes(const char* name, const py::handle& given) {
   return array;
 }
 
+float* make_floats(const char* name, const py::handle& given, std::int64_t count, bool optional) {
+  const Array buffer = make_bytes(name, given);
+  if (optional && buffer.data == nullptr) return nullptr;
+  const auto bytes = count * static_cast<std::int64_t>(sizeof(float));
+  if (buffer.size(0) != bytes)
+    throw py::value_error(std::string(name) + " must hold " + std::to_string(bytes) + " bytes, got " +
+                          std::to_string(buffer.size(0)));
+  return reinterpret_cast<float*>(buffer.data);
+}
+
 DataType floating_type(int code) {
   if (code < 0 || code > 3) throw py::value_error("dtype must be a code from 0 to 3, got " + std::to_string(code));
   return static_cast<DataType>(code);

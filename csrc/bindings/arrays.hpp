@@ -68,6 +68,8 @@ Array make_array(const char* name, std::uintptr_t address, DataType type, const 
                  const py::handle& strides);
 // Contiguous memory, given as (address, bytes).
 Array make_bytes(const char* name, const py::handle& given);
+// Contiguous memory that must hold exactly `count` floats; null where it may be and is missing.
+float* make_floats(const char* name, const py::handle& given, std::int64_t count, bool optional);
 
 // The floating type of a number: ValueError for anything else.
 DataType floating_type(int code);

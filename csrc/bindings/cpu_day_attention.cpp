@@ -4,13 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/workspace.hpp"
 #include "cpu/day_attention.hpp"
 
 namespace py = pybind11;
@@ -20,16 +18,6 @@ namespace day_attention = simmst::cpu::day_attention;
 namespace {
 
 using Buffers = std::vector<py::object>;
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-std::unique_ptr<void, Free> allocate(int64_t bytes) {
-  void* memory = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-  if (memory == nullptr && bytes > 0) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(memory);
-}
 
 const day_attention::Kernels& kernels() {
 #define SIMMST_TABLE(isa) &cpu::isa::day_attention::kernels,
@@ -78,7 +66,7 @@ void forward(const std::vector<int64_t>& sizes, const Buffers& input_buffers, co
   float* out = checked("out", out_buffer, problem.series * problem.slots * 2 * problem.heads);
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.bytes(problem, false));
+  const auto workspace = simmst::allocate(table.bytes(problem, false));
   table.forward(problem, inputs, out, workspace.get());
 }
 
@@ -98,7 +86,7 @@ void backward(const std::vector<int64_t>& sizes, const py::object& grad_buffer, 
       checked("gradient of alike_weight", gradient_buffers[3], 2 * problem.heads)};
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.bytes(problem, true));
+  const auto workspace = simmst::allocate(table.bytes(problem, true));
   table.backward(problem, inputs, grad, gradients, workspace.get());
 }
 

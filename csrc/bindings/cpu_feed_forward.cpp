@@ -4,13 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/workspace.hpp"
 #include "cpu/feed_forward.hpp"
 
 namespace py = pybind11;
@@ -20,16 +18,6 @@ namespace feed_forward = simmst::cpu::feed_forward;
 namespace {
 
 using Buffers = std::vector<py::object>;
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-std::unique_ptr<void, Free> allocate(int64_t bytes) {
-  void* memory = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-  if (memory == nullptr && bytes > 0) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(memory);
-}
 
 const feed_forward::Kernels& kernels() {
 #define SIMMST_TABLE(isa) &cpu::isa::feed_forward::kernels,
@@ -52,67 +40,56 @@ feed_forward::Problem make_problem(const std::vector<int64_t>& sizes, int norm, 
           residual, static_cast<float>(eps), threads};
 }
 
-// A buffer that must hold exactly `count` floats; null where it may be and is missing.
-float* checked(const char* name, const py::object& given, int64_t count, bool optional) {
-  const simmst::Array buffer = simmst::make_bytes(name, given);
-  if (optional && buffer.data == nullptr) return nullptr;
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
-  if (buffer.size(0) != bytes)
-    throw py::value_error(std::string(name) + " must hold " + std::to_string(bytes) + " bytes, got " +
-                          std::to_string(buffer.size(0)));
-  return reinterpret_cast<float*>(buffer.data);
-}
-
 // in, in_bias, out, out_bias, norm, norm_bias, addend, scale
 feed_forward::Weights make_weights(const feed_forward::Problem& problem, const Buffers& buffers) {
   if (buffers.size() != 8) throw py::value_error("eight weights are needed, got " + std::to_string(buffers.size()));
-  return {checked("in_weight", buffers[0], problem.hidden * problem.inputs, false),
-          checked("in_bias", buffers[1], problem.hidden, true),
-          checked("out_weight", buffers[2], problem.outputs * problem.hidden, false),
-          checked("out_bias", buffers[3], problem.outputs, true),
-          checked("norm_weight", buffers[4], problem.normed(), true),
-          checked("norm_bias", buffers[5], problem.normed(), true),
-          checked("addend", buffers[6], problem.series * problem.hidden, true),
-          checked("scale", buffers[7], problem.series * problem.outputs, true)};
+  return {simmst::make_floats("in_weight", buffers[0], problem.hidden * problem.inputs, false),
+          simmst::make_floats("in_bias", buffers[1], problem.hidden, true),
+          simmst::make_floats("out_weight", buffers[2], problem.outputs * problem.hidden, false),
+          simmst::make_floats("out_bias", buffers[3], problem.outputs, true),
+          simmst::make_floats("norm_weight", buffers[4], problem.normed(), true),
+          simmst::make_floats("norm_bias", buffers[5], problem.normed(), true),
+          simmst::make_floats("addend", buffers[6], problem.series * problem.hidden, true),
+          simmst::make_floats("scale", buffers[7], problem.series * problem.outputs, true)};
 }
 
 void forward(const std::vector<int64_t>& sizes, int norm, bool residual, double eps, const py::object& x_buffer,
              const Buffers& weight_buffers, const py::object& out_buffer, int threads) {
   const auto problem = make_problem(sizes, norm, residual, eps, threads);
   if (problem.rows() == 0) return;
-  const float* x = checked("x", x_buffer, problem.rows() * problem.inputs, false);
+  const float* x = simmst::make_floats("x", x_buffer, problem.rows() * problem.inputs, false);
   const auto weights = make_weights(problem, weight_buffers);
-  float* out = checked("out", out_buffer, problem.rows() * problem.outputs, false);
+  float* out = simmst::make_floats("out", out_buffer, problem.rows() * problem.outputs, false);
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.forward_bytes(problem));
+  const auto workspace = simmst::allocate(table.forward_bytes(problem));
   table.forward(problem, x, weights, out, workspace.get());
 }
 
 // Gradients to fill: x, in, in_bias, out, out_bias, norm, norm_bias, addend.
 feed_forward::Gradients make_gradients(const feed_forward::Problem& problem, const Buffers& buffers) {
   if (buffers.size() != 8) throw py::value_error("eight gradients are needed, got " + std::to_string(buffers.size()));
-  return {checked("gradient of x", buffers[0], problem.rows() * problem.inputs, true),
-          checked("gradient of in_weight", buffers[1], problem.hidden * problem.inputs, true),
-          checked("gradient of in_bias", buffers[2], problem.hidden, true),
-          checked("gradient of out_weight", buffers[3], problem.outputs * problem.hidden, true),
-          checked("gradient of out_bias", buffers[4], problem.outputs, true),
-          checked("gradient of norm_weight", buffers[5], problem.normed(), true),
-          checked("gradient of norm_bias", buffers[6], problem.normed(), true),
-          checked("gradient of addend", buffers[7], problem.series * problem.hidden, true)};
+  return {simmst::make_floats("gradient of x", buffers[0], problem.rows() * problem.inputs, true),
+          simmst::make_floats("gradient of in_weight", buffers[1], problem.hidden * problem.inputs, true),
+          simmst::make_floats("gradient of in_bias", buffers[2], problem.hidden, true),
+          simmst::make_floats("gradient of out_weight", buffers[3], problem.outputs * problem.hidden, true),
+          simmst::make_floats("gradient of out_bias", buffers[4], problem.outputs, true),
+          simmst::make_floats("gradient of norm_weight", buffers[5], problem.normed(), true),
+          simmst::make_floats("gradient of norm_bias", buffers[6], problem.normed(), true),
+          simmst::make_floats("gradient of addend", buffers[7], problem.series * problem.hidden, true)};
 }
 
 void backward(const std::vector<int64_t>& sizes, int norm, bool residual, double eps, const py::object& grad_buffer,
               const py::object& x_buffer, const Buffers& weight_buffers, const Buffers& gradient_buffers, int threads) {
   const auto problem = make_problem(sizes, norm, residual, eps, threads);
   if (problem.rows() == 0) throw py::value_error("x is empty; its gradients are zero");
-  const float* x = checked("x", x_buffer, problem.rows() * problem.inputs, false);
-  const float* grad = checked("grad", grad_buffer, problem.rows() * problem.outputs, false);
+  const float* x = simmst::make_floats("x", x_buffer, problem.rows() * problem.inputs, false);
+  const float* grad = simmst::make_floats("grad", grad_buffer, problem.rows() * problem.outputs, false);
   const auto weights = make_weights(problem, weight_buffers);
   const auto gradients = make_gradients(problem, gradient_buffers);
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.backward_bytes(problem));
+  const auto workspace = simmst::allocate(table.backward_bytes(problem));
   table.backward(problem, grad, x, weights, gradients, workspace.get());
 }
 

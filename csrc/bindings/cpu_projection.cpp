@@ -4,13 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/workspace.hpp"
 #include "cpu/projection.hpp"
 
 namespace py = pybind11;
@@ -20,16 +18,6 @@ namespace projection = simmst::cpu::projection;
 namespace {
 
 using Buffers = std::vector<py::object>;
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-std::unique_ptr<void, Free> allocate(int64_t bytes) {
-  void* memory = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-  if (memory == nullptr && bytes > 0) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(memory);
-}
 
 const projection::Kernels& kernels() {
 #define SIMMST_TABLE(isa) &cpu::isa::projection::kernels,
@@ -52,17 +40,6 @@ projection::Problem make_problem(const std::vector<int64_t>& sizes, double eps, 
   return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], static_cast<float>(eps), threads};
 }
 
-// A buffer that must hold exactly `count` floats; null where it may be and is missing.
-float* checked(const char* name, const py::object& given, int64_t count, bool optional) {
-  const simmst::Array buffer = simmst::make_bytes(name, given);
-  if (optional && buffer.data == nullptr) return nullptr;
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
-  if (buffer.size(0) != bytes)
-    throw py::value_error(std::string(name) + " must hold " + std::to_string(bytes) + " bytes, got " +
-                          std::to_string(buffer.size(0)));
-  return reinterpret_cast<float*>(buffer.data);
-}
-
 void need(const char* what, const Buffers& buffers, int64_t count) {
   if (static_cast<int64_t>(buffers.size()) != count)
     throw py::value_error(std::to_string(count) + " " + what + " are needed, got " + std::to_string(buffers.size()));
@@ -74,28 +51,28 @@ projection::Weights make_weights(const projection::Problem& problem, const Buffe
   need("weights", buffers, 2 * parts + 4);
   projection::Weights weights{};
   for (int64_t p = 0; p < parts; ++p) {
-    weights.weight[p] = checked("weight", buffers[2 * p], problem.outputs * problem.inputs, false);
-    weights.bias[p] = checked("bias", buffers[2 * p + 1], problem.outputs, true);
+    weights.weight[p] = simmst::make_floats("weight", buffers[2 * p], problem.outputs * problem.inputs, false);
+    weights.bias[p] = simmst::make_floats("bias", buffers[2 * p + 1], problem.outputs, true);
   }
-  weights.norm = checked("norm_weight", buffers[2 * parts], problem.inputs, true);
-  weights.norm_bias = checked("norm_bias", buffers[2 * parts + 1], problem.inputs, true);
-  weights.residual = checked("residual", buffers[2 * parts + 2], problem.rows() * problem.outputs, true);
-  weights.scale = checked("scale", buffers[2 * parts + 3], problem.series * problem.outputs, true);
+  weights.norm = simmst::make_floats("norm_weight", buffers[2 * parts], problem.inputs, true);
+  weights.norm_bias = simmst::make_floats("norm_bias", buffers[2 * parts + 1], problem.inputs, true);
+  weights.residual = simmst::make_floats("residual", buffers[2 * parts + 2], problem.rows() * problem.outputs, true);
+  weights.scale = simmst::make_floats("scale", buffers[2 * parts + 3], problem.series * problem.outputs, true);
   return weights;
 }
 
 void forward(const std::vector<int64_t>& sizes, double eps, const py::object& x_buffer, const Buffers& weight_buffers,
              const Buffers& out_buffers, int threads) {
   const auto problem = make_problem(sizes, eps, threads);
-  const float* x = checked("x", x_buffer, problem.rows() * problem.inputs, false);
+  const float* x = simmst::make_floats("x", x_buffer, problem.rows() * problem.inputs, false);
   const auto weights = make_weights(problem, weight_buffers);
   need("results", out_buffers, problem.parts);
   projection::Outputs out{};
   for (int64_t p = 0; p < problem.parts; ++p)
-    out.part[p] = checked("out", out_buffers[p], problem.rows() * problem.outputs, false);
+    out.part[p] = simmst::make_floats("out", out_buffers[p], problem.rows() * problem.outputs, false);
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.bytes(problem, false));
+  const auto workspace = simmst::allocate(table.bytes(problem, false));
   table.forward(problem, x, weights, out, workspace.get());
 }
 
@@ -104,24 +81,24 @@ void backward(const std::vector<int64_t>& sizes, double eps, const Buffers& grad
               const Buffers& weight_buffers, const Buffers& gradient_buffers, int threads) {
   const auto problem = make_problem(sizes, eps, threads);
   const int64_t parts = problem.parts, square = problem.outputs * problem.inputs;
-  const float* x = checked("x", x_buffer, problem.rows() * problem.inputs, false);
+  const float* x = simmst::make_floats("x", x_buffer, problem.rows() * problem.inputs, false);
   const auto weights = make_weights(problem, weight_buffers);
   need("gradients of results", grad_buffers, parts);
   const float* grads[projection::kMostParts] = {};
   for (int64_t p = 0; p < parts; ++p)
-    grads[p] = checked("grad", grad_buffers[p], problem.rows() * problem.outputs, false);
+    grads[p] = simmst::make_floats("grad", grad_buffers[p], problem.rows() * problem.outputs, false);
   need("gradients", gradient_buffers, 2 * parts + 3);
   projection::Gradients wanted{};
-  wanted.x = checked("gradient of x", gradient_buffers[0], problem.rows() * problem.inputs, true);
+  wanted.x = simmst::make_floats("gradient of x", gradient_buffers[0], problem.rows() * problem.inputs, true);
   for (int64_t p = 0; p < parts; ++p) {
-    wanted.weight[p] = checked("gradient of weight", gradient_buffers[2 * p + 1], square, true);
-    wanted.bias[p] = checked("gradient of bias", gradient_buffers[2 * p + 2], problem.outputs, true);
+    wanted.weight[p] = simmst::make_floats("gradient of weight", gradient_buffers[2 * p + 1], square, true);
+    wanted.bias[p] = simmst::make_floats("gradient of bias", gradient_buffers[2 * p + 2], problem.outputs, true);
   }
-  wanted.norm = checked("gradient of norm_weight", gradient_buffers[2 * parts + 1], problem.inputs, true);
-  wanted.norm_bias = checked("gradient of norm_bias", gradient_buffers[2 * parts + 2], problem.inputs, true);
+  wanted.norm = simmst::make_floats("gradient of norm_weight", gradient_buffers[2 * parts + 1], problem.inputs, true);
+  wanted.norm_bias = simmst::make_floats("gradient of norm_bias", gradient_buffers[2 * parts + 2], problem.inputs, true);
   const auto& table = kernels();
   const py::gil_scoped_release release;
-  const auto workspace = allocate(table.bytes(problem, true));
+  const auto workspace = simmst::allocate(table.bytes(problem, true));
   table.backward(problem, grads, x, weights, wanted, workspace.get());
 }
 

@@ -4,13 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/workspace.hpp"
 #include "cpu/huge_pages.hpp"
 #include "cpu/spatial_attention.hpp"
 
@@ -23,16 +21,6 @@ using simmst::item_size;
 namespace {
 
 using Buffers = std::vector<py::object>;
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-std::unique_ptr<void, Free> allocate(int64_t bytes) {
-  void* memory = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-  if (memory == nullptr && bytes > 0) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(memory);
-}
 
 const spatial::Kernels& kernels() {
 #define SIMMST_TABLE(isa) &cpu::isa::spatial::kernels,
@@ -102,7 +90,7 @@ void forward(int dtype, uintptr_t x_address, const py::tuple& shape, const py::t
   const py::gil_scoped_release release;
   cpu::prefer_huge_pages(out, count * item_size(problem.type));
   if (kept != nullptr) cpu::prefer_huge_pages(kept, spatial::kept_entries(problem) * wide);
-  const auto workspace = allocate(table.forward_bytes(problem));
+  const auto workspace = simmst::allocate(table.forward_bytes(problem));
   table.forward(problem, make_map(x), weights, mask, out, lse, kept, workspace.get());
 }
 
@@ -141,7 +129,7 @@ void backward(int dtype, uintptr_t grad_address, const py::tuple& grad_shape, co
   const py::gil_scoped_release release;
   if (gradients.x != nullptr)
     cpu::prefer_huge_pages(gradients.x, problem.batch * problem.channels * problem.positions() * item_size(problem.type));
-  const auto workspace = allocate(table.backward_bytes(problem));
+  const auto workspace = simmst::allocate(table.backward_bytes(problem));
   table.backward(problem, make_map(grad), make_map(x), weights, mask, kept, gradients, workspace.get());
 }
 
