@@ -6,6 +6,7 @@ from functools import partial
 from simmst.baselines.base import Baseline
 from simmst.baselines.gradient_boosting import GradientBoosting
 from simmst.baselines.hour_of_week_mean import HourOfWeekMean
+from simmst.baselines.moving_average import MovingAverage
 from simmst.baselines.persistence import Persistence
 from simmst.baselines.ridge import RidgeOnLags
 from simmst.baselines.ridge_lags import RidgeLags
@@ -16,6 +17,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "seasonal-naive-day": partial(SeasonalNaive, days=1),
     "seasonal-naive-week": partial(SeasonalNaive, days=7),
     "hour-of-week-mean": HourOfWeekMean,
+    "moving-average": MovingAverage,
     "ridge": RidgeOnLags,
     "ridge-lags": RidgeLags,
     "gradient-boosting": GradientBoosting,
@@ -26,6 +28,7 @@ __all__ = [
     "Baseline",
     "GradientBoosting",
     "HourOfWeekMean",
+    "MovingAverage",
     "Persistence",
     "RidgeLags",
     "RidgeOnLags",

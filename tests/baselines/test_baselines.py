@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simmst.baselines import BASELINES, GradientBoosting, RidgeOnLags
+from simmst.baselines import BASELINES, GradientBoosting, MovingAverage, RidgeOnLags
 from simmst.baselines.memory_features import memory_features, memory_windows
 from simmst.data import Scaler, TrafficDataset, WindowSpec, chronological_split, load
 from simmst.errors import DataError
@@ -37,6 +37,7 @@ def test_registry():
         "seasonal-naive-day",
         "seasonal-naive-week",
         "hour-of-week-mean",
+        "moving-average",
         "ridge",
         "ridge-lags",
         "gradient-boosting",
@@ -108,6 +109,28 @@ def test_seasonal_naive_goes_another_period_back_over_a_gap():
     data = TrafficDataset.from_arrays(values, np.arange(28 * 24) * 3600)
     day = fitted("seasonal-naive-day", data, WindowSpec(2, (-1,))).predict(data, np.array([500]))[0, 0, :, 0]
     assert day.tolist() == [452, 477]
+
+
+def test_moving_average_is_the_mean_of_as_many_slots_as_training_chooses():
+    noisy = np.random.default_rng(0).normal(100, 10, 14 * 24)  # no slot tells of the next: the longest mean is best
+    wandering = 1000 + np.cumsum(noisy - 100)  # the next is as the last
+    data = TrafficDataset.from_arrays(np.stack([noisy, wandering], axis=1)[:, None], np.arange(14 * 24) * 3600)
+    for cell, slots in ((0, 24), (1, 2)):
+        alone = TrafficDataset.from_arrays(data.series()[:, 0, cell], np.arange(14 * 24) * 3600)
+        model = fitted("moving-average", alone, WindowSpec(3, (-1,)))
+        assert model.slots == slots
+        expected = alone.series()[300 - slots : 300].mean()
+        np.testing.assert_allclose(model.predict(alone, np.array([300]))[0, 0, :, 0], [expected] * 3, rtol=1e-5)
+
+
+def test_moving_average_leaves_out_what_is_missing():
+    values = np.arange(28 * 24.0)
+    values[499] = np.nan
+    data = TrafficDataset.from_arrays(values, np.arange(28 * 24) * 3600)
+    model = MovingAverage(slots=3).fit(data, WindowSpec(1, (-1,)), range(400))
+    assert model.predict(data, np.array([500, 1]))[:, 0, 0, 0].tolist() == [497.5, 0.0]
+    with pytest.raises(DataError, match="slots is 0"):
+        MovingAverage(slots=0)
 
 
 def test_hour_of_week_mean_is_local_and_of_training_alone():

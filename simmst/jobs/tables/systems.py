@@ -75,7 +75,7 @@ def _ablation(name: str, label: str, network: Mapping[str, Any]) -> System:
 
 
 _SIMPLE = (
-    *map(_naive, ("persistence", "seasonal-naive-day", "seasonal-naive-week", "hour-of-week-mean")),
+    *map(_naive, ("persistence", "seasonal-naive-day", "seasonal-naive-week", "hour-of-week-mean", "moving-average")),
     System("ridge-lags", "ridge, lags", {"model": "ridge-lags"}, random=False),
     System("ridge", "ridge, with the memory", {"model": "ridge"}, random=False),
     System("gradient-boosting", "gradient boosting, with the memory", {"model": "gradient-boosting"}, random=False),
