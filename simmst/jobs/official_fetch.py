@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from simmst.errors import ConfigError, DataError
 from simmst.foundation.extras import import_extra
 from simmst.foundation.files import locked, write_json
 from simmst.foundation.progress import Progress, quiet
-from simmst.jobs.official_sources import ATTRIBUTION, FETCHED, LICENCE, SOURCES, OfficialSource
+from simmst.jobs.official_sources import ATTRIBUTION, FETCHED, LICENCE, SOURCES, FetchedFile, OfficialSource
 
 SERVER = "https://dataverse.harvard.edu"
 _TIMEOUT_S = 60
@@ -93,12 +93,7 @@ def fetch(
                 store.fetch(one.name, downloader=loader)
             progress("fetch", done, len(found))
     files = {
-        one.name: {
-            "bytes": one.size,
-            "checksum": one.checksum,
-            "modified_ns": (folder / one.name).stat().st_mtime_ns,
-        }
-        for one in found
+        one.name: asdict(FetchedFile(one.size, one.checksum, (folder / one.name).stat().st_mtime_ns)) for one in found
     }
     record = {"doi": source.doi, "server": server, "licence": LICENCE, "attribution": ATTRIBUTION, "files": files}
     write_json(folder / FETCHED, {"version": 1, "grid": grid, **record})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ from simmst.data.readers.npz import npz_path
 from simmst.data.readers.telecom_italia import find_files, prepare_telecom_italia
 from simmst.data.readers.unpacking import inner_name
 from simmst.errors import ConfigError, DataError
+from simmst.foundation.documents import DocumentError, read_json
 from simmst.foundation.progress import Progress, quiet
-from simmst.jobs.official_sources import ATTRIBUTION, FETCHED, LICENCE, SOURCES
+from simmst.jobs.official_sources import ATTRIBUTION, FETCHED, LICENCE, SOURCES, Fetched
 
 
 def prepare(
@@ -99,12 +98,9 @@ def _is_as_fetched(path: Path, grid: str) -> bool:
     if not record.is_file():
         return False
     try:
-        entry = json.loads(record.read_text(encoding="utf-8"))
-        known = entry["files"].get(path.name) if entry["doi"] == SOURCES[grid].doi else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fetched = read_json(record, Fetched)
+    except DocumentError as error:
         raise DataError(f"{record} is damaged ({error}); fetch again, or remove it") from error
+    known = fetched.files.get(path.name) if fetched.doi == SOURCES[grid].doi else None
     found = path.stat()
-    return isinstance(known, Mapping) and (known.get("bytes"), known.get("modified_ns")) == (
-        found.st_size,
-        found.st_mtime_ns,
-    )
+    return known is not None and (known.bytes, known.modified_ns) == (found.st_size, found.st_mtime_ns)

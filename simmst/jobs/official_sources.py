@@ -28,3 +28,20 @@ SOURCES = {
     "trento": OfficialSource("trento", "doi:10.7910/DVN/QLCABU", "sms-call-internet-tn-"),
 }
 FETCHED = "simmst-fetch.json"  # what a folder of fetched files holds beside them
+
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """One file as it was when its checksum was found right."""
+
+    bytes: int
+    checksum: str
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `FETCHED` says that `prepare` needs."""
+
+    doi: str
+    files: dict[str, FetchedFile]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -12,6 +15,8 @@ import pytest
 from simmst.commands.main import main
 from simmst.data import load
 from simmst.data.readers.npz import provenance_of
+from simmst.data.readers.telecom_italia_day import read_day
+from simmst.jobs import prepare
 
 for package in ("polars", "jsonargparse", "rich"):
     pytest.importorskip(package)
@@ -76,6 +81,49 @@ def test_prepare_refuses_in_one_line(folder, capsys):
     assert f"{NAMES[1]}:433: sms_in 'x'" in failing(capsys, "prepare", "text")
     np.savez("milan.npz", a=np.ones(1))
     assert "no cache of daily files" in failing(capsys, "prepare", "text")
+
+
+KILLED = """
+import os, signal
+from simmst.jobs import prepare
+
+def kill(what, done, total, *figures):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepare("text", "milan.npz", progress=kill)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_after_its_last_day(folder, monkeypatch):
+    for number in (3, 4):
+        (folder / f"sms-call-internet-mi-2013-11-0{number}.txt").write_text(text(number - 1))
+    unbroken = load(prepare("text", "unbroken.npz"))
+    died = subprocess.run([sys.executable, "-c", KILLED], check=False, capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert not (folder.parent / "milan.npz").exists()
+    read = []
+
+    def reading(path, *rest):
+        read.append(path.name)
+        return read_day(path, *rest)
+
+    monkeypatch.setattr("simmst.data.readers.telecom_italia.read_day", reading)
+    city = load(prepare("text", "milan.npz"))
+    assert sorted(read) == [f"sms-call-internet-mi-2013-11-0{number}.txt" for number in (3, 4)]
+    np.testing.assert_array_equal(city.activity, unbroken.activity)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["milan.npz", "text", "unbroken.npz"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [("[]", "expected a mapping, got a list"), ('{"doi": "x"}', "'files' is missing"), ("{", "line 1: it is no JSON")],
+)
+def test_a_damaged_record_of_fetching_is_refused(folder, capsys, record, message):
+    (folder / "simmst-fetch.json").write_text(record)
+    error = failing(capsys, "prepare", "text")
+    assert "simmst-fetch.json is damaged" in error
+    assert message in error
 
 
 class Dataverse(ThreadingHTTPServer):
