@@ -168,7 +168,7 @@ SIMMST_DEVICE std::uint32_t float_as_bits(float value) {
 }
 
 // 2^x on the FMA units, to 2.4e-7 relative: 2^round(x) is exact and the polynomial (minimax) covers the rest. For x from
-// -126 to 127; NaN for NaN.
+// -126 to 127; NaN for NaN, because the last step is a product: adding to the exponent's bits would make a number of a NaN.
 SIMMST_DEVICE float exp2_polynomial(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the sum has no bits for a fraction
   const float shifted = x + kRound, r = x - (shifted - kRound);
@@ -177,7 +177,7 @@ SIMMST_DEVICE float exp2_polynomial(float x) {
   p = fmaf(p, r, 0x1.ebf918p-3f);
   p = fmaf(p, r, 0x1.62e428p-1f);
   p = fmaf(p, r, 0x1.000002p+0f);
-  return bits_as_float(float_as_bits(p) + (float_as_bits(shifted) << 23));
+  return p * bits_as_float((float_as_bits(shifted) << 23) + 0x3f800000u);
 }
 
 // Softmax weights 2^x of a tile of scores. One in four goes to the FMA units when 16-bit entries and narrow heads leave
