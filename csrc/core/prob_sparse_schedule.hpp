@@ -44,10 +44,11 @@ SIMMST_HOST_DEVICE constexpr Spans spans_of(int64_t keys, int64_t queries, int64
 
 // ---- chunks of queries for the measure
 
-// Queries of a block, a multiple of `multiple`, so that there are about `blocks` blocks.
+// Queries of a block, a multiple of `multiple`, so that there are at most `blocks` blocks where that many run beside each
+// other: one more would wait for all the others, and the device with it.
 SIMMST_HOST_DEVICE constexpr int64_t chunk_queries(int64_t queries, int64_t batch, int64_t blocks, int64_t multiple,
                                                    int64_t most) {
-  const int64_t parts = ceil_div(blocks, batch > 0 ? batch : 1);
+  const int64_t parts = batch > 0 && batch < blocks ? blocks / batch : 1;
   const int64_t size = round_up_to(ceil_div(queries > 0 ? queries : 1, parts), multiple);
   return size < most ? size : most;
 }
@@ -56,7 +57,7 @@ SIMMST_HOST_DEVICE constexpr int64_t chunk_queries(int64_t queries, int64_t batc
 
 enum class Gather : int {
   kWhole,     // all keys fit in shared memory
-  kTiles,     // a tile at a time, with the samples bucketed by tile
+  kTiles,     // a tile at a time, with the samples sorted by tile
   kStraight,  // rows are read from global memory: too few samples fall in a tile to pay for staging it
 };
 
@@ -66,13 +67,16 @@ struct KeyTiles {
   int64_t count;
 };
 
-// `block_bytes`: the most shared memory of a block. Tiles leave room for two blocks on a multiprocessor, and hold at
-// most 8192 keys, which is what a bucketed sample has bits for.
-SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
-  const int64_t half = block_bytes / 2 - 1024;
+// Of a multiprocessor's shared memory, what a block may take so that another finds room beside it.
+SIMMST_HOST_DEVICE constexpr int64_t half_of(int64_t block_bytes) { return block_bytes / 2 - 1024; }
+
+// `block_bytes`: the most shared memory of a block, of which `running_bytes` are taken where there are tiles. Tiles leave
+// room for two blocks on a multiprocessor.
+SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes,
+                                                int64_t running_bytes) {
   if (keys * row_bytes <= block_bytes) return {Gather::kWhole, keys, 1};
-  int64_t size = half / row_bytes / 8 * 8;
-  if (size > 8192) size = 8192;
+  int64_t size = (half_of(block_bytes) - running_bytes) / row_bytes / 8 * 8;
+  if (size < 8) return {Gather::kStraight, keys, 1};
   size = round_up_to(ceil_div(keys, ceil_div(keys, size)), 8);  // all about equal
   const int64_t count = ceil_div(keys, size);
   // At least four samples of a group in a tile, and counters that fit beside each other in shared memory.
@@ -80,16 +84,40 @@ SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, i
   return {Gather::kTiles, size, count};
 }
 
-// A sample in its bucket: the key's place in its tile and the query's in its group.
-SIMMST_HOST_DEVICE constexpr std::uint16_t bucket_entry(int64_t key_in_tile, int64_t query_in_group) {
-  return static_cast<std::uint16_t>(key_in_tile << 3 | query_in_group);
-}
-SIMMST_HOST_DEVICE constexpr int entry_key(std::uint16_t entry) { return entry >> 3; }
-SIMMST_HOST_DEVICE constexpr int entry_query(std::uint16_t entry) { return entry & 7; }
+// ---- the list of a group's samples, sorted by tile: the same for every batch entry, so made once
+//
+// A warp takes 16 rows a turn, and a lane two of them: entry 2 g + h of a turn is its row g + 8 h.
 
-// Entries before those of a group, and offsets before those of a group.
-SIMMST_HOST_DEVICE constexpr int64_t first_entry(int64_t group, int64_t samples) {
-  return group * kGroupQueries * samples;
+constexpr int64_t kTurnRows = 16;
+
+// A row of a tile and for which query of the group; the query 8 is nobody's. A tile has fewer than 2^28 rows, and
+// multiplied by the bytes of a row, a multiple of 16, the query leaves a word of 32 bits at its top.
+SIMMST_HOST_DEVICE constexpr std::uint32_t list_entry(int64_t row, int64_t query) {
+  return static_cast<std::uint32_t>(row) | static_cast<std::uint32_t>(query) << 28;
+}
+constexpr std::uint32_t kNoEntry = list_entry(0, kGroupQueries);
+SIMMST_HOST_DEVICE constexpr int entry_query(std::uint32_t entry) { return static_cast<int>(entry >> 28); }
+SIMMST_HOST_DEVICE constexpr std::uint32_t entry_bytes(std::uint32_t entry, std::uint32_t row_bytes) {
+  return entry * row_bytes;
+}
+// The place of row `row` of all turns.
+SIMMST_HOST_DEVICE constexpr int64_t list_place(int64_t row) {
+  return row / kTurnRows * kTurnRows + row % 8 * 2 + row % kTurnRows / 8;
+}
+
+// Where one tile holds all keys, eight rows are of one query, and sample s is row s % 8 of its eighth: a query's measure
+// does not depend on its place.
+SIMMST_HOST_DEVICE constexpr int64_t eighths(int64_t samples) { return ceil_div(samples, int64_t{8}); }
+
+// Turns of a group over all tiles, at most; each tile ends with a whole one.
+SIMMST_HOST_DEVICE constexpr int64_t group_turns(int64_t samples, int64_t tiles) {
+  if (tiles == 1) return ceil_div(kGroupQueries * eighths(samples), int64_t{2});
+  return (kGroupQueries * samples + tiles * (kTurnRows - 1)) / kTurnRows;
+}
+
+// Entries before those of a group, and offsets (in turns) before those of a group.
+SIMMST_HOST_DEVICE constexpr int64_t first_entry(int64_t group, int64_t samples, int64_t tiles) {
+  return group * group_turns(samples, tiles) * kTurnRows;
 }
 SIMMST_HOST_DEVICE constexpr int64_t first_offset(int64_t group, int64_t tiles) { return group * (tiles + 1); }
 
@@ -125,13 +153,13 @@ SIMMST_HOST_DEVICE constexpr int64_t attend_rows(int64_t selected, int64_t queri
 SIMMST_HOST_DEVICE constexpr int64_t attend_workspace(int64_t batch, int64_t spans, int64_t rows, int64_t width) {
   return batch * spans * rows * (width + 2) * 4;
 }
-// Of the measure: bucketed samples, padded to whole words, and the offsets of the buckets.
-SIMMST_HOST_DEVICE constexpr int64_t bucket_bytes(int64_t queries, int64_t samples) {
-  return round_up_to(first_entry(ceil_div(queries, kGroupQueries), samples) * 2, 16);
+// Of the measure: the lists of samples, and the offsets in them.
+SIMMST_HOST_DEVICE constexpr int64_t list_bytes(int64_t queries, int64_t samples, int64_t tiles) {
+  return first_entry(ceil_div(queries, kGroupQueries), samples, tiles) * 4;
 }
 SIMMST_HOST_DEVICE constexpr int64_t measure_workspace(int64_t queries, int64_t samples, const KeyTiles& tiles) {
-  if (tiles.gather != Gather::kTiles) return 0;
-  return bucket_bytes(queries, samples) + first_offset(ceil_div(queries, kGroupQueries), tiles.count) * 4;
+  if (tiles.gather == Gather::kStraight) return 0;
+  return list_bytes(queries, samples, tiles.count) + first_offset(ceil_div(queries, kGroupQueries), tiles.count) * 4;
 }
 // Of the backward pass: sums of dO per span of rows (float64), delta, and a span's part of dQ.
 SIMMST_HOST_DEVICE constexpr int64_t backward_workspace(int64_t batch, const Spans& spans, int64_t selected,

@@ -3,16 +3,17 @@
 //
 // Samples shared by all queries: a product of Q with the sampled keys, which lie in shared memory while Q streams by.
 //
-// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples bucketed
-// by tile, or straight from global memory where tiles would be nearly empty.
+// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples sorted
+// by tile, or straight from global memory where tiles would be nearly empty. The samples are those of every batch entry:
+// they are put in order once, as a list that the warps read as they need it.
 //
 // Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads. Shared: Q is read once (L rows of 128 bytes): 34 MB and
 // 8 us at L = 4096, 134 MB and 31 us at 16384, at 4.3 TB/s. Per query: 64 L S rows of 128 bytes from shared memory at
 // 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us,
-// L = 16384 (S = 50) 235 us; some 55 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide
+// L = 16384 (S = 50) 235 us; 50 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide
 // under that. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search: for
 // L = 16384 sixteen loads a thread and pass.
-#include "cuda/prob_sparse_attention_select.cuh"
+#include "cuda/prob_sparse_attention_gathered.cuh"
 
 namespace simmst::cuda::prob_sparse {
 
@@ -20,7 +21,9 @@ using namespace simmst::prob_sparse;
 
 namespace {
 
-constexpr int kSharedThreads = 128, kGatherThreads = 384, kBucketThreads = 128;
+constexpr int kSharedThreads = 128, kListThreads = 128;
+// One block on a multiprocessor, when all keys take most of its shared memory, or two of half the size.
+constexpr int kGatherThreads = 768;
 constexpr int64_t kMostChunkQueries = 2048;  // their running results lie in shared memory
 
 struct MeasureParameters {
@@ -32,8 +35,8 @@ struct MeasureParameters {
   float* measure;    // (batch, L_Q)
   int64_t chunk;     // queries of a block
   KeyTiles tiles;
-  std::uint16_t* entries;  // of each group, by tile
-  std::int32_t* offsets;   // (groups, tiles + 1), within the entries of a group
+  std::uint32_t* list;     // of each group, by tile
+  std::int32_t* offsets;   // (groups, tiles + 1), in turns of a group's list
 };
 
 // ---- samples shared by all queries
@@ -84,22 +87,8 @@ SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
 
 // ---- a sample per query
 
-// The samples of a group in one tile.
-template <typename Measure>
-SIMMST_DEVICE void add_bucket(Measure& measure, const MeasureParameters& p, int64_t group, int64_t tile) {
-  const std::uint16_t* entries = p.entries + first_entry(group, p.samples);
-  const std::int32_t* offsets = p.offsets + first_offset(group, p.tiles.count) + tile;
-  const int end = offsets[1];
-  const auto at = [&](int i) {
-    if (i >= end) return Gathered{-1, 0};
-    const std::uint16_t packed = entries[i];
-    return Gathered{entry_key(packed), entry_query(packed)};
-  };
-  for (int i = offsets[0] + lane_index() / 4; i - lane_index() / 4 < end; i += 16) measure.add(at(i), at(i + 8));
-}
-
 template <bool kStaged, typename T, int W>
-SIMMST_KERNEL(kGatherThreads) measure_gathered(const MeasureParameters p) {
+SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(const MeasureParameters p) {
   const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
   const int64_t entry = block_index().x / chunks, begin = block_index().x % chunks * p.chunk;
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry);
@@ -107,6 +96,11 @@ SIMMST_KERNEL(kGatherThreads) measure_gathered(const MeasureParameters p) {
   T* keys = reinterpret_cast<T*>(shared_memory());
   auto* running = reinterpret_cast<Extremes*>(keys + p.tiles.size * W);  // (chunk), when there are tiles
   const bool tiled = p.tiles.gather == Gather::kTiles;
+  using Source = std::conditional_t<kStaged, StagedRows<T, W>, GlobalRows<T, W>>;
+  const auto source = [&]() -> Source {
+    if constexpr (kStaged) return Source(keys, W * static_cast<int>(sizeof(T)));
+    else return Source{key};
+  };
 
   for (int64_t tile = 0; tile < p.tiles.count; ++tile) {
     if constexpr (kStaged) {
@@ -118,11 +112,15 @@ SIMMST_KERNEL(kGatherThreads) measure_gathered(const MeasureParameters p) {
     }
     for (int64_t first = begin + warp_index() * kGroup; first < end; first += block_threads() / kWarp * kGroup) {
       const GroupProducts<T, W> products(query, first);
-      GroupMeasure<kStaged, T, W> measure{products, key, keys, W, {}};
-      if (tiled) {
-        add_bucket(measure, p, first / kGroup, tile);
+      const int64_t group = first / kGroup;
+      GroupMeasure<Source, T, W> measure{products, source(), {}};
+      if constexpr (kStaged) {
+        const std::int32_t* offsets = p.offsets + first_offset(group, p.tiles.count) + tile;
+        const int begun = offsets[0];
+        measure.add_list(p.list + first_entry(group, p.samples, p.tiles.count) + int64_t{begun} * kTurn,
+                         offsets[1] - begun);
       } else {
-        add_in_order(measure, p.sample, p.samples, first, query.count, key.count);
+        add_in_order(measure, GroupSamples(p.sample, p.samples, group, query.count, key.count));
       }
       measure.reduce();
       if (lane_index() >= 4) continue;
@@ -142,42 +140,39 @@ SIMMST_KERNEL(kGatherThreads) measure_gathered(const MeasureParameters p) {
   }
 }
 
-// ---- bucketing
+// ---- the list of samples
 
-// A warp sorts the samples of a group of queries by tile, stably: the order within a bucket is that of the samples.
-SIMMST_DEVICE void bucket_group(const MeasureParameters& p, int64_t group, int* counters) {
-  const int64_t queries = p.query.matrices.rows, keys = p.key.matrices.rows;
+// A warp sorts the samples of a group of queries by tile, stably: the order within a tile is that of the samples.
+SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& group, std::uint32_t* list,
+                                std::int32_t* offsets, int* counters) {
   const int tiles = static_cast<int>(p.tiles.count), lane = lane_index();
-  const int64_t first = group * kGroupQueries;
-  const int64_t count = (queries - first < kGroup ? queries - first : kGroup) * p.samples;
-  const int64_t* sample = p.sample + first * p.samples;
+  const int64_t count = group.queries * p.samples;
   for (int t = lane; t < tiles; t += kWarp) counters[t] = 0;
   sync_warp();
-  for (int64_t e = lane; e < count; e += kWarp)
-    atomic_add(counters + clamp_index(sample[e], keys) / p.tiles.size, 1);
+  for (int64_t e = lane; e < count; e += kWarp) atomic_add(counters + group.key(e) / p.tiles.size, 1);
   sync_warp();
-  std::int32_t* offsets = p.offsets + first_offset(group, tiles);
-  int before = 0;
+  int before = 0;  // turns
   for (int t0 = 0; t0 < tiles; t0 += kWarp) {
-    const int mine = t0 + lane < tiles ? counters[t0 + lane] : 0;
+    const int rows = t0 + lane < tiles ? counters[t0 + lane] : 0, mine = ceil_div(rows, kTurn);
     int through = mine;  // this tile's and the lanes' before
     for (int distance = 1; distance < kWarp; distance *= 2) {
       const int other = shuffle_up(through, distance);
       if (lane >= distance) through += other;
     }
     if (t0 + lane < tiles) {
-      counters[t0 + lane] = before + through - mine;
-      offsets[t0 + lane] = before + through - mine;
+      const int begun = before + through - mine;
+      counters[t0 + lane] = begun * kTurn;
+      offsets[t0 + lane] = begun;
+      for (int row = rows; row < mine * kTurn; ++row) list[list_place(begun * kTurn + row)] = kNoEntry;
     }
     before += shuffle(through, kWarp - 1);
   }
   if (lane == 0) offsets[tiles] = before;
   sync_warp();
-  std::uint16_t* entries = p.entries + first_entry(group, p.samples);
   for (int64_t e0 = 0; e0 < count; e0 += kWarp) {
     const int64_t e = e0 + lane;
     const bool inside = e < count;
-    const int64_t index = inside ? clamp_index(sample[e], keys) : 0;
+    const int64_t index = inside ? group.key(e) : 0;
     const int tile = inside ? static_cast<int>(index / p.tiles.size) : tiles;
     std::uint32_t peers = 0xffffffffu;  // the lanes with the same tile
     for (int bit = 0; tiles >> bit != 0; ++bit) {
@@ -188,17 +183,26 @@ SIMMST_DEVICE void bucket_group(const MeasureParameters& p, int64_t group, int* 
     const int at = inside ? counters[tile] + rank : 0;
     sync_warp();
     if (inside) {
-      entries[at] = bucket_entry(index - tile * p.tiles.size, e / p.samples);
+      list[list_place(at)] = list_entry(index - tile * p.tiles.size, e / p.samples);
       if (rank == count_bits(peers) - 1) counters[tile] = at + 1;
     }
     sync_warp();
   }
 }
 
-SIMMST_KERNEL(kBucketThreads) bucket_samples(const MeasureParameters p) {
-  const int64_t group = int64_t{block_index().x} * (kBucketThreads / kWarp) + warp_index();
-  int* counters = reinterpret_cast<int*>(shared_memory()) + warp_index() * p.tiles.count;
-  if (group < ceil_div(p.query.matrices.rows, kGroupQueries)) bucket_group(p, group, counters);
+SIMMST_KERNEL(kListThreads) list_samples(const MeasureParameters p) {
+  const int64_t number = int64_t{block_index().x} * (kListThreads / kWarp) + warp_index();
+  const int64_t queries = p.query.matrices.rows;
+  if (number >= ceil_div(queries, kGroupQueries)) return;  // the whole warp
+  const GroupSamples group(p.sample, p.samples, number, queries, p.key.matrices.rows);
+  std::uint32_t* list = p.list + first_entry(number, p.samples, p.tiles.count);
+  std::int32_t* offsets = p.offsets + first_offset(number, p.tiles.count);
+  if (p.tiles.count > 1) {
+    list_by_tile(p, group, list, offsets, reinterpret_cast<int*>(shared_memory()) + warp_index() * p.tiles.count);
+  } else {
+    const int turns = list_in_order(group, 0, group.all_eighths(), list);
+    if (lane_index() < 2) offsets[lane_index()] = lane_index() * turns;
+  }
 }
 
 // ---- the call
@@ -206,6 +210,7 @@ SIMMST_KERNEL(kBucketThreads) bucket_samples(const MeasureParameters p) {
 struct Plan {
   KeyTiles tiles;
   int64_t chunk;
+  int threads;
   std::size_t bytes;  // of shared memory
 };
 
@@ -217,19 +222,22 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
   if (call.shared) {
     const int64_t chunk =
         chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries);
-    return {{Gather::kWhole, 0, 1}, chunk, 0};
+    return {{Gather::kWhole, 0, 1}, chunk, kSharedThreads, 0};
   }
-  const KeyTiles tiles = key_tiles(problem.key.matrices.rows, call.samples, row_bytes,
-                                   static_cast<int64_t>(limits.shared_bytes));
+  const int64_t keys = problem.key.matrices.rows, most_bytes = static_cast<int64_t>(limits.shared_bytes);
+  const bool alone = keys * row_bytes <= most_bytes && keys * row_bytes > half_of(most_bytes);
+  const int threads = alone ? kGatherThreads : kGatherThreads / 2;
+  const int64_t blocks = (alone ? 1 : 2) * int64_t{limits.multiprocessors};
+  // With tiles, the running results of a block lie beside the keys, and leave them three quarters.
+  const int64_t beside = half_of(most_bytes) / 4 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
+  const int64_t chunk =
+      chunk_queries(queries, batch, blocks, threads / kWarp * kGroupQueries,
+                    keys * row_bytes > most_bytes && beside < kMostChunkQueries ? beside : kMostChunkQueries);
+  const int64_t running = chunk * static_cast<int64_t>(sizeof(Extremes));
+  const KeyTiles tiles = key_tiles(keys, call.samples, row_bytes, most_bytes, running);
   const int64_t staged = tiles.gather == Gather::kStraight ? 0 : tiles.size * row_bytes;
-  const int64_t left = static_cast<int64_t>(limits.shared_bytes) - staged;
-  const int64_t group_rows = kGatherThreads / kWarp * kGroupQueries;
-  int64_t most = kMostChunkQueries;
-  if (tiles.gather == Gather::kTiles && left / 2 / static_cast<int64_t>(sizeof(Extremes)) < most)
-    most = left / 2 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
-  const int64_t chunk = chunk_queries(queries, batch, 2 * int64_t{limits.multiprocessors}, group_rows, most);
-  const int64_t running = tiles.gather == Gather::kTiles ? chunk * static_cast<int64_t>(sizeof(Extremes)) : 0;
-  return {tiles, chunk, static_cast<std::size_t>(staged + running)};
+  return {tiles, chunk, threads,
+          static_cast<std::size_t>(staged + (tiles.gather == Gather::kTiles ? running : 0))};
 }
 
 void measure_queries(const SelectCall& call, const Queue& queue) {
@@ -238,15 +246,15 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
   const Plan plan = plan_of(call, queue);
   MeasureParameters p{problem.batch, problem.query, problem.key, call.sample, call.samples, call.divisor, call.measure,
                       plan.chunk, plan.tiles, nullptr, nullptr};
-  if (plan.tiles.gather == Gather::kTiles) {
-    p.entries = static_cast<std::uint16_t*>(call.workspace);
-    p.offsets =
-        reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) + bucket_bytes(queries, call.samples));
-    const int64_t groups = ceil_div(queries, kGroupQueries), warps = kBucketThreads / kWarp;
-    launch({"prob_sparse bucket_samples", {ceil_div(groups, warps)}, kBucketThreads,
+  if (!call.shared && plan.tiles.gather != Gather::kStraight) {
+    p.list = static_cast<std::uint32_t*>(call.workspace);
+    p.offsets = reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) +
+                                                list_bytes(queries, call.samples, plan.tiles.count));
+    const int64_t groups = ceil_div(queries, kGroupQueries), warps = kListThreads / kWarp;
+    launch({"prob_sparse list_samples", {ceil_div(groups, warps)}, kListThreads,
             static_cast<std::size_t>(warps * plan.tiles.count) * sizeof(int), queue.stream,
             {{"L_Q", queries}, {"L_K", keys}, {"samples", call.samples}, {"tiles", plan.tiles.count}}},
-           bucket_samples, p);
+           list_samples, p);
   }
   const int64_t blocks = batch * ceil_div(queries, plan.chunk);
   for_type_and_width(problem.type, problem.width, [&](auto type, auto width) {
@@ -261,9 +269,9 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
       start("prob_sparse measure_shared", measure_shared<T, kWidth>, kSharedThreads,
             shared_bytes<T, kWidth>(plan.chunk));
     } else if (plan.tiles.gather == Gather::kStraight) {
-      start("prob_sparse measure_gathered", measure_gathered<false, T, kWidth>, kGatherThreads, plan.bytes);
+      start("prob_sparse measure_gathered", measure_gathered<false, T, kWidth>, plan.threads, plan.bytes);
     } else {
-      start("prob_sparse measure_gathered", measure_gathered<true, T, kWidth>, kGatherThreads, plan.bytes);
+      start("prob_sparse measure_gathered", measure_gathered<true, T, kWidth>, plan.threads, plan.bytes);
     }
   });
 }

@@ -1,28 +1,22 @@
-// What selection is made of.
-//
-// The arithmetic of the measure: scores on samples that all queries share, or on keys gathered for each query.
-//
-// For the 16-bit types a tensor core takes 16 gathered rows against a group of 8 queries, and the lanes keep the
-// products of a row with its own query. A row is read once, as 16-byte parts: the order of the columns is that of the
-// parts, on both sides of the product alike.
+// What selection is made of: the measure of queries on samples that all of them share (with a sample for each, see
+// prob_sparse_attention_gathered.cuh), and the largest of some values.
 #pragma once
 
 #include "cuda/prob_sparse_attention_tiles.cuh"
 
 namespace simmst::cuda::prob_sparse {
 
-constexpr int kGroup = static_cast<int>(simmst::prob_sparse::kGroupQueries);
-
 // Largest and sum of some scores. The largest loses NaN, which the sum keeps.
 struct Extremes {
   float largest = -kInfinity, sum = 0.0f;
 
   SIMMST_DEVICE_MEMBER void add(float score, bool valid) {
-    largest = valid && score > largest ? score : largest;
-    sum += valid ? score : 0.0f;
+    if (!valid) return;
+    largest = fmaxf(largest, score);
+    sum += score;
   }
   SIMMST_DEVICE_MEMBER void add(const Extremes& other) {
-    largest = other.largest > largest ? other.largest : largest;
+    largest = fmaxf(largest, other.largest);
     sum += other.sum;
   }
   template <int Distance>
@@ -49,175 +43,6 @@ SIMMST_DEVICE void measure_tile(const T* queries, const T* keys, int samples, Ex
     mine.add_lane<1>();
     mine.add_lane<2>();
     if (tile_column() == 0) found[tile_row() + 8 * r].add(mine);
-  }
-}
-
-// Products of gathered rows with the queries of a group: with g = lane / 4 and t = lane % 4, a lane reads parts t,
-// t + 4, ... of the rows g and g + 8, and holds their products with the queries 2 t and 2 t + 1, as in a TileC.
-template <typename T, int W>
-struct Parts {
-  static constexpr int kFull = 16 / static_cast<int>(sizeof(T));
-  static constexpr int kSize = kFull < W / 4 ? kFull : W / 4;
-  static constexpr int kCount = W / 4 / kSize;
-  static SIMMST_DEVICE_MEMBER int column(int part) { return (lane_index() % 4 + 4 * part) * kSize; }
-};
-
-// A part of a row of keys, in shared memory or in global memory.
-template <bool kStaged, typename T, int W>
-SIMMST_DEVICE Pack<T, Parts<T, W>::kSize> key_part(const Rows<const T>& key, const T* row, int column) {
-  if constexpr (kStaged) return load_pack<Pack<T, Parts<T, W>::kSize>>(row + column);
-  return read_part<Parts<T, W>::kSize>(key, row, column);
-}
-
-template <typename T, int W>
-struct GroupProducts {
-  using P = Parts<T, W>;
-  static constexpr int kSteps = W / 16, kStepsPerPart = P::kSize / 4;
-  TileB query[kSteps];
-
-  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const T>& rows, int64_t first) {
-    const int64_t row = clamp_index(first + lane_index() / 4, rows.count);
-    SIMMST_UNROLL
-    for (int part = 0; part < P::kCount; ++part) {
-      const auto x = read_part<P::kSize>(rows, rows.row(row), P::column(part));
-      memcpy(&query[part * kStepsPerPart], &x, sizeof(x));
-    }
-  }
-
-  template <bool kStaged>
-  SIMMST_DEVICE_MEMBER void scores(TileC& c, const Rows<const T>& key, const T* upper, const T* lower, int, int) const {
-    std::uint32_t words[2][W / 8];
-    read_row<kStaged>(words[0], key, upper);
-    read_row<kStaged>(words[1], key, lower);
-    SIMMST_UNROLL
-    for (int k = 0; k < kSteps; ++k) {
-      const TileA a{{words[0][2 * k], words[1][2 * k], words[0][2 * k + 1], words[1][2 * k + 1]}};
-      multiply_add<T>(c, a, query[k]);
-    }
-  }
-
- private:
-  // Lanes of even and odd g read their parts in different orders: two rows of 128 bytes then use all the banks.
-  template <bool kStaged>
-  static SIMMST_DEVICE_MEMBER void read_row(std::uint32_t (&words)[W / 8], const Rows<const T>& key, const T* row) {
-    if constexpr (P::kCount == 1) {
-      const auto x = key_part<kStaged, T, W>(key, row, P::column(0));
-      memcpy(words, &x, sizeof(x));
-    } else {
-      const int odd = lane_index() / 4 % 2;
-      SIMMST_UNROLL
-      for (int part = 0; part < P::kCount; part += 2) {
-        const auto x = key_part<kStaged, T, W>(key, row, P::column(part + odd));
-        const auto y = key_part<kStaged, T, W>(key, row, P::column(part + 1 - odd));
-        std::uint32_t first[4], second[4];
-        memcpy(first, &x, 16);
-        memcpy(second, &y, 16);
-        SIMMST_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          words[4 * part + i] = odd != 0 ? second[i] : first[i];
-          words[4 * part + 4 + i] = odd != 0 ? first[i] : second[i];
-        }
-      }
-    }
-  }
-};
-
-template <int W>
-struct GroupProducts<float, W> {
-  using P = Parts<float, W>;
-  const Rows<const float>& rows;
-  int64_t first;
-
-  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int64_t first_) : rows(rows_), first(first_) {}
-
-  template <bool kStaged>
-  SIMMST_DEVICE_MEMBER void scores(TileC& c, const Rows<const float>& key, const float* upper, const float* lower,
-                                   int upper_query, int lower_query) const {
-    const float x = product<kStaged>(key, upper, upper_query), y = product<kStaged>(key, lower, lower_query);
-    c.part[0] = c.part[1] = x;
-    c.part[2] = c.part[3] = y;
-  }
-
- private:
-  template <bool kStaged>
-  SIMMST_DEVICE_MEMBER float product(const Rows<const float>& key, const float* row, int query) const {
-    const float* other = rows.row(clamp_index(first + query, rows.count));
-    float sum = 0.0f;
-    SIMMST_UNROLL
-    for (int part = 0; part < P::kCount; ++part) {
-      const auto x = key_part<kStaged, float, W>(key, row, P::column(part));
-      const auto y = read_part<P::kSize>(rows, other, P::column(part));
-      SIMMST_UNROLL
-      for (int i = 0; i < P::kSize; ++i) sum += x.at[i] * y.at[i];
-    }
-    return reduce_warp<4>(sum, Sum{});
-  }
-};
-
-// A gathered row: which key, negative for none, and for which query of the group.
-struct Gathered {
-  int64_t key;
-  int query;
-};
-
-// A lane's two queries of a group, over the rows it gathers.
-template <bool kStaged, typename T, int W>
-struct GroupMeasure {
-  const GroupProducts<T, W>& products;
-  const Rows<const T>& key;
-  const T* keys;  // staged: the tile, its rows `pitch` entries apart
-  int pitch;
-  Extremes found[2];
-
-  SIMMST_DEVICE_MEMBER const T* row(const Gathered& from) const {
-    const int64_t index = from.key < 0 ? 0 : from.key;
-    if constexpr (kStaged) return keys + index * pitch;
-    return key.row(index);
-  }
-
-  SIMMST_DEVICE_MEMBER void add(const Gathered& upper, const Gathered& lower) {
-    TileC c;
-    products.template scores<kStaged>(c, key, row(upper), row(lower), upper.query, lower.query);
-    SIMMST_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      found[j].add(c.part[j], upper.key >= 0 && upper.query == tile_column() + j);
-      found[j].add(c.part[2 + j], lower.key >= 0 && lower.query == tile_column() + j);
-    }
-  }
-
-  // Over the rows of all lanes: lanes 0 to 3 then hold the queries 2 t and 2 t + 1.
-  SIMMST_DEVICE_MEMBER void reduce() {
-    SIMMST_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      found[j].template add_lane<4>();
-      found[j].template add_lane<8>();
-      found[j].template add_lane<16>();
-    }
-  }
-};
-
-// The samples of a group as they come. Eight rows always belong to one query and sample s always goes to row s % 8, so
-// that a query's measure does not depend on its place.
-template <typename Measure>
-SIMMST_DEVICE void add_in_order(Measure& measure, const int64_t* all_samples, int64_t samples, int64_t first,
-                                int64_t all_queries, int64_t keys) {
-  const int64_t queries = all_queries - first < kGroup ? all_queries - first : kGroup;
-  int query = 0;
-  int64_t sample = lane_index() / 4;
-  const auto next = [&]() {
-    Gathered result{-1, query};
-    if (query < queries && sample < samples)
-      result.key = clamp_index(all_samples[(first + query) * samples + sample], keys);
-    sample += 8;
-    if (sample - lane_index() / 4 >= samples) {
-      sample = lane_index() / 4;
-      ++query;
-    }
-    return result;
-  };
-  while (query < queries) {
-    const Gathered upper = next(), lower = next();
-    measure.add(upper, lower);
   }
 }
 

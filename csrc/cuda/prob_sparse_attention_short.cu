@@ -9,7 +9,7 @@
 // block on each multiprocessor is slower than several launches that share a head among blocks: those take over from
 // kMostGathered on.
 #include "cuda/prob_sparse_attention_attend.cuh"
-#include "cuda/prob_sparse_attention_select.cuh"
+#include "cuda/prob_sparse_attention_gathered.cuh"
 
 namespace simmst::cuda::prob_sparse {
 namespace {
@@ -109,17 +109,29 @@ void measure_shared(const ForwardParameters& p, const Layout& at, const Rows<con
   }
 }
 
+// Eighths that a warp lists at a time: they lie where queries and sampled keys have not come yet.
+constexpr int kListed = 32;
+
 // The measure on each query's own samples, gathered from shared memory.
 template <typename T, int W>
 SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at, const Rows<const T>& query,
                                     const Rows<const T>& key) {
+  constexpr int kRow = Products<T, W>::kPitch * static_cast<int>(sizeof(T));
+  static_assert(kWarps * kListed * 8 * 4 <= (kWarps * kWarpRows + kTile) * kRow);
   unsigned char* memory = shared_memory();
   const T* rows = reinterpret_cast<const T*>(memory + at.keys);
   auto* measure = reinterpret_cast<float*>(memory + at.measure);
+  auto* list = reinterpret_cast<std::uint32_t*>(memory + at.queries) + warp_index() * kListed * 8;
   for (int64_t first = warp_index() * kGroup; first < query.count; first += kWarps * kGroup) {
     const GroupProducts<T, W> products(query, first);
-    GroupMeasure<true, T, W> group{products, key, rows, Products<T, W>::kPitch, {}};
-    add_in_order(group, p.sample, p.samples, first, query.count, key.count);
+    const GroupSamples samples(p.sample, p.samples, first / kGroup, query.count, key.count);
+    GroupMeasure<StagedRows<T, W>, T, W> group{products, StagedRows<T, W>(rows, kRow), {}};
+    for (int64_t eighth = 0; eighth < samples.all_eighths(); eighth += kListed) {
+      const int turns = list_in_order(samples, eighth, eighth + kListed, list);
+      sync_warp();
+      group.add_list(list, turns);
+      sync_warp();
+    }
     group.reduce();
     SIMMST_UNROLL
     for (int j = 0; j < 2; ++j) {

@@ -40,9 +40,9 @@ py::tuple spans(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) 
   return py::make_tuple(found.size, found.keys, found.rows);
 }
 
-py::tuple key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes) {
+py::tuple key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes, int64_t running_bytes) {
   constexpr const char* names[] = {"whole", "tiles", "straight"};
-  const schedule::KeyTiles tiles = schedule::key_tiles(keys, samples, row_bytes, block_bytes);
+  const schedule::KeyTiles tiles = schedule::key_tiles(keys, samples, row_bytes, block_bytes, running_bytes);
   return py::make_tuple(names[static_cast<int>(tiles.gather)], tiles.size, tiles.count);
 }
 
@@ -51,19 +51,20 @@ py::dict workspaces(int64_t batch, int64_t queries, int64_t keys, int64_t sample
   const schedule::Spans cut = schedule::spans_of(keys, queries, batch, blocks);
   py::dict bytes;
   bytes["measure"] =
-      schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes));
+      schedule::measure_workspace(queries, samples, schedule::key_tiles(keys, samples, row_bytes, block_bytes, 0));
   bytes["attend"] = schedule::attend_workspace(batch, cut.keys, schedule::attend_rows(selected, queries), width);
   bytes["backward"] = schedule::backward_workspace(batch, cut, selected, width);
   return bytes;
 }
 
-py::tuple bucket_place(int64_t group, int64_t samples, int64_t tiles) {
-  return py::make_tuple(schedule::first_entry(group, samples), schedule::first_offset(group, tiles));
+py::tuple list_begin(int64_t group, int64_t samples, int64_t tiles) {
+  return py::make_tuple(schedule::first_entry(group, samples, tiles), schedule::first_offset(group, tiles));
 }
 
-py::tuple bucket_entry(int64_t key, int64_t query) {
-  const std::uint16_t entry = schedule::bucket_entry(key, query);
-  return py::make_tuple(schedule::entry_key(entry), schedule::entry_query(entry));
+// The bytes before a row and the query of its entry in a list.
+py::tuple list_entry(int64_t row, int64_t query, std::uint32_t row_bytes) {
+  const std::uint32_t entry = schedule::list_entry(row, query);
+  return py::make_tuple(schedule::entry_bytes(entry, row_bytes), schedule::entry_query(entry));
 }
 
 // The radix search for the `wanted`-th largest, over counts made one value at a time.
@@ -129,8 +130,10 @@ void bind_checks(py::module_& module) {
   module.def("prob_sparse_chunk", &schedule::chunk_queries, "Queries that a block measures.");
   module.def("prob_sparse_key_tiles", &key_tiles, "(how keys are gathered, keys of a tile, tiles).");
   module.def("prob_sparse_workspaces", &workspaces, "Bytes of workspace by call.");
-  module.def("prob_sparse_bucket_place", &bucket_place, "First entry and first offset of a group's buckets.");
-  module.def("prob_sparse_bucket_entry", &bucket_entry, "A bucketed sample, packed and unpacked.");
+  module.def("prob_sparse_list_begin", &list_begin, "First entry and first offset of a group's list of samples.");
+  module.def("prob_sparse_list_entry", &list_entry, "A sample in a list: bytes before its row, and its query.");
+  module.def("prob_sparse_list_place", &schedule::list_place, "Where a row of a list lies in it.");
+  module.def("prob_sparse_group_turns", &schedule::group_turns, "Turns of 16 rows in a group's list, at most.");
   module.def("prob_sparse_radix_search", &radix_search, "The wanted-th largest of some words.");
   module.def("prob_sparse_entry_offset", &offset_of_entry, "Where a batch entry begins, in elements.");
   module.def("cutting_plane_schedule", &cutting_plane_schedule,

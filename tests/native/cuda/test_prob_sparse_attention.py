@@ -55,18 +55,20 @@ def test_spans_cover_every_key_and_query_once(cuda: ModuleType) -> None:
     assert cuda.prob_sparse_spans(4096, 4096, 100_000, 528) == (4096, 1, 1)
 
 
-def test_chunks_of_queries_fill_the_device(cuda: ModuleType) -> None:
-    for queries, batch in ((4096, 64), (720, 64), (1, 1), (16384, 8), (2**31 - 1, 1)):
+def test_chunks_of_queries_fill_the_device_once(cuda: ModuleType) -> None:
+    for queries, batch in ((4096, 64), (720, 64), (1, 1), (16384, 8), (2**31 - 1, 1), (300, 1000)):
         chunk = cuda.prob_sparse_chunk(queries, batch, 264, 128, 2048)
         assert chunk % 128 == 0
         assert 0 < chunk <= 2048
-        assert chunk == 2048 or chunk == 128 or batch * math.ceil(queries / (chunk - 128)) > 264
-    assert cuda.prob_sparse_chunk(4096, 64, 264, 128, 2048) == 896
+        blocks = batch * math.ceil(queries / chunk)
+        assert blocks <= 264 or chunk == 2048 or batch > 264, "a block more would wait for all the others"
+        assert chunk in (128, 2048) or batch > 132 or blocks > 264 / 2
+    assert cuda.prob_sparse_chunk(4096, 64, 264, 128, 2048) == 1024
 
 
 def test_keys_are_staged_whole_then_in_tiles_then_not_at_all(cuda: ModuleType) -> None:
-    def tiles(length: int, samples: int) -> Any:
-        return cuda.prob_sparse_key_tiles(length, samples, 128, H200)
+    def tiles(length: int, samples: int, running: int = 8192) -> Any:
+        return cuda.prob_sparse_key_tiles(length, samples, 128, H200, running)
 
     assert tiles(1600, 40)[0] == "whole"
     assert tiles(1817, 40)[0] == "tiles"
@@ -75,29 +77,52 @@ def test_keys_are_staged_whole_then_in_tiles_then_not_at_all(cuda: ModuleType) -
         assert gather == "tiles"
         assert (count - 1) * size < length <= count * size
         assert size % 8 == 0
-        assert 2 * size * 128 < H200  # two blocks on a multiprocessor
-        assert size <= 8192
+        assert 2 * (size * 128 + 8192 + 1024) <= H200  # two blocks on a multiprocessor, their running results too
     assert tiles(2**20, 70)[0] == "straight"
-    assert cuda.prob_sparse_key_tiles(10**6, 10**6, 32, H200)[1] <= 8192
+    assert tiles(4096, 45, running=H200)[0] == "straight"
 
 
 def test_arithmetic_past_32_bits(cuda: ModuleType) -> None:
     big = 2**31 + 5
-    assert cuda.prob_sparse_bucket_place(big, 70, 100) == (big * 8 * 70, big * 101)
+    turns = cuda.prob_sparse_group_turns(70, 100)
+    assert cuda.prob_sparse_list_begin(big, 70, 100) == (big * turns * 16, big * 101)
     assert cuda.prob_sparse_entry_offset([big, 3], [700, big], 3 * (big - 1) + 2) == (big - 1) * 700 + 2 * big
     assert cuda.prob_sparse_entry_offset([], [], 0) == 0
-    found = cuda.prob_sparse_workspaces(10**6, 10**5, 10**5, 60, 60, 128, 256, H200, 528)
+    found = cuda.prob_sparse_workspaces(10**6, 10**8, 10**4, 60, 60, 128, 256, H200, 528)
     assert found["attend"] == 10**6 * 61 * (128 + 2) * 4
     assert found["backward"] == 10**6 * (128 * 8 + 60 * 4 + 60 * 128 * 4)
-    entries = math.ceil(10**5 / 8) * 8 * 60 * 2
-    _, _, count = cuda.prob_sparse_key_tiles(10**5, 60, 256, H200)
-    assert found["measure"] in (0, math.ceil(entries / 16) * 16 + math.ceil(10**5 / 8) * (count + 1) * 4)
+    how, _, count = cuda.prob_sparse_key_tiles(10**4, 60, 256, H200, 0)
+    assert how == "tiles"
+    groups, turns = math.ceil(10**8 / 8), cuda.prob_sparse_group_turns(60, count)
+    assert found["measure"] == groups * turns * 16 * 4 + groups * (count + 1) * 4
 
 
-def test_bucketed_samples_keep_key_and_query(cuda: ModuleType) -> None:
-    for key in (0, 1, 4095, 8191):
-        for query in range(8):
-            assert cuda.prob_sparse_bucket_entry(key, query) == (key, query)
+def test_a_list_of_samples_keeps_row_and_query(cuda: ModuleType) -> None:
+    for row_bytes in (32, 64, 128, 144, 256, 512):
+        for row in (0, 1, 7263 * 32 // row_bytes):
+            for query in range(9):  # the last is nobody's
+                assert cuda.prob_sparse_list_entry(row, query, row_bytes) == (row * row_bytes, query)
+
+
+def test_a_turn_of_a_list_holds_its_rows_once(cuda: ModuleType) -> None:
+    places = [cuda.prob_sparse_list_place(row) for row in range(64)]
+    assert sorted(places) == list(range(64))
+    for row, place in enumerate(places):
+        assert place // 16 == row // 16
+        # A lane reads two entries side by side: its rows g and g + 8.
+        assert place % 2 == row % 16 // 8
+        assert place % 16 // 2 == row % 8
+
+
+def test_lists_have_room_for_whole_turns_of_each_tile(cuda: ModuleType) -> None:
+    draw = random.Random(2)
+    for _ in range(500):
+        samples, tiles = draw.randint(1, 70), draw.randint(2, 40)
+        counts = [0] * tiles
+        for _ in range(8 * samples):
+            counts[min(draw.randrange(tiles), draw.randrange(tiles))] += 1
+        assert sum(math.ceil(count / 16) for count in counts) <= cuda.prob_sparse_group_turns(samples, tiles)
+    assert cuda.prob_sparse_group_turns(25, 1) == 16, "each query has 32 rows"
 
 
 def test_radix_passes_find_every_rank(cuda: ModuleType) -> None:
@@ -121,7 +146,7 @@ worst = {}
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     for width, keys, samples in ((16, 90, 40), (64, 300, 33), (20, 500, 40), (64, 700, 2), (128, 200, 30)):
         row = launch.module().prob_sparse_padded_width(width) * dtype.itemsize
-        how, _, tiles = launch.module().prob_sparse_key_tiles(keys, samples, row, int(sys.argv[1]))
+        how, _, tiles = launch.module().prob_sparse_key_tiles(keys, samples, row, int(sys.argv[1]), 768)
         query, key = torch.randn(2, 45, width).to(dtype), torch.randn(2, keys, width).to(dtype)
         sample = torch.randint(keys, (45, samples))
         top, measure = native.select(query, key, sample, u=20)
