@@ -29,12 +29,12 @@ struct Spans {
   int64_t rows;   // spans that hold queries
 };
 
-// Enough spans for `blocks` blocks in all when `entries` of them share every span, but none shorter than four tiles
-// without need: a span costs its partial results, written and read once.
+// Spans for at most `blocks` blocks in all, as many as run beside each other, when `entries` of them share every span, but
+// none shorter than four tiles without need: a span costs its partial results, written and read once.
 SIMMST_HOST_DEVICE constexpr Spans spans_of(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) {
   const int64_t shortest = 4 * kTileRows;
   const int64_t most = ceil_div(keys > queries ? keys : queries, shortest);
-  int64_t wanted = ceil_div(blocks, entries > 0 ? entries : 1);
+  int64_t wanted = blocks / (entries > 0 ? entries : 1);
   if (wanted > most) wanted = most;
   if (wanted < 1) wanted = 1;
   const int64_t longest = keys > queries ? keys : queries;

@@ -23,6 +23,9 @@ constexpr int kWindow = 128;        // rows marked at a time
 constexpr int kChunk = 16;          // queries whose weights a warp holds at a time
 static_assert(kThreads / kWarp * kWarpRows == kTile);
 
+// Blocks of the second launch that a multiprocessor holds: their registers decide.
+constexpr int blocks_beside(int64_t width) { return width <= 64 ? 3 : 2; }
+
 // ---- 1
 
 // A thread adds up four columns of every kRuns-th row; the runs are added up in their order.
@@ -191,7 +194,7 @@ SIMMST_DEVICE void for_grad_query(const BackwardParameters& p, TileC (&sum)[W / 
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads, W <= 64 ? 3 : 2) backward_span(const BackwardParameters p) {
+SIMMST_KERNEL(kThreads, blocks_beside(W)) backward_span(const BackwardParameters p) {
   using Product = Products<T, W>;
   constexpr int kPitch = Product::kPitch;
   const int64_t part = block_index().x, entry = part / p.spans.keys, span = part % p.spans.keys;
@@ -292,7 +295,7 @@ SIMMST_KERNEL(kThreads) finish_grad_query(const BackwardParameters p) {
 Spans spans_of_call(const BackwardCall& call, const Queue& queue) {
   const Problem& problem = call.forward.problem;
   return spans_of(problem.key.matrices.rows, problem.query.matrices.rows, problem.batch.count,
-                  4 * static_cast<int64_t>(device_limits(queue.device).multiprocessors));
+                  blocks_beside(problem.width) * static_cast<int64_t>(device_limits(queue.device).multiprocessors));
 }
 
 }  // namespace

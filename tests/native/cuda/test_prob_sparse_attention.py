@@ -52,6 +52,7 @@ def test_spans_cover_every_key_and_query_once(cuda: ModuleType) -> None:
         assert max(key_spans, query_spans) <= blocks
     # Few entries are divided, many are not.
     assert cuda.prob_sparse_spans(4096, 4096, 64, 528) == (512, 8, 8)
+    assert cuda.prob_sparse_spans(4096, 4096, 64, 396) == (704, 6, 6), "seven would not all run at once"
     assert cuda.prob_sparse_spans(4096, 4096, 100_000, 528) == (4096, 1, 1)
 
 
