@@ -162,6 +162,9 @@ def select_as_drawn(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Te
     Returns:
         int64 (B, H, count).
     """
+    if torch.compiler.is_exporting():  # how many are distinct depends on the draw, and no graph can hold that
+        measure = prob_sparse_select(query, key, drawn, u=1)[1]
+        return measure.topk(count, sorted=False).indices
     distinct, times = drawn.unique(return_counts=True)
     measure = prob_sparse_select(query, key, distinct, u=1)[1]
     with torch.no_grad():

@@ -217,6 +217,15 @@ def test_compiles() -> None:
     torch.testing.assert_close(compiled(x)[0], run(model, x)[0])
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_exports(exact: bool) -> None:
+    model, x = layer().eval(), series()
+    swap(model, exact=exact)
+    exported = torch.export.export(model[0], (x,), strict=False).module()
+    torch.manual_seed(7)
+    torch.testing.assert_close(exported(x)[0], run(model, x)[0])
+
+
 def test_what_is_no_such_layer_is_left_alone() -> None:
     class InformerProbSparseAttention(nn.Module):
         """The name alone."""
