@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 TAIL = 4000  # characters of a command's output that are kept
+_POLL = 0.05
 
 
 class Command(NamedTuple):
@@ -23,16 +26,6 @@ class Command(NamedTuple):
     folder: str | None = None
 
 
-class Stage(NamedTuple):
-    """Commands that run beside each other, and what must have succeeded before."""
-
-    name: str
-    weight: float  # its share of the time that is left is weight / weights of all stages that are left
-    commands: Callable[[], Sequence[Command]]
-    needs: tuple[str, ...] = ()
-    absent: str = ""  # why it cannot be run on this machine, such as a tool that is not there; this is no failure
-
-
 class Ended(NamedTuple):
     """How a command ended; `code` is None where its time ran out."""
 
@@ -42,8 +35,17 @@ class Ended(NamedTuple):
     tail: str
 
 
+class Stage(NamedTuple):
+    """What runs within a share of the time, whatever became of the stages before it."""
+
+    name: str
+    weight: float  # its share of the time that is left is weight / weights of all stages that are left
+    run: Callable[[float], Sequence[Ended]]  # gets the seconds it may take
+    absent: str = ""  # why it cannot be run on this machine, such as a tool that is not there; this is no failure
+
+
 class Outcome(NamedTuple):
-    """How a stage ended: "passed", "failed", "out of time", "not run" for want of another, or "left out"."""
+    """How a stage ended: "passed", "failed", "out of time", "not run" for want of time, or "left out"."""
 
     stage: str
     state: str
@@ -70,29 +72,24 @@ def run_all(
     budget: float,
     *,
     clock: Callable[[], float] = time.monotonic,
-    run: Callable[[Sequence[Command], float], tuple[Ended, ...]] | None = None,
     after: Callable[[list[Outcome]], None] = lambda outcomes: None,
     tell: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run the stages in order within the budget of seconds; a stage that fails stops only those that need it.
+    """Run the stages in order within the budget of seconds; one that fails stops none of the others.
 
     `after` gets all outcomes so far after each stage, to keep them.
     """
-    run = run or run_beside
     start, outcomes = clock(), list[Outcome]()
     for index, stage in enumerate(stages):
-        states = {outcome.stage: outcome.state for outcome in outcomes}
-        lacking = [name for name in stage.needs if states.get(name, "passed") != "passed"]
         seconds = allotment(stage, stages[index + 1 :], budget - (clock() - start))
         if stage.absent:
             outcomes.append(Outcome(stage.name, "left out", 0.0, 0.0, stage.absent))
-        elif lacking or seconds < 1.0:
-            reason = f"it needs {', '.join(lacking)}" if lacking else "no time is left"
-            outcomes.append(Outcome(stage.name, "not run", 0.0, seconds, reason))
+        elif seconds < 1.0:
+            outcomes.append(Outcome(stage.name, "not run", 0.0, seconds, "no time is left"))
         else:
             tell(f"== {stage.name} (up to {seconds:.0f} s)")
             begun = clock()
-            outcomes.append(_judged(stage.name, run(stage.commands(), seconds), clock() - begun, seconds))
+            outcomes.append(_judged(stage.name, tuple(stage.run(seconds)), clock() - begun, seconds))
         tell(describe(outcomes[-1]))
         after(outcomes)
     return outcomes
@@ -119,38 +116,69 @@ def describe(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def run_beside(commands: Sequence[Command], seconds: float) -> tuple[Ended, ...]:
-    """Run commands beside each other; those that have not ended in time are killed with all they started."""
-    begun = time.monotonic()
-    running = []
-    for command in commands:
-        output = tempfile.TemporaryFile()  # noqa: SIM115 closed below
-        process = subprocess.Popen(
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _in_a_group() -> None:
+    """A group, and no session: whoever ends ours finds these processes in it. One whose starter is killed ends."""
+    os.setpgrp()
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Process:
+    """A command under way, in a process group of its own, so that it is killed with all it started."""
+
+    def __init__(self, command: Command) -> None:
+        self.name, self.begun = command.name, time.monotonic()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 closed by end()
+        self._process = subprocess.Popen(
             command.argv,
-            stdout=output,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=command.folder or Path(__file__).parent,
             env={**os.environ, **command.environment},
-            start_new_session=True,
+            preexec_fn=_in_a_group,
         )
-        running.append((command, process, output))
-    ends: dict[str, float] = {}
-    while len(ends) < len(running) and time.monotonic() - begun < seconds:
-        for command, process, _ in running:
-            if command.name not in ends and process.poll() is not None:
-                ends[command.name] = time.monotonic() - begun
-        time.sleep(0.05)
-    ended = []
-    for command, process, output in running:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            code = None
-        else:
-            code = process.returncode
-        with output:
-            output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL))
-            tail = output.read().decode(errors="replace")
-        ended.append(Ended(command.name, code, ends.get(command.name, time.monotonic() - begun), tail))
-    return tuple(ended)
+        self.seconds: float | None = None
+
+    def has_ended(self) -> bool:
+        if self.seconds is None and self._process.poll() is not None:
+            self.seconds = time.monotonic() - self.begun
+        return self.seconds is not None
+
+    def end(self) -> Ended:
+        """Kill it where it has not ended, and say how it ended."""
+        code = self._process.returncode if self.has_ended() else None
+        if code is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        with self._output:
+            self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - TAIL))
+            tail = self._output.read().decode(errors="replace")
+        return Ended(self.name, code, self.seconds or time.monotonic() - self.begun, tail)
+
+
+def wait(
+    processes: Iterable[Process], until: Callable[[], bool], watch: Callable[[], None] = lambda: None
+) -> tuple[Ended, ...]:
+    """Wait for processes until all have ended or `until` says so; then none is left. `watch` is called meanwhile."""
+    processes = list(processes)
+    try:
+        while [process for process in processes if not process.has_ended()] and not until():  # asks each
+            watch()
+            time.sleep(_POLL)
+    finally:  # also where this process is told to end
+        ended = tuple(process.end() for process in processes)
+    watch()
+    return ended
+
+
+def run_beside(
+    commands: Sequence[Command], seconds: float, watch: Callable[[], None] = lambda: None
+) -> tuple[Ended, ...]:
+    """Run commands beside each other; those that have not ended in time are killed with all they started."""
+    end = time.monotonic() + seconds
+    return wait([Process(command) for command in commands], lambda: time.monotonic() >= end, watch)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from gpu import cutting_plane, prob_sparse_attention, spatial_attention
 from gpu.work import Work
+
+# What builds a case imports simmst; the list itself does not, since it is read before simmst is installed.
 
 
 class Case(NamedTuple):
@@ -39,6 +40,8 @@ def _sparse_forward(length: int, sampling: str, peer: str, **floors: float) -> C
     name = f"ProbSparse forward, {sampling.replace('_', '-')} samples, L={length}"
 
     def build(device: torch.device, scale: str) -> Work:
+        from gpu import prob_sparse_attention
+
         return prob_sparse_attention.forward(device, scale, length, sampling, flash=peer == FLASH)
 
     return Case(name, SPARSE, BF16, length, peer, floors, build)
@@ -46,6 +49,8 @@ def _sparse_forward(length: int, sampling: str, peer: str, **floors: float) -> C
 
 def _sparse_both(length: int, **floors: float) -> Case:
     def build(device: torch.device, scale: str) -> Work:
+        from gpu import prob_sparse_attention
+
         return prob_sparse_attention.forward_and_backward(device, scale, length)
 
     return Case(
@@ -57,6 +62,8 @@ def _spatial(positions: int, direction: str, **floors: float) -> Case:
     backward = direction == "forward + backward"
 
     def build(device: torch.device, scale: str) -> Work:
+        from gpu import spatial_attention
+
         return spatial_attention.layer(device, scale, positions, backward=backward)
 
     return Case(f"spatial {direction}, 1024 maps, N={positions}", SPATIAL, BF16, positions, CHAIN, floors, build)
@@ -64,6 +71,8 @@ def _spatial(positions: int, direction: str, **floors: float) -> Case:
 
 def _step(stored: str, share: tuple[float, float] | None, **floors: float) -> Case:
     def build(device: torch.device, scale: str) -> Work:
+        from gpu import cutting_plane
+
         return cutting_plane.step(device, scale, stored)
 
     shares = {} if share is None else dict(zip(("triton", "cuda"), share, strict=True))

@@ -1,6 +1,6 @@
 """The stages of a run that need simmst, each in a process of its own: ``python benchmarks gpu`` starts them.
 
-    python benchmarks gpu.child machine | benchmarks | tune | small | suite RESULT [options]
+    python benchmarks gpu.child machine | benchmarks | host | compile | tune | small | suite RESULT [options]
 
 RESULT gets one JSON line for everything found, as soon as it is found: a process that is killed leaves its part.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 import harness
 import simmst
-from gpu import cases, measure, tuning
-from simmst.ops import backends
+from gpu import cases, host, measure, tuning
+
+LOST = 4  # the exit code where the GPU cannot be used any more: another process must go on
 
 
 def main(arguments: list[str]) -> int:
@@ -29,9 +29,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("result", type=Path)
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--scale", default="full", choices=("full", "tiny"))
-    parser.add_argument("--backends", default="triton,cuda")
-    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--backends", default="cuda,triton", type=lambda names: names.split(","))
+    parser.add_argument("--cases", help="their places in the list, with commas; all of them without it")
     parser.add_argument("--machine", type=Path, help="what the stage machine wrote")
+    parser.add_argument("--configurations", default="chosen", choices=("chosen", "all"), help="to compile")
     parser.add_argument("--file", help="of the suite")
     parser.add_argument("--site", type=Path, help="where simmst was installed to be measured")
     options = parser.parse_args(arguments)
@@ -52,6 +53,11 @@ def main(arguments: list[str]) -> int:
 Keep = Callable[[dict[str, Any]], None]
 
 
+def _chosen(options: argparse.Namespace, among: Sequence[Any] = cases.CASES) -> list[Any]:
+    places = range(len(among)) if options.cases is None else map(int, options.cases.split(","))
+    return [among[place] for place in places]
+
+
 def _machine(options: argparse.Namespace, keep: Keep) -> int:
     keep(measure.Ceilings.measure(options.device)._asdict())
     return 0
@@ -67,36 +73,47 @@ def _benchmarks(options: argparse.Namespace, keep: Keep) -> int:
     def keep_row(row: dict[str, Any]) -> None:
         keep(row)
         problems.append(row["problem"])
-        print(row["case"], row["backend"], row["problem"] or f"{row['ratio']:.2f}", flush=True)
 
-    chosen = cases.chosen(options.only)
-    if options.device.type == "cuda":
-        measure.rows(chosen, options.backends.split(","), options.device, options.scale, ceilings, keep=keep_row)
-    else:
-        for case in chosen:
-            able = _able(case.operator, options)
-            measure.rows([case], able, options.device, options.scale, ceilings, seconds=0.02, keep=keep_row)
+    seconds = 1.0 if options.device.type == "cuda" else 0.02
+    try:
+        measure.rows(
+            _chosen(options), options.backends, options.device, options.scale, ceilings, seconds=seconds, keep=keep_row
+        )
+    except measure.DeviceLostError as error:
+        print(error)
+        return LOST
     return 1 if any(problems) or not problems else 0
 
 
-def _able(operator: str, options: argparse.Namespace) -> list[str]:
-    """The backends that run an operator here, for a run on the CPU, where few do."""
-    return [
-        name
-        for name in options.backends.split(",")
-        if backends.why_not(operator, name, device=options.device, dtype=torch.float32) is None
-    ]
+def _host(options: argparse.Namespace, keep: Keep) -> int:
+    problems = []
+    for small in _chosen(options, host.SMALL):
+        for backend in options.backends:
+            found = host.measure(small, backend, options.device)
+            keep(found)
+            problems.append(found["problem"])
+    return 1 if any(problems) or not problems else 0
+
+
+def _compile(options: argparse.Namespace, keep: Keep) -> int:
+    """Whatever a case compiles, so that it is in the compiler's cache when the case is timed."""
+    for case in _chosen(options):
+        work = case.build(options.device, options.scale)
+        for backend in options.backends:
+            tuning.compile_all(work, backend, whatever=options.configurations == "all")
+            keep({"case": case.name, "backend": backend})
+    return 0
 
 
 def _tune(options: argparse.Namespace, keep: Keep) -> int:
-    tuning.tune(cases.chosen(options.only), options.device, options.scale, keep=keep)
+    tuning.tune(_chosen(options), options.device, options.scale, keep=keep)
     return 0
 
 
 def _small(options: argparse.Namespace, keep: Keep) -> int:
     """Every case once at small shapes, for a sanitizer to watch."""
-    for case in cases.chosen(options.only):
-        for backend in options.backends.split(","):
+    for case in _chosen(options):
+        for backend in options.backends:
             case.build(options.device, "tiny").results(backend)
             torch.cuda.synchronize(options.device)
             keep({"case": case.name, "backend": backend})
@@ -104,7 +121,7 @@ def _small(options: argparse.Namespace, keep: Keep) -> int:
 
 
 class _Counts:
-    """A plugin of pytest that counts how tests end, and keeps the names of those that fail at once."""
+    """A plugin of pytest that counts how tests end, and keeps at once which fail and with what words."""
 
     def __init__(self, keep: Keep) -> None:
         self.keep = keep
@@ -114,18 +131,29 @@ class _Counts:
         if report.when == "call" or report.outcome != "passed":
             self.ended[report.outcome] += 1
         if report.outcome == "failed":
-            self.keep({"failed": report.nodeid})
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.keep({"failed": report.nodeid, "words": str(crash.message if crash else report.longrepr)[:600]})
 
 
 def _suite(options: argparse.Namespace, keep: Keep) -> int:
     """One file of tests/gpu; a run in which nothing passes has not passed."""
+    import pytest
+
     counts = _Counts(keep)
     code = pytest.main(["-q", "--maxfail=10", "-p", "no:cacheprovider", options.file], plugins=[counts])
-    keep({"file": Path(options.file).name, "backends": options.backends, **counts.ended})
+    keep({"file": Path(options.file).name, "backends": ",".join(options.backends), **counts.ended})
     return int(code) or (0 if counts.ended["passed"] else 1)
 
 
-_STAGES = {"machine": _machine, "benchmarks": _benchmarks, "tune": _tune, "small": _small, "suite": _suite}
+_STAGES = {
+    "machine": _machine,
+    "benchmarks": _benchmarks,
+    "host": _host,
+    "compile": _compile,
+    "tune": _tune,
+    "small": _small,
+    "suite": _suite,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gpu.cases import Case
+from gpu.row import row
 from gpu.work import Work
 from harness import checks
 from harness.timing import time_in_turn
@@ -54,6 +55,10 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+class DeviceLostError(RuntimeError):
+    """An error has left the GPU unusable to this process; what went before is kept, another process must go on."""
+
+
 def rows(
     cases: Iterable[Case],
     backends: Sequence[str],
@@ -64,24 +69,28 @@ def rows(
     seconds: float = 1.0,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Hand `keep` one row for each case and backend as soon as it is there; what goes wrong is a row as well."""
+    """Hand `keep` one row for each case and backend as soon as it is there; what goes wrong is a row as well.
+
+    Raises:
+        DeviceLostError: after a row that says why.
+    """
     for case in cases:
+        work: Work | str
         try:
             work = case.build(device, scale)
-            found = measure(case, work, backends, device, ceilings, seconds)
         except Exception as error:
+            work = f"its inputs cannot be made: {_words(error)}"
+        for backend in backends:
+            line = row(case, backend, problem=work) if isinstance(work, str) else None
+            keep(line or measure(case, work, backend, device, ceilings, seconds))  # type: ignore[arg-type]
             if _is_lost(device):
-                raise
-            traceback.print_exc()
-            found = [_row(case, backend, problem=f"{type(error).__name__}: {error}") for backend in backends]
-        for row in found:
-            keep(row)
+                raise DeviceLostError(f"the GPU cannot be used any more after {case.name} on {backend}")
+        del work
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _is_lost(device: torch.device) -> bool:
-    """Whether an earlier error has left the GPU unusable to this process."""
     try:
         torch.ones(1, device=device).sum().item()
     except RuntimeError:
@@ -89,40 +98,49 @@ def _is_lost(device: torch.device) -> bool:
     return False
 
 
+def _words(error: Exception) -> str:
+    """The kind of an error and its first line; the rest goes to the output."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {(str(error) or 'without a message').splitlines()[0]}"
+
+
 def measure(
-    case: Case, work: Work, backends: Sequence[str], device: torch.device, ceilings: Ceilings, seconds: float
-) -> list[dict[str, Any]]:
-    """Rows of one case. A backend that cannot run it, or is wrong, gets a row without a time."""
-    problems = {backend: problem_with(work, backend, device) for backend in backends}
-    able = [backend for backend, problem in problems.items() if not problem]
-    sides = {backend: functools.partial(work.ours, backend) for backend in able}
-    times = time_in_turn({"peer": work.peer, **sides}, device, cold=case.cold, seconds=seconds)
-    peer = times["peer"]
-    found = []
-    for backend in backends:
-        if backend not in sides:
-            found.append(_row(case, backend, peer_ms=1e3 * peer.median, problem=problems[backend]))
-            continue
-        ours = times[backend]
-        least, bound = ceilings.least(work)
-        found.append(
-            _row(
-                case,
-                backend,
-                peer_ms=1e3 * peer.median,
-                ours_ms=1e3 * ours.median,
-                ratio=peer.median / ours.median,
-                ratio_in_a_row=peer.row / ours.row,
-                spread=[peer.spread, ours.spread],
-                calls=len(ours.seconds),
-                bytes=work.bytes,
-                flops=work.flops,
-                of_copy_bandwidth=work.bytes / ours.median / ceilings.copy,
-                of_roofline=least / ours.median,
-                bound=bound,
-            )
-        )
-    return found
+    case: Case, work: Work, backend: str, device: torch.device, ceilings: Ceilings, seconds: float
+) -> dict[str, Any]:
+    """The row of a case on a backend. Where it cannot run, is wrong or fails, the row has a problem and no ratio."""
+    problem = problem_with(work, backend, device)
+    if problem:
+        return row(case, backend, problem=problem)
+    sides = {"peer": work.peer, "ours": functools.partial(work.ours, backend)}
+    try:
+        work.peer()
+    except Exception as error:
+        problem = f"the peer fails: {_words(error)}"
+        del sides["peer"]
+    try:
+        times = time_in_turn(sides, device, cold=case.cold, seconds=seconds)
+    except Exception as error:
+        return row(case, backend, problem=problem or f"it fails when it is timed: {_words(error)}")
+    ours = times["ours"]
+    least, bound = ceilings.least(work)
+    found = {
+        "ours_ms": 1e3 * ours.median,
+        "calls": len(ours.seconds),
+        "bytes": work.bytes,
+        "flops": work.flops,
+        "of_copy_bandwidth": work.bytes / ours.median / ceilings.copy,
+        "of_roofline": least / ours.median,
+        "bound": bound,
+    }
+    if not problem:
+        peer = times["peer"]
+        found |= {
+            "peer_ms": 1e3 * peer.median,
+            "ratio": peer.median / ours.median,
+            "ratio_in_a_row": peer.row / ours.row,
+            "spread": [peer.spread, ours.spread],
+        }
+    return row(case, backend, problem=problem, **found)
 
 
 def problem_with(work: Work, backend: str, device: torch.device) -> str:
@@ -135,26 +153,5 @@ def problem_with(work: Work, backend: str, device: torch.device) -> str:
         )
     except BackendUnavailableError as error:
         return str(error)
-
-
-def _row(case: Case, backend: str, **found: Any) -> dict[str, Any]:
-    row = {
-        "case": case.name,
-        "operator": case.operator,
-        "dtype": _name(case.dtype),
-        "size": case.size,
-        "peer": case.peer,
-        "backend": backend,
-        "floor": case.floors.get(backend),
-        "share_floor": case.shares.get(backend),
-        "problem": "",
-        **found,
-    }
-    row["short"] = _short(row)
-    return row
-
-
-def _short(row: Mapping[str, Any]) -> bool:
-    """Whether a time was measured and is under what is to be reached."""
-    pairs = (("ratio", "floor"), ("of_copy_bandwidth", "share_floor"))
-    return any(row.get(name) is not None and row[floor] is not None and row[name] < row[floor] for name, floor in pairs)
+    except Exception as error:  # a compiler's, an illegal access: whatever it is, it is this case's alone
+        return _words(error)

@@ -21,6 +21,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _line(row: Mapping[str, Any]) -> str:
     start = f"{row['case']:54} {row['peer'][:24]:24} {row['backend']:9}"
     floor = "-" if row["floor"] is None else f"{row['floor']:.1f}"
+    if row["problem"] and "ours_ms" in row:
+        return f"{start} {'-':>9} {row['ours_ms']:9.3f} NO RATIO (floor {floor}): {row['problem']}"
     if row["problem"]:
         return f"{start} NOT TIMED (floor {floor}): {row['problem']}"
     share = f"{row['of_copy_bandwidth']:.0%}"
@@ -31,6 +33,38 @@ def _line(row: Mapping[str, Any]) -> str:
         f" {row['ratio_in_a_row']:8.2f} {share:>8} {row['of_roofline']:8.0%} {row['bound']:5}"
         f"{' SHORT' if row['short'] else ''}"
     )
+
+
+_HOST_HEAD = (
+    f"{'host time of a call':54} {'backend':9} {'peer us':>8} {'ours us':>8} {'times':>6} {'launches':>8} {'peer':>5}"
+)
+
+
+def host_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each call and backend: microseconds of the host and launches, beside those of the peer."""
+    return [_HOST_HEAD, *(_host_line(line) for line in lines)] if lines else []
+
+
+def _host_line(line: Mapping[str, Any]) -> str:
+    start = f"{line['call']:54} {line['backend']:9}"
+    if "host_us" not in line:
+        return f"{start} NOT TIMED: {line['problem']}"
+    counts = [line.get("launches"), line.get("peer_launches")]
+    ours, peer = ("-" if count is None else f"{count:g}" for count in counts)
+    mark = f" OVER {line['at_most']:g}" if line["over"] else ""
+    return (
+        f"{start} {line['peer_us']:8.1f} {line['host_us']:8.1f} {line['times_peer']:6.2f} {ours:>8} {peer:>5}{mark}"
+        f"{line['problem'] and '  ' + line['problem']}"
+    )
+
+
+def told(source: str, line: Mapping[str, Any]) -> str:
+    """What is printed of a line as soon as it is there: the table's own where it is of a table."""
+    if source.startswith("rows-"):
+        return _line(line)
+    if source.startswith("host-"):
+        return _host_line(line)
+    return f"{source}: {', '.join(f'{name} {value}' for name, value in line.items() if value != '')}"
 
 
 def markdown(result: Mapping[str, Any]) -> str:

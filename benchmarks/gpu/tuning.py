@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,27 @@ import torch
 
 from gpu.cases import Case
 from gpu.measure import problem_with
+from gpu.work import Work
 from harness.timing import time_in_turn
 from simmst.kernels import configurations
 from simmst.ops import measured_choice
 
 CONFIGURATIONS, CHOICE = Path("kernels/configurations.json"), Path("simmst/ops/measured_choice.json")
+
+
+def compile_all(work: Work, backend: str, *, whatever: bool) -> None:
+    """Run what a case runs, so that it is compiled; `whatever` also with every configuration of its kernels.
+
+    A configuration that does not compile is tuning's to report.
+    """
+    with configurations.trial({}) as asked:
+        work.ours(backend)
+        work.results(backend)
+        work.complaint(backend)
+    for kernel in sorted({kernel for kernel, _ in asked} if whatever else ()):
+        for one in configurations.named(kernel):
+            with contextlib.suppress(RuntimeError, ValueError), configurations.trial({kernel: one.name}):
+                work.results(backend)
 
 
 def tune(
@@ -48,7 +65,7 @@ def tune(
 
 
 def _times_by_name(
-    work: Any, kernel: str, others: Mapping[str, str], device: torch.device, backend: str, seconds: float
+    work: Work, kernel: str, others: Mapping[str, str], device: torch.device, backend: str, seconds: float
 ) -> dict[str, float]:
     sides = {}
     for name in (one.name for one in configurations.named(kernel)):

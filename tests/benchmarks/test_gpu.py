@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from gpu import budget, cases
-from gpu.budget import Stage
+from gpu.stages import Run
 from harness import checks
 from simmst.ops.backends import GPU_OPERATORS
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 CPU = torch.device("cpu")
 RESULT_PARTS = {"date", "commit", "device", "driver", "versions", "dry_run"}
-RESULT_PARTS |= {"machine", "stages", "rows", "suite", "tuned"}
+RESULT_PARTS |= {"machine", "installed", "stages", "rows", "host", "suite", "tuned"}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +52,7 @@ def test_without_a_gpu_it_says_so_and_what_to_do() -> None:
 def test_help_says_how_to_run_it() -> None:
     found = run("--help")
     assert found.returncode == 0
-    for word in ("--tune", "--budget", "--dry-run", "--apply", "inside eight minutes"):
+    for word in ("--tune", "--budget", "--dry-run", "--apply", "--wheel", "inside ten minutes"):
         assert word in found.stdout
 
 
@@ -61,6 +63,7 @@ def test_help_says_how_to_run_it() -> None:
         (["--tune", "--dry-run"], "use one of them"),
         (["--apply", "nowhere.json"], "there is no file nowhere.json"),
         (["--skip", "sleep"], "invalid choice: 'sleep'"),
+        (["--only", "no such case"], "the cases are: ProbSparse forward"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -79,8 +82,7 @@ def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Pat
     assert set(result) == RESULT_PARTS
     assert (result["commit"], result["dry_run"]) == ("abc", True)
     assert [(stage["stage"], stage["state"]) for stage in result["stages"]] == [
-        ("machine", "passed"),
-        ("benchmarks", "passed"),
+        (name, "passed") for name in ("machine", "planes", "cpu", "reference", "host")
     ]
     assert {row["case"] for row in result["rows"]} == {case.name for case in cases.CASES}
     assert {"reference", "cpu"} <= {row["backend"] for row in result["rows"]}
@@ -90,41 +92,49 @@ def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Pat
     assert "holds no measured tables: it was a dry run" in refused.stderr
 
 
-def test_a_stage_that_fails_is_reported_and_fails_the_run(tmp_path: Path) -> None:
-    found = run("--dry-run", "--only", "no such case", "--out", str(tmp_path / "out.json"))
-    assert found.returncode == 1
-    assert "no case has 'no such case' in its name; the cases are: ProbSparse forward" in found.stdout
-    assert "benchmarks: failed" in found.stdout
-    stages = json.loads((tmp_path / "out.json").read_text())["stages"]
-    assert [stage["state"] for stage in stages] == ["passed", "failed"]
-
-
 @pytest.fixture
-def on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The stages of a run on a pretended GPU."""
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
+    """A run on a pretended GPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
     from gpu import __main__ as gpu
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-
-    def stages(*arguments: str) -> dict[str, Stage]:
-        return {stage.name: stage for stage in gpu.Run(gpu._arguments([*arguments]), tmp_path).stages()}
-
-    return stages
+    return lambda *arguments: gpu.Run(gpu._arguments([*arguments]), tmp_path, {})
 
 
-def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suite(
-    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/bin/{name}")
-    stages = on_a_gpu("--tune")
-    assert list(stages) == ["install", "machine", "suite", "sanitizers", "tune", "benchmarks"]
-    assert stages["benchmarks"].needs == ("install", "machine")
-    (install,) = stages["install"].commands()
-    assert {"--no-index", "--no-deps", "--no-build-isolation", "--target"} <= set(install.argv)
-    assert (install.environment["CUDAARCHS"], install.environment["SIMMST_CUDA"]) == ("90-real", "ON")
-    site = install.argv[install.argv.index("--target") + 1]
-    suite = stages["suite"].commands()
+def test_the_stages_go_from_what_is_sure_to_what_is_not(on_a_gpu: Callable[..., Run]) -> None:
+    def names(*arguments: str) -> list[str]:
+        return [stage.name for stage in on_a_gpu(*arguments).stages()]
+
+    everything = ["install", "machine", "planes", "cuda", "compile", "triton", "host", "suite"]
+    assert names() == everything
+    assert names("--tune") == [*everything[:5], "tune", *everything[5:]]
+    assert names("--installed", "--skip", "suite") == everything[1:-1]
+    assert names("--stages", "install", "sanitizers") == ["install", "sanitizers"]
+    assert names("--backends", "cuda", "--only", "spatial") == ["install", "machine", "cuda", "host", "suite"]
+
+
+def test_planes_come_first_and_every_operator_and_backend_has_a_process(on_a_gpu: Callable[..., Run]) -> None:
+    def order(*arguments: str) -> list[str]:
+        run = on_a_gpu(*arguments)
+        parts = [*run.planes(), *run.others("cuda"), *run.others("triton")]
+        return [part.result.stem for part in parts]
+
+    operators = ("prob_sparse_attention", "spatial_attention")
+    others = [f"rows-{operator}-{backend}" for backend in ("cuda", "triton") for operator in operators]
+    planes = ["rows-cutting_plane-cuda", "rows-cutting_plane-triton"]
+    assert order() == [*planes, *others]
+    # What is tuned is timed after it.
+    assert order("--tune") == [planes[0], *others[:2], planes[1], *others[2:]]
+    (part,) = on_a_gpu("--only", "signs", "--backends", "cuda").planes()
+    command = part.command(part.cases)
+    assert cases.CASES[int(command.argv[command.argv.index("--cases") + 1])].name == "plane step, L=64, N=1e7, signs"
+    assert command.environment["OMP_NUM_THREADS"] in ("1", "2")
+
+
+def test_the_suite_and_the_sanitizers_run_every_file_on_every_backend(on_a_gpu: Callable[..., Run]) -> None:
+    run = on_a_gpu()
+    suite = run.suite_commands()
     assert {command.name for command in suite} == {
         "suite-device-cuda",
         *(f"suite-{operator}-{backend}" for operator in GPU_OPERATORS for backend in ("triton", "cuda")),
@@ -132,10 +142,22 @@ def test_the_stages_on_a_gpu_install_for_it_alone_and_run_every_file_of_the_suit
     assert all(Path(command.argv[command.argv.index("--file") + 1]).is_file() for command in suite)
     for command in suite:
         assert command.name.endswith(command.environment["SIMMST_GPU_BACKENDS"])
-        assert command.environment["PYTHONPATH"].startswith(site)
-    tools = [(command.argv[2], command.argv[-1]) for command in stages["sanitizers"].commands()]
+        assert command.environment["PYTHONPATH"].startswith(str(run.site))
+        assert command.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    tools = [(command.argv[2], command.argv[-1]) for command in run.sanitizer_commands()]
     assert tools == [("memcheck", "triton"), ("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda")]
-    assert list(on_a_gpu("--installed", "--skip", "suite")) == ["machine", "sanitizers", "benchmarks"]
+
+
+def test_triton_is_compiled_in_a_process_for_each_case_with_the_cache_of_the_timing(
+    on_a_gpu: Callable[..., Run],
+) -> None:
+    run = on_a_gpu()
+    commands = run.compile_commands()
+    chosen = [cases.CASES[int(command.argv[command.argv.index("--cases") + 1])] for command in commands]
+    assert chosen == [case for case in cases.CASES if case.operator != "cutting_plane"]
+    (part, *_) = run.others("triton")
+    timed = part.command(part.cases)
+    assert {command.environment["TRITON_CACHE_DIR"] for command in (*commands, timed)} == {str(run.folder / "triton")}
 
 
 def test_another_installation_in_the_way_is_not_measured(tmp_path: Path) -> None:
@@ -149,12 +171,11 @@ def test_another_installation_in_the_way_is_not_measured(tmp_path: Path) -> None
 
 
 def test_a_tool_that_is_missing_leaves_its_stage_out_and_says_so(
-    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
+    on_a_gpu: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)
-    stages = on_a_gpu()
-    assert stages["install"].commands()[0].environment["SIMMST_CUDA"] == "OFF"
-    (outcome,) = budget.run_all([stages["sanitizers"]._replace(needs=())], 10.0, tell=lambda line: None)
+    (stage,) = on_a_gpu("--stages", "sanitizers").stages()
+    (outcome,) = budget.run_all([stage], 10.0, tell=lambda line: None)
     assert (outcome.state, outcome.good) == ("left out", True)
     assert outcome.reason == "there is no compute-sanitizer on PATH"
 
@@ -219,7 +240,7 @@ def test_a_wrong_result_is_not_timed(case: cases.Case, monkeypatch: pytest.Monke
         monkeypatch.setattr(checks, "excess", right)
         for module in GPU_OPERATORS:
             spoilt = lambda name, ours, plain, exact, wrong=wrong: right(name, wrong(ours), plain, exact)  # noqa: E731
-            monkeypatch.setattr(sys.modules[f"gpu.{module}"], "excess", spoilt)
+            monkeypatch.setattr(importlib.import_module(f"gpu.{module}"), "excess", spoilt)
         assert measure.problem_with(work, "reference", CPU)
 
 
@@ -244,4 +265,4 @@ def test_a_backend_that_cannot_run_gets_a_row_that_says_why() -> None:
         raise RuntimeError("out of memory")
 
     measure.rows([case._replace(build=broken)], ["cuda"], CPU, "tiny", ceilings, keep=rows.append)
-    assert rows[-1]["problem"] == "RuntimeError: out of memory"
+    assert rows[-1]["problem"] == "its inputs cannot be made: RuntimeError: out of memory"

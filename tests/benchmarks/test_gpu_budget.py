@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,16 @@ class Clock:
 def staged(*takes: tuple[str, float, float, int | None], seconds: float = 100.0) -> list[tuple[str, str, float]]:
     """(stage, weight, seconds it would take, exit code) -> (stage, state, seconds allotted)."""
     clock = Clock()
-    stages = [Stage(name, weight, lambda name=name: [Command(name, [])]) for name, weight, _, _ in takes]
-    plans = {name: (seconds, code) for name, _, seconds, code in takes}
 
-    def pretend(commands: list[Command], limit: float) -> tuple[Ended, ...]:
-        seconds, code = plans[commands[0].name]
-        clock.now += min(seconds, limit)
-        return (Ended(commands[0].name, None if seconds > limit else code, min(seconds, limit), ""),)
+    def pretended(name: str, takes: float, code: int | None) -> Callable[[float], tuple[Ended, ...]]:
+        def run(limit: float) -> tuple[Ended, ...]:
+            clock.now += min(takes, limit)
+            return (Ended(name, None if takes > limit else code, min(takes, limit), ""),)
 
-    outcomes = budget.run_all(stages, seconds, clock=clock, run=pretend, tell=lambda line: None)
+        return run
+
+    stages = [Stage(name, weight, pretended(name, seconds, code)) for name, weight, seconds, code in takes]
+    outcomes = budget.run_all(stages, seconds, clock=clock, tell=lambda line: None)
     assert clock.now - 100.0 <= seconds
     return [(outcome.stage, outcome.state, outcome.allotted) for outcome in outcomes]
 
@@ -46,20 +48,21 @@ def test_a_stage_that_runs_out_of_time_leaves_the_others_theirs() -> None:
     assert staged(("a", 1, 1, 0), ("b", 1, 1, 0), seconds=1.0)[0][1] == "not run"
 
 
-def test_what_needs_a_stage_that_failed_is_not_run() -> None:
-    failing = Stage("install", 1, lambda: [Command("false", [sys.executable, "-c", "print('no nvcc'); exit(7)"])])
-    needing = Stage("suite", 1, lambda: [], needs=("install",))
-    other = Stage("other", 1, lambda: [Command("true", [sys.executable, "-c", ""])])
+def test_a_stage_that_fails_says_why_and_stops_none_after_it() -> None:
+    def running(*argv: str) -> Callable[[float], tuple[Ended, ...]]:
+        return lambda seconds: budget.run_beside([Command("python", [sys.executable, *argv])], seconds)
+
     told, kept = [], []
-    stages = [failing, needing, other]
+    stages = [Stage("install", 1, running("-c", "print('no nvcc'); exit(7)")), Stage("other", 1, running("-c", ""))]
+    stages.append(Stage("absent", 1, running("-c", "exit(1)"), absent="no such tool"))
     outcomes = budget.run_all(stages, 60, tell=told.append, after=lambda so_far: kept.append(len(so_far)))
     assert [(outcome.state, outcome.good) for outcome in outcomes] == [
         ("failed", False),
-        ("not run", False),
         ("passed", True),
+        ("left out", True),
     ]
     assert outcomes[0].commands[0].code == 7
-    assert outcomes[1].reason == "it needs install"
+    assert outcomes[2].reason == "no such tool"
     assert any("no nvcc" in line for line in told)
     assert kept == [1, 2, 3]
     assert json.dumps([outcome.as_dict() for outcome in outcomes])

@@ -40,6 +40,11 @@ ROW = {
     "of_roofline": 0.75,
     "bound": "bytes",
 }
+FIGURES = {"ours_ms", "peer_ms", "ratio", "ratio_in_a_row", "spread", "calls", "of_copy_bandwidth", "of_roofline"}
+WRONG = {name: value for name, value in ROW.items() if name not in FIGURES}
+WRONG |= {"backend": "cuda", "problem": "the values is off by 1", "short": False}
+HOST = {"call": "plane step", "backend": "cuda", "at_most": 2.0, "problem": "", "over": True, "host_us": 40.0}
+HOST |= {"peer_us": 12.5, "times_peer": 3.2, "launches": 5.0, "peer_launches": 1.0}
 RESULT = {
     "date": "2026-01-02",
     "commit": "abc",
@@ -49,7 +54,8 @@ RESULT = {
     "dry_run": False,
     "machine": {"copy": 4.2e12, "products": {"bfloat16": 8e14}},
     "stages": [{"stage": "suite", "state": "failed"}],
-    "rows": [ROW, {**ROW, "backend": "cuda", "problem": "the values is off by 1", "short": False}],
+    "rows": [ROW, WRONG],
+    "host": [HOST],
     "suite": [],
     "tuned": [],
 }
@@ -59,6 +65,8 @@ def test_the_table_shows_shortfalls_and_problems() -> None:
     first, second = report.table(RESULT["rows"])[1:]
     assert first.split()[-9:] == ["4.000", "2.000", "2.00", "1.8", "1.90", "75%/80%", "75%", "bytes", "SHORT"]
     assert "NOT TIMED (floor 1.8): the values is off by 1" in second
+    without_a_peer = {**ROW, "problem": "the peer fails: OutOfMemoryError: no memory"}
+    assert "- 2.000 NO RATIO (floor 1.8): the peer fails" in " ".join(report.table([without_a_peer])[1].split())
     summary = "\n".join(report.summary(RESULT))
     assert "copy 4.20 TB/s, products in TFLOP/s: bfloat16 800" in summary
     assert "suite failed" in summary
@@ -67,6 +75,15 @@ def test_the_table_shows_shortfalls_and_problems() -> None:
     assert "Measured on 2026-01-02 at commit abc on a GPU, driver 1.2, torch 2.11." in text
     assert text.count("\n|") == 4
     assert report.table([]) == ["no case was measured"]
+
+
+def test_the_host_s_table_shows_what_is_over() -> None:
+    line, failed = report.host_table([HOST, {**WRONG, "call": "plane step"}])[1:]
+    assert line.split()[-8:] == ["cuda", "12.5", "40.0", "3.20", "5", "1", "OVER", "2"]
+    assert "NOT TIMED: the values is off by 1" in failed
+    assert report.told("host-cuda", HOST) == line
+    assert report.told("rows-cutting_plane-triton", ROW) == report.table([ROW])[1]
+    assert report.told("suite-x", {"failed": "test_a", "words": ""}) == "suite-x: failed test_a"
 
 
 def test_the_file_is_written_whole(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""What a call costs the host: microseconds until it returns, and launches, beside one of PyTorch's attention.
+
+Shapes are so small that the device is never what is waited for; a queue of the device is emptied now and then.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+PEER = "scaled_dot_product_attention"
+AT_MOST = 2.0  # times the peer's
+_CALLS, _ROUNDS = 20, 60  # calls between two waits, and how often
+Call = Callable[[], Any]
+
+
+class Small(NamedTuple):
+    """A call at a small shape, made for a device: the call of a backend."""
+
+    name: str
+    operator: str
+    build: Callable[[torch.device], Callable[[str], Any]]
+
+
+def _normal(device: torch.device, *shape: int) -> torch.Tensor:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.randn(shape, device=device).to(dtype)
+
+
+def _sparse(sampling: str, backward: bool = False) -> Callable[[torch.device], Callable[[str], Any]]:
+    def build(device: torch.device) -> Callable[[str], Any]:
+        from simmst.core.prob_sparse_attention import informer_count
+        from simmst.ops import prob_sparse_attention
+
+        query, key, value = (_normal(device, 2, 4, 96, 64) for _ in range(3))
+        rows = (96, informer_count(96, 5)) if sampling == "per_query" else (informer_count(96, 5),)
+        sample = torch.randint(96, rows, device=device)
+        call = functools.partial(prob_sparse_attention, query, key, value, sample=sample, factor=5)
+        if not backward:
+            return lambda backend: call(backend=backend)
+        leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
+        gradient = torch.randn_like(query)
+        return lambda backend: torch.autograd.grad(call(backend=backend), leaves, gradient)
+
+    return build
+
+
+def _spatial(device: torch.device) -> Callable[[str], Any]:
+    from simmst.ops import spatial_attention
+
+    x, *weights = (_normal(device, *shape) for shape in ((4, 121, 64), (192, 64), (192,), (64, 64), (64,)))
+    return lambda backend: spatial_attention(x, *weights, num_heads=4, residual=True, backend=backend)
+
+
+def _step(device: torch.device) -> Callable[[str], Any]:
+    from simmst.ops import cutting_plane_step_
+
+    planes = torch.randn(8, 4096, device=device)
+    coefficients, values = torch.rand(8, device=device), torch.randn(8, device=device)
+    gradient, point, anchor = (torch.randn(4096, device=device) for _ in range(3))
+    return lambda backend: cutting_plane_step_(
+        planes, coefficients, gradient, point, anchor, values, lr=1e-3, backend=backend
+    )
+
+
+SMALL: tuple[Small, ...] = (
+    Small("plane step, L=8, N=4096", "cutting_plane", _step),
+    Small("ProbSparse forward, shared samples, 8 heads, L=96", "prob_sparse_attention", _sparse("shared")),
+    Small("ProbSparse forward, per-query samples, 8 heads, L=96", "prob_sparse_attention", _sparse("per_query")),
+    Small("ProbSparse forward + backward, 8 heads, L=96", "prob_sparse_attention", _sparse("shared", True)),
+    Small("spatial forward, 4 maps, N=121", "spatial_attention", _spatial),
+)
+
+
+def line(small: Small, backend: str, *, problem: str = "", **found: Any) -> dict[str, Any]:
+    """Of a call that was measured, or of one with a problem."""
+    over = found.get("times_peer") is not None and found["times_peer"] > AT_MOST
+    return {"call": small.name, "backend": backend, "at_most": AT_MOST, "problem": problem, "over": over, **found}
+
+
+def measure(small: Small, backend: str, device: torch.device) -> dict[str, Any]:
+    """Host time and launches of a backend's call and of the peer's, in turn."""
+    query, key, value = (_normal(device, 2, 4, 96, 64) for _ in range(3))
+    if "backward" in small.name:
+        leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
+        gradient = torch.randn_like(query)
+
+        def peer() -> Any:
+            return torch.autograd.grad(F.scaled_dot_product_attention(query, key, value), leaves, gradient)
+    else:
+
+        def peer() -> Any:
+            return F.scaled_dot_product_attention(query, key, value)
+
+    found: dict[str, Any] = {}
+    try:
+        ours = functools.partial(small.build(device), backend)
+        microseconds = _microseconds({"ours": ours, "peer": peer}, device)
+        found = {"host_us": microseconds["ours"], "peer_us": microseconds["peer"]}
+        found["times_peer"] = found["host_us"] / found["peer_us"]
+        found |= {"launches": launches(ours, device), "peer_launches": launches(peer, device)}
+    except Exception as error:
+        traceback.print_exception(error)
+        return line(small, backend, problem=f"{type(error).__name__}: {error}", **found)
+    return line(small, backend, **found)
+
+
+def _microseconds(sides: dict[str, Call], device: torch.device) -> dict[str, float]:
+    """The median time until a call returns, with the device's queue never full."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        for _ in range(_CALLS):
+            side()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(_ROUNDS):
+            for name, side in sides.items():
+                wait()
+                for _ in range(_CALLS):
+                    start = time.perf_counter()
+                    side()
+                    found[name].append(time.perf_counter() - start)
+        wait()
+    finally:
+        gc.enable()
+    return {name: 1e6 * statistics.median(taken) for name, taken in found.items()}
+
+
+def launches(call: Call, device: torch.device) -> float | None:
+    """Kernels, copies and fills a call puts on the device; None without one, or where the profiler sees nothing."""
+    if device.type != "cuda":
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize(device)
+    calls = 5
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize(device)
+    seen = sum(1 for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+    return seen / calls if seen else None
