@@ -258,7 +258,7 @@ def _open(path: Path) -> Any:
 
 def _unreadable() -> tuple[type[Exception], ...]:
     pa = import_extra("pyarrow", extra="forecast")
-    return (OSError, ValueError, NotImplementedError, MemoryError, pa.ArrowException)
+    return (OSError, ValueError, LookupError, NotImplementedError, MemoryError, pa.ArrowException)
 
 
 def _damaged(path: Path, error: object) -> DataError:

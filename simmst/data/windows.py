@@ -15,8 +15,11 @@ from simmst.data.dataset import TrafficDataset
 from simmst.data.memory import SeriesMemory
 from simmst.data.scaler import Scaler
 from simmst.errors import ConfigError, DataError
+from simmst.foundation.bounds import at_most
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
 from simmst.foundation.scalars import python_scalars
+
+_MOST_SLOTS = 1_000_000  # of a window, either way: a year of slots of a minute has half of them
 
 _CHUNK = 512  # slots scaled at a time, so that the copies stay small
 
@@ -59,6 +62,9 @@ class WindowSpec:
             raise ConfigError(f"offsets must be ascending and all below 0, got {self.offsets}")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood must be odd (1, 3, 5, ...), got {self.neighbourhood}")
+        at_most("horizon", self.horizon, _MOST_SLOTS)
+        at_most("neighbourhood", self.neighbourhood, _MOST_SLOTS)
+        at_most("the slots that a window reaches back", -self.offsets[0], _MOST_SLOTS)
 
     @classmethod
     def recent(

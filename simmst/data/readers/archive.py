@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,9 +11,8 @@ import numpy as np
 
 from simmst.errors import DataError
 
-MOST_BYTES = (
-    3 << 29
-)  # that the arrays of a file may take in memory: a city of 100 x 100 cells for two months takes 1.1 GB
+# That the arrays of a file may take in memory: a city of 100 x 100 cells for two months takes 1.1 GB.
+MOST_BYTES = 3 << 29
 
 # What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
 _UNREADABLE = (
@@ -25,6 +25,8 @@ _UNREADABLE = (
     MemoryError,
     LookupError,
     NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -16,7 +16,7 @@ from simmst.errors import DataError
 PACKED = (".gz", ".zip")
 _PLENTY = 64 << 20  # bytes that any file may unfold to
 _MOST_TIMES = 100  # its size, beyond that; text with many zeros unfolds to thirty
-_DAMAGED = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+_DAMAGED = (EOFError, LookupError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 
 def inner_name(path: Path) -> str:
