@@ -64,7 +64,7 @@ def explained(error: Exception, hint: str = "") -> str | None:
         return f"the disk is full ({message}); make room{hint}"
     if isinstance(error, MemoryError) or _torch_out_of_memory(error):
         details = f" ({message})" if message else ""
-        return f"out of memory{details}; take a smaller batch, fewer cities or fewer workers"
+        return f"out of memory{details}; take a smaller batch_size, fewer cities or fewer workers"
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not text in UTF-8 ({message}); save it in that encoding"
     return message if isinstance(error, (SimmstError, OSError, ArgumentError)) else None

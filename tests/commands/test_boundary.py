@@ -155,7 +155,7 @@ def test_yaml_in_another_encoding(tmp_path, encoding):
         (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), "[Errno 2] No such file: 'a.csv'"),
         (OSError(errno.ENOSPC, "No space left"), "the disk is full ([Errno 28] No space left); make room; go on"),
         (RuntimeError("Error: I/O error (os error 28)"), "the disk is full (Error: I/O error (os error 28)); make"),
-        (MemoryError(), "out of memory; take a smaller batch"),
+        (MemoryError(), "out of memory; take a smaller batch_size, fewer"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory (CUDA out of memory); take"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), "out of memory (DefaultCPUAllocator"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a file is not text in UTF-8 ("),
