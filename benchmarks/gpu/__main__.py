@@ -99,6 +99,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     options.backends = [name for name in STAGES if name in (options.backends or on_device)]
     out = Path(os.environ.get("OUT") or ROOT / "runs") / "gpu.json"
     options.out = (options.out or out).resolve()
+    options.wheel = options.wheel and options.wheel.resolve()  # others read it in folders of their own
     return options
 
 
