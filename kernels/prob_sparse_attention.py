@@ -15,8 +15,8 @@ once and read once: at L = 4096, 64 heads, bfloat16 on 132 processors, 8 chunks 
 
 More than 63 selected rows (float32 wider than 64: 31) take several tiles: K and V are then read once for each tile.
 
-float32 products are IEEE unless `torch.backends.cuda.matmul.allow_tf32` allows TF32. Nothing waits for the device, so
-an index out of range is not refused: in `sample` or `top` it makes a measure or lse NaN, and no memory is read astray.
+float32 products are IEEE unless torch allows TF32. Nothing waits for the device, so an index out of range is not
+refused: in `sample` or `top` it makes a measure or lse NaN, and no memory is read astray.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import torch
 import triton
 from torch import Tensor
 
+from simmst.core.dtypes import tf32_is_allowed
 from simmst.core.philox import keep_threshold
 from simmst.core.prob_sparse_attention import DEFAULTS, Options, divisor, empty_out, resolve_fill, resolve_scale
 from simmst.kernels.configurations import Configuration, configuration
@@ -238,7 +239,7 @@ def _block(size: int) -> int:
 
 def _precision(query: Tensor) -> str:
     """Of matrix products; it makes no difference to half types."""
-    return "tf32" if query.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if query.dtype == torch.float32 and tf32_is_allowed() else "ieee"
 
 
 def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, float, Tensor | None]:

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from simmst.core.dtypes import tf32_is_allowed
 from simmst.kernels.configurations import Configuration, configuration
 
 # The fused kernels take maps up to these sizes: beyond them the work of one map is worth many programs, or its tiles
@@ -74,8 +75,7 @@ class Sizes(NamedTuple):
     @property
     def precision(self) -> str:
         """How products of float32 numbers round their operands."""
-        exact = torch.get_float32_matmul_precision() == "highest"
-        return "ieee" if exact or self.dtype != torch.float32 else "tf32"
+        return "tf32" if self.dtype == torch.float32 and tf32_is_allowed() else "ieee"
 
     def configuration(self, kernel: str) -> Configuration:
         """The launch configuration of one of our kernels for these sizes."""

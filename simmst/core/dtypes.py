@@ -1,4 +1,4 @@
-"""Dtypes: which the operators take, and the numbers that name them to the compiled modules."""
+"""Dtypes: which the operators take, the numbers that name them to the compiled modules, and whether TF32 is allowed."""
 
 from __future__ import annotations
 
@@ -19,4 +19,21 @@ CODES = {
     torch.int32: 7,
 }
 
-__all__ = ["CODES", "FLOATS", "GPU_FLOATS"]
+
+def tf32_is_allowed() -> bool:
+    """Whether torch may round the operands of float32 matrix products on a GPU to TF32.
+
+    A program sets it by ``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul.allow_tf32`` or, since
+    torch 2.9, ``torch.backends.cuda.matmul.fp32_precision`` and ``torch.backends.fp32_precision``. Once one of the last
+    two was set, torch raises where one of the first is read; the new one follows them all.
+
+    Example:
+        >>> tf32_is_allowed()
+        False
+    """
+    matmul = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    return bool(matmul.allow_tf32) if precision is None else precision == "tf32"
+
+
+__all__ = ["CODES", "FLOATS", "GPU_FLOATS", "tf32_is_allowed"]
