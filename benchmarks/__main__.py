@@ -8,6 +8,7 @@
     sim2real.shipped    errors of the shipped weights on real series
     cpu.simulator       the simulator's time and memory
     cpu.whole_models    models of other libraries with our layers swapped in
+    baselines.cross_checks  networks of other papers beside those of neuralforecast
 
 The C++ kernels are timed by ``pytest benchmarks``. Both put this folder on Python's path, and not the checkout around
 it, whose sources hold no compiled modules: ``import simmst`` finds the installed package.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -11,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import simmst
+from simmst import TrafficDataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = runpy.run_path(str(ROOT / "benchmarks" / "__main__.py"))["PROGRAMS"]
@@ -39,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_programs_run_in_a_checkout_with_the_installed_package(checkout: Path) -> None:
-    assert len(PROGRAMS) == 9
+    assert len(PROGRAMS) == 10
     for program in PROGRAMS:
         found = run("benchmarks", program, "--help", folder=checkout)
         assert found.returncode == 0, found.stderr
@@ -90,3 +93,26 @@ def test_whole_models_are_timed_where_a_library_is_installed(tmp_path: Path) -> 
     rows = json.loads(out.read_text())["rows"]
     assert bool(rows) != ("neither transformers nor neuralforecast is installed" in found.stdout)
     assert all(row["ours_ms"] > 0 and row["peer_ms"] > 0 for row in rows)
+
+
+def test_cross_checks_compare_where_the_library_is_installed(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    hours = np.arange(21 * 24)
+    activity = 50 * (1.5 + np.sin(hours / 24 * 2 * np.pi))[:, None, None, None] * random.gamma(50, 0.02, (1, 1, 3, 3))
+    path = tmp_path / "city.npz"
+    TrafficDataset.from_arrays(activity, hours * 3600, timezone="UTC", country=None).save(path)
+    out = tmp_path / "figures.json"
+    command = ("baselines.cross_checks", "--data", str(path), "--models", "lstm", "--horizons", "1", "--seeds", "1")
+    found = run(str(ROOT / "benchmarks"), *command, "--epochs", "1", "--out", str(out), folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    if importlib.util.find_spec("neuralforecast") is None:
+        assert "neuralforecast is not installed" in found.stdout
+        return
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["form"] for row in rows] == [
+        "ours",
+        "ours, told no more",
+        "theirs in our loop",
+        "theirs by its own fit",
+    ]
+    assert all(row["mae"][0] > 0 for row in rows)

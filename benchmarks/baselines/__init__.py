@@ -1,0 +1,1 @@
+"""The networks of other papers beside the same networks of other libraries."""
