@@ -151,11 +151,15 @@ QUICK = Effort(
     {},
     {
         "dcrnn": {"width": 16, "layers": 1},
-        "staeformer": {"input_width": 8, "day_width": 8, "week_width": 8, "adaptive_width": 8, "layers": 1},
+        "stgcn": {"width": 16, "bottleneck": 8},
+        "staeformer": {
+            **dict.fromkeys(("input_width", "day_width", "week_width", "adaptive_width"), 8),
+            **{"layers": 1, "num_heads": 2, "feedforward": 32},
+        },
         "convlstm": {"width": 16, "layers": 1},
         "ast-mtl": {"width": 32},
     },
     8,
-    "QUICK, a look and no result: networks train for 5 epochs of 1,024 windows; DCRNN, STAEformer, ConvLSTM and "
+    "QUICK, a look and no result: networks train for 5 epochs of 1,024 windows; STGCN, DCRNN, STAEformer, ConvLSTM and "
     "AST-MTL are smaller than their sources', 8 cities are simulated; what starts from random weights is under-trained",
 )
