@@ -47,7 +47,7 @@ class RidgeOnLags(MemoryModel):
     def __init__(self, alpha: float | None = None, *, max_rows: int = 20_000, seed: int = 0) -> None:
         super().__init__(max_rows=max_rows, seed=seed)
         self.alpha = alpha
-        self._lines: list[dict[int, _Line]] = []  # by service, then by step; no line forecasts no difference
+        self._lines: list[dict[int, Line]] = []  # by service, then by step; no line forecasts no difference
 
     def _forget(self, num_services: int) -> None:
         self._lines = [{} for _ in range(num_services)]
@@ -61,7 +61,7 @@ class RidgeOnLags(MemoryModel):
                 continue
             usual = features.usual[known, step].astype(np.float64)
             inputs, target = _inputs(features, step)[known], features.target[known, step].astype(np.float64)
-            line = _best_line(inputs, target, usual, slot, penalties)
+            line = best_line(inputs, target, usual, slot, penalties)
             if line is not None:
                 self._lines[service][step] = line
 
@@ -72,7 +72,7 @@ class RidgeOnLags(MemoryModel):
         return differences
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """A linear model of standardised features that never leave the range seen in training."""
 
     coefficients: np.ndarray  # (F + 1,), the intercept last
@@ -82,6 +82,7 @@ class _Line(NamedTuple):
     high: np.ndarray
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Differences (N,) of inputs (N, F)."""
         standardised = (np.clip(inputs, self.low, self.high) - self.mean) / self.std
         difference: np.ndarray = standardised @ self.coefficients[:-1] + self.coefficients[-1]
         return difference
@@ -91,9 +92,9 @@ def _inputs(features: Features, step: int) -> np.ndarray:
     return np.concatenate([features.window, features.ahead[:, step]], axis=1)
 
 
-def _best_line(
+def best_line(
     inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray, penalties: tuple[float, ...]
-) -> _Line | None:
+) -> Line | None:
     """Fit with the penalty that forecasts later slots best from earlier ones; None where that is no line at all.
 
     Args:
@@ -127,7 +128,7 @@ def _best_line(
     penalty = penalties[int(np.flatnonzero(errors <= (1 + _MARGIN) * errors.min())[-1])]
     if np.isinf(penalty):
         return None
-    return _Line(_solve(gram[-1], cross[-1], penalty * count[-1]), mean, std, low, high)
+    return Line(_solve(gram[-1], cross[-1], penalty * count[-1]), mean, std, low, high)
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:

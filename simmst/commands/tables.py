@@ -25,6 +25,7 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     "time_format": (str, "form of times as text, such as %d/%m/%Y %H:%M"),
     "decimal": (str, "sign before decimals: . or ,"),
     "round_times": (bool, "true moves each time to the nearest slot"),
+    "covariates": (str, "table of times and of what is known in advance, such as the weather"),
 }
 
 

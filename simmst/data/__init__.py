@@ -3,6 +3,7 @@
 from simmst.data.batch import Batch, WindowSource, batches, concat_batches, index_batch
 from simmst.data.calendar import CALENDAR_FEATURES, calendar_features
 from simmst.data.city_shards import CityShards, write_shard
+from simmst.data.covariates import Covariates
 from simmst.data.dataset import TrafficDataset
 from simmst.data.directory import available, data_directory
 from simmst.data.grids import Grid, load_grid
@@ -19,6 +20,7 @@ __all__ = [
     "CityShards",
     "CityWindows",
     "ConcatWindows",
+    "Covariates",
     "Grid",
     "Scaler",
     "Split",

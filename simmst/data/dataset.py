@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simmst.data.calendar import DAY_MINUTES, check_time_axis, checked_days, utc_offset_seconds
+from simmst.data.covariates import Covariates
 from simmst.data.layout import FrameLayout
 from simmst.data.readers import arrays, frames, hdf5, npz, telecom_italia
+from simmst.data.readers.covariates import read_covariates
 from simmst.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class TrafficDataset:
         cell_name: text or numbers (H, W), the ``unique_id`` of data frames, where that is not `cell_id`.
         events: local days, such as ``"2013-12-07"``, that are as a public holiday: matches, strikes, a patron saint;
             past and coming ones.
+        covariates: numbers of the whole city that are known in advance, such as the weather; None for none.
         layout: how data frames go out: as the one came in that the data set was built from.
 
     Raises:
@@ -71,6 +74,7 @@ class TrafficDataset:
     cell_name: np.ndarray | None = None
     layout: FrameLayout = field(default_factory=FrameLayout)
     events: tuple[str, ...] = ()
+    covariates: Covariates | None = None
 
     def __post_init__(self) -> None:
         if self.activity.ndim != 4 or self.activity.dtype != np.float32:
@@ -231,6 +235,26 @@ class TrafficDataset:
             time=np.ascontiguousarray(self.time[start : start + count * factor : factor]),
         )
 
+    def with_covariates(self, source: Any, **options: Any) -> TrafficDataset:
+        """Return the data set with numbers that are known in advance, such as the weather, beside it.
+
+        Args:
+            source: a table with a column of times and a column for each; a frame, a path, or `Covariates`. It should
+                reach over the slots to forecast. Times without a time zone are local times of the data set.
+            **options: see `simmst.data.readers.covariates.read_covariates`.
+
+        Raises:
+            DataError: the table is none of this.
+
+        Example:
+            >>> import pandas as pd
+            >>> city = TrafficDataset.from_arrays(np.ones(24), np.arange(24) * 3600)
+            >>> rain = pd.DataFrame({"time": pd.date_range("1970-01-01", periods=30, freq="h", tz="UTC"), "rain": 0.5})
+            >>> city.with_covariates(rain).covariates.names
+            ('rain',)
+        """
+        return self.with_(covariates=read_covariates(source, self.timezone, **options))
+
     def clock(self, time_utc: np.ndarray) -> tuple[np.ndarray, str]:
         """Return slot starts and the time zone by which the calendar of this data set is told: `simmst.data.calendar`.
 
@@ -273,10 +297,19 @@ class TrafficDataset:
 
     @classmethod
     def from_dataframe(
-        cls, frame: Any, *, cells: Mapping[Any, tuple[int, int]] | str | None = None, **options: Any
+        cls,
+        frame: Any,
+        *,
+        cells: Mapping[Any, tuple[int, int]] | str | None = None,
+        covariates: Any = None,
+        **options: Any,
     ) -> TrafficDataset:
-        """Build a data set from a data frame of any layout; see `simmst.data.readers.frames.read_dataframe`."""
-        return cls(**frames.read_dataframe(frame, cells=cells, **options))
+        """Build a data set from a data frame of any layout; see `simmst.data.readers.frames.read_dataframe`.
+
+        `covariates` are those of `with_covariates`.
+        """
+        found = cls(**frames.read_dataframe(frame, cells=cells, **options))
+        return found if covariates is None else found.with_covariates(covariates)
 
     @classmethod
     def from_hdf5(cls, path: str | Path) -> TrafficDataset:

@@ -40,6 +40,7 @@ def append(series: TrafficDataset, new: TrafficDataset) -> TrafficDataset:
 
     Cells are known by their identifiers and services by their names; those that the new slots lack are NaN there. Where
     both have a slot, what is new and not NaN wins: late counts correct early ones. Slots between both are NaN.
+    Covariates are joined alike.
 
     Args:
         series: what is known.
@@ -88,7 +89,10 @@ def append(series: TrafficDataset, new: TrafficDataset) -> TrafficDataset:
         fresh = values[:, k]
         kept[:, row, column] = np.where(np.isnan(fresh), kept[:, row, column], fresh)
     time = series.time[0] + np.arange(total) * step.astype("timedelta64[s]")
-    return series.with_(activity=activity, time=time)
+    covariates = series.covariates if new.covariates is None else new.covariates
+    if series.covariates is not None and new.covariates is not None:
+        covariates = series.covariates.joined(new.covariates)
+    return series.with_(activity=activity, time=time, covariates=covariates)
 
 
 def _places(series: TrafficDataset, new: TrafficDataset) -> list[int]:

@@ -17,7 +17,11 @@ from simmst.errors import DataError
 
 
 def load(
-    path_or_name: str | Path | Sequence[str | Path], *, like: TrafficDataset | None = None, **options: Any
+    path_or_name: str | Path | Sequence[str | Path],
+    *,
+    like: TrafficDataset | None = None,
+    covariates: Any = None,
+    **options: Any,
 ) -> TrafficDataset:
     """Load a data set from a file, or from the data folder by name (with or without its suffix).
 
@@ -34,12 +38,20 @@ def load(
     Args:
         path_or_name: the file or files.
         like: a series of the same cells, which says what a table leaves open; see `as_traffic`.
+        covariates: what is known in advance, such as the weather: see `TrafficDataset.with_covariates`.
         **options: of `TrafficDataset.from_dataframe`, for tables; of `TrafficDataset.from_telecom_italia` for official
             rows.
 
     Raises:
         DataError: no such file (the message lists the data folder's), or a file that holds no traffic.
     """
+    data = _load(path_or_name, like, options)
+    return data if covariates is None else data.with_covariates(covariates)
+
+
+def _load(
+    path_or_name: str | Path | Sequence[str | Path], like: TrafficDataset | None, options: dict[str, Any]
+) -> TrafficDataset:
     files = _find(path_or_name)
     kinds = {_kind(path) for path in files}
     if len(kinds) > 1:

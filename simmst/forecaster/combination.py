@@ -16,6 +16,7 @@ from simmst.baselines.ridge import RidgeOnLags
 from simmst.data import TrafficDataset, Windows
 from simmst.data.batch import Batch
 from simmst.evaluation import ModelPredictor, believed_stretch, stretch_of
+from simmst.forecaster.covariate_effect import CovariateEffect, refuse_missing
 from simmst.foundation.modes import evaluating
 from simmst.foundation.threads import in_threads
 
@@ -115,8 +116,11 @@ class InContextPredictor(ModelPredictor):
     def _predict(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: tuple[float, ...] | None
     ) -> Floats:
+        refuse_missing(dataset, origins, self.spec.horizon)
         found = self.on(dataset, origins)
-        return super()._predict(dataset, origins, levels) if found is self else found._predict(dataset, origins, levels)
+        alone = found is self
+        forecast = (super()._predict if alone else found._predict)(dataset, origins, levels)
+        return with_covariates(self, dataset, origins, forecast)
 
 
 def known_before(dataset: TrafficDataset, origins: npt.NDArray[np.int64], context_days: int | None) -> range:
@@ -124,6 +128,37 @@ def known_before(dataset: TrafficDataset, origins: npt.NDArray[np.int64], contex
     first = min(int(np.min(origins, initial=dataset.num_steps)), dataset.num_steps)
     days = CONTEXT_DAYS if context_days is None else context_days
     return range(max(first - days * dataset.steps_per_day, 0), max(first, 1))
+
+
+def with_covariates(
+    network: ModelPredictor,
+    dataset: TrafficDataset,
+    origins: npt.NDArray[np.int64],
+    forecast: Floats,
+    *,
+    companions: bool = True,
+) -> Floats:
+    """Return a forecast moved by what the covariates of a series tell; as it is where it has none, or few days.
+
+    They are learned from the errors of forecasts of the later half of what is known before the first origin, by the
+    network with companions that learned from the earlier half.
+
+    Args:
+        network: as a predictor, without companions.
+        dataset: raw units.
+        origins: int64 (n,).
+        forecast: float32 (n, C, T_out, K, L), raw units.
+        companions: whether the network has them.
+    """
+    known = known_before(dataset, origins, network.context_days)
+    half = known.start + len(known) // 2
+    if dataset.covariates is None or len(forecast) == 0 or half - known.start < dataset.steps_per_day:
+        return forecast
+    if known.stop - half < network.spec.horizon + 1:
+        return forecast
+    earlier = combined(network, dataset, range(known.start, half), calibrate=False, companions=companions)
+    learned = CovariateEffect.learn(earlier, dataset, range(half, known.stop))
+    return learned.add(dataset, np.asarray(origins, dtype=np.int64), forecast)
 
 
 def combined(

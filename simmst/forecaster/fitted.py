@@ -96,6 +96,8 @@ class FittedForecaster:
             return dataset
         if dataset is None:
             return self.dataset
+        if dataset.covariates is None and self.dataset.covariates is not None:
+            dataset = dataset.with_(covariates=self.dataset.covariates)  # they have times of their own
         if not set(self.dataset.services) <= set(dataset.services):
             dataset = with_services(dataset, self.dataset.services)
         return matched(dataset, self.dataset)

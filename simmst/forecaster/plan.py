@@ -71,7 +71,8 @@ def make_plan(
         known = range(dataset.num_steps)
         network, days = network_config(config, dataset.services), dataset.num_steps / dataset.steps_per_day
         note = f"{days:.3g} days are too few to train on: the shipped weights are used as they are"
-        return Plan(known, known[:0], spec, Scaler.fit(dataset, known, "relative"), network, kept, None, (note,))
+        told = (note, *covariate_notes(config, dataset))
+        return Plan(known, known[:0], spec, Scaler.fit(dataset, known, "relative"), network, kept, None, told)
     train, validation = training_and_validation(dataset, config, validation_steps)
     scaler = Scaler.fit(dataset, train, "relative")
     held_out = dataset.activity[validation.start : validation.stop][..., dataset.mask]
@@ -81,9 +82,10 @@ def make_plan(
             "stops; cut the empty end off with slice_steps"
         )
     if config.model in BASELINES:
-        return Plan(train, validation, spec, scaler)
+        return Plan(train, validation, spec, scaler, notes=covariate_notes(config, dataset))
     network = network_config(config, dataset.services)
     pretrained, notes = starting_weights(config, network)
+    notes += covariate_notes(config, dataset)
     solver = config.solver
     if solver is None:
         solver = "adapt" if pretrained else "pretrain-finetune" if simulated else "real-only"
@@ -94,6 +96,14 @@ def make_plan(
     if solver in REWEIGHTING:
         refuse_changing_weights(network.task_weights)
     return Plan(train, validation, spec, scaler, network, pretrained, solver, notes)
+
+
+def covariate_notes(config: ForecasterConfig, dataset: TrafficDataset) -> tuple[str, ...]:
+    """Say which covariates are not looked at: Sim-MSTNet alone does, combined with what a series teaches."""
+    if dataset.covariates is None or (config.model == OWN and config.combine):
+        return ()
+    how = f"model {config.model!r}" if config.model != OWN else "combine=False"
+    return (f"{', '.join(dataset.covariates.names)}: covariates, which {how} does not look at",)
 
 
 def untouched_weights(config: ForecasterConfig, dataset: TrafficDataset) -> Pretrained | None:

@@ -10,7 +10,8 @@ import torch
 
 from simmst.data import Scaler, TrafficDataset, WindowSpec
 from simmst.evaluation import ModelPredictor
-from simmst.forecaster.combination import CONTEXT_DAYS, combined, known_before
+from simmst.forecaster.combination import CONTEXT_DAYS, combined, known_before, with_covariates
+from simmst.forecaster.covariate_effect import refuse_missing
 from simmst.models import SimMSTNet
 from simmst.pretrained import Pretrained
 from simmst.training import resolve_device
@@ -53,19 +54,29 @@ class ZeroShotPredictor:
 
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Forecast all cells from each origin, float32 (n, C, T_out, K); see `ModelPredictor.predict`."""
-        return self.on(dataset, origins).predict(dataset, origins)
+        refuse_missing(dataset, origins, self.horizon)
+        return self._moved(dataset, origins, self.on(dataset, origins).predict(dataset, origins)[..., None])[..., 0]
 
     def quantiles(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
     ) -> npt.NDArray[np.float32]:
         """Forecast quantiles, float32 (n, C, T_out, K, L); see `ModelPredictor.quantiles`."""
-        return self.on(dataset, origins).quantiles(dataset, origins, levels)
+        refuse_missing(dataset, origins, self.horizon)
+        return self._moved(dataset, origins, self.on(dataset, origins).quantiles(dataset, origins, levels))
 
     def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
         """Return the predictor of a data set, on the scale of what was known before the first origin."""
         known = known_before(dataset, origins, self.context_days)
         alone = self.alone(dataset, known)
         return combined(alone, dataset, known, calibrate=True, companions=self.combine)
+
+    def _moved(
+        self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], forecast: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        if dataset.covariates is None:
+            return forecast
+        alone = self.alone(dataset, known_before(dataset, origins, self.context_days))
+        return with_covariates(alone, dataset, origins, forecast, companions=self.combine)
 
     def alone(self, dataset: TrafficDataset, known: range) -> ModelPredictor:
         """Return the network on the scale of some slots, without companions."""

@@ -89,6 +89,9 @@ def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any
     digest = hashlib.sha256(values.tobytes())
     digest.update(dataset.time.tobytes())
     digest.update(dataset.mask.tobytes())
+    if dataset.covariates is not None:
+        digest.update(repr(dataset.covariates.names).encode())
+        digest.update(dataset.covariates.time.tobytes() + dataset.covariates.values.tobytes())
     return {
         "data": None if data is None else Path(data).name,
         "digest": digest.hexdigest()[:16],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from simmst.data.covariates import Covariates
 from simmst.data.grids import GRIDS_FILE, load_grid
 from simmst.data.layout import FrameLayout
 from simmst.data.readers.archive import read_archive
@@ -72,6 +73,11 @@ def write_npz(
         arrays["lonlat"] = attributes["lonlat"]
     if attributes["cell_name"] is not None:
         arrays["cell_name"] = _without_objects(attributes["cell_name"])
+    covariates = attributes.get("covariates")
+    if covariates is not None:
+        header["covariates"] = list(covariates.names)
+        arrays["simmst"] = np.array(json.dumps(header))
+        arrays["covariates"], arrays["covariates_time_utc_s"] = covariates.values, covariates.time.astype(np.int64)
     if slabs is None:
         return write_atomically(path, lambda temporary: np.savez_compressed(temporary, **arrays))
     return write_atomically(path, lambda temporary: _write_slabs(temporary, arrays, *slabs))
@@ -216,8 +222,19 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "cell_name": arrays.get("cell_name"),
         "layout": header.layout or FrameLayout(),
         "events": header.events,
+        "covariates": _covariates(path, header.covariates, arrays),
         **{key: getattr(header, key) for key in DESCRIPTION},
     }
+
+
+def _covariates(path: Path, names: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Covariates | None:
+    if not names:
+        return None
+    absent = [key for key in ("covariates", "covariates_time_utc_s") if key not in arrays]
+    if absent or arrays["covariates_time_utc_s"].dtype.kind not in "iu":
+        what = f"no {absent[0]}" if absent else "times of covariates that are no whole seconds"
+        raise DataError(f"{path} has {what}; write it anew with TrafficDataset.save")
+    return Covariates(names, arrays["covariates_time_utc_s"].astype("datetime64[s]"), arrays["covariates"])
 
 
 @dataclass
@@ -241,6 +258,7 @@ class _Header:
     provenance: dict[str, Any] | None = None
     layout: FrameLayout | None = None
     events: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
 
 
 def _header(path: Path, packed: np.ndarray) -> _Header:
