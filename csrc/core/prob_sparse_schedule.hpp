@@ -67,15 +67,12 @@ struct KeyTiles {
   int64_t count;
 };
 
-// Of a multiprocessor's shared memory, what a block may take so that another finds room beside it.
-SIMMST_HOST_DEVICE constexpr int64_t half_of(int64_t block_bytes) { return block_bytes / 2 - 1024; }
-
-// `block_bytes`: the most shared memory of a block, of which `running_bytes` are taken where there are tiles. Tiles leave
-// room for two blocks on a multiprocessor.
+// `block_bytes`: the most shared memory of a block, of which `running_bytes` are taken where there are tiles. A tile takes the
+// rest: what a group costs is paid once for each tile.
 SIMMST_HOST_DEVICE constexpr KeyTiles key_tiles(int64_t keys, int64_t samples, int64_t row_bytes, int64_t block_bytes,
                                                 int64_t running_bytes) {
   if (keys * row_bytes <= block_bytes) return {Gather::kWhole, keys, 1};
-  int64_t size = (half_of(block_bytes) - running_bytes) / row_bytes / 8 * 8;
+  int64_t size = (block_bytes - running_bytes) / row_bytes / 8 * 8;
   if (size < 8) return {Gather::kStraight, keys, 1};
   size = round_up_to(ceil_div(keys, ceil_div(keys, size)), 8);  // all about equal
   const int64_t count = ceil_div(keys, size);
@@ -153,9 +150,9 @@ SIMMST_HOST_DEVICE constexpr int64_t attend_rows(int64_t selected, int64_t queri
 SIMMST_HOST_DEVICE constexpr int64_t attend_workspace(int64_t batch, int64_t spans, int64_t rows, int64_t width) {
   return batch * spans * rows * (width + 2) * 4;
 }
-// Of the measure: the lists of samples, and the offsets in them.
+// Of the measure: the lists of samples with one turn more, which is read ahead, and the offsets in them.
 SIMMST_HOST_DEVICE constexpr int64_t list_bytes(int64_t queries, int64_t samples, int64_t tiles) {
-  return first_entry(ceil_div(queries, kGroupQueries), samples, tiles) * 4;
+  return (first_entry(ceil_div(queries, kGroupQueries), samples, tiles) + kTurnRows) * 4;
 }
 SIMMST_HOST_DEVICE constexpr int64_t measure_workspace(int64_t queries, int64_t samples, const KeyTiles& tiles) {
   if (tiles.gather == Gather::kStraight) return 0;

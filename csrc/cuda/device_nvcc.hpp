@@ -18,6 +18,11 @@ namespace simmst::cuda {
 // Throws LaunchError in words for a failed call of the runtime.
 void check(cudaError_t status, const Launch& launch);
 
+// Lets a kernel have the shared memory of a launch, and multiprocessors hold as many of its blocks as that allows: left to
+// itself the driver keeps the split between cache and shared memory that the kernel before asked for, if one block fits.
+// The runtime is asked once for each kernel and device.
+void allow_shared_memory(const void* kernel, const Launch& launch);
+
 // ---- where a thread is
 
 SIMMST_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
@@ -238,11 +243,7 @@ template <typename... Parameters, typename... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), const Arguments&... arguments) {
   check_limits(how);
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (how.shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(how.shared_bytes)),
-          how);
-  }
+  if (how.shared_bytes > 0) allow_shared_memory(function, how);
   std::tuple<Parameters...> values(arguments...);
   const auto start = [&]<std::size_t... I>(std::index_sequence<I...>) {
     void* addresses[] = {&std::get<I>(values)..., nullptr};

@@ -63,13 +63,14 @@ struct GlobalRows {
 // Products of two rows of a lane with the queries of a group: a lane holds those with the queries 2 t and 2 t + 1, as in
 // a TileC.
 template <typename T, int W>
-struct GroupProducts {
+struct GroupProducts {  // of rows that a block has, which are few
   using P = Parts<T, W>;
   static constexpr int kSteps = W / 16, kStepsPerPart = P::kSize / 4;
   TileB query[kSteps];
 
-  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const T>& rows, int64_t first) {
-    const int64_t row = clamp_index(first + lane_index() / 4, rows.count);
+  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const T>& rows, int first) {
+    const int last = static_cast<int>(rows.count) - 1, wanted = first + lane_index() / 4;
+    const int row = wanted < last ? wanted : last;
     SIMMST_UNROLL
     for (int part = 0; part < P::kCount; ++part) {
       const auto x = read_part<P::kSize>(rows, rows.row(row), P::column(part));
@@ -118,10 +119,10 @@ struct GroupProducts {
 template <int W>
 struct GroupProducts<float, W> {
   using P = Parts<float, W>;
-  const Rows<const float>& rows;
-  int64_t first;
+  const Rows<const float>& rows;  // of a block: few
+  int first;
 
-  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int64_t first_) : rows(rows_), first(first_) {}
+  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int first_) : rows(rows_), first(first_) {}
 
   template <typename Source>
   SIMMST_DEVICE_MEMBER void scores(TileC& c, const Source& source, typename Source::Row upper,
@@ -166,7 +167,7 @@ struct GroupMeasure {
     }
   }
 
-  // The turns of a list, two at a time. The next entries are read while the rows of these are.
+  // The turns of a list, two at a time. The next entries are read while the rows of these are: after the last, too.
   SIMMST_DEVICE_MEMBER void add_list(const std::uint32_t* list, int turns) {
     using simmst::prob_sparse::entry_query;
     using Two = Pack<std::uint32_t, 2>;
@@ -174,27 +175,29 @@ struct GroupMeasure {
     const auto take = [&](const Two& two) {
       add(source.row(two.at[0]), entry_query(two.at[0]), source.row(two.at[1]), entry_query(two.at[1]));
     };
-    Two first = turns > 0 ? load_pack<Two>(list) : Two{};
+    Two first = load_pack<Two>(list);
     SIMMST_ROLLED
     for (; turns > 1; turns -= 2) {
       const Two second = load_pack<Two>(list + kTurn);
-      take(first);
       list += 2 * kTurn;
-      if (turns > 2) first = load_pack<Two>(list);
+      take(first);
+      first = load_pack<Two>(list);
       take(second);
     }
     if (turns > 0) take(first);
   }
 
-  // Over the rows of all lanes: lanes 0 to 3 then hold the queries 2 t and 2 t + 1.
-  SIMMST_DEVICE_MEMBER void reduce() {
-    SIMMST_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      found[j].template add_lane<4>();
-      found[j].template add_lane<8>();
-      found[j].template add_lane<16>();
-    }
+  // Over the rows of all lanes: each of the first eight lanes then has one query.
+  SIMMST_DEVICE_MEMBER Extremes reduced() const {
+    const bool odd = lane_index() / 4 % 2 != 0;
+    Extremes mine = odd ? found[1] : found[0];
+    const Extremes given = odd ? found[0] : found[1];
+    mine.add({shuffle_xor(given.largest, 4), shuffle_xor(given.sum, 4)});
+    mine.template add_lane<8>();
+    mine.template add_lane<16>();
+    return mine;
   }
+  static SIMMST_DEVICE_MEMBER int reduced_query() { return tile_column() + lane_index() / 4 % 2; }
 };
 
 // Where the samples of a group are, sample s of query q at q * samples + s, and how many queries it has.

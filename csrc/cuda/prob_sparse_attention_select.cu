@@ -24,7 +24,7 @@ namespace {
 constexpr int kSharedThreads = 128, kListThreads = 128;
 // One block on a multiprocessor, when all keys take most of its shared memory, or two of half the size.
 constexpr int kGatherThreads = 768;
-constexpr int64_t kMostChunkQueries = 2048;  // their running results lie in shared memory
+constexpr int64_t kMostChunkQueries = 4096;  // their running results lie in shared memory
 
 struct MeasureParameters {
   Batch batch;
@@ -92,17 +92,20 @@ SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(co
   const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
   const int64_t entry = block_index().x / chunks, begin = block_index().x % chunks * p.chunk;
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry);
-  const int64_t end = begin + p.chunk < query.count ? begin + p.chunk : query.count;
+  const int count = static_cast<int>(p.chunk < query.count - begin ? p.chunk : query.count - begin);
+  const Rows<const T> mine{query.row(begin), query.stride, count, query.columns, query.aligned};
   T* keys = reinterpret_cast<T*>(shared_memory());
   auto* running = reinterpret_cast<Extremes*>(keys + p.tiles.size * W);  // (chunk), when there are tiles
-  const bool tiled = p.tiles.gather == Gather::kTiles;
   using Source = std::conditional_t<kStaged, StagedRows<T, W>, GlobalRows<T, W>>;
   const auto source = [&]() -> Source {
     if constexpr (kStaged) return Source(keys, W * static_cast<int>(sizeof(T)));
     else return Source{key};
   };
+  const int tiles = static_cast<int>(p.tiles.count), entries = static_cast<int>(group_turns(p.samples, tiles)) * kTurn;
+  const std::uint32_t* lists = p.list + first_entry(begin / kGroup, p.samples, tiles);
+  const std::int32_t* all_offsets = p.offsets + first_offset(begin / kGroup, tiles);
 
-  for (int64_t tile = 0; tile < p.tiles.count; ++tile) {
+  for (int tile = 0; tile < tiles; ++tile) {
     if constexpr (kStaged) {
       const int64_t first = tile * p.tiles.size;
       sync_block();
@@ -110,32 +113,23 @@ SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(co
                     [&](int r) { return first + r < key.count ? first + r : int64_t{-1}; });
       finish_copies();
     }
-    for (int64_t first = begin + warp_index() * kGroup; first < end; first += block_threads() / kWarp * kGroup) {
-      const GroupProducts<T, W> products(query, first);
-      const int64_t group = first / kGroup;
+    for (int first = warp_index() * kGroup; first < count; first += block_threads() / kWarp * kGroup) {
+      const GroupProducts<T, W> products(mine, first);
       GroupMeasure<Source, T, W> measure{products, source(), {}};
+      const int64_t group = first / kGroup;
       if constexpr (kStaged) {
-        const std::int32_t* offsets = p.offsets + first_offset(group, p.tiles.count) + tile;
+        const std::int32_t* offsets = all_offsets + group * (tiles + 1) + tile;
         const int begun = offsets[0];
-        measure.add_list(p.list + first_entry(group, p.samples, p.tiles.count) + int64_t{begun} * kTurn,
-                         offsets[1] - begun);
+        measure.add_list(lists + group * entries + begun * kTurn, offsets[1] - begun);
       } else {
-        add_in_order(measure, GroupSamples(p.sample, p.samples, group, query.count, key.count));
+        add_in_order(measure, GroupSamples(p.sample, p.samples, begin / kGroup + group, query.count, key.count));
       }
-      measure.reduce();
-      if (lane_index() >= 4) continue;
-      SIMMST_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        const int64_t i = first + tile_column() + j;
-        if (i >= end) continue;
-        Extremes total = measure.found[j];
-        if (tiled && tile > 0) total.add(running[i - begin]);
-        if (tile + 1 < p.tiles.count) {
-          running[i - begin] = total;
-        } else {
-          p.measure[entry * query.count + i] = total.measure(p.divisor);
-        }
-      }
+      Extremes total = measure.reduced();
+      const int i = first + measure.reduced_query();
+      if (lane_index() >= kGroup || i >= count) continue;
+      if (tile > 0) total.add(running[i]);
+      if (tile + 1 < tiles) running[i] = total;
+      else p.measure[entry * query.count + begin + i] = total.measure(p.divisor);
     }
   }
 }
@@ -221,23 +215,26 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
   const int64_t row_bytes = problem.width * item_size(problem.type);
   if (call.shared) {
     const int64_t chunk =
-        chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries);
+        chunk_queries(queries, batch, 4 * int64_t{limits.multiprocessors}, kTileRows, kMostChunkQueries / 2);
     return {{Gather::kWhole, 0, 1}, chunk, kSharedThreads, 0};
   }
   const int64_t keys = problem.key.matrices.rows, most_bytes = static_cast<int64_t>(limits.shared_bytes);
-  const bool alone = keys * row_bytes <= most_bytes && keys * row_bytes > half_of(most_bytes);
-  const int threads = alone ? kGatherThreads : kGatherThreads / 2;
-  const int64_t blocks = (alone ? 1 : 2) * int64_t{limits.multiprocessors};
+  // Two blocks on a multiprocessor where all keys leave room for another, else one with twice the warps.
+  const bool paired = keys * row_bytes <= most_bytes / 2 - 1024;
+  const int threads = paired ? kGatherThreads / 2 : kGatherThreads;
   // With tiles, the running results of a block lie beside the keys, and leave them three quarters.
-  const int64_t beside = half_of(most_bytes) / 4 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
+  const int64_t beside = most_bytes / 4 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
+  const bool tiled = keys * row_bytes > most_bytes;
   const int64_t chunk =
-      chunk_queries(queries, batch, blocks, threads / kWarp * kGroupQueries,
-                    keys * row_bytes > most_bytes && beside < kMostChunkQueries ? beside : kMostChunkQueries);
+      chunk_queries(queries, batch, (paired ? 2 : 1) * int64_t{limits.multiprocessors}, threads / kWarp * kGroupQueries,
+                    tiled && beside < kMostChunkQueries ? beside : kMostChunkQueries);
   const int64_t running = chunk * static_cast<int64_t>(sizeof(Extremes));
   const KeyTiles tiles = key_tiles(keys, call.samples, row_bytes, most_bytes, running);
-  const int64_t staged = tiles.gather == Gather::kStraight ? 0 : tiles.size * row_bytes;
-  return {tiles, chunk, threads,
-          static_cast<std::size_t>(staged + (tiles.gather == Gather::kTiles ? running : 0))};
+  switch (tiles.gather) {
+    case Gather::kStraight: return {tiles, chunk, kGatherThreads / 2, 0};
+    case Gather::kTiles: return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes + running)};
+    default: return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes)};
+  }
 }
 
 void measure_queries(const SelectCall& call, const Queue& queue) {
@@ -286,10 +283,22 @@ struct TopParameters {
   int64_t* top;  // (batch, selected)
 };
 
+constexpr std::size_t kTopBytes =
+    sizeof(int) * (kTopCounters > kMostRanked + kRankedWords ? kTopCounters : kMostRanked + kRankedWords);
+
 SIMMST_KERNEL(kTopThreads) select_largest(const TopParameters p) {
   const int64_t entry = block_index().x;
-  select_top(p.measure + entry * p.count, p.count, p.selected, p.top + entry * p.selected,
-             reinterpret_cast<int*>(shared_memory()));
+  const float* measure = p.measure + entry * p.count;
+  int64_t* top = p.top + entry * p.selected;
+  if (p.count > kMostRanked) {
+    select_top(measure, p.count, p.selected, top, reinterpret_cast<int*>(shared_memory()));
+    return;
+  }
+  auto* ordered = reinterpret_cast<std::uint32_t*>(shared_memory());
+  const int count = static_cast<int>(p.count);
+  for (int i = thread_index(); i < kMostRanked; i += block_threads())
+    ordered[i] = i < count ? ordered_bits(measure[i]) : 0;
+  select_ranked(ordered, count, p.selected, top, ordered + kMostRanked);
 }
 
 }  // namespace
@@ -305,7 +314,7 @@ void select_queries(const SelectCall& call, const Queue& queue) {
   measure_queries(call, queue);
   if (call.selected == 0) return;
   const int64_t threads = round_up_to(queries < kTopThreads ? queries : kTopThreads, kWarp);
-  launch({"prob_sparse select_largest", {batch}, static_cast<int>(threads), kTopCounters * sizeof(int), queue.stream,
+  launch({"prob_sparse select_largest", {batch}, static_cast<int>(threads), kTopBytes, queue.stream,
           {{"batch", batch}, {"L_Q", queries}, {"u", call.selected}}},
          select_largest, TopParameters{call.measure, queries, call.selected, call.top});
 }

@@ -1,5 +1,5 @@
 // What selection is made of: the measure of queries on samples that all of them share (with a sample for each, see
-// prob_sparse_attention_gathered.cuh), and the largest of some values.
+// prob_sparse_attention_gathered.cuh), and the largest of some values, few or many.
 #pragma once
 
 #include "cuda/prob_sparse_attention_tiles.cuh"
@@ -43,6 +43,54 @@ SIMMST_DEVICE void measure_tile(const T* queries, const T* keys, int samples, Ex
     mine.add_lane<1>();
     mine.add_lane<2>();
     if (tile_column() == 0) found[tile_row() + 8 * r].add(mine);
+  }
+}
+
+// The u largest of a few values, by a block: each value's rank is counted, which takes two barriers where a radix search
+// takes a dozen.
+
+constexpr int kMostRanked = 640;
+constexpr int kRankedWords = kMostRanked / kWarp;  // of a bit for each value
+
+// How many of `count` ordered values come before value i: those that are larger, and of equal ones those before it. Lanes
+// of a warp ask for neighbours, the first of which is `run`; what fills the last four is zero.
+SIMMST_DEVICE int rank_of(const std::uint32_t* ordered, int count, int run, int i) {
+  const std::uint32_t mine = ordered[i];
+  int rank = 0;
+  const auto add = [&](int begin, int end, auto before) {
+    for (int j = begin; j < end; j += 4) {
+      const auto four = load_pack<Pack<std::uint32_t>>(ordered + j);
+      SIMMST_UNROLL
+      for (int k = 0; k < 4; ++k) rank += before(four.at[k], j + k) ? 1 : 0;
+    }
+  };
+  const int past = run + kWarp < count ? run + kWarp : count;
+  add(0, run, [&](std::uint32_t other, int) { return other >= mine; });
+  add(run, past, [&](std::uint32_t other, int j) { return other > mine || (other == mine && j < i); });
+  add(past, count, [&](std::uint32_t other, int) { return other > mine; });
+  return rank;
+}
+
+// top: the indices of the `selected` largest of at most kMostRanked values, ascending; of equal ones the lower. The values
+// are ordered bits in shared memory, zero up to the next multiple of four, and `words` are kRankedWords beside them. Begins
+// with a barrier.
+SIMMST_DEVICE void select_ranked(const std::uint32_t* ordered, int count, int64_t selected, int64_t* top,
+                                 std::uint32_t* words) {
+  sync_block();
+  for (int run = warp_index() * kWarp; run < count; run += block_threads()) {
+    const int i = run + lane_index() < count ? run + lane_index() : count - 1;
+    const bool is_mine = run + lane_index() < count;
+    const int rank = rank_of(ordered, count, run, i);
+    const std::uint32_t word = ballot(is_mine && rank < selected);
+    if (lane_index() == 0) words[run / kWarp] = word;
+  }
+  sync_block();
+  for (int i = thread_index(); i < count; i += block_threads()) {
+    const std::uint32_t word = words[i / kWarp], bit = 1u << i % kWarp;
+    if ((word & bit) == 0) continue;
+    int before = count_bits(word & (bit - 1));
+    for (int w = 0; w < i / kWarp; ++w) before += count_bits(words[w]);
+    top[before] = i;
   }
 }
 

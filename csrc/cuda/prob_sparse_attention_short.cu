@@ -43,7 +43,7 @@ struct Layout {
   int64_t sampled;   // (kTile, W): keys that all queries share
   int64_t measure;   // (L_Q)
   int64_t extremes;  // of each row that a warp works on: those of the measure, later those of the softmax
-  int64_t counters;  // of the selection
+  int64_t words;     // of the selection
   int64_t fill;
   int64_t scratch;   // of each warp
   int64_t bytes;
@@ -60,8 +60,8 @@ SIMMST_HOST_DEVICE constexpr Layout layout_of(int64_t queries, int64_t keys) {
   at.sampled = at.queries + kWarps * kWarpRows * kRow;
   at.measure = at.sampled + kTile * kRow;
   at.extremes = at.measure + round_up_to(queries * 4, 16);
-  at.counters = at.extremes + kMostRows * 8;
-  at.fill = at.counters + round_up_to(kTopCounters * 4, 16);
+  at.words = at.extremes + kMostRows * 8;
+  at.fill = at.words + round_up_to(kRankedWords * 4, 16);
   at.scratch = at.fill + static_cast<int64_t>(fill_bytes<kThreads>());
   at.bytes = at.scratch + kWarps * Product::kScratch * 4;
   return at;
@@ -122,7 +122,7 @@ SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at
   const T* rows = reinterpret_cast<const T*>(memory + at.keys);
   auto* measure = reinterpret_cast<float*>(memory + at.measure);
   auto* list = reinterpret_cast<std::uint32_t*>(memory + at.queries) + warp_index() * kListed * 8;
-  for (int64_t first = warp_index() * kGroup; first < query.count; first += kWarps * kGroup) {
+  for (int first = warp_index() * kGroup; first < query.count; first += kWarps * kGroup) {
     const GroupProducts<T, W> products(query, first);
     const GroupSamples samples(p.sample, p.samples, first / kGroup, query.count, key.count);
     GroupMeasure<StagedRows<T, W>, T, W> group{products, StagedRows<T, W>(rows, kRow), {}};
@@ -132,12 +132,9 @@ SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at
       group.add_list(list, turns);
       sync_warp();
     }
-    group.reduce();
-    SIMMST_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      const int64_t i = first + tile_column() + j;
-      if (lane_index() < 4 && i < query.count) measure[i] = group.found[j].measure(p.divisor);
-    }
+    const Extremes found = group.reduced();
+    const int i = first + group.reduced_query();
+    if (lane_index() < kGroup && i < query.count) measure[i] = found.measure(p.divisor);
   }
 }
 
@@ -195,10 +192,17 @@ SIMMST_KERNEL(kThreads) forward_entry(const ForwardParameters p) {
   }
   wait_for_copies<0>();
   sync_block();
+  // The measures leave, and their ordered bits take their place.
   auto* measure = reinterpret_cast<float*>(memory + at.measure);
-  for (int64_t i = thread_index(); i < query.count; i += kThreads) p.measure[entry * query.count + i] = measure[i];
-  select_top(measure, query.count, p.selected, p.top + entry * p.selected,
-             reinterpret_cast<int*>(memory + at.counters));
+  const int queries = static_cast<int>(query.count);
+  for (int i = thread_index(); i < round_up_to(queries, 4); i += kThreads) {
+    const float found = i < queries ? measure[i] : 0.0f;
+    if (i < queries) p.measure[entry * query.count + i] = found;
+    const std::uint32_t bits = i < queries ? ordered_bits(found) : 0;
+    memcpy(measure + i, &bits, sizeof(bits));
+  }
+  select_ranked(reinterpret_cast<const std::uint32_t*>(measure), queries, p.selected, p.top + entry * p.selected,
+                reinterpret_cast<std::uint32_t*>(memory + at.words));
   sync_block();
 
   const int64_t rows = attend_rows(p.selected, query.count), spans = kWarps / ceil_div(rows, kWarpRows);
@@ -228,7 +232,7 @@ bool fits_one_launch(const SelectCall& select, const Queue& queue) {
   const Problem& problem = select.problem;
   const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows;
   if (select.selected < 1 || attend_rows(select.selected, queries) > kMostRows) return false;
-  if (!select.shared && queries > kMostGathered) return false;
+  if (queries > (select.shared ? int64_t{kMostRanked} : kMostGathered)) return false;
   int64_t bytes = 0;
   for_type_and_width(problem.type, problem.width, [&](auto type, auto width) {
     bytes = layout_of<decltype(type), decltype(width)::value>(queries, keys).bytes;

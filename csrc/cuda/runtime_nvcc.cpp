@@ -2,11 +2,16 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda/launch.hpp"
 
 namespace simmst::cuda {
+
+void check(cudaError_t status, const Launch& launch);
+void allow_shared_memory(const void* kernel, const Launch& launch);
 
 namespace {
 
@@ -63,6 +68,24 @@ void check_call(cudaError_t status, const std::string& doing) {
 
 void check(cudaError_t status, const Launch& launch) {
   if (status != cudaSuccess) check_call(status, describe(launch));
+}
+
+void allow_shared_memory(const void* kernel, const Launch& launch) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, std::size_t> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), launch);
+  const std::lock_guard lock(mutex);
+  const auto [known, is_new] = allowed.try_emplace({kernel, device}, 48 * 1024);
+  if (is_new) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+          launch);
+  }
+  if (launch.shared_bytes <= known->second) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(launch.shared_bytes)),
+        launch);
+  known->second = launch.shared_bytes;
 }
 
 const DeviceLimits& device_limits(int device) {
