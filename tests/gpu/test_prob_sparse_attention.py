@@ -308,7 +308,7 @@ def test_end_to_end_with_autograd(world: World, draw: Draw, is_causal: bool, sam
         sample[:] = sample[0]
     results = []
     for backend, device in (("reference", torch.device("cpu")), (world.backend, world.device)):
-        leaves = [x.to(device).requires_grad_() for x in (query, key, value)]
+        leaves = [x.detach().to(device).requires_grad_() for x in (query, key, value)]
         out, aux = prob_sparse_attention(
             *leaves, sample=sample.to(device), is_causal=is_causal, return_aux=True, backend=backend
         )
