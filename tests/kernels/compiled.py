@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cutting_plane_specialisations
 import prob_sparse_attention_specialisations
 import spatial_attention_specialisations
-from specialisations import CAPABILITIES, Resources, Specialisation, compile_ahead
+from specialisations import Resources, Specialisation, compile_ahead, with_ones
 
 from simmst.kernels import configurations
 
@@ -42,11 +42,12 @@ class Job(NamedTuple):
         return compile_ahead(specialisation, chosen, self.capability)
 
 
-SPECIALISATIONS: tuple[Specialisation, ...] = (
+_GENERAL = (
     *cutting_plane_specialisations.SPECIALISATIONS,
     *prob_sparse_attention_specialisations.SPECIALISATIONS,
     *spatial_attention_specialisations.SPECIALISATIONS,
 )
+SPECIALISATIONS: tuple[Specialisation, ...] = (*_GENERAL, *with_ones(_GENERAL))
 
 
 def modules() -> list[ModuleType]:
@@ -60,7 +61,7 @@ def jobs() -> list[Job]:
         Job(one.label, configuration.name, capability)
         for one in SPECIALISATIONS
         for configuration in one.configurations
-        for capability in CAPABILITIES
+        for capability in one.capabilities
     ]
 
 

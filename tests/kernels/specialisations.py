@@ -20,14 +20,13 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from simmst.kernels.configurations import Configuration
@@ -60,6 +59,44 @@ class Specialisation:
     configurations: tuple[Configuration, ...]
     label: str
     options: Mapping[str, Any] = field(default_factory=dict)  # further ones of the compiler, such as maxnreg
+    capabilities: tuple[int, ...] = CAPABILITIES
+
+
+def with_ones(specialisations: Iterable[Specialisation]) -> list[Specialisation]:
+    """Of each kernel with sizes, and with strides, that are 1: Triton makes constants of them, of Python's type.
+
+    Code that takes one for a tensor compiles in the general case and in the interpreter, and not in these. One
+    configuration and one capability show it. Arguments that a kernel says are never specialised stay as they are.
+    """
+    fullest: dict[int, Specialisation] = {}
+    for one in specialisations:
+        held = fullest.setdefault(id(one.kernel), one)
+        if len(one.signature) > len(held.signature):
+            fullest[id(one.kernel)] = one
+    found = []
+    for one in fullest.values():
+        whole = [
+            name
+            for name, kind in one.signature.items()
+            if kind.startswith("i") and name not in (one.kernel.do_not_specialize or ())
+        ]
+        strides = [name for name in whole if re.search(r"_(problem|batch|head|map|row|column)$", name)]
+        groups = {"sizes": [name for name in whole if name not in strides], "strides": strides}
+        found += [_of_one(one, names, f"{one.label}, {what} 1") for what, names in groups.items() if names]
+    return found
+
+
+def _of_one(one: Specialisation, names: Sequence[str], label: str) -> Specialisation:
+    signature = {name: kind for name, kind in one.signature.items() if name not in names}
+    constants = {**one.constants, **dict.fromkeys(names, 1)}
+    return replace(
+        one,
+        signature=signature,
+        constants=constants,
+        configurations=one.configurations[:1],
+        label=label,
+        capabilities=(90,),
+    )
 
 
 class Resources(NamedTuple):
@@ -128,7 +165,7 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
         file.write_text(ptx)
         # As Triton itself calls it, so that the figures are those of the code that runs.
         like_triton = ["-lineinfo", "-v", *(["--regAllocOptLevel=2"] if _VERSION >= (3, 7) else [])]
-        command = [get_ptxas(capability).path, *like_triton, f"--gpu-name={target[1]}", str(file), "-o", f"{file}.o"]
+        command = [_assembler(capability), *like_triton, f"--gpu-name={target[1]}", str(file), "-o", f"{file}.o"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     report = run.stderr + run.stdout
     registers = re.search(r"Used (\d+) registers", report)
@@ -136,3 +173,12 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
     if run.returncode or registers is None or frame is None:
         raise RuntimeError(f"{' '.join(command)} ended with {run.returncode} and said: {report[-2000:]}")
     return int(registers[1]), int(frame[2]) + int(frame[3]), int(frame[1])
+
+
+def _assembler(capability: int) -> str:
+    """The path of the one that Triton brings; internal to Triton, so that it is asked for only when one is needed."""
+    from triton.backends.nvidia import compiler
+
+    if hasattr(compiler, "get_ptxas"):
+        return str(compiler.get_ptxas(capability).path)
+    return str(compiler._path_to_binary("ptxas")[0])  # before version 3.3

@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import compiled
 import triton
 from compiled import SPECIALISATIONS, Job, Record
-from specialisations import SHARED_LIMIT, Resources, Specialisation, compile_ahead
+from specialisations import SHARED_LIMIT, Resources, Specialisation, compile_ahead, with_ones
 
 from simmst.kernels import configurations
 from simmst.kernels.configurations import Configuration
@@ -131,6 +131,21 @@ def test_a_specialisation_that_does_not_fit_its_kernel_is_refused() -> None:
     assert found.registers > 0
     assert found.shared > 0
     assert (found.spills, found.num_warps) == (0, 4)
+
+
+@triton.jit
+def _count(out, n):  # pragma: no cover
+    triton.language.store(out, n.dtype.primitive_bitwidth)
+
+
+def test_a_size_of_1_that_is_taken_for_a_tensor_does_not_compile() -> None:
+    plain = Configuration("plain", {}, 4, 1)
+    general = Specialisation(_count, {"out": "*i32:16", "n": "i32"}, {}, (plain,), "count")
+    (one,) = with_ones([general])
+    assert (one.constants, one.label) == ({"n": 1}, "count, sizes 1")
+    assert compile_ahead(general, plain, 90).registers > 0
+    with pytest.raises(triton.CompilationError):
+        compile_ahead(one, plain, 90)
 
 
 def test_a_spill_is_seen() -> None:
