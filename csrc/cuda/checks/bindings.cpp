@@ -11,6 +11,9 @@
 #include "core/prob_sparse_schedule.hpp"
 #include "cuda/checks/device_check.hpp"
 #include "cuda/cutting_plane.hpp"
+#if defined(SIMMST_EMULATED)
+#include "cuda/emulation/machine.hpp"
+#endif
 
 namespace py = pybind11;
 using namespace simmst;
@@ -124,6 +127,8 @@ void bind_checks(py::module_& module) {
         device_misuse(name, output.as<std::uint32_t>());
       },
       "Run a kernel with the mistake of that name.");
+  module.def("only_note_launches", &emulation::only_note, "While on, launches are checked and noted; nothing runs.");
+  module.def("take_noted_launches", &emulation::take_noted, "The kernels noted since the last call.");
 #endif
   module.def("prob_sparse_padded_width", &schedule::padded_width, "Width of the kernels for so many columns, or 0.");
   module.def("prob_sparse_spans", &spans, "(rows of a span, spans of keys, spans of queries).");

@@ -274,13 +274,28 @@ Machine machine;
 
 void enter() { machine.run_thread(); }
 
+bool noting = false;
+std::vector<const char*> noted;
+
 }  // namespace
+
+void only_note(bool on) { noting = on; }
+
+std::vector<std::string> take_noted() {
+  std::vector<std::string> names(noted.begin(), noted.end());
+  noted.clear();
+  return names;
+}
 
 void run(const Launch& launch, void (*thread)(void*), void* context) {
   check_limits(launch);
   const std::size_t most = device_limits(0).shared_bytes;
   if (launch.shared_bytes > most) {
     throw LaunchError(describe(launch) + ": this device has " + std::to_string(most) + " bytes for a block");
+  }
+  if (noting) {
+    noted.push_back(launch.kernel);
+    return;
   }
   machine.run(launch, thread, context);
 }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <source_location>
 #include <string>
+#include <vector>
 
 #include "cuda/launch.hpp"
 
@@ -20,6 +21,11 @@ using Place = std::source_location;
 
 // Runs `thread(context)` once for every thread of the launch. Throws LaunchError for whatever was done wrong.
 void run(const Launch& launch, void (*thread)(void* context), void* context);
+
+// For tests of the host side: while this is on, launches are checked and noted, and nothing runs.
+void only_note(bool on);
+// The kernels noted since the last call, in their order.
+std::vector<std::string> take_noted();
 
 // For the thread that is running:
 struct Where {
