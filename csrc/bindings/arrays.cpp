@@ -23,23 +23,13 @@ T checked(T value) {
   return value;
 }
 
-}  // namespace
-
-std::string Array::describe() const {
-  return std::string(name) + " " + kTypeNames[static_cast<int>(type)] + " " +
-         list(shape.begin(), static_cast<std::size_t>(rank));
-}
-
-void Array::refuse(const std::string& requirement) const { throw py::value_error(describe() + " " + requirement); }
-
-Array make_array(const char* name, std::uintptr_t address, DataType type, const py::handle& shape,
-                 const py::handle& strides) {
+// Sizes and strides alone.
+Array make_layout(const char* name, DataType type, const py::handle& shape, const py::handle& strides) {
   if (!PyTuple_Check(shape.ptr()) || !PyTuple_Check(strides.ptr())) {
     throw py::type_error(std::string(name) + " must have a tuple of sizes and one of strides");
   }
   Array array;
   array.name = name;
-  array.data = reinterpret_cast<char*>(address);
   array.type = type;
   const auto rank = PyTuple_GET_SIZE(shape.ptr()), steps = PyTuple_GET_SIZE(strides.ptr());
   if (rank != steps || rank > Array::kMaxRank) {
@@ -54,31 +44,51 @@ Array make_array(const char* name, std::uintptr_t address, DataType type, const 
   }
   for (int i = 0; i < array.rank; ++i)
     if (array.shape[i] < 0 || array.strides[i] < 0) array.refuse("must have no negative size or stride");
+  return array;
+}
+
+}  // namespace
+
+std::string Array::describe() const {
+  return std::string(name) + " " + kTypeNames[static_cast<int>(type)] + " " +
+         list(shape.begin(), static_cast<std::size_t>(rank));
+}
+
+void Array::refuse(const std::string& requirement) const { throw py::value_error(describe() + " " + requirement); }
+
+Array make_array(const char* name, std::uintptr_t address, DataType type, const py::handle& shape,
+                 const py::handle& strides) {
+  Array array = make_layout(name, type, shape, strides);
+  array.data = reinterpret_cast<char*>(address);
   if (array.data == nullptr && !array.empty()) array.refuse("has no address");
   return array;
 }
 
 Array Arrays::operator()(const char* name, const py::handle& given, std::initializer_list<DataType> types) const {
-  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != fields_) {
-    throw py::type_error(std::string(name) + " must be " +
-                         (fields_ == 3   ? "(address, shape, strides)"
-                          : fields_ == 4 ? "(address, dtype, shape, strides)"
-                                         : "(address, dtype, shape, strides, device)"));
+  constexpr std::array<const char*, 4> kForms{"(address, shape, strides)", "(address, dtype, shape, strides)",
+                                              "(address, dtype, shape, strides, device)",
+                                              "(dtype, shape, strides, device)"};
+  constexpr std::array<int, 4> kFields{3, 4, 5, 4};
+  const auto form = static_cast<std::size_t>(form_);
+  if (!PyTuple_Check(given.ptr()) || PyTuple_GET_SIZE(given.ptr()) != kFields[form]) {
+    throw py::type_error(std::string(name) + " must be " + kForms[form]);
   }
-  const auto field = [&](int i) { return PyTuple_GET_ITEM(given.ptr(), i); };
-  const std::uintptr_t address = checked(PyLong_AsSize_t(field(0)));
+  int field = 0;
+  const auto next = [&] { return PyTuple_GET_ITEM(given.ptr(), field++); };
+  const std::uintptr_t address = form_ == Form::kPlanned ? 0 : checked(PyLong_AsSize_t(next()));
   DataType type = types.size() > 0 ? *types.begin() : DataType::kFloat32;
-  if (fields_ > 3) {
-    const long code = checked(PyLong_AsLong(field(1)));
+  if (form_ != Form::kUntyped) {
+    const long code = checked(PyLong_AsLong(next()));
     if (code < 0 || code >= static_cast<long>(kTypeNames.size())) {
       throw py::type_error(std::string(name) + " has the unknown dtype " + std::to_string(code));
     }
     type = static_cast<DataType>(code);
   }
-  const int shape = fields_ > 3 ? 2 : 1;
-  const Array array = make_array(name, address, type, field(shape), field(shape + 1));
-  if (fields_ == 5) {
-    const long device = checked(PyLong_AsLong(field(4)));
+  const py::handle shape = next(), strides = next();
+  const Array array = form_ == Form::kPlanned ? make_layout(name, type, shape, strides)
+                                              : make_array(name, address, type, shape, strides);
+  if (form_ == Form::kOnDevice || form_ == Form::kPlanned) {
+    const long device = checked(PyLong_AsLong(next()));
     if (device != device_) {
       array.refuse("lies on device " + std::to_string(device) + ", the call is for device " + std::to_string(device_));
     }

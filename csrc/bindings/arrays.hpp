@@ -2,7 +2,8 @@
 //
 // An array is a tuple (address, dtype, shape, strides): dtype is a number of DataType, strides are in entries. Memory of a
 // GPU has its device behind them, tensor.get_device(), -1 for the CPU tensors that the emulator takes. Where a call says
-// the type once for all, its arrays are (address, shape, strides).
+// the type once for all, its arrays are (address, shape, strides). What is only planned has no address yet:
+// (dtype, shape, strides, device).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -49,18 +50,22 @@ struct Array {
 // Reads the arrays of one call.
 class Arrays {
  public:
-  static Arrays typed() { return {4, -1}; }
-  static Arrays untyped() { return {3, -1}; }
-  static Arrays on_device(int device) { return {5, device}; }
+  static Arrays typed() { return {Form::kTyped, -1}; }
+  static Arrays untyped() { return {Form::kUntyped, -1}; }
+  static Arrays on_device(int device) { return {Form::kOnDevice, device}; }
+  static Arrays planned(int device) { return {Form::kPlanned, device}; }
 
   // Throws TypeError or ValueError for anything but an array of this form and device, with one of these types when some
   // are given; an array without a type has the first of them.
   Array operator()(const char* name, const py::handle& given, std::initializer_list<DataType> types = {}) const;
 
  private:
-  Arrays(int fields, int device) : fields_(fields), device_(device) {}
+  enum class Form { kUntyped, kTyped, kOnDevice, kPlanned };
 
-  int fields_, device_;
+  Arrays(Form form, int device) : form_(form), device_(device) {}
+
+  Form form_;
+  int device_;
 };
 
 // An array of its parts.

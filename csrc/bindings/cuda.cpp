@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/plan.hpp"
 #include "core/build_info.hpp"
 #include "cuda/launch.hpp"
 
@@ -95,6 +96,9 @@ PYBIND11_MODULE(_cuda, module) {
 #else
   module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
 #endif
+  py::class_<simmst::Plan>(module, "Plan", "A call checked once; it takes addresses, those of workspace and stream last.")
+      .def("__call__", &simmst::Plan::operator())
+      .def_property_readonly("workspace", &simmst::Plan::workspace, "Bytes of workspace, aligned to 16.");
   bind_prob_sparse_attention(module);
   bind_spatial_attention(module);
   bind_cutting_plane(module);

@@ -1,10 +1,13 @@
-// Cutting planes for Python. Shapes are those of csrc/cuda/cutting_plane.hpp, without P in the calls of one problem.
+// Cutting planes for Python: plans of calls, whose sizes and strides are checked once. Shapes are those of csrc/cuda/cutting_plane.hpp, without P in the calls of one problem.
 #include <pybind11/pybind11.h>
 
 #include <array>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/plan.hpp"
 #include "core/cutting_plane_schedule.hpp"
 #include "cuda/cutting_plane.hpp"
 
@@ -18,13 +21,14 @@ namespace {
 #define SIMMST_NUMBERS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16}
 #define SIMMST_FLOATS {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16}
 
-// The sizes of a call, and its arrays checked against them.
+// The sizes of a call, and the layouts of its arrays checked against them. Each array that is read takes the next place.
 class Call {
  public:
-  Call(const py::tuple& planes, const py::object& scale, std::int64_t size, const Queue& queue)
-      : queue_(queue), read_(Arrays::on_device(queue.device)) {
+  Call(const py::tuple& planes, const py::object& scale, std::int64_t size, int device)
+      : plan_(device), read_(Arrays::planned(device)) {
     const Array rows = read_("planes", planes,
                              {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16, DataType::kUint8});
+    plan_.add(rows);
     if (rows.rank != 2 && rows.rank != 3) {
       rows.refuse("must have shape (L, N) or (P, L, N)");
     }
@@ -42,23 +46,79 @@ class Call {
       rows.refuse("must have stride 1 along its last dimension, got " + std::to_string(rows.stride(-1)));
     }
     pass.format = format_of(rows.type);
-    pass.rows = rows.data;
     pass.row_bytes = rows.stride(-2) * item_size(rows.type);
     pass.problem_bytes = batched_ ? rows.stride(0) * item_size(rows.type) : 0;
-    const std::int64_t unit = packed ? 4 : 16;
-    pass.aligned = reinterpret_cast<std::uintptr_t>(rows.data) % static_cast<std::uintptr_t>(unit) == 0 &&
-                   pass.row_bytes % unit == 0 && pass.problem_bytes % unit == 0;
+    pass.aligned = pass.row_bytes % unit() == 0 && pass.problem_bytes % unit() == 0;
     if (packed != !scale.is_none()) throw py::type_error("scale goes with packed signs, and with them alone");
-    if (packed) pass.scale = per_plane("scale", scale);
+    if (packed) per_plane("scale", scale, &PlanePass::scale);
+    else plan_.add_optional("scale", DataType::kFloat32);
   }
 
-  Strided per_plane(const char* name, const py::handle& given) const {
-    return shaped(read_(name, given, SIMMST_NUMBERS), pass.planes);
+  using Member = Strided PlanePass::*;
+
+  void per_plane(const char* name, const py::handle& given, Member member) {
+    take(shaped(read_(name, given, SIMMST_NUMBERS), pass.planes), member);
   }
-  Strided columns(const char* name, const py::handle& given) const {
-    return shaped(read_(name, given, SIMMST_FLOATS), pass.size);
+  void columns(const char* name, const py::handle& given, Member member) {
+    take(shaped(read_(name, given, SIMMST_FLOATS), pass.size), member);
   }
-  Strided anchor(const py::handle& given) const { return shaped(read_("anchor", given, SIMMST_NUMBERS), pass.size); }
+  void anchor(const py::handle& given) {
+    take(shaped(read_("anchor", given, SIMMST_NUMBERS), pass.size), &PlanePass::anchor);
+  }
+  void mutable_columns(const char* name, const py::handle& given, Member member) {
+    take(written(shaped(read_(name, given, SIMMST_FLOATS), pass.size), name, pass.size), member);
+  }
+  // One entry a problem.
+  void per_problem(const char* name, const py::handle& given, Member member) {
+    const Array array = read_(name, given, SIMMST_NUMBERS);
+    if (batched_) {
+      require_shape(array, {pass.problems});
+      take({array, written({nullptr, array.type, array.strides[0], 0}, name, 1)}, member);
+    } else {
+      require_shape(array, {});
+      take({array, {nullptr, array.type, 0, 0}}, member);
+    }
+  }
+  // The gradient of the penalty needs all of the values: a second pass.
+  void second_pass(const py::handle& gradient) {
+    const auto [array, found] = shaped(read_("gradient", gradient, SIMMST_FLOATS), pass.size);
+    gradient_ = written(std::pair{array, found}, "gradient", pass.size).second;
+    gradient_place_ = plan_.count();
+    plan_.add(array);
+  }
+  void set_values(const py::handle& offsets, const py::handle& values) {
+    pass.evaluating = true;
+    per_plane("offsets", offsets, &PlanePass::offsets);
+    take(written(shaped(read_("values", values, SIMMST_NUMBERS), pass.planes), "values", pass.planes),
+         &PlanePass::values);
+  }
+  // The first product takes another array's entries.
+  void combine_with_multipliers() {
+    pass.coefficients = pass.multipliers;
+    for (const auto& [member, place] : std::vector(arrays_))
+      if (member == &PlanePass::multipliers) arrays_.emplace_back(&PlanePass::coefficients, place);
+  }
+  void step(const py::handle& given) {
+    const Array taken = read_("step", given, {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16,
+                                              DataType::kFloat16, DataType::kInt64, DataType::kInt32});
+    require_shape(taken, {});
+    take({taken, {nullptr, taken.type, 0, 0}}, &PlanePass::step);
+  }
+  void missing(const char* name) { plan_.add_optional(name, DataType::kFloat32); }
+  // After all arrays; with the numbers step_size and second_root where there is an update.
+  Plan finish();
+
+  PlanePass pass;
+
+ private:
+  using Found = std::pair<Array, Strided>;
+
+  std::int64_t unit() const { return pass.format == PlaneFormat::kSigns ? 4 : 16; }
+  void take(const Found& found, Member member) {
+    pass.*member = found.second;
+    arrays_.emplace_back(member, plan_.count());
+    plan_.add(found.first);
+  }
   // Written to: no two entries may share a place.
   Strided written(const Strided& array, const char* name, std::int64_t last) const {
     if ((last > 1 && array.stride == 0) || (batched_ && pass.problems > 1 && last > 0 && array.problem_stride == 0)) {
@@ -66,168 +126,145 @@ class Call {
     }
     return array;
   }
-  Strided mutable_columns(const char* name, const py::handle& given) const {
-    return written(columns(name, given), name, pass.size);
+  Found written(const Found& found, const char* name, std::int64_t last) const {
+    return {found.first, written(found.second, name, last)};
   }
-  // One entry a problem.
-  Strided per_problem(const char* name, const py::handle& given) const {
-    const Array array = read_(name, given, SIMMST_NUMBERS);
-    if (batched_) {
-      require_shape(array, {pass.problems});
-      return written({array.data, array.type, array.strides[0], 0}, name, 1);
-    }
-    require_shape(array, {});
-    return {array.data, array.type, 0, 0};
-  }
-
-  void set_values(const py::handle& offsets, const py::handle& values) {
-    pass.evaluating = true;
-    pass.offsets = per_plane("offsets", offsets);
-    pass.values = written(per_plane("values", values), "values", pass.planes);
-  }
-
-  // `workspace` is what workspaces() asks for.
-  void run(const py::handle& workspace) {
-    const Array room = read_("workspace", workspace, {DataType::kFloat32});
-    const std::array<std::int64_t, 3> parts = workspaces();
-    require_shape(room, {parts[0] + parts[1] + parts[2]});
-    require_contiguous(room);
-    pass.partial = room.as<float>();
-    pass.carried = pass.partial + parts[0];
-    if (keeps_slopes) pass.slopes = pass.carried + parts[1];
-    const py::gil_scoped_release unlocked;
-    const DeviceGuard guard(queue_.device);
-    simmst::cuda::run(pass, queue_);
-    if (!keeps_slopes) return;
-    // The gradient of the penalty needs all of the values: a second pass.
-    PlanePass second = pass;
-    second.evaluating = false;
-    second.coefficients = {pass.slopes, DataType::kFloat32, pass.planes, 1};
-    second.combined = gradient;
-    second.point = {};
-    simmst::cuda::run(second, queue_);
-  }
-
-  PlanePass pass;
-  bool keeps_slopes = false;  // run() goes on to make `gradient` of them
-  Strided gradient;
-
- private:
-  // Floats for the blocks' shares, for the first product carried between row blocks, and for the slopes.
-  std::array<std::int64_t, 3> workspaces() const;
-
-  Strided shaped(const Array& array, std::int64_t last) const {
+  Found shaped(const Array& array, std::int64_t last) const {
     if (batched_) {
       require_shape(array, {pass.problems, last});
-      return {array.data, array.type, array.strides[0], array.strides[1]};
+      return {array, {nullptr, array.type, array.strides[0], array.strides[1]}};
     }
     require_shape(array, {last});
-    return {array.data, array.type, 0, array.strides[0]};
+    return {array, {nullptr, array.type, 0, array.strides[0]}};
   }
 
-  Queue queue_;
+  Plan plan_;
   Arrays read_;
   bool batched_ = false;
+  std::vector<std::pair<Member, std::size_t>> arrays_;
+  Strided gradient_;
+  std::size_t gradient_place_ = 0;  // 0: there is no second pass
 };
 
-std::array<std::int64_t, 3> workspace_sizes(const PlanePass& pass, int device) {
-  const simmst::PlaneSchedule schedule = plane_schedule(pass, device);
-  const std::int64_t rows = pass.problems * pass.planes;
-  return {rows * schedule.blocks, schedule.row_blocks > 1 ? pass.problems * pass.size : 0, rows};
-}
-
-std::array<std::int64_t, 3> Call::workspaces() const { return workspace_sizes(pass, queue_.device); }
-
-std::int64_t workspace(int type, std::int64_t problems, std::int64_t planes, std::int64_t size, int device) {
-  PlanePass pass;
-  pass.format = format_of(static_cast<DataType>(type));
-  pass.problems = problems;
-  pass.planes = planes;
-  pass.size = size;
-  const auto parts = workspace_sizes(pass, device);
-  return parts[0] + parts[1] + parts[2];
+Plan Call::finish() {
+  const PlaneSchedule schedule = plane_schedule(pass, plan_.device());
+  const std::int64_t rows = pass.problems * pass.planes, shares = rows * schedule.blocks,
+                     carried = schedule.row_blocks > 1 ? pass.problems * pass.size : 0;
+  const std::size_t numbers = plan_.count();
+  if (pass.update != Update::kNone) {
+    plan_.add_number("step_size");
+    plan_.add_number("second_root");
+  }
+  const std::size_t workspace = plan_.count();
+  // Floats for the blocks' shares, for the first product carried between row blocks, and for the slopes.
+  const std::int64_t bytes = (shares + carried + (gradient_place_ > 0 ? rows : 0)) * 4;
+  plan_.finish(bytes, [planned = pass, arrays = arrays_, gradient = gradient_, place = gradient_place_, shares, carried,
+                       numbers, workspace, unit = static_cast<std::uintptr_t>(unit())](const Addresses& at,
+                                                                                     const Queue& queue) {
+    PlanePass now = planned;
+    now.rows = at.as<const char>(0);
+    now.aligned = now.aligned && at[0] % unit == 0;
+    for (const auto& [member, place_of] : arrays) (now.*member).data = at.as<void>(place_of);
+    if (now.update != Update::kNone) {
+      now.step_size = static_cast<float>(at.number(numbers));
+      now.second_root = static_cast<float>(at.number(numbers + 1));
+    }
+    now.partial = at.as<float>(workspace);
+    now.carried = now.partial + shares;
+    if (place > 0) now.slopes = now.carried + carried;
+    const py::gil_scoped_release unlocked;
+    simmst::cuda::run(now, queue);
+    if (place == 0) return;
+    PlanePass second = now;
+    second.evaluating = false;
+    second.coefficients = {now.slopes, DataType::kFloat32, now.planes, 1};
+    second.combined = gradient;
+    second.combined.data = at.as<void>(place);
+    second.point = {};
+    simmst::cuda::run(second, queue);
+  });
+  return std::move(plan_);
 }
 
 std::int64_t last_size(const char* name, const py::tuple& given, int device) {
-  const Array array = Arrays::on_device(device)(name, given);
+  const Array array = Arrays::planned(device)(name, given);
   if (array.rank == 0) array.refuse("must have shape (N,) or (P, N)");
   return array.size(-1);
 }
 
-void values(const py::tuple& planes, const py::object& scale, const py::tuple& offsets, const py::tuple& point,
-            const py::tuple& out, const py::tuple& workspace, int device, std::uintptr_t stream) {
-  Call call(planes, scale, last_size("point", point, device), {device, stream});
-  call.pass.point = call.columns("point", point);
+Plan values(const py::tuple& planes, const py::object& scale, const py::tuple& offsets, const py::tuple& point,
+            const py::tuple& out, int device) {
+  Call call(planes, scale, last_size("point", point, device), device);
+  call.columns("point", point, &PlanePass::point);
   call.set_values(offsets, out);
-  call.run(workspace);
+  return call.finish();
 }
 
-void combine(const py::tuple& planes, const py::object& scale, const py::tuple& coefficients, const py::tuple& out,
-             const py::tuple& workspace, int device, std::uintptr_t stream) {
-  Call call(planes, scale, last_size("out", out, device), {device, stream});
-  call.pass.coefficients = call.per_plane("coefficients", coefficients);
-  call.pass.combined = call.mutable_columns("out", out);
-  call.run(workspace);
+Plan combine(const py::tuple& planes, const py::object& scale, const py::tuple& coefficients, const py::tuple& out,
+             int device) {
+  Call call(planes, scale, last_size("out", out, device), device);
+  call.per_plane("coefficients", coefficients, &PlanePass::coefficients);
+  call.mutable_columns("out", out, &PlanePass::combined);
+  return call.finish();
 }
 
 // The penalty or the Lagrangian's term, the values, and, where `gradient` is given, d total / d point.
-void total(bool penalty, const py::tuple& planes, const py::object& scale, const py::tuple& offsets,
+Plan total(bool penalty, const py::tuple& planes, const py::object& scale, const py::tuple& offsets,
            const py::tuple& multipliers, const py::tuple& point, const py::tuple& out, const py::tuple& values,
-           const py::object& gradient, const py::tuple& workspace, int device, std::uintptr_t stream) {
-  Call call(planes, scale, last_size("point", point, device), {device, stream});
-  call.pass.point = call.columns("point", point);
+           const py::object& gradient, int device) {
+  Call call(planes, scale, last_size("point", point, device), device);
+  call.columns("point", point, &PlanePass::point);
   call.set_values(offsets, values);
   call.pass.total_of = penalty ? Total::kPenalty : Total::kLagrangian;
-  call.pass.multipliers = call.per_plane("multipliers", multipliers);
-  call.pass.total = call.per_problem("out", out);
-  if (!gradient.is_none() && penalty) {
-    call.keeps_slopes = true;
-    call.gradient = call.mutable_columns("gradient", gradient);
-  } else if (!gradient.is_none()) {
-    call.pass.coefficients = call.pass.multipliers;
-    call.pass.combined = call.mutable_columns("gradient", gradient);
+  call.per_plane("multipliers", multipliers, &PlanePass::multipliers);
+  call.per_problem("out", out, &PlanePass::total);
+  if (gradient.is_none()) {
+    call.missing("gradient");
+  } else if (penalty) {
+    call.second_pass(gradient);
+  } else {
+    call.combine_with_multipliers();
+    call.mutable_columns("gradient", gradient, &PlanePass::combined);
   }
-  call.run(workspace);
+  return call.finish();
 }
 
-// `averages` is (exp_avg, exp_avg_sq) for Adam or None for SGD. `step` is the number of steps taken, on the device, with
-// step_size the learning rate; or None with what follows from it for Adam.
-void step(const py::tuple& planes, const py::object& scale, const py::tuple& coefficients, const py::tuple& gradient,
+// `averages` is (exp_avg, exp_avg_sq) for Adam or None for SGD. `step` is the number of steps taken, on the device; the
+// number step_size is then the learning rate. Without it, both numbers say what follows from it for Adam.
+Plan step(const py::tuple& planes, const py::object& scale, const py::tuple& coefficients, const py::tuple& gradient,
           const py::tuple& point, const py::tuple& anchor, const py::tuple& anchor_values, const py::object& averages,
-          const py::object& step, float step_size, float second_root, const py::tuple& out, const py::tuple& workspace,
-          int device, std::uintptr_t stream) {
-  Call call(planes, scale, last_size("point", point, device), {device, stream});
-  PlanePass& pass = call.pass;
-  pass.coefficients = call.per_plane("coefficients", coefficients);
-  pass.gradient = call.columns("gradient", gradient);
-  pass.point = call.mutable_columns("point", point);
-  pass.anchor = call.anchor(anchor);
+          const py::object& step, const py::tuple& out, int device) {
+  Call call(planes, scale, last_size("point", point, device), device);
+  call.per_plane("coefficients", coefficients, &PlanePass::coefficients);
+  call.columns("gradient", gradient, &PlanePass::gradient);
+  call.mutable_columns("point", point, &PlanePass::point);
+  call.anchor(anchor);
   call.set_values(anchor_values, out);
-  pass.update = averages.is_none() ? Update::kSgd : Update::kAdam;
-  pass.step_size = step_size;
-  pass.second_root = second_root;
-  if (!averages.is_none()) {
+  call.pass.update = averages.is_none() ? Update::kSgd : Update::kAdam;
+  if (averages.is_none()) {
+    call.missing("exp_avg");
+    call.missing("exp_avg_sq");
+  } else {
     const auto pair = averages.cast<py::tuple>();
     if (pair.size() != 2) throw py::type_error("averages must be (exp_avg, exp_avg_sq)");
-    pass.exp_avg = call.mutable_columns("exp_avg", pair[0]);
-    pass.exp_avg_sq = call.mutable_columns("exp_avg_sq", pair[1]);
+    call.mutable_columns("exp_avg", pair[0], &PlanePass::exp_avg);
+    call.mutable_columns("exp_avg_sq", pair[1], &PlanePass::exp_avg_sq);
   }
-  if (!step.is_none()) {
-    const Array taken = Arrays::on_device(device)("step", step,
-                                            {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16,
-                                             DataType::kFloat16, DataType::kInt64, DataType::kInt32});
-    require_shape(taken, {});
-    pass.step = {taken.data, taken.type, 0, 0};
-  }
-  call.run(workspace);
+  if (step.is_none()) call.missing("step");
+  else call.step(step);
+  return call.finish();
 }
 
 }  // namespace
 
 void bind_cutting_plane(py::module_& module) {
-  module.def("cutting_plane_workspace", &workspace, "Floats of workspace for a call on planes of this dtype and shape.");
-  module.def("cutting_plane_values", &values, "A x + c.");
-  module.def("cutting_plane_combine", &combine, "A^T s; rows whose coefficient is zero are not read.");
-  module.def("cutting_plane_total", &total, "The penalty or the Lagrangian's term, the values, and the gradient.");
-  module.def("cutting_plane_step", &step, "One step of SGD or Adam in place, and the values after it.");
+  module.def("cutting_plane_values", &values, "Plan of A x + c: planes, scale, point, offsets, out.");
+  module.def("cutting_plane_combine", &combine,
+             "Plan of A^T s, where rows whose coefficient is zero are not read: planes, scale, coefficients, out.");
+  module.def("cutting_plane_total", &total,
+             "Plan of the penalty or the Lagrangian's term, the values and the gradient: planes, scale, point, offsets, "
+             "values, multipliers, out, gradient.");
+  module.def("cutting_plane_step", &step,
+             "Plan of a step of SGD or Adam in place, and the values after it: planes, scale, coefficients, gradient, "
+             "point, anchor, anchor_values, out, exp_avg, exp_avg_sq, step, and the numbers step_size and second_root.");
 }

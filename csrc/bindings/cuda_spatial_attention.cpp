@@ -1,4 +1,4 @@
-// simmst._cuda.spatial_attention_*: arrays from Python, checked before anything is launched.
+// simmst._cuda.spatial_attention_*: plans of calls, whose sizes and strides are checked once; they take addresses.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,13 +7,16 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/plan.hpp"
 #include "cuda/spatial_attention.hpp"
 
 namespace py = pybind11;
 using namespace simmst::cuda;
 using simmst::Array;
 using simmst::Arrays;
+using simmst::Addresses;
 using simmst::DataType;
+using simmst::Plan;
 using simmst::require_contiguous;
 using simmst::require_shape;
 
@@ -41,22 +44,26 @@ spatial::Map make_map(const Array& x) {
   return {x.data, x.strides[0], x.strides[1], x.strides[2], x.strides[3]};
 }
 
-// Reads the arrays of one call, all of x's type unless said otherwise.
+// Reads the arrays of one call into the places of its plan, all of x's type unless said otherwise.
 class Reader {
  public:
-  Reader(const Queue& queue, const py::handle& x)
-      : read_(Arrays::on_device(queue.device)), x_(read_("x", x, {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16})) {}
+  Reader(Plan& plan, const py::handle& x)
+      : plan_(plan),
+        read_(Arrays::planned(plan.device())),
+        x_(read_("x", x, {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16})) {
+    plan_.add(x_);
+  }
 
   const Array& x() const { return x_; }
 
-  // A contiguous array of this shape; null where there may be none and is none.
-  void* contiguous(const char* name, const py::handle& given, std::initializer_list<std::int64_t> shape, bool optional,
-                   std::optional<DataType> type = {}) const {
-    if (optional && given.is_none()) return nullptr;
+  // A contiguous array of this shape; a place that stays empty where there may be none and is none.
+  void contiguous(const char* name, const py::handle& given, std::initializer_list<std::int64_t> shape, bool optional,
+                  std::optional<DataType> type = {}) const {
+    if (optional && given.is_none()) return plan_.add_optional(name, type.value_or(x_.type));
     const Array array = read_(name, given, {type.value_or(x_.type)});
     require_shape(array, shape);
     require_contiguous(array);
-    return array.data;
+    plan_.add(array);
   }
 
   // An array of the shape of x, with any strides.
@@ -64,16 +71,12 @@ class Reader {
     const Array array = read_(name, given, {x_.type});
     if (array.rank != x_.rank || array.shape != x_.shape)
       array.refuse("must have the shape of " + x_.describe());
+    plan_.add(array);
     return array;
-  }
-  void* result(const char* name, const py::handle& given, bool optional) const {
-    if (optional && given.is_none()) return nullptr;
-    const Array array = like_x(name, given);
-    require_contiguous(array);
-    return array.data;
   }
 
  private:
+  Plan& plan_;
   Arrays read_;
   Array x_;
 };
@@ -87,74 +90,81 @@ void require_fused(const spatial::Problem& problem, const Array& x) {
 constexpr std::array<const char*, 6> kWeightNames{"in_proj_weight",  "in_proj_bias", "out_proj_weight",
                                                   "out_proj_bias", "norm_weight",  "norm_bias"};
 
-// The six weights, or their gradients, which may all be missing.
-std::array<void*, 6> read_weights(const Reader& read, const spatial::Problem& problem, const OptionalArrays& given,
-                                  bool gradients) {
+constexpr std::array<const char*, 6> kGradientNames{
+    "gradient of in_proj_weight",  "gradient of in_proj_bias", "gradient of out_proj_weight",
+    "gradient of out_proj_bias", "gradient of norm_weight",  "gradient of norm_bias"};
+
+// The six weights, some of which may be missing.
+void read_weights(const Reader& read, const spatial::Problem& problem, const OptionalArrays& given) {
   if (given.size() != 6) throw py::value_error("six weights are needed, got " + std::to_string(given.size()));
   const std::int64_t c = problem.channels;
-  std::array<void*, 6> found{};
   for (std::size_t i = 0; i < 6; ++i) {
-    const bool optional = gradients || (i != 0 && i != 2);
     const std::int64_t height = i < 2 ? 3 * c : c;
-    found[i] = i == 0 || i == 2 ? read.contiguous(kWeightNames[i], given[i], {height, c}, optional)
-                                : read.contiguous(kWeightNames[i], given[i], {height}, optional);
+    if (i == 0 || i == 2) read.contiguous(kWeightNames[i], given[i], {height, c}, false);
+    else read.contiguous(kWeightNames[i], given[i], {height}, true);
   }
-  return found;
 }
 
-spatial::Weights make_weights(const Reader& read, const spatial::Problem& problem, const OptionalArrays& given) {
-  const auto found = read_weights(read, problem, given, false);
-  return {found[0], found[1], found[2], found[3], found[4], found[5]};
+void read_mask(const Reader& read, const spatial::Problem& problem, const py::object& mask) {
+  read.contiguous("key_padding_mask", mask, {problem.batch, problem.rows * problem.columns}, true, DataType::kBool);
 }
 
-const std::uint8_t* make_mask(const Reader& read, const spatial::Problem& problem, const py::object& mask) {
-  return static_cast<const std::uint8_t*>(read.contiguous(
-      "key_padding_mask", mask, {problem.batch, problem.rows * problem.columns}, true, DataType::kBool));
+spatial::Weights weights_at(const Addresses& at, std::size_t first) {
+  const auto weight = [&](std::size_t i) { return at.as<void>(first + i); };
+  return {weight(0), weight(1), weight(2), weight(3), weight(4), weight(5)};
 }
 
-float* make_lse(const Reader& read, const spatial::Problem& problem, const py::object& lse) {
-  return static_cast<float*>(read.contiguous(
-      "lse", lse, {problem.batch, problem.heads, problem.rows * problem.columns}, false, DataType::kFloat32));
+spatial::Map map_at(spatial::Map map, std::uintptr_t address) {
+  map.data = reinterpret_cast<const void*>(address);
+  return map;
 }
 
-void forward(const py::object& x_given, const OptionalArrays& weights_given, const py::object& mask_given,
-             const py::object& out_given, const py::object& lse_given, const Options& options, int device,
-             std::uintptr_t stream) {
-  const Queue queue{device, stream};
-  const Reader read(queue, x_given);
-  const auto problem = make_problem(read.x(), options, queue);
-  const auto weights = make_weights(read, problem, weights_given);
-  const auto* mask = make_mask(read, problem, mask_given);
-  void* out = read.result("out", out_given, false);
-  float* lse = make_lse(read, problem, lse_given);
-  if (read.x().empty()) return;
-  require_fused(problem, read.x());
-  spatial::forward(problem, make_map(read.x()), weights, mask, out, lse);
+Plan plan_forward(const py::object& x, const OptionalArrays& weights, const py::object& mask, const Options& options,
+                  int device) {
+  Plan plan(device);
+  const Reader read(plan, x);
+  const auto problem = make_problem(read.x(), options, {device, 0});
+  read_weights(read, problem, weights);
+  read_mask(read, problem, mask);
+  const bool empty = read.x().empty();
+  if (!empty) require_fused(problem, read.x());
+  plan.add_needed("out", read.x().type, empty);
+  plan.add_needed("lse", DataType::kFloat32, empty);
+  plan.finish(0, [problem, map = make_map(read.x()), empty](const Addresses& at, const Queue& queue) {
+    if (empty) return;
+    spatial::Problem now = problem;
+    now.queue = queue;
+    spatial::forward(now, map_at(map, at[0]), weights_at(at, 1), at.as<std::uint8_t>(7), at.as<void>(8),
+                     at.as<float>(9));
+  });
+  return plan;
 }
 
-// `gradients`: of x and of the six weights.
-void backward(const py::object& grad_given, const py::object& x_given, const OptionalArrays& weights_given,
-              const py::object& mask_given, const py::object& lse_given, const OptionalArrays& gradients,
-              const py::object& workspace_given, const Options& options, int device, std::uintptr_t stream) {
-  const Queue queue{device, stream};
-  const Reader read(queue, x_given);
-  const auto problem = make_problem(read.x(), options, queue);
+// The gradients wanted are those that have an address.
+Plan plan_backward(const py::object& grad, const py::object& x, const OptionalArrays& weights, const py::object& mask,
+                   const py::object& lse, const Options& options, int device) {
+  Plan plan(device);
+  const Reader read(plan, x);
+  const auto problem = make_problem(read.x(), options, {device, 0});
   if (read.x().empty()) throw py::value_error(read.x().describe() + " is empty; its gradients are zero");
   require_fused(problem, read.x());
-  const Array grad = read.like_x("grad", grad_given);
-  const auto weights = make_weights(read, problem, weights_given);
-  const auto* mask = make_mask(read, problem, mask_given);
-  const float* lse = make_lse(read, problem, lse_given);
-  if (gradients.size() != 7)
-    throw py::value_error("seven gradients are needed, got " + std::to_string(gradients.size()));
-  void* grad_x = read.result("gradient of x", gradients[0], true);
-  const auto found = read_weights(read, problem, {gradients.begin() + 1, gradients.end()}, true);
-  const spatial::Gradients wanted{grad_x, found[0], found[1], found[2], found[3], found[4], found[5]};
-  void* workspace =
-      read.contiguous("workspace", workspace_given, {spatial::backward_bytes(problem)}, false, DataType::kUint8);
-  if (reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0)
-    throw py::value_error("workspace must begin at a multiple of 16 bytes");
-  spatial::backward(problem, make_map(grad), make_map(read.x()), weights, mask, lse, wanted, workspace);
+  read_weights(read, problem, weights);
+  read_mask(read, problem, mask);
+  const spatial::Map slopes = make_map(read.like_x("grad", grad));
+  read.contiguous("lse", lse, {problem.batch, problem.heads, problem.rows * problem.columns}, false, DataType::kFloat32);
+  plan.add_optional("gradient of x", problem.type);
+  for (const char* name : kGradientNames) plan.add_optional(name, problem.type);
+  plan.finish(spatial::backward_bytes(problem),
+              [problem, map = make_map(read.x()), slopes](const Addresses& at, const Queue& queue) {
+    spatial::Problem now = problem;
+    now.queue = queue;
+    const auto gradient = [&](std::size_t i) { return at.as<void>(10 + i); };
+    const spatial::Gradients wanted{gradient(0), gradient(1), gradient(2), gradient(3),
+                                    gradient(4), gradient(5), gradient(6)};
+    spatial::backward(now, map_at(slopes, at[8]), map_at(map, at[0]), weights_at(at, 1), at.as<std::uint8_t>(7),
+                      at.as<float>(9), wanted, at.as<void>(17));
+  });
+  return plan;
 }
 
 spatial::Problem sized_problem(int dtype, std::int64_t batch, std::int64_t positions, std::int64_t channels,
@@ -171,18 +181,13 @@ std::string why_not(int dtype, std::int64_t positions, std::int64_t channels, st
   return spatial::why_not(sized_problem(dtype, 1, positions, channels, heads, device));
 }
 
-std::int64_t backward_bytes(int dtype, std::int64_t batch, std::int64_t positions, std::int64_t channels,
-                            std::int64_t heads, int device) {
-  return spatial::backward_bytes(sized_problem(dtype, batch, positions, channels, heads, device));
-}
-
 }  // namespace
 
 void bind_spatial_attention(py::module_& module) {
-  module.def("spatial_attention_forward", &forward, "Fused spatial attention of maps that spatial_attention_why_not allows.");
-  module.def("spatial_attention_backward", &backward, "Gradients of spatial_attention_forward, those given an array.");
+  module.def("spatial_attention_forward", &plan_forward,
+             "Plan of fused spatial attention of maps that spatial_attention_why_not allows: x, six weights, mask, out, lse.");
+  module.def("spatial_attention_backward", &plan_backward,
+             "Plan of its gradients: x, six weights, mask, grad, lse, the gradients of x and the weights or 0.");
   module.def("spatial_attention_why_not", &why_not,
              "Why the fused kernels do not take maps of these sizes (dtype, N, C, num_heads, device); empty if they do.");
-  module.def("spatial_attention_backward_bytes", &backward_bytes,
-             "Bytes of the workspace of spatial_attention_backward (dtype, B, N, C, num_heads, device).");
 }

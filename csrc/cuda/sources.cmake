@@ -17,6 +17,7 @@ set(SIMMST_CUDA_BINDINGS
   csrc/bindings/cuda.cpp
   csrc/bindings/cuda_cutting_plane.cpp
   csrc/bindings/cuda_prob_sparse_attention.cpp
-  csrc/bindings/cuda_spatial_attention.cpp)
+  csrc/bindings/cuda_spatial_attention.cpp
+  csrc/bindings/plan.cpp)
 set(SIMMST_CUDA_CHECK_KERNELS csrc/cuda/checks/device_check.cu)
 set(SIMMST_CUDA_CHECK_BINDINGS csrc/cuda/checks/bindings.cpp)

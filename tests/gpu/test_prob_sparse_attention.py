@@ -338,6 +338,47 @@ def test_the_layer(world: World, draw: Draw) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@drawn(4)
+@pytest.mark.parametrize("sampling", ["shared", "per_query", None])
+def test_a_call_that_was_seen_before_gives_the_same_bits(world: World, draw: Draw, sampling: str | None) -> None:
+    """The first goes through every check, the others may go a shorter way."""
+    length, causal, dropout_p = draw.integer(30, 90), draw.choice([False, True]), draw.choice([0.0, 0.25])
+    x = [tensor.requires_grad_() for tensor in inputs(draw, 2, queries=length, keys=length, device=world.device)]
+    sample = torch.randint(length, (length, 9), generator=draw.generator()).to(world.device)
+
+    def call(*tensors: Tensor, **changes: Any) -> Tensor:
+        drawn = {"sample": sample} if sampling is None else {"sampling": sampling}
+        options = {"is_causal": causal, "dropout_p": dropout_p, "factor": 2, "backend": world.backend, **drawn}
+        return prob_sparse_attention(*tensors, generator=torch.Generator().manual_seed(3), **(options | changes))
+
+    runs = []
+    for _ in range(3):
+        out = call(*x)
+        gradients = torch.autograd.grad(out.square().sum(), x)
+        again = torch.autograd.grad(call(*x)[..., :1].expand(out.shape).sum(), x)
+        with torch.no_grad():
+            runs.append([out, *gradients, *again, call(*x), call(*x, return_aux=True)[0]])
+    for run in runs:
+        for a, b in zip(run, runs[0], strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(run[0], run[-1])
+        assert torch.equal(run[0], run[-2])
+    assert not torch.equal(call(*x, scale=0.01), runs[0][0])
+    other = [tensor.detach().clone().flip(0) for tensor in x]
+    torch.testing.assert_close(call(*other, dropout_p=0.0), call(*x, dropout_p=0.0).flip(0), rtol=0, atol=0)
+    for wrong, error in (
+        ({"factor": True}, TypeError),
+        ({"is_causal": 1}, TypeError),
+        ({"sampling": "none"}, ValueError),
+        ({"sample": sample + length}, ValueError if world.device.type == "cpu" else None),
+    ):
+        if error is not None:
+            with pytest.raises(error):
+                call(*x, **wrong)
+    with pytest.raises(RuntimeError, match="first order"):
+        torch.autograd.grad(call(*x).square().sum(), x, create_graph=True)[0].sum().backward()
+
+
 @drawn(1)
 def test_the_operators_pass_opcheck(world: World, draw: Draw) -> None:
     tensors = [x.requires_grad_() for x in inputs(draw, 2, queries=9, keys=7, device=world.device)]

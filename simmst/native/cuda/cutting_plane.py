@@ -1,32 +1,32 @@
 """Cutting planes on the CUDA kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
 
 Tensors of any strides and of float32, bfloat16, float16 (with one entry a plane float64, too) go in and come out as
-they are; planes alone need stride 1 along N. The kernels work on addresses: every tensor stays bound to a name until
-they have been launched. Nothing here waits for the device.
+they are; planes alone need stride 1 along N. The compiled module checks sizes and strides once, in a plan that is kept
+by them. The kernels work on addresses: every tensor stays bound to a name until they have been launched. Nothing here
+waits for the device.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from simmst.core import dtypes
 from simmst.core.cutting_plane import BETA1, BETA2, PackedSigns, Planes
-from simmst.native.cuda.launch import array, array_or_none, module, on
+from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, module, number_of, run, told, told_or_none
 
 _cuda: Any = module()
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
     """A x + c."""
-    rows, scale, workspace = _prepare(planes)
+    rows, scale = _stored(planes)
     point = _single(point)
     out = torch.empty(offsets.shape, dtype=torch.promote_types(point.dtype, offsets.dtype), device=point.device)
-    _cuda.cutting_plane_values(
-        array(rows), array_or_none(scale), array(offsets), array(point), array(out), array(workspace), *on(rows)
-    )
+    plan = _values_plan(layout(rows), _layout(scale), layout(offsets), layout(point), layout(out))
+    run(plan, rows, *map(address, (rows, scale, point, offsets, out)))
     return out
 
 
@@ -70,12 +70,11 @@ def lagrangian_and_gradient(
 
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
     """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
-    rows, scale, workspace = _prepare(planes)
+    rows, scale = _stored(planes)
     computed = torch.float32 if dtype == torch.float64 else dtype
     out = torch.empty((*planes.shape[:-2], planes.shape[-1]), dtype=computed, device=rows.device)
-    _cuda.cutting_plane_combine(
-        array(rows), array_or_none(scale), array(coefficients), array(out), array(workspace), *on(rows)
-    )
+    plan = _combine_plan(layout(rows), _layout(scale), layout(coefficients), layout(out))
+    run(plan, rows, *map(address, (rows, scale, coefficients, out)))
     return out.to(dtype)
 
 
@@ -91,72 +90,83 @@ def step_(
     adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """One optimiser step in place and the values after it, in one pass over the planes."""
-    rows, scale, workspace = _prepare(planes)
+    rows, scale = _stored(planes)
     gradient = _single(gradient)
     out = torch.empty(anchor_values.shape, dtype=anchor_values.dtype, device=point.device)
-    averages, step, step_size, second_root = None, None, lr, 1.0
+    exp_avg, exp_avg_sq, step, step_size, second_root = None, None, None, lr, 1.0
     if adam_state is not None:
         exp_avg, exp_avg_sq, step = adam_state
-        averages = array(exp_avg), array(exp_avg_sq)
         with torch.no_grad():
             step.add_(1)
         if step.device != point.device:  # as torch.optim.Adam keeps it by default: in main memory
             taken = float(step)
             step_size, second_root = lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5
             step = None
-    _cuda.cutting_plane_step(
-        array(rows),
-        array_or_none(scale),
-        array(coefficients),
-        array(gradient),
-        array(point),
-        array(anchor),
-        array(anchor_values),
-        averages,
-        array_or_none(step),
-        step_size,
-        second_root,
-        array(out),
-        array(workspace),
-        *on(rows),
-    )
+    written = (rows, scale, coefficients, gradient, point, anchor, anchor_values, out, exp_avg, exp_avg_sq, step)
+    run(_step_plan(tuple(map(_layout, written))), rows, *map(address, written), step_size, second_root)
     return out
 
 
 def _total(
     penalty: bool, planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor, gradient: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    rows, scale, workspace = _prepare(planes)
+    rows, scale = _stored(planes)
     both = torch.promote_types(point.dtype, offsets.dtype)
     dtype = torch.promote_types(both, multipliers.dtype)
     total = torch.empty(offsets.shape[:-1], dtype=dtype, device=point.device)
     values_dtype = torch.promote_types(both, torch.float32)
     plane_values = torch.empty(offsets.shape, dtype=values_dtype, device=point.device)
-    _cuda.cutting_plane_total(
-        penalty,
-        array(rows),
-        array_or_none(scale),
-        array(offsets),
-        array(multipliers),
-        array(point),
-        array(total),
-        array(plane_values),
-        array_or_none(gradient),
-        array(workspace),
-        *on(rows),
-    )
+    places = (rows, scale, point, offsets, plane_values, multipliers, total, gradient)
+    run(_total_plan(penalty, tuple(map(_layout, places))), rows, *map(address, places))
     return total, plane_values
 
 
-def _prepare(planes: Planes) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The stored rows with stride 1 along them, the scale of packed signs, and the workspace of a call."""
+@functools.lru_cache(PLANS)
+def _values_plan(rows: Layout, scale: Layout | None, offsets: Layout, point: Layout, out: Layout) -> Plan:
+    number = number_of(rows[3])
+    return _cuda.cutting_plane_values(told(rows), told_or_none(scale), told(offsets), told(point), told(out), number)
+
+
+@functools.lru_cache(PLANS)
+def _combine_plan(rows: Layout, scale: Layout | None, coefficients: Layout, out: Layout) -> Plan:
+    number = number_of(rows[3])
+    return _cuda.cutting_plane_combine(told(rows), told_or_none(scale), told(coefficients), told(out), number)
+
+
+@functools.lru_cache(PLANS)
+def _total_plan(penalty: bool, places: tuple[Layout | None, ...]) -> Plan:
+    rows, scale, point, offsets, values, multipliers, total, gradient = map(told_or_none, places)
+    return _cuda.cutting_plane_total(
+        penalty, rows, scale, offsets, multipliers, point, total, values, gradient, _number(places)
+    )
+
+
+@functools.lru_cache(PLANS)
+def _step_plan(places: tuple[Layout | None, ...]) -> Plan:
+    rows, scale, coefficients, gradient, point, anchor, anchor_values, out, first, second, step = map(
+        told_or_none, places
+    )
+    averages = None if first is None else (first, second)
+    vectors = rows, scale, coefficients, gradient, point, anchor, anchor_values
+    return _cuda.cutting_plane_step(*vectors, averages, step, out, _number(places))
+
+
+def _number(places: tuple[Layout | None, ...]) -> int:
+    """The number of the device that the planes are on."""
+    first = places[0]
+    return -1 if first is None else number_of(first[3])
+
+
+def _layout(tensor: Tensor | None) -> Layout | None:
+    return None if tensor is None else layout(tensor)
+
+
+def _stored(planes: Planes) -> tuple[Tensor, Tensor | None]:
+    """The stored rows with stride 1 along them, and the scale of packed signs."""
     rows, scale = (planes.bits, planes.scale) if isinstance(planes, PackedSigns) else (planes, None)
     if rows.stride(-1) != 1 and rows.shape[-1] > 1:
         rows = rows.contiguous()
-    shape = planes.shape
-    problems = shape[0] if len(shape) == 3 else 1
-    floats = _cuda.cutting_plane_workspace(dtypes.CODES[rows.dtype], problems, shape[-2], shape[-1], rows.get_device())
-    return rows, scale, torch.empty(floats, dtype=torch.float32, device=rows.device)
+    return rows, scale
 
 
 def _single(tensor: Tensor) -> Tensor:

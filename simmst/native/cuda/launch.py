@@ -13,6 +13,11 @@ from torch import Tensor
 from simmst.core import dtypes
 
 Array = tuple[int, int, tuple[int, ...], tuple[int, ...], int]  # address, dtype, shape, strides, device
+Layout = tuple[torch.dtype, torch.Size, tuple[int, ...], torch.device]  # dtype, shape, strides, device
+# What a compiled plan reads of it, and the plan itself: called with addresses, workspace and stream.
+Told = tuple[int, torch.Size, tuple[int, ...], int]
+Plan = Any
+PLANS = 1024  # that an adapter keeps of a kind
 
 
 def emulated() -> bool:
@@ -38,9 +43,47 @@ def array(tensor: Tensor) -> Array:
     return tensor.data_ptr(), dtypes.CODES[tensor.dtype], tensor.shape, tensor.stride(), tensor.get_device()
 
 
-def array_or_none(tensor: Tensor | None) -> Array | None:
+def layout(tensor: Tensor) -> Layout:
+    """What a plan depends on of a tensor, as a key of a cache."""
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.device
+
+
+def told(given: Layout) -> Told:
+    """A layout as the bindings take it."""
+    return dtypes.CODES[given[0]], given[1], given[2], number_of(given[3])
+
+
+def told_or_none(given: Layout | None) -> Told | None:
     """The same for a tensor that may be missing."""
-    return None if tensor is None else array(tensor)
+    return None if given is None else told(given)
+
+
+def number_of(device: torch.device) -> int:
+    """The number of a device: of a GPU, or -1 for the CPU tensors that the emulator takes."""
+    return -1 if device.type == "cpu" else device.index
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor lies; 0 for one that is missing. It must stay alive until the call has returned."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def run(plan: Plan, like: Tensor, *places: float) -> None:
+    """Run a plan on the current stream of the device of ``like``, with a workspace of its own.
+
+    Whoever gets the workspace next from torch's allocator runs after the kernels, on the same stream.
+    """
+    size = plan.workspace
+    workspace = torch.empty(size, dtype=torch.uint8, device=like.device) if size else None
+    plan(*places, address(workspace), stream_of(like))
+
+
+def stream_of(tensor: Tensor) -> int:
+    """The handle of the current stream of a tensor's device; 0 for the CPU tensors that the emulator takes."""
+    if not tensor.is_cuda:
+        return 0
+    # The handle alone: an object around it takes longer than all the rest of a call's preparation.
+    return torch._C._cuda_getCurrentRawStream(tensor.get_device())
 
 
 def on(tensor: Tensor) -> tuple[int, int]:
@@ -48,8 +91,4 @@ def on(tensor: Tensor) -> tuple[int, int]:
 
     For the CPU tensors that the emulator takes, (-1, 0).
     """
-    if not tensor.is_cuda:
-        return -1, 0
-    device = tensor.get_device()
-    # The handle alone: an object around it takes longer than all the rest of a call's preparation.
-    return device, torch._C._cuda_getCurrentRawStream(device)
+    return tensor.get_device() if tensor.is_cuda else -1, stream_of(tensor)

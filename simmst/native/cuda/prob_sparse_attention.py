@@ -1,15 +1,18 @@
 """ProbSparse attention by the CUDA kernels of ``simmst._cuda``: allocates results and workspaces, hands over addresses.
 
-Not run on a GPU yet; the tests run the same kernels in the emulator.
+The compiled module checks sizes and strides once, in a plan that is kept by them; a call then hands over addresses.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+
 import torch
 from torch import Tensor
 
-from simmst.core.prob_sparse_attention import DEFAULTS, FILLS, Options, divisor, empty_out, resolve_fill, resolve_scale
-from simmst.native.cuda.launch import Array, array, array_or_none, module, on
+from simmst.core.prob_sparse_attention import DEFAULTS, FILLS, Options, divisor, empty_out, resolve_fill
+from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, module, number_of, run, stream_of, told
 
 _cuda = module()
 _FILLS = {fill: code for code, fill in enumerate(FILLS)}
@@ -29,15 +32,8 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
     measure = query.new_empty(query.shape[:-1], dtype=torch.float32)
     count = divisor(key, sample, normalizer)
     query, key, sample = _matrices(query), _matrices(key), sample.contiguous()
-    _cuda.prob_sparse_select(
-        array(query),
-        array(key),
-        array(sample),
-        count,
-        array(top),
-        array(measure),
-        *_machine(query),
-    )
+    plan = _select_plan(layout(query), layout(key), layout(sample), count, u)
+    run(plan, query, *map(address, (query, key, sample, top, measure)))
     return top, measure
 
 
@@ -61,17 +57,8 @@ def attend(
     rows = _matrices(out)
     query, key, value, top = _matrices(query), _matrices(key), _matrices(value), top.contiguous()
     seed = _checked(seed, options.dropout_p)
-    _cuda.prob_sparse_attend(
-        array(query),
-        array(key),
-        array(value),
-        array(top),
-        array_or_none(seed),
-        *_told(query, options),
-        array(rows),
-        array(lse),
-        *_machine(query),
-    )
+    layouts = (layout(query), layout(key), layout(value), layout(top), layout(rows))
+    run(_attend_plan(layouts, options), query, *map(address, (query, key, value, top, seed, rows, lse)))
     return _returned(out, rows), lse
 
 
@@ -100,20 +87,9 @@ def forward(
     rows = _matrices(out)
     query, key, value, sample = _matrices(query), _matrices(key), _matrices(value), sample.contiguous()
     seed = _checked(seed, options.dropout_p)
-    _cuda.prob_sparse_forward(
-        array(query),
-        array(key),
-        array(value),
-        array(sample),
-        count,
-        array_or_none(seed),
-        *_told(query, options),
-        array(rows),
-        array(lse),
-        array(top),
-        array(measure),
-        *_machine(query),
-    )
+    layouts = (layout(query), layout(key), layout(value), layout(sample), layout(rows))
+    plan = _forward_plan(layouts, count, u, options)
+    run(plan, query, *map(address, (query, key, value, sample, seed, rows, lse, top, measure)))
     return _returned(out, rows), lse, top, measure
 
 
@@ -139,19 +115,9 @@ def attend_backward(
     rows = [_matrices(gradient) for gradient in gradients]
     grad_out, query, key, value, out = (_matrices(x) for x in (grad_out, query, key, value, out))
     top, lse, seed = top.contiguous(), lse.contiguous(), _checked(seed, options.dropout_p)
-    _cuda.prob_sparse_attend_backward(
-        array(grad_out),
-        array(query),
-        array(key),
-        array(value),
-        array(top),
-        array(out),
-        array(lse),
-        array_or_none(seed),
-        *_told(query, options),
-        *[array(row) for row in rows],
-        *_machine(query),
-    )
+    tensors = (grad_out, query, key, value, top, out, lse, *rows)
+    plan = _backward_plan(tuple(map(layout, tensors)), options)
+    run(plan, query, *map(address, (query, key, value, out, grad_out, *rows, top, lse, seed)))
     results = [_returned(gradient, row) for gradient, row in zip(gradients, rows, strict=True)]
     return results[0], results[1], results[2]
 
@@ -162,28 +128,167 @@ def _checked(seed: Tensor | None, dropout_p: float) -> Tensor | None:
     return None if seed is None else seed.contiguous()
 
 
-def _told(query: Tensor, options: Options) -> tuple[bool, float, int, float]:
+def _told(query: Layout, options: Options) -> tuple[bool, float, int, float]:
     fill = _FILLS[resolve_fill(options.fill, options.is_causal)]
-    return options.is_causal, resolve_scale(options.scale, query), fill, options.dropout_p
+    scale = 1.0 / math.sqrt(query[1][-1]) if options.scale is None else float(options.scale)
+    return options.is_causal, scale, fill, options.dropout_p
 
 
-def _machine(query: Tensor) -> tuple[_Workspace, int, int]:
-    """How to allocate workspace, the device and its stream."""
-    return _Workspace(query.device), *on(query)
+@functools.lru_cache(PLANS)
+def _select_plan(query: Layout, key: Layout, sample: Layout, count: int, u: int) -> Plan:
+    return _cuda.prob_sparse_select(told(query), told(key), told(sample), count, u, number_of(query[3]))
 
 
-class _Workspace:
-    """Device memory of the size that a call asks for, held until its kernels have been launched.
+@functools.lru_cache(PLANS)
+def _attend_plan(layouts: tuple[Layout, ...], options: Options) -> Plan:
+    query, _, _, top, _ = layouts
+    u = top[1][-1]
+    return _cuda.prob_sparse_attend(*map(told, layouts), _told(query, options), u, number_of(query[3]))
 
-    Whoever gets it next from torch's allocator runs after them, on the same stream.
+
+@functools.lru_cache(PLANS)
+def _forward_plan(layouts: tuple[Layout, ...], count: int, u: int, options: Options) -> Plan:
+    query = layouts[0]
+    return _cuda.prob_sparse_forward(*map(told, layouts), count, _told(query, options), u, number_of(query[3]))
+
+
+@functools.lru_cache(PLANS)
+def _backward_plan(layouts: tuple[Layout, ...], options: Options) -> Plan:
+    query, u = layouts[1], layouts[4][1][-1]
+    tensors = [told(each) for each in layouts]
+    return _cuda.prob_sparse_attend_backward(tensors, _told(query, options), u, number_of(query[3]))
+
+
+class Prepared:
+    """Forward and backward passes of one layout: as few allocations as there can be, and nothing checked again.
+
+    Everything that no caller sees lies in one piece of memory beside the output, in this order: top, lse, measure,
+    workspace. Where gradients are wanted, top and lse are a piece of their own, which the backward pass needs.
+
+    Example:
+        >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
+        >>> prepared = Prepared.of(x, x, x, sample, 25, "keys", DEFAULTS)  # doctest: +SKIP
+        >>> out = prepared.infer(x, x, x, sample, None)  # doctest: +SKIP
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, u: int, normalizer: str, options: Options
+    ) -> None:
+        out = empty_out(query, value)
+        count = divisor(key, sample, normalizer)
+        layouts = (layout(query), layout(key), layout(value), layout(sample), layout(out))
+        self.options = options
+        self._plan = _forward_plan(layouts, count, u, options)
+        self._entries, self._u = math.prod(query.shape[:-2]), u
+        self._shape = None if value.shape[-1] == query.shape[-1] else out.shape
+        self._top = (*query.shape[:-2], u)
+        selected, item = self._entries * u, query.element_size()
+        self._lse = 8 * selected
+        self._measure = _rounded(self._lse + 4 * selected)
+        self._workspace = _rounded(self._measure + 4 * self._entries * query.shape[-2])
+        # Sizes in entries of the query, whose kind of memory is had in the shortest way.
+        self._all = (self._workspace + self._plan.workspace + item - 1) // item
+        self._kept = self._measure // item
+        self._passing = self._all - self._kept
+        self._backward: dict[Layout, tuple[Plan, int]] = {}
 
-    def __call__(self, size: int) -> Array:
-        self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        return array(self._memory)
+    @classmethod
+    def of(
+        cls, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, u: int, normalizer: str, options: Options
+    ) -> Prepared | None:
+        """Prepare calls like this one; None where a tensor must be copied first."""
+        given = query, key, value
+        results = empty_out(query, value), *map(torch.empty_like, given)
+        if not sample.is_contiguous() or any(_matrices(each) is not each for each in (*given, *results)):
+            return None
+        return cls(query, key, value, sample, u, normalizer, options)
+
+    def infer(self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None) -> Tensor:
+        """The output alone."""
+        memory = query.new_empty(self._all)
+        at = memory.data_ptr()
+        return self._run(query, key, value, sample, seed, at, at + self._measure)
+
+    def keep(
+        self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The output, and what :meth:`backward` needs of top and lse."""
+        kept, passing = query.new_empty(self._kept), query.new_empty(self._passing)
+        return self._run(query, key, value, sample, seed, kept.data_ptr(), passing.data_ptr()), kept
+
+    def _run(
+        self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None, kept: int, passing: int
+    ) -> Tensor:
+        out = torch.empty_like(query) if self._shape is None else query.new_empty(self._shape)
+        self._plan(
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            sample.data_ptr(),
+            address(seed),
+            out.data_ptr(),
+            kept + self._lse,
+            kept,
+            passing,
+            passing + self._workspace - self._measure,
+            stream_of(query),
+        )
+        return out
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        kept: Tensor,
+        seed: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of query, key and value."""
+        grad_out = _matrices(grad_out)
+        gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        given = layout(grad_out)
+        plan, size = self._backward.get(given) or self._planned(given, query, key, value, out, gradients)
+        workspace = query.new_empty(size) if size else None
+        at = kept.data_ptr()
+        plan(
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            out.data_ptr(),
+            grad_out.data_ptr(),
+            gradients[0].data_ptr(),
+            gradients[1].data_ptr(),
+            gradients[2].data_ptr(),
+            at,
+            at + self._lse,
+            address(seed),
+            address(workspace),
+            stream_of(query),
+        )
+        return gradients
+
+    def selection(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Top and lse, as :func:`attend_backward` takes them."""
+        selected = self._entries * self._u
+        memory = kept.view(torch.uint8)
+        top = memory[: 8 * selected].view(torch.int64).view(self._top)
+        return top, memory[self._lse : self._lse + 4 * selected].view(torch.float32).view(self._top)
+
+    def _planned(
+        self, given: Layout, query: Tensor, key: Tensor, value: Tensor, out: Tensor, gradients: tuple[Tensor, ...]
+    ) -> tuple[Plan, int]:
+        top = query.new_empty(self._top, dtype=torch.int64)
+        lse = query.new_empty(self._top, dtype=torch.float32)
+        layouts = tuple(map(layout, (query, key, value, top, out, lse, *gradients)))
+        plan = _backward_plan((given, *layouts), self.options)
+        self._backward[given] = plan, -(-plan.workspace // query.element_size())
+        return self._backward[given]
+
+
+def _rounded(size: int) -> int:
+    return -(-size // 16) * 16
 
 
 def _matrices(tensor: Tensor) -> Tensor:
@@ -200,4 +305,4 @@ def _returned(result: Tensor, rows: Tensor) -> Tensor:
     return result.copy_(rows.view(result.shape))
 
 
-__all__ = ["attend", "attend_backward", "forward", "select"]
+__all__ = ["Prepared", "attend", "attend_backward", "forward", "select"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from simmst.core import dtypes
 from simmst.core.spatial_attention import Gradients, Options
 from simmst.native.cuda import spatial_attention_long as long
-from simmst.native.cuda.launch import array, array_or_none, module, on
+from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, module, number_of, run, told, told_or_none
 
 
 def forward(
@@ -51,15 +51,8 @@ def forward(
         return long.forward(x, *weights, key_padding_mask, options)
     # Contiguous copies must live until the kernel is in the stream.
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask)]
-    module().spatial_attention_forward(
-        array(x),
-        [array_or_none(tensor) for tensor in held[:6]],
-        array_or_none(held[6]),
-        array(out),
-        array(lse),
-        options,
-        *on(x),
-    )
+    plan = _forward_plan(layout(x), tuple(map(_layout_or_none, held)), options)
+    run(plan, x, *map(address, (x, *held, out, lse)))
     return out, lse
 
 
@@ -99,26 +92,12 @@ def backward(
     gradients = [None if tensor is None else _empty_like(tensor) for tensor in wanted]
     if x.numel() == 0:
         return _seven([None if gradient is None else gradient.zero_() for gradient in gradients])
-    batch, positions, channels = _sizes(x)
-    device, stream = on(x)
-    if why_not_fused(x.dtype, positions, channels, options.num_heads, device):
+    _, positions, channels = _sizes(x)
+    if why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
         return _seven(long.backward(grad, x, *weights, key_padding_mask, lse, options, output_mask))
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
-    code = dtypes.CODES[x.dtype]
-    size = module().spatial_attention_backward_bytes(code, batch, positions, channels, options.num_heads, device)
-    workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-    module().spatial_attention_backward(
-        array(grad),
-        array(x),
-        [array_or_none(tensor) for tensor in held[:6]],
-        array_or_none(held[6]),
-        array_or_none(held[7]),
-        [array_or_none(gradient) for gradient in gradients],
-        array(workspace),
-        options,
-        device,
-        stream,
-    )
+    plan = _backward_plan(layout(grad), layout(x), tuple(map(_layout_or_none, held)), options)
+    run(plan, x, *map(address, (x, *held[:7], grad, held[7], *gradients)))
     return _seven(gradients)
 
 
@@ -132,6 +111,22 @@ def why_not_fused(dtype: torch.dtype, positions: int, channels: int, num_heads: 
     """
     reason: str = module().spatial_attention_why_not(dtypes.CODES[dtype], positions, channels, num_heads, device)
     return reason
+
+
+@functools.lru_cache(PLANS)
+def _forward_plan(x: Layout, held: tuple[Layout | None, ...], options: Options) -> Plan:
+    *weights, mask = map(told_or_none, held)
+    return module().spatial_attention_forward(told(x), weights, mask, options, number_of(x[3]))
+
+
+@functools.lru_cache(PLANS)
+def _backward_plan(grad: Layout, x: Layout, held: tuple[Layout | None, ...], options: Options) -> Plan:
+    *weights, mask, lse = map(told_or_none, held)
+    return module().spatial_attention_backward(told(grad), told(x), weights, mask, lse, options, number_of(x[3]))
+
+
+def _layout_or_none(tensor: Tensor | None) -> Layout | None:
+    return None if tensor is None else layout(tensor)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

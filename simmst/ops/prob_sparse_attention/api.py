@@ -24,6 +24,7 @@ from simmst.ops.checks import (
 from simmst.ops.dispatch import cast, is_any_autocast
 from simmst.ops.measured_choice import bucket
 from simmst.ops.prob_sparse_attention.library import FUSED, PATH, attend, forward, infer, select
+from simmst.ops.prob_sparse_attention.short import again, draw, remember
 
 
 class ProbSparseAux(NamedTuple):
@@ -141,12 +142,16 @@ def prob_sparse_attention(
     if is_any_autocast():
         query, key, value = cast(query, key, value)
     options = Options(is_causal, scale, fill, dropout_p)
+    if return_aux is False:
+        likewise = again(query, key, value, sample, factor, sampling, generator, normalizer, options, backend)
+        if likewise is not None:
+            return likewise
     if sample is not None and dropout_p == 0.0 and return_aux is False and sampling in SAMPLINGS:
         alone = infer(query, key, value, sample, factor, normalizer, options, backend)
         if alone is not None:
             return alone
     _check_attention(query, key, value)
-    options = _checked(options)
+    asked, options = options, _checked(options)
     check_integer("factor", factor, minimum=1)
     check_choice("sampling", sampling, SAMPLINGS)
     check_choice("normalizer", normalizer, NORMALIZERS)
@@ -156,11 +161,12 @@ def prob_sparse_attention(
         _check_sample(sample, query, key)
     chosen = _choose(backend, query, value)
 
+    given = sample
     if sample is None:
         samples = informer_count(keys, factor)
         shape = (queries, samples) if sampling == "per_query" else (samples,)
-        sample = _draw(keys, shape, query, generator)
-    seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
+        sample = draw(keys, shape, query, generator)
+    seed = draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
     u = informer_count(queries, factor)
     if u == queries and not return_aux:  # nothing to select
         top = torch.arange(queries, device=query.device).expand(*query.shape[:-2], queries)
@@ -168,6 +174,8 @@ def prob_sparse_attention(
         return everything
     if chosen in FUSED:
         out, lse, top, measure = forward(query, key, value, sample, seed, u, normalizer, options, chosen)
+        if not return_aux:
+            remember(query, key, value, given, sample, factor, sampling, normalizer, asked, backend, chosen)
     else:
         top, measure = select(query, key, sample, u, normalizer, chosen)
         out, lse = attend(query, key, value, top, seed, options, chosen)
@@ -270,7 +278,7 @@ def prob_sparse_attend(
         )
     check_index_range("top", top, query.shape[-2])
     chosen = _choose(backend, query, value)
-    seed = _draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
+    seed = draw(2**32, (2,), query, generator) if dropout_p > 0.0 else None
     found: tuple[Tensor, Tensor] = attend(query, key, value, top, seed, options, chosen)
     return found
 
@@ -285,12 +293,6 @@ def _choose(backend: str | None, query: Tensor, value: Tensor) -> str:
         bucket=bucket(query.shape[-2]),
         head_width=width,
     )
-
-
-def _draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
-        return torch.randint(upper, shape, device=query.device)
-    return torch.randint(upper, shape, generator=generator, device=generator.device).to(query.device)
 
 
 def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:

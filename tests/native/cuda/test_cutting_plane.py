@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simmst.core.cutting_plane import PackedSigns, pack_signs
-from simmst.native.cuda.launch import array, emulated, module
+from simmst.native.cuda.launch import emulated, layout, module, told
 from simmst.reference import cutting_plane as reference
 
 name = "simmst._cuda_emulated" if emulated() else "simmst._cuda_checks"
@@ -74,6 +74,12 @@ def misaligned(planes):
     return shift(planes)
 
 
+def forget_plans(native):
+    """Another device, as the emulator sees it."""
+    for plans in (native._values_plan, native._combine_plan, native._total_plan, native._step_plan):
+        plans.cache_clear()
+
+
 def everything(functions, planes, offsets, multipliers, point, gradient, anchor):
     results = [functions.values(planes, offsets, point)]
     results += functions.penalty_and_values(planes, offsets, multipliers, point)
@@ -113,7 +119,9 @@ def test_the_number_of_blocks_changes_rounding_alone(native, monkeypatch):
     results = []
     for multiprocessors in ("1", "4", "132"):
         monkeypatch.setenv("SIMMST_CUDA_EMULATION_MULTIPROCESSORS", multiprocessors)
+        forget_plans(native)
         results.append(everything(native, planes, *rest))
+    forget_plans(native)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-4)
 
@@ -129,15 +137,26 @@ def test_the_order_of_threads_and_blocks_changes_nothing(native, monkeypatch):
 
 def test_the_bindings_refuse_what_does_not_fit(native):
     planes, offsets, _, point, *_ = problem((3, 40), "float32")
-    out, room = torch.empty(3), torch.empty(module().cutting_plane_workspace(0, 1, 3, 40, -1))
+    out = torch.empty(3)
 
-    def call(planes=planes, scale=None, offsets=offsets, point=point, out=out, room=room, device=-1):
-        module().cutting_plane_values(
-            array(planes), scale, array(offsets), array(point), array(out), array(room), device, 0
-        )
+    def plan(planes=planes, scale=None, offsets=offsets, point=point, out=out, device=-1):
+        given = [tensor if tensor is None else told(layout(tensor)) for tensor in (planes, scale, offsets, point, out)]
+        return module().cutting_plane_values(*given, device)
 
-    call()
+    made = plan()
+    room = torch.empty(made.workspace, dtype=torch.uint8)
+    places = [tensor.data_ptr() for tensor in (planes, point, offsets, out, room)]
+    made(places[0], 0, *places[1:], 0)
     torch.testing.assert_close(out, planes @ point + offsets)
+    for message, wrong in {
+        "point has no address": (places[0], 0, 0, *places[2:], 0),
+        "out begins at an address that is no multiple of 4": (places[0], 0, *places[1:3], places[3] + 1, places[4], 0),
+        "workspace has no address": (places[0], 0, *places[1:4], 0, 0),
+    }.items():
+        with pytest.raises(ValueError, match=message.replace("out", "values")):
+            made(*wrong)
+    with pytest.raises(TypeError, match="the call takes 6 addresses and a stream, got 2 numbers"):
+        made(1, 2)
     refusals = {
         r"planes float32 \(3, 40\) must have 39 in its last dimension, for 39 columns": {"point": point[:39]},
         r"planes float32 \(3, 20\) must have stride 1 along its last dimension, got 2": {
@@ -145,16 +164,15 @@ def test_the_bindings_refuse_what_does_not_fit(native):
         },
         r"offsets float32 \(2\) must have shape \(3\)": {"offsets": offsets[:2]},
         r"values is written to, but several of its entries share one place": {"out": out[:1].expand(3)},
-        r"workspace float32 \(1\) must have shape \(\d+\)": {"room": room[:1]},
         r"point float32 \(40\) lies on device -1, the call is for device 0": {"device": 0},
     }  # fmt: skip
     for message, changed in refusals.items():
         with pytest.raises(ValueError, match=message):
-            call(**changed)
+            plan(**changed)
     for message, changed in {
         r"point int64 \(40\) must hold one of float32, bfloat16, float16": {"point": point.long()},
         r"planes float64 \(3, 40\) must hold one of": {"planes": planes.double()},
-        r"scale goes with packed signs": {"scale": array(offsets)},
+        r"scale goes with packed signs": {"scale": offsets},
     }.items():
         with pytest.raises(TypeError, match=message):
-            call(**changed)
+            plan(**changed)

@@ -137,14 +137,20 @@ def test_what_a_block_holds(dtype, positions, channels, heads, reason):
 
 
 def test_workspaces_do_not_grow_with_the_batch():
-    def size(batch, dtype=2):
-        return launch.module().spatial_attention_backward_bytes(dtype, batch, 400, 64, 4, launch.on(torch.ones(1))[0])
+    def size(batch, dtype=2, positions=400):
+        def array(*shape, dtype=dtype):
+            return dtype, shape, (1, *shape[:0:-1])[::-1] if len(shape) < 3 else (shape[1] * shape[2], shape[2], 1), -1
+
+        x, lse = array(batch, positions, 64), array(batch, 4, positions, dtype=0)
+        weights = [array(192, 64), None, array(64, 64), None, None, None]
+        options = 4, True, 1e-5, 0.25
+        return launch.module().spatial_attention_backward(x, x, weights, None, lse, options, -1).workspace
 
     if not launch.emulated():
         pytest.skip("the emulator's number of multiprocessors is known")
     each = 11 * 400 * 72 * 2 + 4 * (4 * 64 * 64 + 6 * 64)
     assert [size(batch) for batch in (1, 8, 9, 2**40)] == [each, 8 * each, 8 * each, 8 * each]
-    assert size(1, 0) == 11 * 400 * 72 * 4 + 4 * (4 * 64 * 64 + 6 * 64)
+    assert size(1, 0, 240) == 11 * 240 * 72 * 4 + 4 * (4 * 64 * 64 + 6 * 64)
 
 
 SCHEDULE = """
@@ -194,6 +200,10 @@ def test_shared_memory_of_compute_capability_8_holds_fewer_positions(tmp_path):
     assert found.stdout.strip() == "[True, False]", found.stderr[-2000:]
 
 
+def plain(tensor):
+    return None if tensor is None else launch.told(launch.layout(tensor))
+
+
 class TestErrors:
     def call(self, **changes):
         given = dict(zip(NAMES, arguments(), strict=True)) | changes
@@ -213,21 +223,15 @@ class TestErrors:
 
     def test_beyond_the_kernels(self):
         x = torch.ones(1, 600, 16, device=DEVICE)
-        out, lse = torch.empty_like(x), torch.empty(1, 2, 600, device=DEVICE)
-        weights = [launch.array_or_none(part) for part in arguments()[1:5]] + [None, None]
+        weights = [plain(part) for part in arguments()[1:5]] + [None, None]
         with pytest.raises(ValueError, match=r"x float32 \(1, 600, 16\) with num_heads=2 .* more than 256 positions"):
-            launch.module().spatial_attention_forward(
-                launch.array(x), weights, None, launch.array(out), launch.array(lse), (2, True, 1e-5, 0.35),
-                *launch.on(x),
-            )  # fmt: skip
+            launch.module().spatial_attention_forward(plain(x), weights, None, (2, True, 1e-5, 0.35), launch.on(x)[0])
 
-    def test_wrong_workspace(self):
-        given = arguments()
-        x, *rest = given
-        lse = torch.empty(2, 2, 20, device=DEVICE)
-        weights = [launch.array_or_none(part) for part in (*rest[:4], *rest[5:])]
-        with pytest.raises(ValueError, match=r"workspace uint8 \(7\) must have shape"):
+    def test_wrong_lse(self):
+        x, *rest = arguments()
+        weights = [plain(part) for part in (*rest[:4], *rest[5:])]
+        lse = plain(torch.empty(2, 2, 19, device=DEVICE))
+        with pytest.raises(ValueError, match=r"lse float32 \(2, 2, 19\) must have shape \(2, 2, 20\)"):
             launch.module().spatial_attention_backward(
-                launch.array(x), launch.array(x), weights, None, launch.array(lse), [None] * 7,
-                launch.array(torch.empty(7, dtype=torch.uint8, device=DEVICE)), (2, True, 1e-5, 0.35), *launch.on(x),
-            )  # fmt: skip
+                plain(x), plain(x), weights, None, lse, (2, True, 1e-5, 0.35), launch.on(x)[0]
+            )

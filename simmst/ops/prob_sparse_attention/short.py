@@ -1,0 +1,171 @@
+"""The shortest way to the CUDA kernels: for an eager call of which everything but the memory was checked before.
+
+A call that has gone the long way is remembered by all that its checks depend on. One like it goes straight to what the
+backend has prepared for it: no check is made twice, and nothing is allocated but what the caller gets, what the
+backward pass needs, and one piece of memory for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from simmst.core.prob_sparse_attention import Options, informer_count
+from simmst.ops.backends import implementation, is_transformed
+from simmst.ops.checks import check_index_range
+from simmst.ops.dispatch import is_unwatched, wants_gradient
+from simmst.ops.prob_sparse_attention.library import PATH, attend_backward
+
+_MOST = 1024  # calls that are remembered
+_known: dict[Any, Any] = {}
+
+
+def draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random integers below a bound, on the device of query."""
+    if generator is None:
+        return torch.randint(upper, shape, device=query.device)
+    return torch.randint(upper, shape, generator=generator, device=generator.device).to(query.device)
+
+
+def again(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample: Tensor | None,
+    factor: int,
+    sampling: str,
+    generator: torch.Generator | None,
+    normalizer: str,
+    options: Options,
+    backend: str | None,
+) -> Tensor | None:
+    """The output of a call like one that is remembered; None for any other.
+
+    Example:
+        >>> x = torch.ones(3, 1)
+        >>> again(x, x, x, None, 5, "shared", None, "keys", Options(), "reference") is None
+        True
+    """
+    if is_compiling() or not _known or not is_unwatched(query, key, value, sample) or is_transformed():
+        return None
+    try:
+        found = _known.get(_key(query, key, value, sample, factor, sampling, normalizer, options, backend))
+    except (AttributeError, RuntimeError, TypeError):
+        return None  # the long way words the error
+    if found is None:
+        return None
+    prepared, shape = found
+    keys = key.shape[-2]
+    if sample is None:
+        sample = draw(keys, shape, query, generator)
+    elif sample.is_cpu:
+        check_index_range("sample", sample, keys)
+    seed = draw(2**32, (2,), query, generator) if options.dropout_p > 0.0 else None
+    if wants_gradient(query, key, value):
+        learnt: Tensor = _Short.apply(prepared, query, key, value, sample, seed)
+        return learnt
+    out: Tensor = prepared.infer(query, key, value, sample, seed)
+    return out
+
+
+def remember(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    given: Tensor | None,
+    sample: Tensor,
+    factor: int,
+    sampling: str,
+    normalizer: str,
+    options: Options,
+    backend: str | None,
+    chosen: str,
+) -> None:
+    """Remember a call whose arguments were checked, where the backend chosen can prepare for others like it.
+
+    Args:
+        query, key, value, factor, sampling, normalizer, options, backend: of the call.
+        given: the sample that the caller gave, or None.
+        sample: that, or the one drawn.
+        chosen: the backend.
+    """
+    prepare = getattr(implementation(PATH, chosen), "Prepared", None)
+    if prepare is None or is_compiling() or not is_unwatched(query, key, value, sample):
+        return
+    plain = type(factor) is int and type(options.is_causal) is bool and type(options.dropout_p) is float
+    if not plain or type(options.scale) not in (float, type(None)):
+        return  # 1 and True are one key of a dictionary
+    prepared = prepare.of(query, key, value, sample, informer_count(query.shape[-2], factor), normalizer, options)
+    if prepared is not None:
+        if len(_known) >= _MOST:
+            _known.clear()
+        name = _key(query, key, value, given, factor, sampling, normalizer, options, backend)
+        _known[name] = prepared, tuple(sample.shape)
+
+
+def _key(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sample: Tensor | None,
+    factor: int,
+    sampling: str,
+    normalizer: str,
+    options: Options,
+    backend: str | None,
+) -> Any:
+    return (
+        query.shape,
+        query.stride(),
+        query.dtype,
+        query.device,
+        key.shape,
+        key.stride(),
+        key.dtype,
+        key.device,
+        value.shape,
+        value.stride(),
+        value.dtype,
+        value.device,
+        None if sample is None else (sample.shape, sample.stride(), sample.dtype, sample.device),
+        factor,
+        type(factor),
+        sampling,
+        normalizer,
+        options,
+        type(options.is_causal),
+        type(options.dropout_p),
+        os.environ.get("SIMMST_BACKEND") if backend is None else backend,
+    )
+
+
+class _Short(torch.autograd.Function):
+    """What was prepared, with autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, prepared: Any, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None
+    ) -> Tensor:
+        out, kept = prepared.keep(query, key, value, sample, seed)
+        ctx.prepared = prepared
+        ctx.save_for_backward(query, key, value, out, kept, seed)
+        checked: Tensor = out
+        return checked
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, kept, seed = ctx.saved_tensors
+        prepared = ctx.prepared
+        if torch.is_grad_enabled() or is_transformed() or not is_unwatched(grad_out, query, key, value):
+            top, lse = prepared.selection(kept)  # the operator knows what to say of it
+            found = attend_backward(grad_out, query, key, value, top, out, lse, seed, prepared.options, "cuda")
+        else:
+            found = prepared.backward(grad_out, query, key, value, out, kept, seed)
+        return None, *found, None, None
+
+
+__all__ = ["again", "draw", "remember"]
