@@ -38,6 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="short trainings of small networks: a look, no result")
     parser.add_argument("--tune", type=int, default=1, help="configurations tried a system, judged on validation days")
     parser.add_argument("--jobs", type=int | None, default=None, help="processes; one a core when left out")
+    parser.add_argument("--only_finished", action="store_true", help="the table of finished cells; compute none")
     parser.add_argument("--any_code", action="store_true", help="keep finished cells of other versions of the code")
     add_table_arguments(parser)
 
@@ -93,6 +94,7 @@ def _make(table: int, options: Namespace) -> None:
             jobs=options.jobs,
             figure=options.figure is not None,
             any_code=options.any_code,
+            only_finished=options.only_finished,
             file_options=table_options(options),
             progress=progress,
         )

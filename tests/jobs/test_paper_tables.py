@@ -77,6 +77,16 @@ def test_a_table_is_made_kept_and_written(data, tmp_path):
     assert "SURROGATE" not in text
 
 
+def test_the_table_of_what_is_finished_computes_nothing(data, tmp_path):
+    with pytest.raises(DataError, match="no cell of this table is finished"):
+        made(data, tmp_path, only_finished=True)
+    made(data, tmp_path, systems=["persistence", "dlinear"], seeds=1)
+    found = made(data, tmp_path, systems=[*NAIVE, "dlinear"], seeds=2, only_finished=True)
+    assert (found.trained, len(cells(tmp_path))) == (0, 2)
+    assert [line.entry.name for line in found.table.sections[0].lines] == ["persistence", "dlinear"]
+    assert "2 of 4 cells are finished" in " ".join(found.table.caption)
+
+
 def test_numbers_are_those_of_the_forecasts(data, tmp_path):
     made(data, tmp_path, systems=["persistence"])
     cell = Cell.load(cells(tmp_path)[0])

@@ -60,6 +60,7 @@ def make_table(
     jobs: int | None = None,
     figure: bool = False,
     any_code: bool = False,
+    only_finished: bool = False,
     file_options: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> Made:
@@ -83,12 +84,14 @@ def make_table(
         jobs: worker processes; as many as there are cores when None.
         figure: draw the best and second-best forecasts against the truth.
         any_code: also take finished cells of other versions of the code.
+        only_finished: make the table of the cells that are finished, and compute none.
         file_options: what a table file leaves open, as in `simmst.jobs.inputs.open_data`.
         progress: called as cells are finished.
 
     Raises:
         ConfigError: a name or number is out of range.
-        DataError: the file cannot be read, is too coarse, or has too few services.
+        DataError: the file cannot be read, is too coarse, or has too few services; or only finished cells are wanted,
+            and there is none.
     """
     if number not in TABLES:
         raise ConfigError(f"table is {number}; the paper has tables {', '.join(map(str, TABLES))}")
@@ -100,7 +103,7 @@ def make_table(
     rows = [row for row in rows if published is not None or not row.published]
     planned = tasks(rows, dataset, chosen, effort, seeds=seeds, horizons=horizons, days=days, budget=budget)
     finished, warnings = finished_cells(planned, out, any_code=any_code)
-    missing = [task for task in planned if task.file not in finished]
+    missing = [] if only_finished else [task for task in planned if task.file not in finished]
     workers = available_cores() if jobs is None else jobs
     if workers < 1:
         raise ConfigError(f"jobs is {workers}; it must be at least 1")
@@ -111,8 +114,12 @@ def make_table(
         if published is not None:
             keep_published(out, missing[0].data["digest"], published)
         fill(missing, finished, out, workers, progress)
-    cells = [finished[task.file] for task in planned]
+    cells = [finished[task.file] for task in planned if task.file in finished]
+    if not cells:
+        raise DataError(f"no cell of this table is finished in {out}; call it without only_finished to fill them")
     notes = [*([effort.note] if effort.note else []), memory_note(), *provenance(cells, budget, quick)]
+    if len(cells) < len(planned):
+        notes.append(f"{len(cells)} of {len(planned)} cells are finished; the column of seeds says how many a row has")
     table = summarise(number, [row.entry for row in rows], cells, notes)
     stem = out / f"table-{number}-{as_file_name(dataset.name)}-{protocol}{'-quick' if quick else ''}"
     files = list(write_table(table, stem))
