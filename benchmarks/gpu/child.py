@@ -87,9 +87,9 @@ def _benchmarks(options: argparse.Namespace, keep: Keep) -> int:
 
 def _host(options: argparse.Namespace, keep: Keep) -> int:
     problems = []
-    for small in _chosen(options, host.SMALL):
+    for measured in _chosen(options, host.SMALL):
         for backend in options.backends:
-            found = host.measure(small, backend, options.device)
+            found = host.measure(measured, backend, options.device)
             keep(found)
             problems.append(found["problem"])
     return 1 if any(problems) or not problems else 0

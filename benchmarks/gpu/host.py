@@ -10,7 +10,7 @@ import gc
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,6 @@ class Small(NamedTuple):
     """A call at a small shape, made for a device: the call of a backend."""
 
     name: str
-    operator: str
     build: Callable[[torch.device], Callable[[str], Any]]
 
 
@@ -71,46 +70,66 @@ def _step(device: torch.device) -> Callable[[str], Any]:
     )
 
 
-SMALL: tuple[Small, ...] = (
-    Small("plane step, L=8, N=4096", "cutting_plane", _step),
-    Small("ProbSparse forward, shared samples, 8 heads, L=96", "prob_sparse_attention", _sparse("shared")),
-    Small("ProbSparse forward, per-query samples, 8 heads, L=96", "prob_sparse_attention", _sparse("per_query")),
-    Small("ProbSparse forward + backward, 8 heads, L=96", "prob_sparse_attention", _sparse("shared", True)),
-    Small("spatial forward, 4 maps, N=121", "spatial_attention", _spatial),
+_CALLED: tuple[Small, ...] = (
+    Small("plane step, L=8, N=4096", _step),
+    Small("ProbSparse forward, shared samples, 8 heads, L=96", _sparse("shared")),
+    Small("ProbSparse forward, per-query samples, 8 heads, L=96", _sparse("per_query")),
+    Small("ProbSparse forward + backward, 8 heads, L=96", _sparse("shared", True)),
+    Small("spatial forward, 4 maps, N=121", _spatial),
 )
 
 
-def line(small: Small, backend: str, *, problem: str = "", **found: Any) -> dict[str, Any]:
+class Measure(NamedTuple):
+    """What is measured of a call: its `time`, or its `launches`."""
+
+    small: Small
+    what: str
+
+
+# All times come first: once a process has counted launches, the profiler makes each of them dearer.
+SMALL = tuple(Measure(small, what) for what in ("time", "launches") for small in _CALLED)
+
+
+def line(measure: Measure, backend: str, *, problem: str = "", **found: Any) -> dict[str, Any]:
     """Of a call that was measured, or of one with a problem."""
     over = found.get("times_peer") is not None and found["times_peer"] > AT_MOST
-    return {"call": small.name, "backend": backend, "at_most": AT_MOST, "problem": problem, "over": over, **found}
+    line = {"call": measure.small.name, "what": measure.what, "backend": backend, "problem": problem, **found}
+    return {**line, "at_most": AT_MOST, "over": over} if measure.what == "time" else line
 
 
-def measure(small: Small, backend: str, device: torch.device) -> dict[str, Any]:
-    """Host time and launches of a backend's call and of the peer's, in turn."""
-    query, key, value = (_normal(device, 2, 4, 96, 64) for _ in range(3))
-    if "backward" in small.name:
-        leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
-        gradient = torch.randn_like(query)
-
-        def peer() -> Any:
-            return torch.autograd.grad(F.scaled_dot_product_attention(query, key, value), leaves, gradient)
-    else:
-
-        def peer() -> Any:
-            return F.scaled_dot_product_attention(query, key, value)
-
-    found: dict[str, Any] = {}
+def measure(measure: Measure, backend: str, device: torch.device) -> dict[str, Any]:
+    """Host time, or launches, of a backend's call and of the peer's."""
+    peer = _peer(device, backward="backward" in measure.small.name)
     try:
-        ours = functools.partial(small.build(device), backend)
-        microseconds = _microseconds({"ours": ours, "peer": peer}, device)
-        found = {"host_us": microseconds["ours"], "peer_us": microseconds["peer"]}
-        found["times_peer"] = found["host_us"] / found["peer_us"]
-        found |= {"launches": launches(ours, device), "peer_launches": launches(peer, device)}
+        ours = functools.partial(measure.small.build(device), backend)
+        if measure.what == "launches":
+            found = {"launches": launches(ours, device), "peer_launches": launches(peer, device)}
+            return line(measure, backend, **found)
+        found = _microseconds({"host_us": ours, "peer_us": peer}, device)
     except Exception as error:
         traceback.print_exception(error)
-        return line(small, backend, problem=f"{type(error).__name__}: {error}", **found)
-    return line(small, backend, **found)
+        return line(measure, backend, problem=f"{type(error).__name__}: {error}")
+    return line(measure, backend, **found, times_peer=found["host_us"] / found["peer_us"])
+
+
+def _peer(device: torch.device, *, backward: bool) -> Call:
+    query, key, value = (_normal(device, 2, 4, 96, 64).requires_grad_(backward) for _ in range(3))
+    gradient = torch.randn_like(query)
+
+    def forward() -> Any:
+        return F.scaled_dot_product_attention(query, key, value)
+
+    return (lambda: torch.autograd.grad(forward(), (query, key, value), gradient)) if backward else forward
+
+
+def together(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each call and backend, of the line with its time and the one with its launches."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in lines:
+        held = found.setdefault((one["call"], one["backend"]), {"problem": ""})
+        problem = "; ".join(filter(None, (held["problem"], one["problem"])))
+        held |= {**{name: value for name, value in one.items() if name != "what"}, "problem": problem}
+    return list(found.values())
 
 
 def _microseconds(sides: dict[str, Call], device: torch.device) -> dict[str, float]:

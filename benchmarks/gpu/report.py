@@ -47,10 +47,12 @@ def host_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _host_line(line: Mapping[str, Any]) -> str:
     start = f"{line['call']:54} {line['backend']:9}"
-    if "host_us" not in line:
-        return f"{start} NOT TIMED: {line['problem']}"
     counts = [line.get("launches"), line.get("peer_launches")]
     ours, peer = ("-" if count is None else f"{count:g}" for count in counts)
+    if "host_us" not in line:
+        return (
+            f"{start} NOT TIMED: {line['problem']}" if line["problem"] else f"{start} {ours} launches, the peer {peer}"
+        )
     mark = f" OVER {line['at_most']:g}" if line["over"] else ""
     return (
         f"{start} {line['peer_us']:8.1f} {line['host_us']:8.1f} {line['times_peer']:6.2f} {ours:>8} {peer:>5}{mark}"

@@ -146,10 +146,10 @@ class Run:
         return [part for operator in operators for part in self._rows(operator, backend)]
 
     def host(self) -> list[Part]:
-        chosen = [small for small in host.SMALL if self.options.only.lower() in small.name.lower()]
+        chosen = [each for each in host.SMALL if self.options.only.lower() in each.small.name.lower()]
 
         def part(backend: str) -> Part:
-            lost = lambda small, problem: host.line(small, backend, problem=problem)  # noqa: E731
+            lost = lambda measure, problem: host.line(measure, backend, problem=problem)  # noqa: E731
             return self._part("host", chosen, host.SMALL, f"host-{backend}", backend, lost)
 
         return [part(backend) for backend in self.options.backends] if chosen else []
@@ -248,7 +248,7 @@ class Run:
             "stages": [outcome.as_dict() for outcome in self.outcomes],
             "suite": self._all("suite"),
             "rows": self._all("rows"),
-            "host": self._all("host"),
+            "host": host.together(self._all("host")),
             "tuned": self._lines("tune"),
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpu import report, tuning
+from gpu import host, report, tuning
 from simmst.kernels import configurations
 from simmst.kernels.configurations import configuration
 
@@ -84,6 +84,22 @@ def test_the_host_s_table_shows_what_is_over() -> None:
     assert report.told("host-cuda", HOST) == line
     assert report.told("rows-cutting_plane-triton", ROW) == report.table([ROW])[1]
     assert report.told("suite-x", {"failed": "test_a", "words": ""}) == "suite-x: failed test_a"
+
+
+def test_times_of_the_host_are_measured_before_the_profiler_is_there_and_told_with_the_launches() -> None:
+    whats = [measure.what for measure in host.SMALL]
+    assert whats == sorted(whats, reverse=True), "times first"
+    (line,) = host.together(
+        [
+            host.line(host.SMALL[0], "cuda", host_us=40.0, peer_us=12.5, times_peer=3.2),
+            host.line(host.SMALL[-1]._replace(small=host.SMALL[0].small), "cuda", launches=5.0, peer_launches=1.0),
+        ]
+    )
+    assert line == {**HOST, "call": host.SMALL[0].small.name}
+    measured = [host.measure(host.SMALL[0], backend, CPU) for backend in ("reference", "cuda")]
+    assert measured[0]["times_peer"] == measured[0]["host_us"] / measured[0]["peer_us"]
+    assert measured[1]["problem"].startswith("BackendUnavailableError")
+    assert "host_us" not in measured[1]
 
 
 def test_the_file_is_written_whole(tmp_path: Path) -> None:

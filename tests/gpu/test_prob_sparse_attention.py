@@ -333,7 +333,9 @@ def test_the_layer(world: World, draw: Draw) -> None:
         out = layer(x.to(device))
         out = out[0] if isinstance(out, tuple) else out
         out.square().sum().backward()
-        results.append([out.detach().cpu(), *(p.grad.cpu() for p in layer.parameters() if p.grad is not None)])
+        # Copies: moving the layer moves the gradients that it holds.
+        gradients = (p.grad.to("cpu", copy=True) for p in layer.parameters() if p.grad is not None)
+        results.append([out.detach().cpu(), *gradients])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
