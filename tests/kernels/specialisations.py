@@ -179,6 +179,6 @@ def _assembler(capability: int) -> str:
     """The path of the one that Triton brings; internal to Triton, so that it is asked for only when one is needed."""
     from triton.backends.nvidia import compiler
 
-    if hasattr(compiler, "get_ptxas"):
-        return str(compiler.get_ptxas(capability).path)
-    return str(compiler._path_to_binary("ptxas")[0])  # before version 3.3
+    # Up to version 3.3 with the tool's version beside the path; before that, under another name.
+    found = compiler.get_ptxas(capability) if hasattr(compiler, "get_ptxas") else compiler._path_to_binary("ptxas")
+    return str(found[0] if isinstance(found, tuple) else found.path)
