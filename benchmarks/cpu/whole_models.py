@@ -3,8 +3,9 @@
 Informer of Hugging Face transformers, forward and a training step (loss and gradients) at three lengths of context,
 with the library's two heads and with eight; and `fit` of neuralforecast's Informer, where it is installed. Both sides
 are timed in turn in one process, after the library's own selection (`swap(model, exact=True)`) gave its outputs.
-`--exact` times that selection. `--threads` sets the team (1), `--rounds` the rounds (5), `--quick` takes a short
-context alone, `--out` writes the figures as JSON.
+`--exact` times that selection. `--bound` also times the library with a sum in place of its ProbSparse attention,
+between the projections: no attention could give more than the ratio of that. `--threads` sets the team (1), `--rounds`
+the rounds (5), `--quick` takes a short context alone, `--out` writes the figures as JSON.
 """
 
 from __future__ import annotations
@@ -74,10 +75,34 @@ def check(model: nn.Module, given: dict[str, Tensor]) -> None:
         raise SystemExit(f"the outputs differ by {apart:.2g}; nothing is timed")
 
 
-def of_hugging_face(context: int, heads: int, exact: bool, rounds: int) -> Iterator[tuple[str, Timing]]:
+def without_attention(model: nn.Module) -> nn.Module:
+    """Leave the layers around ProbSparse attention and what they learn from, and of it a sum."""
+
+    def projected(layer: Any, x: Tensor) -> tuple[Tensor, None]:
+        return layer.out_proj(layer.q_proj(x) + layer.k_proj(x) + layer.v_proj(x)), None
+
+    def between(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, None]:
+        rest = (
+            (keys.mean(1, keepdim=True) + values.mean(1, keepdim=True))
+            if keys.shape != queries.shape
+            else keys + values
+        )
+        return queries + rest, None
+
+    for layer in model.modules():
+        if type(layer).__name__ == "InformerProbSparseAttention":
+            layer.forward = lambda hidden_states, *rest, _layer=layer, **more: projected(_layer, hidden_states)
+        if type(layer).__name__ == "ProbAttention":
+            layer.forward = lambda queries, keys, values, *rest, **more: between(queries, keys, values)
+    return model
+
+
+def of_hugging_face(
+    context: int, heads: int, exact: bool, rounds: int, bound: bool
+) -> Iterator[tuple[str, Timing, float | None]]:
     theirs, given = informer(context, heads), windows(context)
     check(theirs, given)
-    ours = copy.deepcopy(theirs)
+    ours, free = copy.deepcopy(theirs), without_attention(copy.deepcopy(theirs))
     swap(ours, exact=exact)
 
     def forward(model: nn.Module) -> Callable[[], None]:
@@ -95,11 +120,12 @@ def of_hugging_face(context: int, heads: int, exact: bool, rounds: int) -> Itera
         return call
 
     for name, side, trains in (("forward", forward, False), ("training step", training, True)):
-        ours.train(trains), theirs.train(trains)
-        yield f"Hugging Face, {heads} heads, {name}", time_pair(side(ours), side(theirs), rounds)
+        ours.train(trains), theirs.train(trains), free.train(trains)
+        most = time_pair(side(free), side(theirs), rounds).ratio_of_best if bound else None
+        yield f"Hugging Face, {heads} heads, {name}", time_pair(side(ours), side(theirs), rounds), most
 
 
-def of_neuralforecast(context: int, exact: bool, rounds: int) -> Timing:
+def of_neuralforecast(context: int, exact: bool, rounds: int, bound: bool) -> tuple[Timing, float | None]:
     import numpy as np
     import pandas as pd
     from neuralforecast import NeuralForecast
@@ -112,18 +138,19 @@ def of_neuralforecast(context: int, exact: bool, rounds: int) -> Timing:
     )
     frame = pd.concat(series)
 
-    def fit(changed: bool) -> Callable[[], None]:
+    def fit(change: Callable[[Any], Any]) -> Callable[[], None]:
         quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
         model = Informer(h=24, input_size=context, max_steps=5, batch_size=8, windows_batch_size=32, **quiet)
         forecaster = NeuralForecast(models=[model], freq="h")
-        if changed:
-            swap(forecaster, exact=exact)
+        change(forecaster)
         return lambda: forecaster.fit(frame)
 
-    return time_pair(fit(True), fit(False), rounds)
+    theirs = fit(restore)
+    most = time_pair(fit(lambda one: without_attention(one.models[0])), theirs, rounds).ratio_of_best if bound else None
+    return time_pair(fit(lambda one: swap(one, exact=exact)), theirs, rounds), most
 
 
-def row(case: str, context: int, timing: Timing, wanted: float) -> dict[str, Any]:
+def row(case: str, context: int, timing: Timing, wanted: float, most: float | None) -> dict[str, Any]:
     peaks = [None if side.peak is None else side.peak / 1e6 for side in timing]
     return {
         "case": case,
@@ -133,6 +160,7 @@ def row(case: str, context: int, timing: Timing, wanted: float) -> dict[str, Any
         "ratio": timing.ratio,
         "ratio_of_best": timing.ratio_of_best,
         "wanted": wanted,
+        "without_attention": most,
         "ours_peak_mb": peaks[0],
         "peer_peak_mb": peaks[1],
     }
@@ -140,37 +168,42 @@ def row(case: str, context: int, timing: Timing, wanted: float) -> dict[str, Any
 
 def line(found: dict[str, Any]) -> str:
     peaks = " | ".join("?" if found[key] is None else f"{found[key]:.0f}" for key in ("ours_peak_mb", "peer_peak_mb"))
+    most = "?" if found["without_attention"] is None else f"{found['without_attention']:.2f}"
     return (
         f"| {found['case']} | {found['context']} | {found['ours_ms']:.1f} | {found['peer_ms']:.1f} | "
-        f"{found['ratio']:.2f} | {found['ratio_of_best']:.2f} | {found['wanted']:.0f} | {peaks} |"
+        f"{found['ratio']:.2f} | {found['ratio_of_best']:.2f} | {found['wanted']:.0f} | {most} | {peaks} |"
     )
 
 
-def figures(contexts: dict[int, float], fits: dict[int, float], exact: bool, rounds: int) -> Iterator[dict[str, Any]]:
+def figures(
+    contexts: dict[int, float], fits: dict[int, float], exact: bool, rounds: int, bound: bool
+) -> Iterator[dict[str, Any]]:
     if importlib.util.find_spec("transformers") is not None:
         for heads in HEADS:
             for context, wanted in contexts.items():
-                for case, timing in of_hugging_face(context, heads, exact, rounds):
-                    yield row(case, context, timing, wanted)
+                for case, timing, most in of_hugging_face(context, heads, exact, rounds, bound):
+                    yield row(case, context, timing, wanted, most)
     if importlib.util.find_spec("neuralforecast") is not None:
         for context, wanted in fits.items():
-            yield row("neuralforecast, fit of 5 steps", context, of_neuralforecast(context, exact, rounds), wanted)
+            timing, most = of_neuralforecast(context, exact, rounds, bound)
+            yield row("neuralforecast, fit of 5 steps", context, timing, wanted, most)
 
 
 def main() -> None:
     parser = harness.parser("cpu.whole_models", __doc__)
     parser.add_argument("--exact", action="store_true", help="the library's own selection instead of the paper's")
+    parser.add_argument("--bound", action="store_true", help="what attention of no cost would give, too")
     parser.add_argument("--quick", action="store_true", help="a short context, to see that it runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="file for the figures")
     given = parser.parse_args()
     rows = []
-    print("| case | context | ours ms | peer ms | ratio | of best | wanted | ours MB | peer MB |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| case | context | ours ms | peer ms | ratio | of best | wanted | without attention | ours MB | peer MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with team(given.threads):
         sizes = ({96: 1.0}, {48: 1.0}) if given.quick else (CONTEXTS, FIT)
-        for found in figures(*sizes, given.exact, given.rounds):
+        for found in figures(*sizes, given.exact, given.rounds, given.bound):
             rows.append(found)
             print(line(found), flush=True)
         about = conditions()

@@ -84,7 +84,7 @@ class Covariates:
             if len(missing):
                 raise DataError(
                     f"covariate {name!r} has no value from {missing[0]}Z to {missing[-1]}Z ({len(missing)} slots to "
-                    f"forecast); it ends at {self._end(name)}: give it for all of them, or leave it out"
+                    f"forecast); it has values {self._span(name)}: give it for all of them, or leave it out"
                 )
         return values
 
@@ -109,6 +109,6 @@ class Covariates:
         window[:] = np.where(np.isnan(later.values), window, later.values)
         return Covariates(self.names, self.time[0] + (first + np.arange(length)) * step, values)
 
-    def _end(self, name: str) -> str:
-        known = np.flatnonzero(~np.isnan(self.values[:, self.names.index(name)]))
-        return f"{self.time[known[-1]]}Z" if len(known) else "no time, being empty"
+    def _span(self, name: str) -> str:
+        known = self.time[~np.isnan(self.values[:, self.names.index(name)])]
+        return f"from {known[0]}Z to {known[-1]}Z" if len(known) else "at no time"

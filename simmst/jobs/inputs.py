@@ -12,6 +12,7 @@ import numpy as np
 from simmst.data import Split, TrafficDataset, chronological_split, load
 from simmst.errors import ConfigError, DataError, SimmstError
 from simmst.forecaster import ForecasterConfig
+from simmst.forecaster.covariate_effect import refuse_missing
 from simmst.forecaster.plan import make_plan
 from simmst.forecaster.similar_cities import simulation_step
 
@@ -63,7 +64,7 @@ def checked_split(
     """Split a series, and refuse what could not be trained or tested on it before anything is written.
 
     Raises:
-        DataError: the series is too short, or its slots cannot be simulated.
+        DataError: the series is too short, its slots cannot be simulated, or a covariate lacks in those to test on.
         ConfigError: settings that contradict each other or this machine.
     """
     if isinstance(simulated, int) and simulated < 0:
@@ -76,6 +77,7 @@ def checked_split(
             f"the test part of {dataset.name} has {len(split.test)} slots, too few for a horizon of {config.horizon}; "
             "give a longer series, more test days or a shorter horizon"
         )
+    refuse_missing(dataset, np.array(split.test[: len(split.test) - config.horizon + 1]), config.horizon)
     past = dataset.slice_steps(0, split.test.start)
     plan = make_plan(config, past, simulated=bool(simulated), validation_steps=len(split.validation))
     if isinstance(simulated, int) and plan.learns_from_cities:

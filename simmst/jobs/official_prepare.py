@@ -68,7 +68,9 @@ def _daily_files(source: Path, grid: str | None) -> list[Path]:
     prefixes = tuple(one.prefix for one in SOURCES.values() if grid in (None, one.grid))
     files = [path for path in text if path.name.startswith(prefixes)] or text
     if not files:
-        raise DataError(f"{source} has no daily file, such as {SOURCES[grid or 'milan'].prefix}2013-11-01.txt")
+        inside = sorted(path for path in source.iterdir() if path.is_dir() and any(map(_is_text, path.iterdir())))
+        hint = f"; {inside[0]} has some, give that" if inside else ""
+        raise DataError(f"{source} has no daily file, such as {SOURCES[grid or 'milan'].prefix}2013-11-01.txt{hint}")
     return files
 
 

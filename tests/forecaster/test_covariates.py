@@ -116,3 +116,7 @@ def test_at_the_command_line(city, weather, tmp_path, capsys):
     weather[["time", "rain"]].iloc[:100].to_csv(tmp_path / "weather.csv", index=False)
     assert main([*words, *flags]) == 2
     assert "covariate 'rain' has no value from" in capsys.readouterr().err
+    train = ["train", *words[1:3], *flags, "--test_days", "1", "--simulated", "0", "--out", str(tmp_path / "run")]
+    assert main(train) == 2  # before anything is trained or written
+    assert "it has values from 2013-10-31T23:00:00Z to 2013-11-05T02:00:00Z" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

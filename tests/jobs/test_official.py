@@ -76,6 +76,9 @@ def test_prepare_wants_to_know_the_grid(folder, capsys):
 
 def test_prepare_refuses_in_one_line(folder, capsys):
     assert "no file matches" in failing(capsys, "prepare", "none/*.txt")
+    (folder.parent / "empty").mkdir()
+    assert "empty has no daily file, such as sms-call-internet-mi-2013-11-01.txt" in failing(capsys, "prepare", "empty")
+    assert "text has some, give that" in failing(capsys, "prepare", ".")
     assert "cells must be one of" in failing(capsys, "prepare", "text", "--cells", "all")
     (folder / NAMES[1]).write_text(text(1) + "1\t1383\t39\tx\n")
     assert f"{NAMES[1]}:433: sms_in 'x'" in failing(capsys, "prepare", "text")
