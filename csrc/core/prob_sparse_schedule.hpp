@@ -30,9 +30,9 @@ struct Spans {
 };
 
 // Spans for at most `blocks` blocks in all, as many as run beside each other, when `entries` of them share every span, but
-// none shorter than four tiles without need: a span costs its partial results, written and read once.
+// none shorter than two tiles: a span costs its partial results, written and read once.
 SIMMST_HOST_DEVICE constexpr Spans spans_of(int64_t keys, int64_t queries, int64_t entries, int64_t blocks) {
-  const int64_t shortest = 4 * kTileRows;
+  const int64_t shortest = 2 * kTileRows;
   const int64_t most = ceil_div(keys > queries ? keys : queries, shortest);
   int64_t wanted = blocks / (entries > 0 ? entries : 1);
   if (wanted > most) wanted = most;

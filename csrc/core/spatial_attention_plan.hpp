@@ -9,7 +9,8 @@
 namespace simmst::spatial {
 
 constexpr int kTile = 16;
-constexpr int kWarpTiles = 2;          // tiles of positions a warp owns
+constexpr int kWarpTiles = 2;          // tiles of positions a warp owns, at most
+constexpr int kSmallTiles = 8;         // maps of no more tiles than this have one a warp
 constexpr int kMostWarps = 16;
 constexpr int kMostChannels = 128;
 constexpr int kColumnTiles = kMostChannels / kTile;
@@ -44,6 +45,7 @@ constexpr std::int64_t tiles_per_head(const Sizes& sizes) {
 
 struct ForwardPlan {
   std::int64_t rows;          // N in whole tiles
+  int warp_tiles;             // that a warp owns: small maps would leave most of a multiprocessor idle with two
   std::int64_t pitch;         // entries between rows
   std::int64_t warps;
   std::int64_t shared_bytes;  // x / query / heads, key, value, two slots of weights, and the norms
@@ -52,7 +54,8 @@ struct ForwardPlan {
 constexpr ForwardPlan plan_forward(const Sizes& sizes) {
   const std::int64_t rows = round_up_to(sizes.positions, kTile), pitch = pitch_of(sizes.channels);
   const std::int64_t norms = 2 * kMostWarps * kColumnTiles * static_cast<std::int64_t>(sizeof(float));
-  return {rows, pitch, ceil_div(sizes.positions, kTile * kWarpTiles),
+  const int warp_tiles = rows <= kSmallTiles * kTile ? 1 : kWarpTiles;
+  return {rows, warp_tiles, pitch, ceil_div(sizes.positions, std::int64_t{kTile} * warp_tiles),
           (3 * rows + kWeightSlots * kWeightRows) * pitch * sizes.item + norms};
 }
 

@@ -17,7 +17,7 @@ namespace {
 
 using namespace simmst::prob_sparse;
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 128, kFinishThreads = 256;
 
 struct AttendParameters {
   Batch batch;
@@ -111,7 +111,7 @@ struct FinishParameters {
 };
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) finish_rows(const FinishParameters p) {
+SIMMST_KERNEL(kFinishThreads) finish_rows(const FinishParameters p) {
   const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
   const int64_t parts = entry * p.spans.keys * p.rows;
   const OutputRows<T> rows{rows_of<T>(p.out, p.batch, entry), {p.sums + parts * W, p.extremes + parts * 2, p.rows},
@@ -119,15 +119,18 @@ SIMMST_KERNEL(kThreads) finish_rows(const FinishParameters p) {
                            p.lse + entry * p.selected};
   const int64_t first = chunk * p.spans.size, past = first + p.spans.size;
   const int64_t end = past < rows.out.count ? past : rows.out.count;
-  combine_rows<W>(rows, first, end);
-  if (p.selected == rows.out.count) return;
-  if (p.fill == Fill::kMean) {
+  if (p.selected == rows.out.count) {
+    // There are no others.
+  } else if (p.fill == Fill::kMean) {
     fill_with_mean<W>(rows, shared_memory(), first, end);
   } else {
     const Rows<const T> value = rows_of<const T>(p.value, p.batch, entry);
     const double sum = sum_of_values<W>(rows, chunk < p.spans.keys ? chunk : p.spans.keys, thread_index() % W);
-    fill_with_running_sum<W, kThreads>(rows, shared_memory(), first, end, sum, [&](int64_t i) { return value.row(i); });
+    fill_with_running_sum<W, kFinishThreads>(rows, shared_memory(), first, end, sum,
+                                             [&](int64_t i) { return value.row(i); });
   }
+  sync_block();
+  combine_rows<W>(rows, first, end);
 }
 
 Spans spans_of_call(const AttendCall& call, const Queue& queue) {
@@ -171,7 +174,7 @@ void attend(const AttendCall& call, const Queue& queue) {
             queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", call.selected}, {"width", kWidth}}},
            attend_span<T, kWidth>, first);
-    launch({"prob_sparse finish_rows", {batch * spans.rows}, kThreads, fill_bytes<kThreads>(), queue.stream,
+    launch({"prob_sparse finish_rows", {batch * spans.rows}, kFinishThreads, fill_bytes<kFinishThreads>(), queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", call.selected}, {"width", kWidth}}},
            finish_rows<T, kWidth>, second);
   });

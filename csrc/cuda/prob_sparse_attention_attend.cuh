@@ -188,24 +188,20 @@ SIMMST_HOST_DEVICE constexpr std::size_t fill_bytes() {
   return kFillWindow * sizeof(bool) + Threads * sizeof(double);
 }
 
-// The mean in the rows among [first, end) that are not selected. `shared`: fill_bytes().
+// The mean in all rows among [first, end): the selected ones are written over it, behind a barrier. `shared`: fill_bytes().
 template <int W, typename T>
 SIMMST_DEVICE void fill_with_mean(const OutputRows<T>& rows, unsigned char* shared, int64_t first, int64_t end) {
-  constexpr int kPart = 16 / static_cast<int>(sizeof(T));
-  bool* flags = reinterpret_cast<bool*>(shared);
+  constexpr int kPart = 16 / static_cast<int>(sizeof(T)), kAcross = W / kPart;
   T* mean = reinterpret_cast<T*>(shared + kFillWindow);  // (W)
   for (int c = thread_index(); c < W; c += block_threads())
     mean[c] = from_float<T>(
         static_cast<float>(sum_of_values<W>(rows, rows.spans, c) / static_cast<double>(rows.keys)));
-  for (int64_t window = first; window < end; window += kFillWindow) {
-    const int count = static_cast<int>(end - window < kFillWindow ? end - window : kFillWindow);
-    mark_selected(flags, rows.top, rows.selected, window, count);
-    for (int i = thread_index(); i < count * (W / kPart); i += block_threads()) {
-      const int row = i / (W / kPart), column = i % (W / kPart) * kPart;
-      if (!flags[row] && column < rows.out.columns)
-        write_part(rows.out, rows.out.row(window + row), column, load_pack<Pack<T, kPart>>(mean + column));
-    }
-  }
+  sync_block();
+  const int column = thread_index() % kAcross * kPart;
+  if (column >= rows.out.columns) return;
+  const auto part = load_pack<Pack<T, kPart>>(mean + column);
+  for (int64_t row = first + thread_index() / kAcross; row < end; row += block_threads() / kAcross)
+    write_part(rows.out, rows.out.row(row), column, part);
 }
 
 // The same with the running sum or mean, `sum` being that of the values before `first` in the thread's column, and

@@ -19,7 +19,6 @@ namespace {
 using namespace simmst::prob_sparse;
 
 constexpr int kThreads = kBackwardThreads;
-constexpr int kWindow = 128;        // rows marked at a time
 constexpr int kChunk = 16;          // queries whose weights a warp holds at a time
 static_assert(kThreads / kWarp * kWarpRows == kTile);
 
@@ -28,28 +27,33 @@ constexpr int blocks_beside(int64_t width) { return width <= 64 ? 3 : 2; }
 
 // ---- 1
 
-// A thread adds up four columns of every kRuns-th row; the runs are added up in their order.
+// The sum of the rows that hold the fill is that of all rows less that of the selected ones: in float64 nothing is lost
+// by it, and no thread asks which rows are selected. A thread adds up four columns of every kRuns-th row; the runs are
+// added up in their order.
 template <typename T, int W>
 SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& grad, int64_t entry, int64_t first,
                             int64_t end, double* rest) {
-  constexpr int kAcross = W / 4, kRuns = kThreads / kAcross;
+  constexpr int kAcross = W / 4, kRuns = kThreads / kAcross, kTogether = 8;
   auto* run_sums = reinterpret_cast<double*>(shared_memory());  // (kRuns, W)
-  bool* flags = reinterpret_cast<bool*>(run_sums + kRuns * W);
   const int column = thread_index() % kAcross * 4, run = thread_index() / kAcross;
   double sums[4] = {};
-  for (int64_t window = first; window < end; window += kWindow) {
-    const int count = static_cast<int>(end - window < kWindow ? end - window : kWindow);
-    mark_selected(flags, p.top + entry * p.selected, p.selected, window, count);
+  const auto add = [&](const Pack<T, 4>& part, double share) {
     SIMMST_UNROLL
-    for (int i = 0; i < kWindow / kRuns; ++i) {
-      const int row = i * kRuns + run;
-      if (row >= count) continue;
-      const auto part = read_part<4>(grad, grad.row(window + row), column);
-      const double share = flags[row] ? 0.0 : fill_share(p, window + row);
-      SIMMST_UNROLL
-      for (int j = 0; j < 4; ++j)
-        if (!flags[row]) sums[j] += share * static_cast<double>(to_float(part.at[j]));
-    }
+    for (int j = 0; j < 4; ++j) sums[j] += share * static_cast<double>(to_float(part.at[j]));
+  };
+  int64_t row = first + run;
+  for (; row + (kTogether - 1) * kRuns < end; row += kTogether * kRuns) {
+    Pack<T, 4> parts[kTogether];
+    SIMMST_UNROLL
+    for (int i = 0; i < kTogether; ++i) parts[i] = read_part<4>(grad, grad.row(row + i * kRuns), column);
+    SIMMST_UNROLL
+    for (int i = 0; i < kTogether; ++i) add(parts[i], fill_share(p, row + i * kRuns));
+  }
+  for (; row < end; row += kRuns) add(read_part<4>(grad, grad.row(row), column), fill_share(p, row));
+  for (int64_t i = run; i < p.selected; i += kRuns) {
+    const int64_t selected = clamp_index(p.top[entry * p.selected + i], grad.count);
+    if (selected >= first && selected < end)
+      add(read_part<4>(grad, grad.row(selected), column), -fill_share(p, selected));
   }
   SIMMST_UNROLL
   for (int j = 0; j < 4; ++j) run_sums[run * W + column + j] = sums[j];
@@ -61,7 +65,7 @@ SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& gr
   }
 }
 
-constexpr std::size_t kSumBytes = kThreads * 4 * sizeof(double) + kWindow * sizeof(bool);
+constexpr std::size_t kSumBytes = kThreads * 4 * sizeof(double);
 
 template <typename T, int W>
 SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
@@ -270,8 +274,12 @@ SIMMST_KERNEL(kThreads) finish_grad_query(const BackwardParameters p) {
   const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
   const Rows<T> grad = rows_of<T>(p.grad_query, p.batch, entry);
   const int64_t first = chunk * p.spans.size, past = first + p.spans.size, end = past < grad.count ? past : grad.count;
-  bool* flags = reinterpret_cast<bool*>(shared_memory());
+  constexpr int kAcross = W / kPart;
   const int64_t* top = p.top + entry * p.selected;
+  const int column = thread_index() % kAcross * kPart;
+  for (int64_t row = first + thread_index() / kAcross; row < end; row += kThreads / kAcross)
+    if (column < grad.columns) write_part(grad, grad.row(row), column, Pack<T, kPart>{});
+  sync_block();
   for (int64_t i = warp_index(); i < p.selected; i += kThreads / kWarp) {
     const int64_t row = clamp_index(top[i], grad.count);
     if (row < first || row >= end) continue;
@@ -280,14 +288,6 @@ SIMMST_KERNEL(kThreads) finish_grad_query(const BackwardParameters p) {
       for (int64_t s = 0; s < p.spans.keys; ++s)
         sum += p.grad_parts[((entry * p.spans.keys + s) * p.selected + i) * W + c];
       grad.row(row)[c] = from_float<T>(sum * p.scale);
-    }
-  }
-  for (int64_t window = first; window < end; window += kWindow) {
-    const int count = static_cast<int>(end - window < kWindow ? end - window : kWindow);
-    mark_selected(flags, top, p.selected, window, count);
-    for (int i = thread_index(); i < count * (W / kPart); i += kThreads) {
-      const int row = i / (W / kPart), column = i % (W / kPart) * kPart;
-      if (!flags[row] && column < grad.columns) write_part(grad, grad.row(window + row), column, Pack<T, kPart>{});
     }
   }
 }
@@ -348,7 +348,7 @@ void backward(const BackwardCall& call, const Queue& queue) {
     const bool running = p.has_fill && p.fill != Fill::kMean;
     start("prob_sparse sum_rows", sum_rows<T, kWidth>, batch * spans.rows, kSumBytes);
     start("prob_sparse backward_span", backward_span<T, kWidth>, batch * spans.keys, Shared<T, kWidth>::bytes(running));
-    start("prob_sparse finish_grad_query", finish_grad_query<T, kWidth>, batch * spans.rows, kWindow * sizeof(bool));
+    start("prob_sparse finish_grad_query", finish_grad_query<T, kWidth>, batch * spans.rows, 0);
   });
 }
 

@@ -139,11 +139,13 @@ SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(co
 // A warp sorts the samples of a group of queries by tile, stably: the order within a tile is that of the samples.
 SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& group, std::uint32_t* list,
                                 std::int32_t* offsets, int* counters) {
-  const int tiles = static_cast<int>(p.tiles.count), lane = lane_index();
-  const int64_t count = group.queries * p.samples;
+  // At most 1024 tiles, which shared memory holds one at a time, and eight queries: 32 bits are enough for places.
+  const int tiles = static_cast<int>(p.tiles.count), size = static_cast<int>(p.tiles.size), lane = lane_index();
+  const int samples = static_cast<int>(p.samples), count = group.queries * samples;
+  const auto key = [&](int e) { return static_cast<int>(group.key(e)); };
   for (int t = lane; t < tiles; t += kWarp) counters[t] = 0;
   sync_warp();
-  for (int64_t e = lane; e < count; e += kWarp) atomic_add(counters + group.key(e) / p.tiles.size, 1);
+  for (int e = lane; e < count; e += kWarp) atomic_add(counters + key(e) / size, 1);
   sync_warp();
   int before = 0;  // turns
   for (int t0 = 0; t0 < tiles; t0 += kWarp) {
@@ -163,11 +165,10 @@ SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& 
   }
   if (lane == 0) offsets[tiles] = before;
   sync_warp();
-  for (int64_t e0 = 0; e0 < count; e0 += kWarp) {
-    const int64_t e = e0 + lane;
+  for (int e0 = 0; e0 < count; e0 += kWarp) {
+    const int e = e0 + lane;
     const bool inside = e < count;
-    const int64_t index = inside ? group.key(e) : 0;
-    const int tile = inside ? static_cast<int>(index / p.tiles.size) : tiles;
+    const int index = inside ? key(e) : 0, tile = inside ? index / size : tiles;
     std::uint32_t peers = 0xffffffffu;  // the lanes with the same tile
     for (int bit = 0; tiles >> bit != 0; ++bit) {
       const std::uint32_t set = ballot(tile >> bit & 1);
@@ -177,7 +178,7 @@ SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& 
     const int at = inside ? counters[tile] + rank : 0;
     sync_warp();
     if (inside) {
-      list[list_place(at)] = list_entry(index - tile * p.tiles.size, e / p.samples);
+      list[list_place(at)] = list_entry(index - tile * size, e / samples);
       if (rank == count_bits(peers) - 1) counters[tile] = at + 1;
     }
     sync_warp();

@@ -146,6 +146,17 @@ SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, s
   }
 }
 
+// Counts a digit for every lane that votes. The first digits are nearly all the same: those like the first voter's are
+// counted at once.
+SIMMST_DEVICE void count_digit(int* bins, int digit, bool votes) {
+  const std::uint32_t voters = ballot(votes);
+  if (voters == 0) return;
+  const int leader = count_bits((voters & (~voters + 1)) - 1), common = shuffle(digit, leader);
+  const std::uint32_t same = ballot(votes && digit == common);
+  if (lane_index() == leader) atomic_add(bins + common, count_bits(same));
+  else if (votes && digit != common) atomic_add(bins + digit, 1);
+}
+
 // top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a
 // barrier.
 SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selected, int64_t* top, int* counters) {
@@ -158,9 +169,10 @@ SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selec
   for (int pass = 0; pass < kPasses; ++pass) {
     for (int i = thread_index(); i < kDigits; i += block_threads()) bins[i] = 0;
     sync_block();
-    for (int64_t i = thread_index(); i < count; i += block_threads()) {
-      const std::uint32_t ordered = ordered_bits(measure[i]);
-      if (shares_prefix(ordered, state.prefix, pass)) atomic_add(bins + digit(ordered, pass), 1);
+    for (int64_t run = warp_index() * kWarp; run < count; run += block_threads()) {
+      const int64_t i = run + lane_index();
+      const std::uint32_t ordered = i < count ? ordered_bits(measure[i]) : 0;
+      count_digit(bins, digit(ordered, pass), i < count && shares_prefix(ordered, state.prefix, pass));
     }
     sync_block();
     if (warp_index() == 0) find_digit(bins, state.wanted, found);

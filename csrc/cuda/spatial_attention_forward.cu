@@ -48,8 +48,11 @@ void forward_of(const Problem& problem, const Map& x, const Weights& weights, co
                    problem.queue.stream,
                    {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
   const auto tiles = simmst::spatial::tiles_per_head(sizes);
-  if (tiles <= 2) launch(how, spatial_attention_forward<T, 2>, arguments);
-  else launch(how, spatial_attention_forward<T, 4>, arguments);
+  const bool is_small = plan.warp_tiles == 1;
+  if (tiles <= 2 && is_small) launch(how, spatial_attention_forward<T, 2, 1>, arguments);
+  else if (tiles <= 2) launch(how, spatial_attention_forward<T, 2, 2>, arguments);
+  else if (is_small) launch(how, spatial_attention_forward<T, 4, 1>, arguments);
+  else launch(how, spatial_attention_forward<T, 4, 2>, arguments);
 }
 
 #define SIMMST_INSTANTIATE(T)                                                                                     \

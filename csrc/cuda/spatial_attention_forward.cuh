@@ -1,4 +1,4 @@
-// The forward pass of spatial attention: a block per map, a warp per 32 positions.
+// The forward pass of spatial attention: a block per map, a warp per 32 positions (16 where there are at most 128).
 //
 //   1. Every warp reads its positions of x, by any strides, into registers as the left operand of all projections.
 //   2. The weights pass through shared memory once per block; keys and values go to shared memory without the ignored
@@ -35,9 +35,9 @@ constexpr float kBoundedScore = 60.0f;
 template <>
 inline constexpr float kBoundedScore<float16> = 12.0f;
 
-template <typename T, int kHeadTiles>
-struct ForwardBlock : ForwardMap<T> {
-  using Map = ForwardMap<T>;
+template <typename T, int kHeadTiles, int WarpTiles>
+struct ForwardBlock : ForwardMap<T, WarpTiles> {
+  using Map = ForwardMap<T, WarpTiles>;
   using A = typename Operand<T>::A;
   using B = typename Operand<T>::B;
   using Map::chunks, Map::first, Map::given, Map::has_tile, Map::key, Map::kWarpTiles, Map::pitch, Map::stage,
@@ -211,12 +211,17 @@ struct ForwardBlock : ForwardMap<T> {
   }
 };
 
-template <typename T>
-constexpr int kForwardThreads = kWarp * simmst::spatial::most_warps(sizeof(T));
+// Small maps leave room for two blocks on a multiprocessor; their registers must, too.
+template <typename T, int WarpTiles>
+constexpr int kForwardThreads = kWarp * (WarpTiles == 1 ? simmst::spatial::kSmallTiles
+                                                        : simmst::spatial::most_warps(sizeof(T)));
+template <typename T, int WarpTiles>
+constexpr int kForwardBlocks = WarpTiles == 1 && sizeof(T) == 2 ? 2 : 1;
 
-template <typename T, int kHeadTiles>
-SIMMST_KERNEL(kForwardThreads<T>) spatial_attention_forward(ForwardArguments<T> given) {
-  const ForwardBlock<T, kHeadTiles> block(given, shared_memory());
+template <typename T, int kHeadTiles, int WarpTiles>
+SIMMST_KERNEL(kForwardThreads<T, WarpTiles>, kForwardBlocks<T, WarpTiles>)
+spatial_attention_forward(ForwardArguments<T> given) {
+  const ForwardBlock<T, kHeadTiles, WarpTiles> block(given, shared_memory());
   for (std::int64_t map = block_index().x; map < given.batch; map += grid_size().x) {
     block.run(map);
     sync_block();

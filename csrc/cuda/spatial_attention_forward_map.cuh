@@ -24,10 +24,10 @@ struct ForwardArguments {
 };
 
 // One map in the shared memory of a block: its keys, its projections and how it is finished; all but the attention.
-template <typename T>
+template <typename T, int WarpTiles>
 struct ForwardMap {
   using A = typename Operand<T>::A;
-  static constexpr int kWarpTiles = simmst::spatial::kWarpTiles;
+  static constexpr int kWarpTiles = WarpTiles;
   static constexpr int kMostWarps = simmst::spatial::kMostWarps;
 
   const ForwardArguments<T>& given;
@@ -68,8 +68,12 @@ struct ForwardMap {
       for (int n = 0; n < given.positions; n += kWarp) {
         const int position = n + lane_index();
         const std::uint32_t bits = ballot(position < given.positions && mask[position] == 0);
-        if (n < first) before += count_bits(bits);
-        if (n == first) kept = bits;
+        if (n <= first) {
+          // Of the warp's own positions, and those before them among these 32.
+          const int own = first - n < kWarp ? first - n : 0;
+          before += count_bits(own == 0 && n < first ? bits : bits & ((1u << own) - 1));
+          kept = bits >> own;
+        }
         count += count_bits(bits);
       }
     }
