@@ -415,6 +415,31 @@ def test_through_the_public_functions(world, kernels):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("adam", [None, "cpu", "device"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_call_that_was_seen_before_gives_the_same_bits(world, kernels, fmt, adam):
+    """The first goes through every check, the others may go a shorter way."""
+    planes, offsets, multipliers, point, gradient, anchor = problem((2, 5, 70), fmt, device=world.device)
+    runs = []
+    for _ in range(3):
+        moved, state = point.clone(), None
+        if adam is not None:
+            step = torch.tensor(3.0, device="cpu" if adam == "cpu" else world.device)
+            state = torch.zeros_like(point), torch.zeros_like(point), step
+        results = [cutting_plane_values(planes, offsets, moved, backend=world.backend)]
+        for lr in (0.1, 0.2):
+            given = planes, multipliers, gradient, moved, anchor, offsets
+            results.append(cutting_plane_step_(*given, lr=lr, adam_state=state, backend=world.backend))
+        runs.append([*results, moved, *(state or ())])
+        with pytest.raises(ValueError, match="gradient shares the memory of point"):
+            cutting_plane_step_(planes, multipliers, moved, moved, anchor, offsets, lr=0.1, backend=world.backend)
+    for run in runs:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+    assert adam is None or float(runs[0][-1]) == 5.0
+    leaf = point.clone().requires_grad_()
+    assert cutting_plane_values(planes, offsets, leaf, backend=world.backend).requires_grad
+
+
 def needs_a_gpu(world: World) -> None:
     if world.device.type != "cuda":
         pytest.skip("needs a GPU")

@@ -321,6 +321,29 @@ def test_autograd_through_the_operator(world):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(3, 6, 2, 3), (2, 9, 8)])
+def test_a_call_that_was_seen_before_gives_the_same_bits(world, shape):
+    """The first goes through every check, the others may go a shorter way."""
+    tensors = leaves(world, shape)
+    grad = torch.randn(shape).to(world.device)
+    runs = []
+    for _ in range(3):
+        out = public(tensors, backend=world.backend)
+        with torch.no_grad():
+            assert torch.equal(public(tensors, backend=world.backend), out)
+        some = torch.autograd.grad(public(tensors, backend=world.backend)[..., :1].expand(shape).sum(), tensors[1:3])
+        runs.append([out, *torch.autograd.grad(out, tensors, grad), *some])
+    for run_ in runs:
+        assert all(torch.equal(a, b) for a, b in zip(run_, runs[0], strict=True))
+    assert not torch.equal(public(tensors, backend=world.backend, scale=0.01), runs[0][0])
+    for wrong in ({"eps": True}, {"residual": 1}):
+        with pytest.raises(TypeError):
+            spatial_attention(*tensors[:5], num_heads=2, backend=world.backend, **wrong)
+    found = torch.autograd.grad(public(tensors, backend=world.backend), tensors, grad, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        found[0].sum().backward()
+
+
 def test_the_layer_equals_multihead_attention(world):
     torch.manual_seed(0)
     theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True, device=world.device)

@@ -15,7 +15,19 @@ import torch
 from torch import Tensor
 
 from simmst.core.cutting_plane import BETA1, BETA2, PackedSigns, Planes
-from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, module, number_of, run, told, told_or_none
+from simmst.native.cuda.launch import (
+    PLANS,
+    Layout,
+    Plan,
+    address,
+    layout,
+    module,
+    number_of,
+    run,
+    stream_of,
+    told,
+    told_or_none,
+)
 
 _cuda: Any = module()
 
@@ -93,15 +105,8 @@ def step_(
     rows, scale = _stored(planes)
     gradient = _single(gradient)
     out = torch.empty(anchor_values.shape, dtype=anchor_values.dtype, device=point.device)
-    exp_avg, exp_avg_sq, step, step_size, second_root = None, None, None, lr, 1.0
-    if adam_state is not None:
-        exp_avg, exp_avg_sq, step = adam_state
-        with torch.no_grad():
-            step.add_(1)
-        if step.device != point.device:  # as torch.optim.Adam keeps it by default: in main memory
-            taken = float(step)
-            step_size, second_root = lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5
-            step = None
+    exp_avg, exp_avg_sq, step = adam_state or (None, None, None)
+    step_size, second_root, step = _advanced(step, lr, step is not None and step.device == point.device)
     written = (rows, scale, coefficients, gradient, point, anchor, anchor_values, out, exp_avg, exp_avg_sq, step)
     run(_step_plan(tuple(map(_layout, written))), rows, *map(address, written), step_size, second_root)
     return out
@@ -119,6 +124,87 @@ def _total(
     places = (rows, scale, point, offsets, plane_values, multipliers, total, gradient)
     run(_total_plan(penalty, tuple(map(_layout, places))), rows, *map(address, places))
     return total, plane_values
+
+
+class Prepared:
+    """Calls of one layout, without a check or a copy; a subclass a function. No tensor may need another dtype.
+
+    Example:
+        >>> planes, offsets, point = (torch.ones(size, device="cuda") for size in ((2, 3), (2,), (3,)))
+        >>> PreparedValues(planes, None, offsets, point)(planes, None, offsets, point).tolist()
+        [4.0, 4.0]
+    """
+
+    def __init__(self, plan: Plan, like: Tensor) -> None:
+        self._plan = plan
+        self._workspace = -(-plan.workspace // like.element_size())  # in entries of that tensor
+
+    def _run(self, like: Tensor, *places: float) -> None:
+        workspace = like.new_empty(self._workspace)
+        self._plan(*places, workspace.data_ptr(), stream_of(like))
+
+
+class PreparedValues(Prepared):
+    """:func:`values`."""
+
+    def __init__(self, rows: Tensor, scale: Tensor | None, offsets: Tensor, point: Tensor) -> None:
+        dtype = torch.promote_types(point.dtype, offsets.dtype)
+        out = torch.empty(offsets.shape, dtype=dtype, device=point.device)
+        super().__init__(_values_plan(layout(rows), _layout(scale), *map(layout, (offsets, point, out))), offsets)
+        self._dtype = dtype
+
+    def __call__(self, rows: Tensor, scale: Tensor | None, offsets: Tensor, point: Tensor) -> Tensor:
+        """A x + c."""
+        out = torch.empty(offsets.shape, dtype=self._dtype, device=offsets.device)
+        self._run(offsets, rows.data_ptr(), address(scale), point.data_ptr(), offsets.data_ptr(), out.data_ptr())
+        return out
+
+
+class PreparedStep(Prepared):
+    """:func:`step_`."""
+
+    def __init__(self, rows: Tensor, scale: Tensor | None, *rest: Tensor | None) -> None:
+        coefficients, gradient, point, anchor, anchor_values, exp_avg, exp_avg_sq, step = rest
+        assert point is not None and anchor_values is not None  # noqa: S101, PT018 for the type checker
+        self._counts = step is not None and step.device == point.device
+        vectors = rows, scale, coefficients, gradient, point, anchor, anchor_values, anchor_values.contiguous()
+        places = (*vectors, exp_avg, exp_avg_sq, step if self._counts else None)
+        super().__init__(_step_plan(tuple(map(_layout, places))), point)
+
+    def __call__(self, lr: float, rows: Tensor, scale: Tensor | None, *rest: Any) -> Tensor:
+        """The values after the step."""
+        coefficients, gradient, point, anchor, anchor_values, exp_avg, exp_avg_sq, step = rest
+        step_size, second_root, counter = _advanced(step, lr, self._counts)
+        out: Tensor = anchor_values.new_empty(anchor_values.shape)
+        self._run(
+            point,
+            rows.data_ptr(),
+            address(scale),
+            coefficients.data_ptr(),
+            gradient.data_ptr(),
+            point.data_ptr(),
+            anchor.data_ptr(),
+            anchor_values.data_ptr(),
+            out.data_ptr(),
+            address(exp_avg),
+            address(exp_avg_sq),
+            address(counter),
+            step_size,
+            second_root,
+        )
+        return out
+
+
+def _advanced(step: Tensor | None, lr: float, counts: bool) -> tuple[float, float, Tensor | None]:
+    """Count a step of Adam: its size, the root of the second correction, and the counter that the kernel reads."""
+    if step is None:
+        return lr, 1.0, None
+    with torch.no_grad():
+        step.add_(1)
+    if counts:
+        return lr, 1.0, step
+    taken = float(step)  # as torch.optim.Adam keeps it by default: in main memory
+    return lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5, None
 
 
 @functools.lru_cache(PLANS)

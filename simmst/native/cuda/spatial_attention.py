@@ -7,6 +7,8 @@ Maps that fit into the shared memory of a block go to the fused kernels; larger 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,19 @@ from torch import Tensor
 from simmst.core import dtypes
 from simmst.core.spatial_attention import Gradients, Options
 from simmst.native.cuda import spatial_attention_long as long
-from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, module, number_of, run, told, told_or_none
+from simmst.native.cuda.launch import (
+    PLANS,
+    Layout,
+    Plan,
+    address,
+    layout,
+    module,
+    number_of,
+    run,
+    stream_of,
+    told,
+    told_or_none,
+)
 
 
 def forward(
@@ -101,6 +115,88 @@ def backward(
     return _seven(gradients)
 
 
+class Prepared:
+    """Forward and backward passes of one layout, of maps that the fused kernels take, without a check or a copy.
+
+    Example:
+        >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
+        >>> given = x, torch.cat([identity] * 3), None, identity, None, None, None, None
+        >>> prepared = Prepared.of(*given, Options(num_heads=1, residual=True, eps=1e-5, scale=1.0))
+        >>> prepared.forward(*given)[0].shape
+        torch.Size([1, 3, 2])
+    """
+
+    def __init__(self, x: Tensor, weights: tuple[Tensor | None, ...], mask: Tensor | None, options: Options) -> None:
+        self.options = options
+        batch, positions, _ = _sizes(x)
+        self._places = tuple(map(_layout_or_none, (*weights, mask)))
+        self._plan = _forward_plan(layout(x), self._places, options)
+        self._x, self._shape = layout(x), x.shape
+        self._lse = batch, options.num_heads, positions
+        self._lse_layout = layout(torch.empty(self._lse, device=x.device))
+        self._backward: dict[Layout, Plan] = {}
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        in_proj_weight: Tensor,
+        in_proj_bias: Tensor | None,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        key_padding_mask: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        options: Options,
+    ) -> Prepared | None:
+        """Prepare calls like this one; None for those that the fused kernels do not take as they are."""
+        weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
+        _, positions, channels = _sizes(x)
+        if x.numel() == 0 or why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
+            return None
+        if not all(tensor is None or tensor.is_contiguous() for tensor in (*weights, key_padding_mask)):
+            return None
+        return cls(x, weights, key_padding_mask, options)
+
+    def forward(self, *given: Any) -> tuple[Tensor, Tensor]:
+        """The output and lse; the operands of :func:`forward` without the options."""
+        x = given[0]
+        out = x.new_empty(self._shape)
+        lse = torch.empty(self._lse, dtype=torch.float32, device=x.device)
+        self._plan(*map(address, _in_order(*given)), out.data_ptr(), lse.data_ptr(), 0, stream_of(x))
+        return out, lse
+
+    def backward(self, grad: Tensor, given: Sequence[Any], lse: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients wanted: of x, the six weights, in the order of :func:`backward`."""
+        places = _in_order(*given)
+        gradients = [
+            tensor.new_empty(tensor.shape) if want and tensor is not None else None
+            for tensor, want in zip(places, wanted, strict=False)  # the mask is the last
+        ]
+        of_grad = layout(grad)
+        plan = self._backward.get(of_grad)
+        if plan is None:
+            held = (*self._places, self._lse_layout)
+            plan = self._backward[of_grad] = _backward_plan(of_grad, self._x, held, self.options)
+        x = given[0]
+        run(plan, x, *map(address, places), grad.data_ptr(), lse.data_ptr(), *map(address, gradients))
+        return gradients
+
+
+def _in_order(
+    x: Tensor,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    key_padding_mask: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """The operands as plans take them: the mask last."""
+    return x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
+
+
 @functools.lru_cache(maxsize=1024)
 def why_not_fused(dtype: torch.dtype, positions: int, channels: int, num_heads: int, device: int) -> str:
     """Say why the fused kernels do not take maps of these sizes on a device; an empty string when they do.
@@ -148,4 +244,4 @@ def _seven(found: list[Tensor | None]) -> Gradients:
     return found[0], found[1], found[2], found[3], found[4], found[5], found[6]
 
 
-__all__ = ["backward", "forward", "why_not_fused"]
+__all__ = ["Prepared", "backward", "forward", "why_not_fused"]

@@ -14,9 +14,12 @@ from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.ops.backends import choose
 from simmst.ops.checks import check_number, describe
 from simmst.ops.cutting_plane import library
+from simmst.ops.cutting_plane.short import remember, seen_before
 from simmst.ops.dispatch import wants_gradient
 from simmst.ops.measured_choice import bucket
 from simmst.ops.numpy_arrays import call_with_arrays
+
+_NO_STATE = (None, None, None)
 
 
 def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, backend: str | None = None) -> Tensor:
@@ -48,8 +51,17 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
     if isinstance(point, np.ndarray):
         array: Tensor = call_with_arrays(cutting_plane_values, planes, offsets, point, backend=backend)
         return array
+    found = seen_before("Values", backend, planes, offsets, point)
+    out: Tensor
+    if found is not None:
+        prepared, operands = found
+        out = prepared(*operands)
+        return out
     _check("cutting_plane_values", planes, point, offsets=offsets)
-    out: Tensor = library.values(*library.flat(planes), offsets, point, _choose(backend, planes, point))
+    chosen = _choose(backend, planes, point)
+    out = library.values(*library.flat(planes), offsets, point, chosen)
+    if chosen == "cuda":
+        remember("Values", backend, planes, offsets, point)
     return out
 
 
@@ -186,20 +198,29 @@ def cutting_plane_step_(
             cutting_plane_step_, *tensors, updated=updated, lr=lr, adam_state=adam_state, backend=backend
         )
         return array
-    _check(name, planes, point, coefficients=coefficients, anchor_values=anchor_values)
-    _check_like_point(name, point, gradient=gradient, anchor=anchor)
+    out: Tensor
     check_number("lr", lr)
     if not 0.0 <= lr < math.inf:
         raise ValueError(f"{name}: lr must be at least 0 and finite, got {lr}")
+    rest = coefficients, gradient, point, anchor, anchor_values
+    if adam_state is None or (type(adam_state) is tuple and len(adam_state) == 3):
+        found = seen_before("Step", backend, planes, *rest, *(adam_state or _NO_STATE))
+        if found is not None:
+            prepared, operands = found
+            _check_memory(name, point, gradient=gradient, anchor=anchor, exp_avg=operands[7], exp_avg_sq=operands[8])
+            out = prepared(float(lr), *operands)
+            return out
+    _check(name, planes, point, coefficients=coefficients, anchor_values=anchor_values)
+    _check_like_point(name, point, gradient=gradient, anchor=anchor)
     if adam_state is not None:
         _check_adam(name, point, adam_state)
-    state = adam_state or (None, None, None)
+    state = adam_state or _NO_STATE
     _check_memory(name, point, gradient=gradient, anchor=anchor, exp_avg=state[0], exp_avg_sq=state[1])
     chosen, stored = _choose(backend, planes, point), library.flat(planes)
     with torch.no_grad():
-        out: Tensor = library.step_(
-            *stored, coefficients, gradient, point, anchor, anchor_values, *state, float(lr), chosen
-        )
+        out = library.step_(*stored, *rest, *state, float(lr), chosen)
+    if chosen == "cuda":
+        remember("Step", backend, planes, *rest, *state)
     return out
 
 

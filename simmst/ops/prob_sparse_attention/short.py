@@ -7,21 +7,19 @@ backward pass needs, and one piece of memory for the rest.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from simmst.core.prob_sparse_attention import Options, informer_count
 from simmst.ops.backends import implementation, is_transformed
 from simmst.ops.checks import check_index_range
 from simmst.ops.dispatch import is_unwatched, wants_gradient
+from simmst.ops.known import Known, layout, named
 from simmst.ops.prob_sparse_attention.library import PATH, attend_backward
 
-_MOST = 1024  # calls that are remembered
-_known: dict[Any, Any] = {}
+_known = Known()
 
 
 def draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -50,11 +48,11 @@ def again(
         >>> again(x, x, x, None, 5, "shared", None, "keys", Options(), "reference") is None
         True
     """
-    if is_compiling() or not _known or not is_unwatched(query, key, value, sample) or is_transformed():
+    if not _known.may_hold(query, key, value, sample):
         return None
     try:
-        found = _known.get(_key(query, key, value, sample, factor, sampling, normalizer, options, backend))
-    except (AttributeError, RuntimeError, TypeError):
+        found = _known.find(_key(query, key, value, sample, factor, sampling, normalizer, options, backend))
+    except (AttributeError, RuntimeError):
         return None  # the long way words the error
     if found is None:
         return None
@@ -94,17 +92,15 @@ def remember(
         chosen: the backend.
     """
     prepare = getattr(implementation(PATH, chosen), "Prepared", None)
-    if prepare is None or is_compiling() or not is_unwatched(query, key, value, sample):
+    if prepare is None or not is_unwatched(query, key, value, sample):
         return
     plain = type(factor) is int and type(options.is_causal) is bool and type(options.dropout_p) is float
     if not plain or type(options.scale) not in (float, type(None)):
         return  # 1 and True are one key of a dictionary
     prepared = prepare.of(query, key, value, sample, informer_count(query.shape[-2], factor), normalizer, options)
     if prepared is not None:
-        if len(_known) >= _MOST:
-            _known.clear()
         name = _key(query, key, value, given, factor, sampling, normalizer, options, backend)
-        _known[name] = prepared, tuple(sample.shape)
+        _known.keep(name, (prepared, tuple(sample.shape)))
 
 
 def _key(
@@ -119,19 +115,10 @@ def _key(
     backend: str | None,
 ) -> Any:
     return (
-        query.shape,
-        query.stride(),
-        query.dtype,
-        query.device,
-        key.shape,
-        key.stride(),
-        key.dtype,
-        key.device,
-        value.shape,
-        value.stride(),
-        value.dtype,
-        value.device,
-        None if sample is None else (sample.shape, sample.stride(), sample.dtype, sample.device),
+        layout(query),
+        layout(key),
+        layout(value),
+        layout(sample),
         factor,
         type(factor),
         sampling,
@@ -139,7 +126,7 @@ def _key(
         options,
         type(options.is_causal),
         type(options.dropout_p),
-        os.environ.get("SIMMST_BACKEND") if backend is None else backend,
+        named(backend),
     )
 
 

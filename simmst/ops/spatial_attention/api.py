@@ -14,6 +14,7 @@ from simmst.ops.checks import check_flag, check_float_tensors, check_integer, ch
 from simmst.ops.dispatch import cast, is_any_autocast, is_unwatched, wants_gradient
 from simmst.ops.measured_choice import bucket
 from simmst.ops.spatial_attention.library import PATH, forward
+from simmst.ops.spatial_attention.short import remember, run, seen_before
 
 
 def spatial_attention(
@@ -84,6 +85,11 @@ def spatial_attention(
         x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias = cast(
             x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
         )
+    operands = x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, key_padding_mask, norm_weight, norm_bias
+    asked = num_heads, residual, eps, scale, backend
+    prepared = seen_before(operands, *asked)
+    if prepared is not None:
+        return run(prepared, operands)
     parameters: dict[str, Any] = {
         "in_proj_weight": in_proj_weight,
         "in_proj_bias": in_proj_bias,
@@ -115,19 +121,16 @@ def spatial_attention(
         bucket=bucket(_positions(x)),
         head_width=concrete(_channels(x) // num_heads),
     )
+    options = Options(num_heads, residual, float(eps), float(scale))
     out: Tensor = forward(
         x if key_padding_mask is None else finite_where_ignored(x, key_padding_mask),
-        in_proj_weight,
-        in_proj_bias,
-        out_proj_weight,
-        out_proj_bias,
-        key_padding_mask,
-        norm_weight,
-        norm_bias,
-        Options(num_heads, residual, float(eps), float(scale)),
+        *operands[1:],
+        options,
         chosen == "cpu" and is_unwatched(x) and pays_to_keep(*_sizes(x)) and wants_gradient(x, *parameters.values()),
         chosen,
     )[0]
+    if chosen == "cuda":
+        remember(operands, *asked, options)
     return out
 
 

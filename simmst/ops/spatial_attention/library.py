@@ -26,7 +26,7 @@ _WEIGHTS = (
     "Tensor? key_padding_mask, Tensor? norm_weight, Tensor? norm_bias"
 )
 # Where the seven differentiable inputs stand among the operands; the mask between them has no gradient.
-_DIFFERENTIABLE = (0, 1, 2, 3, 4, 6, 7)
+DIFFERENTIABLE = (0, 1, 2, 3, 4, 6, 7)
 
 
 def _in_plain_torch(
@@ -82,7 +82,7 @@ def _with_kept(module: ModuleType, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _backward_fake(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     wanted: list[bool] = rest[-1]
-    given = [rest[index] for index in _DIFFERENTIABLE]
+    given = [rest[index] for index in DIFFERENTIABLE]
     return tuple(
         torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         if want and tensor is not None
@@ -108,10 +108,10 @@ def _keep(ctx: Any, operands: tuple[Any, ...], output: tuple[Tensor, Tensor, Ten
 
 
 def _gradients(ctx: Any, grad: Tensor, *_of_lse_and_kept: Tensor | None) -> tuple[Tensor | None, ...]:
-    wanted = [ctx.needs_input_grad[index] for index in _DIFFERENTIABLE]
+    wanted = [ctx.needs_input_grad[index] for index in DIFFERENTIABLE]
     found = backward(grad, *ctx.saved_tensors, ctx.options, wanted, ctx.backend)
     results: list[Tensor | None] = [None] * 8
-    for index, gradient, want in zip(_DIFFERENTIABLE, found, wanted, strict=True):
+    for index, gradient, want in zip(DIFFERENTIABLE, found, wanted, strict=True):
         results[index] = gradient if want else None
     return tuple(results)
 
@@ -143,4 +143,4 @@ backward = Operator(
     gradients=_no_second_order,
 )
 
-__all__ = ["PATH", "backward", "forward"]
+__all__ = ["DIFFERENTIABLE", "PATH", "backward", "forward"]

@@ -153,7 +153,7 @@ def allocations(call: Callable[[], Any]) -> int:
         (prob_sparse(720), "forward", 2),
         (prob_sparse(96), "backward", 7),  # what is kept apart, three gradients, workspace
         (prob_sparse(720), "backward", 7),
-        (spatial(), "forward", 3),
+        (spatial(), "forward", 2),
         (planes(), "forward", 2),
         (planes(), "step", 2),
     ],
@@ -183,12 +183,19 @@ def ratio(call: Callable[[], Any], standard: Callable[[], Any], turns: int = 11,
         (prob_sparse(96), "backward", 2.0),
         (prob_sparse(720), "forward", 2.0),
         (prob_sparse(720), "backward", 2.0),
+        (planes(), "forward", 2.0),
+        # More than twice where there is more to hand over: 7 tensors with their gradients, 8 of a step. Adam's count of
+        # steps is torch's own.
+        (spatial(), "forward", 2.8),
+        (spatial(), "backward", 2.8),
+        (planes(), "step", 2.8),
+        (planes(), "adam", 4.2),
     ],
 )
 def test_the_host_side_of_a_call_takes_at_most_twice_that_of_attention(
     calls: Calls, direction: str, most: float
 ) -> None:
-    standard = attention()[direction]
+    standard = attention()["backward" if direction == "backward" else "forward"]
     # Others on the machine can only spoil a measurement.
     found = []
     while len(found) < 4 and min(found, default=most) >= most:
