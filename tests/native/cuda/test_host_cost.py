@@ -111,8 +111,8 @@ def launches(call: Callable[[], Any]) -> list[str]:
 
 
 SHORT, BACKWARD = ["forward_entry"], ["sum_rows", "backward_span", "finish_grad_query"]
-LONG = ["measure_gathered", "select_largest", "attend_span", "finish_rows"]
-SHARED = ["measure_shared", *LONG[1:]]
+LONG = ["list_samples", "measure_gathered", "select_largest", "attend_span", "finish_rows"]
+SHARED = ["measure_shared", *LONG[2:]]
 PLANES = ["cutting_plane_pass", "cutting_plane_finish"]
 SPATIAL = ["spatial_attention_backward", "spatial_attention_sums"]
 
