@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Task:
     cities: int
     budget: int = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that decides the numbers, but for the code."""
         values = dataclasses.asdict(self)
