@@ -151,6 +151,7 @@ def _record(folder: RunFolder, slots: TestedSlots) -> dict[str, dict[str, str]]:
         "services": ", ".join(dataset.services),
         "unit": dataset.unit,
         "holidays of": dataset.country or "no country",
+        "covariates": "none" if dataset.covariates is None else ", ".join(dataset.covariates.names),
     }
     made = {name: _text(value) for name, value in config.items() if name not in _DATA_KEYS}
     where = {name.removeprefix("packages."): _text(value) for name, value in environment.items()}

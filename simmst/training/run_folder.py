@@ -216,7 +216,7 @@ class RunFolder:
             more = f" (and {len(different) - 6} more)" if len(different) > 6 else ""
             raise ConfigError(
                 f"{self.path} holds a run made with another config: {shown}{more}; "
-                "choose another folder, delete this one, or ask for it to be overwritten"
+                "choose another folder, delete this one, or overwrite it (--overwrite, overwrite=True)"
             )
 
     def _remove_leftovers(self) -> None:

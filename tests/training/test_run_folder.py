@@ -35,7 +35,8 @@ def test_another_config_names_the_keys_and_the_remedy(tmp_path):
     with pytest.raises(ConfigError) as caught:
         RunFolder.create(tmp_path, other)
     message = str(caught.value)
-    for part in (str(tmp_path), "model.width was 8, now 16", "seed was 0, now 1", "choose another folder"):
+    wanted = ("model.width was 8, now 16", "seed was 0, now 1", "choose another folder", "--overwrite")
+    for part in (str(tmp_path), *wanted):
         assert part in message
     assert "services" not in message
     run = RunFolder.create(tmp_path, other, overwrite=True)
