@@ -5,7 +5,7 @@
     python benchmarks gpu --stages install cuda --only spatial      some of it
     python benchmarks gpu --tune           also tries the launch configurations and writes the measured tables
     python benchmarks gpu --dry-run        the same program on the CPU with tiny shapes; its figures mean nothing
-    python benchmarks gpu --apply FILE     write the tables of a tuned run on another machine into this tree
+    python benchmarks gpu --apply FILE     write the tables of a run on another machine into this tree
 
 Needs torch, triton, numpy, pytest, pytest-benchmark, pybind11, scikit-build-core (with CMake), and nvcc for the backend
 "cuda" where no wheel has it. Stages run in this order: install, machine, planes (every backend), cuda, compile (Triton

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpu.cases import Case
+from gpu.cases import CHAIN, Case
 from gpu.measure import problem_with
 from gpu.work import Work
 from harness.timing import time_in_turn
@@ -18,6 +19,8 @@ from simmst.kernels import configurations
 from simmst.ops import measured_choice
 
 CONFIGURATIONS, CHOICE = Path("kernels/configurations.json"), Path("simmst/ops/measured_choice.json")
+# What a backend must reach against the chain of PyTorch's operators to come before it.
+WORTH = {"inference": 1.0, "training": 1.2}
 
 
 def compile_all(work: Work, backend: str, *, whatever: bool) -> None:
@@ -99,44 +102,60 @@ def configured(content: Mapping[str, Any], tuned: Sequence[Mapping[str, Any]], m
 def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> dict[str, Any]:
     """The content of measured_choice.json, from the cases of a run that were timed on both backends.
 
-    Where several cases fall into one bucket, the geometric mean of their ratios decides.
+    Where several cases fall into one bucket, the geometric mean of their ratios decides. Where the peer is the chain,
+    it stands before the backends that are not worth it.
     """
     cases: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         if row["backend"] in measured_choice.GPU_BACKENDS and not row["problem"]:
             cases.setdefault((row["case"], row["peer"]), {})[row["backend"]] = row
-    products: dict[tuple[str, str, int], dict[str, float]] = {}
+    ratios: dict[tuple[str, str, str, int], dict[str, list[float]]] = {}
+    chained = set()
     for found in cases.values():
         if len(found) == len(measured_choice.GPU_BACKENDS):
             row = next(iter(found.values()))
-            key = row["operator"], row["dtype"], measured_choice.bucket(row["size"]) or 1
-            product = products.setdefault(key, dict.fromkeys(measured_choice.GPU_BACKENDS, 1.0))
-            for backend in product:
-                product[backend] *= found[backend]["ratio"]
-    table: dict[str, list[list[Any]]] = {}
-    for (operator, dtype, size), product in sorted(products.items()):
-        table.setdefault(operator, []).append([dtype, size, sorted(product, key=lambda one: -product[one])])
-    result = {"measured": dict(measured) if table else None, "choices": table}
+            mode = "training" if "forward + backward" in row["case"] else "inference"
+            key = mode, row["operator"], row["dtype"], measured_choice.bucket(row["size"]) or 1
+            for backend, one in found.items():
+                ratios.setdefault(key, {}).setdefault(backend, []).append(one["ratio"])
+            if row["peer"] == CHAIN:
+                chained.add(key)
+    tables: dict[str, dict[str, list[list[Any]]]] = {mode: {} for mode in WORTH}
+    for key, by_backend in sorted(ratios.items()):
+        mode, operator, dtype, size = key
+        means = {backend: statistics.geometric_mean(each) for backend, each in by_backend.items()}
+        order = sorted(means, key=lambda one: -means[one])
+        if key in chained:
+            order.insert(sum(mean >= WORTH[mode] for mean in means.values()), "chain")
+        tables[mode].setdefault(operator, []).append([dtype, size, order])
+    result = {"version": measured_choice.VERSION, "measured": dict(measured) if ratios else None, **tables}
     measured_choice.parse(result)
     return result
 
 
 def apply(result: Mapping[str, Any], roots: Sequence[Path]) -> list[Path]:
-    """Write the tables of a tuned run below each root: a source tree, or the folder that holds an installed simmst.
+    """Write the tables of a run below each root: a source tree, or the folder that holds an installed simmst.
+
+    The configurations of a tuned run, and the choice of any that timed cases on both backends, which replaces the whole
+    table.
 
     Raises:
-        ValueError: the run was not tuned, or was a dry run.
+        ValueError: the run was a dry run, or has neither.
     """
-    if result["dry_run"] or not result.get("tuned"):
-        raise ValueError("this result holds no measured tables: it was a dry run, or ran without --tune")
     measured = {name: result[name] for name in ("device", "date", "commit", "versions")}
+    table, tuned = choices(result["rows"], measured), result.get("tuned")
+    if result["dry_run"] or not (tuned or table["measured"]):
+        raise ValueError(
+            "this result holds no measured tables: it was a dry run, or neither tuned nor timed both backends"
+        )
     written = []
     for root in roots:
+        contents: dict[Path, Any] = {}
         installed = root / "simmst/kernels/configurations.json"
         first = installed if installed.exists() else root / CONFIGURATIONS
-        contents = {first: configured(json.loads(first.read_text()), result["tuned"], measured)}
-        table = choices(result["rows"], measured)
-        if table["choices"]:
+        if tuned:
+            contents[first] = configured(json.loads(first.read_text()), tuned, measured)
+        if table["measured"]:
             contents[root / CHOICE] = table
         for path, content in contents.items():
             path.write_text(json.dumps(content, indent=2) + "\n")

@@ -25,7 +25,7 @@ class SpatialAttention(nn.Module):
         residual: add the input.
         norm: LayerNorm over the channels at the end; parameters ``norm.weight`` and ``norm.bias``.
         eps: of the LayerNorm.
-        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
         device: of the parameters.
         dtype: of the parameters.
 
@@ -82,7 +82,7 @@ class SpatialAttention(nn.Module):
         Args:
             module: an ``nn.MultiheadAttention``; or an ``nn.TransformerEncoderLayer``, of which the layer computes the
                 first half, ``norm1(x + self_attn(x, x, x))``.
-            backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+            backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
 
         Returns:
             A layer on the device and in the dtype of the module, in its mode. It takes maps or tokens with the batch

@@ -16,7 +16,7 @@ class TaskInteraction(nn.Module):
     Args:
         embed_dim: C, the width of a token, a multiple of num_heads.
         num_heads: number of attention heads.
-        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
         device: of the parameters.
         dtype: of the parameters.
 

@@ -21,7 +21,7 @@ from simmst.native.cuda.launch import emulated as emulated
 from simmst.ops import measured_choice
 from simmst.ops.limits import why_too_large, why_too_little_memory
 
-BACKENDS = ("reference", "cpu", "triton", "cuda")
+BACKENDS = ("reference", "cpu", "triton", "cuda", "chain")
 GPU_OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
 # Layers with C++ kernels for float32 alone: what the backend that is named has no kernel for, the reference runs.
 PLAIN_LAYERS = ("feed_forward", "day_attention", "projection")
@@ -30,12 +30,15 @@ OPERATORS = GPU_OPERATORS + PLAIN_LAYERS
 # Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
+    "chain": "simmst.reference.{operator}_chain",
     "cpu": "simmst.native.cpu.{operator}",
     "triton": "simmst.kernels.{operator}",
     "cuda": "simmst.native.cuda.{operator}",
 }
+# Operators that one would otherwise put together from PyTorch's fused ones: the backend "chain" does that.
+CHAINED = ("spatial_attention",)
 # Tried in this order when no backend is named; on a GPU those come first that measured_choice.json says are faster.
-_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "chain", "reference")}
 
 
 class Availability(NamedTuple):
@@ -70,6 +73,12 @@ def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) 
     if dtype not in dtypes.FLOATS:
         return f"dtype {dtype} is none of {', '.join(map(str, dtypes.FLOATS))}"
     return None
+
+
+def _why_not_chain(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    if operator not in CHAINED:
+        return f"PyTorch has no fused operators to put {operator} together from; the chain runs {', '.join(CHAINED)}"
+    return _why_not_reference(operator, device, dtype)
 
 
 def _why_not_cpu(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -157,6 +166,7 @@ _PREDICATES = {
     "cpu": _why_not_cpu,
     "triton": _why_not_triton,
     "cuda": _why_not_cuda,
+    "chain": _why_not_chain,
 }
 
 
@@ -178,6 +188,7 @@ def choose(
     dtype: torch.dtype,
     bucket: int | None = None,
     head_width: int | None = None,
+    training: bool = False,
 ) -> str:
     """Choose the backend of a call.
 
@@ -190,6 +201,7 @@ def choose(
         bucket: :func:`simmst.ops.measured_choice.bucket` of the size that the work grows with.
         head_width: D, which kernels limit (:mod:`simmst.ops.limits`); a plain integer, which :func:`concrete` makes of
             it while torch.compile traces.
+        training: whether gradients are wanted, which may make another backend the fastest.
 
     Raises:
         ValueError: the name is no backend.
@@ -203,7 +215,7 @@ def choose(
         named, source = os.environ.get("SIMMST_BACKEND") or None, "the environment variable SIMMST_BACKEND"
     else:
         named, source = backend, "the argument backend"
-    return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, head_width)
+    return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, head_width, training)
 
 
 # torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
@@ -234,6 +246,7 @@ def _resolve(
     transformed: bool,
     bucket: int | None,
     head_width: int | None,
+    training: bool,
 ) -> str:
     sizes = {} if head_width is None else {"head_width": head_width}
 
@@ -243,7 +256,7 @@ def _resolve(
         return why_not(operator, name, device=device, dtype=dtype, **sizes)
 
     if named is None:
-        candidates = _candidates(operator, device, dtype, bucket)
+        candidates = _candidates(operator, device, dtype, bucket, training)
         reasons = {name: reason_against(name) for name in candidates}
         for name, reason in reasons.items():
             if reason is None:
@@ -260,9 +273,11 @@ def _resolve(
     return named
 
 
-def _candidates(operator: str, device: torch.device, dtype: torch.dtype, bucket: int | None) -> tuple[str, ...]:
+def _candidates(
+    operator: str, device: torch.device, dtype: torch.dtype, bucket: int | None, training: bool
+) -> tuple[str, ...]:
     documented = _PREFERENCE.get(device.type, ("reference",))
-    faster = measured_choice.order(operator, dtype, bucket) if device.type == "cuda" else ()
+    faster = measured_choice.order(operator, dtype, bucket, training=training) if device.type == "cuda" else ()
     return (*faster, *(name for name in documented if name not in faster))
 
 
@@ -282,7 +297,7 @@ def availability() -> list[Availability]:
 
     Example:
         >>> [row.backend for row in availability() if row.operator == "cutting_plane"]
-        ['reference', 'cpu', 'triton', 'cuda']
+        ['reference', 'cpu', 'triton', 'cuda', 'chain']
     """
     rows = []
     for operator in OPERATORS:

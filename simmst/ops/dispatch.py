@@ -1,7 +1,8 @@
 """From a checked call to its kernel: the one machine that every operator goes through.
 
 A call on backend ``"reference"`` runs plain PyTorch in place, open to autograd of any order, ``torch.func`` and
-``torch.compile``. On every other backend it takes the shortest of three ways that all lead to the same kernel::
+``torch.compile``; one on ``"chain"`` runs PyTorch's fused operators in place. On every other backend it takes the
+shortest of three ways that all lead to the same kernel::
 
     nothing watches it                      the kernel
     autograd alone does                     the kernel inside an autograd.Function
@@ -40,6 +41,7 @@ class Operator:
         path: the hot path, one of ``simmst.ops.backends.OPERATORS``.
         kernel: finds the function in the module of a backend; it takes operands and options.
         plain: the same in plain PyTorch.
+        chain: the same in PyTorch's fused operators, for the operators in ``simmst.ops.backends.CHAINED``.
         fake: empty results, from what the operator is called with.
         options: the type of the options.
         context: keeps what the gradients need: (ctx, operands, results). ``ctx.options`` and ``ctx.backend`` are there.
@@ -54,6 +56,7 @@ class Operator:
         path: str,
         kernel: Callable[[ModuleType], Callable[..., Any]],
         plain: Callable[..., Any] | None,
+        chain: Callable[..., Any] | None = None,
         fake: Callable[..., Any],
         options: Any = None,
         context: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
@@ -61,7 +64,8 @@ class Operator:
     ) -> None:
         name, _, arguments = schema.partition("(")
         self._place = arguments.partition("{options}")[0].count(",") if options else -1  # where the options stand
-        self._path, self._kernel, self._plain, self._options = path, kernel, plain, options
+        self._path, self._kernel, self._options = path, kernel, options
+        self._in_place = {name: run for name, run in (("reference", plain), ("chain", chain)) if run is not None}
         self._context, self._gradients = context, gradients
         self._learns = gradients is not None and gradients is not no_gradients
         fields = get_type_hints(options) if options else {}
@@ -82,8 +86,8 @@ class Operator:
         if is_any_autocast() and _is_autocast(args[0]):
             with torch.autocast(args[0].device.type, enabled=False):  # what was to be cast has been
                 return self(*args)
-        if args[-1] == "reference" and self._plain is not None:
-            return self._plain(*args[:-1])
+        if args[-1] in self._in_place:
+            return self._in_place[args[-1]](*args[:-1])
         if not is_unwatched(*args):
             place = self._place
             flat = args if place < 0 else (*args[:place], *args[place], *args[place + 1 :])

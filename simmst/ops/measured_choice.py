@@ -1,9 +1,15 @@
 """Which GPU backend an operator prefers, as measured: the table measured_choice.json beside this file.
 
-`python benchmarks gpu --tune` measures the backends against each other and writes the table:
+`python benchmarks gpu` measures the backends against each other and against the chain of PyTorch's operators that one
+would write without this package; `python benchmarks gpu --apply gpu.json` writes the table from its result:
 
+    version      of this format
     measured     {"device", "date", "commit", "versions"} of the measurement; null until there is one
-    choices      operator -> list of [dtype, bucket, backends from the fastest to the slowest]
+    inference    operator -> list of [dtype, bucket, backends, the first that can run a call taken]
+    training     the same where gradients are wanted; an operator or dtype that it lacks takes those of inference,
+                 and float16 those of bfloat16
+
+Backends that are fast enough come first, from the fastest on, then the chain, then the others.
 
 A bucket is the size that the work grows with, rounded up to a power of two: L_Q of ProbSparse attention, the positions
 N of spatial attention, the length N of cutting planes. A size between or beyond those measured gets the nearest.
@@ -22,8 +28,12 @@ import torch
 from simmst.errors import ConfigError
 
 FILE = Path(__file__).with_suffix(".json")
+VERSION = 2
 GPU_BACKENDS = ("cuda", "triton")
+ORDERED = (*GPU_BACKENDS, "chain")
+_MODES = ("inference", "training")
 _DTYPES = ("float32", "bfloat16", "float16")
+_ALIKE = {"float16": "bfloat16"}  # the same kernels, and entries of the same size: where the first was not measured
 
 
 def bucket(size: int) -> int | None:
@@ -38,13 +48,14 @@ def bucket(size: int) -> int | None:
     return 1 << max(0, size - 1).bit_length()
 
 
-def order(operator: str, dtype: torch.dtype, size: int | None) -> tuple[str, ...]:
-    """Return the GPU backends from the fastest to the slowest for a bucket; empty where nothing was measured.
+def order(operator: str, dtype: torch.dtype, size: int | None, *, training: bool = False) -> tuple[str, ...]:
+    """Return the backends for a bucket in the order to try them; empty where nothing was measured.
 
     Args:
         operator: one of ``simmst.ops.backends.OPERATORS``.
         dtype: of the inputs.
         size: a bucket, or None for the order that most buckets have.
+        training: whether gradients are wanted.
 
     Raises:
         ConfigError: the table is damaged.
@@ -53,8 +64,11 @@ def order(operator: str, dtype: torch.dtype, size: int | None) -> tuple[str, ...
         >>> order("cutting_plane", torch.float64, 1024)
         ()
     """
-    measured = _table().get(operator, {}).get(str(dtype).removeprefix("torch."), {})
-    if not measured:
+    name = str(dtype).removeprefix("torch.")
+    lines = (_table()[mode].get(operator, {}) for mode in reversed(_MODES[: 1 + training]))
+    found = (by_dtype.get(each, {}) for by_dtype in lines for each in (name, _ALIKE.get(name, name)))
+    measured = next(filter(None, found), None)
+    if measured is None:
         return ()
     if size is None:
         return Counter(measured[key] for key in sorted(measured)).most_common(1)[0][0]
@@ -69,7 +83,8 @@ def measured() -> dict[str, Any] | None:
     return found
 
 
-Table = dict[str, dict[str, dict[int, tuple[str, ...]]]]
+# mode -> operator -> dtype -> bucket -> backends
+Table = dict[str, dict[str, dict[str, dict[int, tuple[str, ...]]]]]
 
 
 @functools.cache
@@ -81,22 +96,26 @@ def parse(content: dict[str, Any]) -> Table:
     """Check the content of a measured_choice.json.
 
     Raises:
-        ConfigError: a part is missing, or a line is not [dtype, bucket, backends].
+        ConfigError: it is of another version, a part is missing, or a line is not [dtype, bucket, backends].
     """
-    if set(content) != {"measured", "choices"}:
-        raise ConfigError(f"{FILE.name} must hold measured and choices, got {sorted(content)}")
-    if content["choices"] and content["measured"] is None:
+    if content.get("version") != VERSION:
+        raise ConfigError(
+            f"{FILE.name} must be of version {VERSION}, got {content.get('version')!r}; "
+            "write it anew with: python benchmarks gpu --apply gpu.json"
+        )
+    if set(content) != {"version", "measured", *_MODES}:
+        raise ConfigError(f"{FILE.name} must hold version, measured, {' and '.join(_MODES)}, got {sorted(content)}")
+    if any(content[mode] for mode in _MODES) and content["measured"] is None:
         raise ConfigError(f"{FILE.name} holds choices but does not say what they were measured with")
-    table: Table = {}
-    for operator, lines in content["choices"].items():
-        for line in lines:
-            if not _is_sound(line):
-                raise ConfigError(
-                    f"{FILE.name}, {operator}: a line must be [one of {', '.join(_DTYPES)}, a power of two, "
-                    f"some of {', '.join(GPU_BACKENDS)}], got {line!r}"
-                )
-            dtype, size, backends = line
-            table.setdefault(operator, {}).setdefault(dtype, {})[size] = tuple(backends)
+    table: Table = {mode: {} for mode in _MODES}
+    for mode, operator, line in ((m, name, line) for m in _MODES for name, all_ in content[m].items() for line in all_):
+        if not _is_sound(line):
+            raise ConfigError(
+                f"{FILE.name}, {mode}, {operator}: a line must be [one of {', '.join(_DTYPES)}, a power of two, "
+                f"some of {', '.join(ORDERED)}], got {line!r}"
+            )
+        dtype, size, backends = line
+        table[mode].setdefault(operator, {}).setdefault(dtype, {})[size] = tuple(backends)
     return table
 
 
@@ -111,7 +130,7 @@ def _is_sound(line: Any) -> bool:
         and size & (size - 1) == 0
         and isinstance(backends, list)
         and 0 < len(backends) == len(set(backends))
-        and set(backends) <= set(GPU_BACKENDS)
+        and set(backends) <= set(ORDERED)
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gpu import host, report, tuning
+from gpu.cases import CHAIN
 from simmst.kernels import configurations
 from simmst.kernels.configurations import configuration
 
@@ -168,10 +169,43 @@ def test_the_choice_is_made_of_cases_that_both_backends_ran() -> None:
     ]
     measured = {"device": "a GPU", "date": "2026-01-02", "commit": "abc", "versions": {}}
     assert tuning.choices(rows, measured) == {
+        "version": 2,
         "measured": measured,
-        "choices": {"cutting_plane": [["float32", 1024, ["triton", "cuda"]], ["float32", 8192, ["cuda", "triton"]]]},
+        "inference": {"cutting_plane": [["float32", 1024, ["triton", "cuda"]], ["float32", 8192, ["cuda", "triton"]]]},
+        "training": {},
     }
-    assert tuning.choices(rows[:1], measured) == {"measured": None, "choices": {}}
+    assert tuning.choices(rows[:1], measured) == {"version": 2, "measured": None, "inference": {}, "training": {}}
+
+
+def test_the_chain_comes_before_the_backends_that_are_not_worth_it() -> None:
+    def rows(direction: str, size: int, triton: float, cuda: float, peer: str = CHAIN) -> list[dict[str, Any]]:
+        case = f"spatial {direction}, N={size}"
+        common = {**ROW, "operator": "spatial_attention", "case": case, "size": size, "peer": peer}
+        return [{**common, "backend": name, "ratio": one} for name, one in (("triton", triton), ("cuda", cuda))]
+
+    table = tuning.choices(
+        [
+            *rows("forward", 121, 2.5, 1.0),
+            *rows("forward", 225, 0.9, 0.99),
+            *rows("forward", 400, 0.8, 1.7),
+            *rows("forward", 900, 0.8, 0.7, "another peer"),
+            *rows("forward + backward", 121, 1.57, 1.19),
+            *rows("forward + backward", 225, 1.19, 1.1),
+            *rows("forward + backward", 400, 1.2, 1.5),
+        ],
+        {"device": "a GPU", "date": "2026-01-02", "commit": "abc", "versions": {}},
+    )
+    assert table["inference"]["spatial_attention"] == [
+        ["float32", 128, ["triton", "cuda", "chain"]],
+        ["float32", 256, ["chain", "cuda", "triton"]],
+        ["float32", 512, ["cuda", "chain", "triton"]],
+        ["float32", 1024, ["triton", "cuda"]],
+    ]
+    assert table["training"]["spatial_attention"] == [
+        ["float32", 128, ["triton", "chain", "cuda"]],
+        ["float32", 256, ["chain", "triton", "cuda"]],
+        ["float32", 512, ["cuda", "triton", "chain"]],
+    ]
 
 
 def test_tables_are_written_into_a_tree_and_into_an_installation(kernel: dict[str, Any], tmp_path: Path) -> None:
@@ -193,6 +227,9 @@ def test_tables_are_written_into_a_tree_and_into_an_installation(kernel: dict[st
         content = json.loads(path.read_text())
         assert content["kernels"]["cutting_plane.step"]["buckets"]["N16"] == "fast"
         assert content["measured"]["device"] == "a GPU"
-    assert json.loads(written[1].read_text())["choices"]["cutting_plane"] == [["float32", 1 << 24, ["cuda", "triton"]]]
-    with pytest.raises(ValueError, match="it was a dry run, or ran without --tune"):
+    assert json.loads(written[1].read_text())["inference"]["cutting_plane"] == [
+        ["float32", 1 << 24, ["cuda", "triton"]]
+    ]
+    assert tuning.apply({**RESULT, "rows": both}, [tree]) == [tree / "simmst/ops/measured_choice.json"], "not tuned"
+    with pytest.raises(ValueError, match="it was a dry run, or neither tuned nor timed both backends"):
         tuning.apply(RESULT, [tree])

@@ -61,7 +61,9 @@ def test_the_environment_sets_the_default_and_an_argument_overrides_it(monkeypat
     monkeypatch.setenv("SIMMST_BACKEND", "")
     assert choose(None) == "cpu"
     monkeypatch.setenv("SIMMST_BACKEND", "numpy")
-    with pytest.raises(ValueError, match="SIMMST_BACKEND is 'numpy'; it must be one of reference, cpu, triton, cuda"):
+    with pytest.raises(
+        ValueError, match="SIMMST_BACKEND is 'numpy'; it must be one of reference, cpu, triton, cuda, chain"
+    ):
         choose(None)
 
 
@@ -212,7 +214,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         ["bfloat16", 4096, ["cuda", "triton"]],
         ["bfloat16", 16384, ["cuda", "triton"]],
     ]
-    table = measured_choice.parse({"measured": conditions, "choices": {"prob_sparse_attention": lines}})
+    maps = [["bfloat16", 128, ["triton", "chain", "cuda"]], ["bfloat16", 512, ["chain", "triton", "cuda"]]]
+    content = {
+        "version": measured_choice.VERSION,
+        "measured": conditions,
+        "inference": {"prob_sparse_attention": lines, "spatial_attention": [["bfloat16", 128, ["cuda", "triton"]]]},
+        "training": {"spatial_attention": maps},
+    }
+    table = measured_choice.parse(content)
     monkeypatch.setattr(measured_choice, "_table", lambda: table)
 
 
@@ -234,12 +243,50 @@ def test_between_gpu_backends_the_measured_table_decides(monkeypatch: pytest.Mon
     assert at(4096) == "triton"
 
 
+@pytest.mark.usefixtures("with_triton", "with_gpu", "measured")
+def test_training_and_inference_are_chosen_apart_and_the_chain_is_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(bucket: int | None, *, training: bool, dtype: torch.dtype = torch.bfloat16, **sizes: int) -> str:
+        options = {"device": GPU, "dtype": dtype, "bucket": bucket, "training": training, **sizes}
+        return backends.choose("spatial_attention", None, **options)
+
+    with_native(monkeypatch, cuda=["spatial_attention"])
+    assert [at(size, training=False) for size in (128, 512)] == ["cuda", "cuda"]
+    assert [at(size, training=True) for size in (128, 512)] == ["triton", "chain"]
+    assert at(512, training=True, dtype=torch.float16) == "chain", "as bfloat16, whose kernels it shares"
+    assert at(512, training=True, dtype=torch.float32) == "cuda", "nothing was measured in float32"
+    assert at(512, training=False, head_width=200) == at(512, training=False, dtype=torch.float64) == "chain"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    backends._resolve.cache_clear()
+    assert at(128, training=True) == at(128, training=False) == "chain", (
+        "no kernel runs here, and the reference is slower"
+    )
+    with pytest.raises(BackendUnavailableError, match="fused operators to put cutting_plane together from"):
+        backends.choose("cutting_plane", "chain", device=GPU, dtype=torch.float32)
+    sparse = {"device": GPU, "dtype": torch.bfloat16, "bucket": 256, "training": True}
+    assert measured_choice.order("prob_sparse_attention", torch.bfloat16, 256, training=True) == ("triton", "cuda")
+    assert backends.choose("prob_sparse_attention", None, **sparse) == "reference"
+
+
+def test_spatial_attention_says_whether_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simmst.ops.spatial_attention import api
+
+    seen: list[bool] = []
+    monkeypatch.setattr(api, "choose", lambda *_, training, **__: seen.append(training) or "reference")
+    monkeypatch.setattr(api, "_on_gpu", lambda x: True)
+    x, *weights = torch.randn(2, 5, 8), torch.randn(24, 8, requires_grad=True), None, torch.randn(8, 8), None
+    ops.spatial_attention(x, *weights, num_heads=2)
+    with torch.no_grad():
+        ops.spatial_attention(x, *weights, num_heads=2)
+    ops.spatial_attention(x, *(each if each is None else each.detach() for each in weights), num_heads=2)
+    assert seen == [True, False, False]
+
+
 def test_the_table_in_the_package_is_sound() -> None:
     found = measured_choice.measured()
     assert found is None or set(found) == {"device", "date", "commit", "versions"}
     for operator in backends.OPERATORS:
         order = measured_choice.order(operator, torch.bfloat16, 1024)
-        assert set(order) <= set(measured_choice.GPU_BACKENDS)
+        assert set(order) <= set(measured_choice.ORDERED)
         assert order == () or found is not None
 
 
@@ -255,9 +302,11 @@ def test_the_table_in_the_package_is_sound() -> None:
     ],
 )
 def test_a_damaged_table_is_refused(line: list[object]) -> None:
-    content = {"measured": {}, "choices": {"cutting_plane": [line]}}
-    with pytest.raises(ValueError, match=r"measured_choice\.json, cutting_plane: a line must be \[one of float32"):
+    content = {"version": 2, "measured": {}, "inference": {"cutting_plane": [line]}, "training": {}}
+    with pytest.raises(ValueError, match=r"measured_choice\.json, inference, cutting_plane: a line must be \[one of "):
         measured_choice.parse(content)
+    with pytest.raises(ValueError, match="must be of version 2, got None; write it anew with: python benchmarks gpu"):
+        measured_choice.parse({"measured": {}, "choices": {}})
     with pytest.raises(ValueError, match="does not say what they were measured with"):
         measured_choice.parse({**content, "measured": None})
 

@@ -21,7 +21,7 @@ from simmst.ops.checks import (
     describe,
     describe_all,
 )
-from simmst.ops.dispatch import cast, is_any_autocast
+from simmst.ops.dispatch import cast, is_any_autocast, wants_gradient
 from simmst.ops.measured_choice import bucket
 from simmst.ops.prob_sparse_attention.library import FUSED, PATH, attend, forward, infer, select
 from simmst.ops.prob_sparse_attention.short import again, draw, remember
@@ -292,6 +292,7 @@ def _choose(backend: str | None, query: Tensor, value: Tensor) -> str:
         dtype=query.dtype,
         bucket=bucket(query.shape[-2]),
         head_width=width,
+        training=query.is_cuda and wants_gradient(query, value),
     )
 
 

@@ -126,7 +126,8 @@ def _key(
         options,
         type(options.is_causal),
         type(options.dropout_p),
-        named(backend),
+        # Another backend may be the fastest where gradients are wanted.
+        (named(None), wants_gradient(query, key, value)) if backend is None else named(backend),
     )
 
 

@@ -44,7 +44,8 @@ def spatial_attention(
     are cast to the autocast dtype first, float64 excepted. Sim-MSTNet, Eq. 10; weights as in nn.MultiheadAttention.
 
     With backend "reference" derivatives of any order, forward mode and ``torch.func`` work; the other backends have
-    first derivatives in reverse mode. The mask has no gradient.
+    first derivatives in reverse mode. The mask has no gradient. Backend "chain" is what one writes without this
+    operator: linear, ``scaled_dot_product_attention``, linear, LayerNorm. It rounds to the dtype of x after each.
 
     Args:
         x: maps (B, C, H, W), N = H * W positions, or tokens (B, N, C); float32, bfloat16, float16 or float64.
@@ -62,7 +63,7 @@ def spatial_attention(
         norm_bias: (C,), shift of the LayerNorm, or None.
         eps: of the LayerNorm.
         scale: factor of the scores, 1 / sqrt(D) when None.
-        backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
+        backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
 
     Returns:
         A contiguous tensor of the shape and dtype of x.
@@ -120,6 +121,7 @@ def spatial_attention(
         dtype=x.dtype,
         bucket=bucket(_positions(x)),
         head_width=concrete(_channels(x) // num_heads),
+        training=_on_gpu(x) and wants_gradient(x, *parameters.values()),
     )
     options = Options(num_heads, residual, float(eps), float(scale))
     out: Tensor = forward(
@@ -153,6 +155,10 @@ def finite_where_ignored(x: Tensor, key_padding_mask: Tensor) -> Tensor:
         return x
     ignored = key_padding_mask.unflatten(1, x.shape[2:])[:, None] if x.dim() == 4 else key_padding_mask[..., None]
     return torch.where(ignored, x.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0), x)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:

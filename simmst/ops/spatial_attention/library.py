@@ -19,6 +19,7 @@ from torch import Tensor
 from simmst.core.spatial_attention import Gradients, Options, kept_entries
 from simmst.ops.dispatch import Operator
 from simmst.reference import spatial_attention as reference
+from simmst.reference.spatial_attention_chain import spatial_attention as chained
 
 PATH = "spatial_attention"
 _WEIGHTS = (
@@ -54,6 +55,10 @@ def _in_plain_torch(
         scale=options.scale,
     )
     return out, None, None
+
+
+def _in_a_chain(*args: Any) -> tuple[Tensor, None, None]:
+    return chained(*args[:-1]), None, None  # the last says what to keep
 
 
 def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,6 +132,7 @@ forward = Operator(
     path=PATH,
     kernel=_forward_kernel,
     plain=_in_plain_torch,
+    chain=_in_a_chain,
     fake=_forward_fake,
     options=Options,
     context=_keep,
