@@ -419,6 +419,8 @@ def test_through_the_public_functions(world, kernels):
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_call_that_was_seen_before_gives_the_same_bits(world, kernels, fmt, adam):
     """The first goes through every check, the others may go a shorter way."""
+    if world.slow and world.backend == "triton":
+        pytest.skip("the interpreter has one way")
     planes, offsets, multipliers, point, gradient, anchor = problem((2, 5, 70), fmt, device=world.device)
     runs = []
     for _ in range(3):

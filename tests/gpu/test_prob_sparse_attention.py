@@ -344,6 +344,8 @@ def test_the_layer(world: World, draw: Draw) -> None:
 @pytest.mark.parametrize("sampling", ["shared", "per_query", None])
 def test_a_call_that_was_seen_before_gives_the_same_bits(world: World, draw: Draw, sampling: str | None) -> None:
     """The first goes through every check, the others may go a shorter way."""
+    if world.slow and world.backend == "triton":
+        pytest.skip("the interpreter has one way")
     length, causal, dropout_p = draw.integer(30, 90), draw.choice([False, True]), draw.choice([0.0, 0.25])
     x = [tensor.requires_grad_() for tensor in inputs(draw, 2, queries=length, keys=length, device=world.device)]
     sample = torch.randint(length, (length, 9), generator=draw.generator()).to(world.device)

@@ -324,6 +324,8 @@ def test_autograd_through_the_operator(world):
 @pytest.mark.parametrize("shape", [(3, 6, 2, 3), (2, 9, 8)])
 def test_a_call_that_was_seen_before_gives_the_same_bits(world, shape):
     """The first goes through every check, the others may go a shorter way."""
+    if world.slow and world.backend == "triton":
+        pytest.skip("the interpreter has one way")
     tensors = leaves(world, shape)
     grad = torch.randn(shape).to(world.device)
     runs = []

@@ -58,7 +58,9 @@ def _key(
     operands: Operands, num_heads: int, residual: bool, eps: float, scale: float | None, backend: str | None
 ) -> Any:
     kinds = type(num_heads), type(residual), type(eps), type(scale)
-    return (*map(layout, operands), num_heads, residual, eps, scale, kinds, named(backend))
+    # Another backend may be the fastest where gradients are wanted.
+    way = (named(None), wants_gradient(*operands)) if backend is None else named(backend)
+    return (*map(layout, operands), num_heads, residual, eps, scale, kinds, way)
 
 
 class _Short(torch.autograd.Function):
