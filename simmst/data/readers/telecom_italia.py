@@ -21,7 +21,7 @@ from simmst.data.readers.telecom_italia_days import DayStore, facts, provenance,
 from simmst.data.readers.telecom_italia_outline import Outline, check_overlap
 from simmst.data.readers.unpacking import members
 from simmst.errors import ConfigError, DataError
-from simmst.foundation.files import locked
+from simmst.foundation.files import locked, remove_half_written
 
 _AT_ONCE = 2  # files that are read at once: one core sums and writes while another parses
 Found = TypeVar("Found")
@@ -127,13 +127,16 @@ def prepare_telecom_italia(
     raster = load_grid(grid)
     cache = npz_path(cache)
     key = _cache_key(files, raster, cells, on_cut)
+    store = DayStore.beside(cache, raster, on_cut)
     if cache.exists():
         source = source_of(cache)
         if source == key:
+            if store.folder.is_dir():  # of a run that was killed after all was written
+                with locked(store.folder, ConfigError):
+                    store.clear()
             return cache
         if source is None:
             raise DataError(f"{cache} is there and is no cache of daily files; give another path for the cache")
-    store = DayStore.beside(cache, raster, on_cut)
     days: list[Day] = []
     places: list[tuple[Path, str]] = []
     digests: dict[Path, str] = {}
@@ -143,6 +146,7 @@ def prepare_telecom_italia(
         return (*found, True) if found else (*_read_unchanged(path, member, raster, on_cut), False)
 
     with locked(store.folder, ConfigError):
+        remove_half_written(cache.parent, glob.escape(cache.stem))  # of a run that was killed
         for path, member, (day, digest, kept), last in _in_turn(files, found_or_read):
             check_overlap(days, day)
             if not kept:

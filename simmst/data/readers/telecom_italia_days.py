@@ -15,7 +15,7 @@ from simmst.data.grids import Grid
 from simmst.data.readers.archive import read_archive
 from simmst.data.readers.telecom_italia_day import Day
 from simmst.errors import DataError
-from simmst.foundation.files import write_atomically
+from simmst.foundation.files import remove_half_written, write_atomically
 
 _VERSION = 1
 _SUFFIX = ".day.npz"
@@ -79,7 +79,8 @@ class DayStore:
         """Remove the days, those of other files too, and the folder where nothing else is in it."""
         if not self.folder.is_dir():
             return
-        for path in (*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(f".*{_SUFFIX}")):
+        remove_half_written(self.folder)
+        for path in self.folder.glob(f"*{_SUFFIX}"):
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
