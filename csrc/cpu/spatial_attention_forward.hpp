@@ -39,6 +39,7 @@ struct GroupBuffers {
 // The same with what backward needs at `rows`, kept_rows() of ld.
 template <typename T>
 GroupBuffers<T> place_kept(const Problem& problem, GroupBuffers<T> buffers, T* rows) {
+  if (rows == nullptr) return buffers;  // only the size of the workspace is asked for
   const int64_t ld = buffers.ld, channels = problem.channels;
   buffers.projected = rows;
   buffers.heads = rows + 3 * channels * ld;
