@@ -22,7 +22,8 @@ _TRAINING = (
 _SMALL = ("width", "8"), ("feedforward", "8"), ("num_heads", "2"), ("encoder_layers", "1")
 # What differs between two repetitions of one work: clocks, and the machine.
 _UNLIKE = ("environment.json", "times.jsonl", "page.html", ".png", ".pdf", ".svg")
-_CLOCKS = ("made", "seconds", "when", "modified_ns")
+# Clocks, the checkout, and checksums of files that hold a clock, whose content is compared.
+_CLOCKS = ("made", "date", "seconds", "cpu_seconds", "modified_ns", "commit", "sha256")
 
 
 def write_data(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Files that were damaged, or made to harm: each gives one clear line or what it holds, soon and in little memory.
 
-SIMMST_MUTATIONS=1000 tries that many a format instead of a few; SIMMST_MUTATIONS_FROM skips the first ones. Those that once
-went wrong are tried always.
+SIMMST_MUTATIONS=1000 tries that many a format instead of a few; SIMMST_MUTATIONS_FROM skips the first ones. Those that
+once went wrong are tried always.
 """
 
 from __future__ import annotations
