@@ -439,6 +439,35 @@ def test_compiles_without_a_break(gpu):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("shape", [(300, 64, 11, 11), (3, 700, 64), (20_000, 4, 16)], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_chain(gpu, shape, masked):
+    """What the automatic choice may take in place of the kernels, here where its fused operators are the GPU's."""
+    positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
+    mask = random_mask(shape[0], positions).to(gpu.device) if masked else None
+    for dtype in gpu.dtypes:
+        given = case(gpu, shape, 4, mask=mask, dtype=dtype)
+        naive, truth = plain(given), exact(given)
+        tensors = [tensor.requires_grad_() for tensor in (*given.arguments[:5], *given.arguments[6:])]
+        x, w_in, b_in, w_out, b_out, w_norm, b_norm = tensors
+        out = spatial_attention(
+            *(x, w_in, b_in, w_out, b_out), num_heads=4, key_padding_mask=mask, residual=True,
+            norm_weight=w_norm, norm_bias=b_norm, backend="chain",
+        )  # fmt: skip
+        found = [out, *torch.autograd.grad(out, tensors, given.grad)]
+        for ours, theirs, right in zip(found, (naive[0], *naive[2:]), (truth[0], *truth[2:]), strict=True):
+            error, allowed = ((each.double().cpu() - right).abs().max() for each in (ours, theirs))
+            assert error <= 3 * allowed + 8 * torch.finfo(dtype).eps * max(1.0, right.abs().max().item())
+
+
+def test_the_chain_has_room_for_more_maps_than_a_grid(gpu):
+    tensors = leaves(gpu, (70_000, 4, 8), torch.bfloat16)
+    out = public(tensors, backend="chain")
+    last = public([tensors[0][-3:], *tensors[1:]], backend="chain")
+    torch.testing.assert_close(out[-3:], last)
+    assert torch.autograd.grad(out.sum(), tensors)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(gpu, dtype):
     with torch.autocast("cuda", dtype=dtype):

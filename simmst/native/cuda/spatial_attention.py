@@ -108,7 +108,7 @@ def backward(
         return _seven([None if gradient is None else gradient.zero_() for gradient in gradients])
     _, positions, channels = _sizes(x)
     if why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
-        return _seven(long.backward(grad, x, *weights, key_padding_mask, lse, options, output_mask))
+        return _seven(long.backward(grad, x, *weights, key_padding_mask, options, output_mask))
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask, lse)]
     plan = _backward_plan(layout(grad), layout(x), tuple(map(_layout_or_none, held)), options)
     run(plan, x, *map(address, (x, *held[:7], grad, held[7], *gradients)))

@@ -65,14 +65,13 @@ def backward(
     w_norm: Tensor | None,
     b_norm: Tensor | None,
     mask: Tensor | None,
-    lse: Tensor,
     options: Options,
     output_mask: list[bool],
 ) -> list[Tensor | None]:
     """Return the gradients of x, the four projections and the LayerNorm's two, those wanted."""
     packed = _project(x, w_in, b_in, mask, options.num_heads)
     dtype = x.dtype
-    heads = _heads_again(packed, lse, options.scale)
+    heads = _heads_again(packed, options.scale)
     grad_out = _to_tokens(grad)
     grad_norm: tuple[Tensor | None, Tensor | None] = (None, None)
     if w_norm is not None:
@@ -84,7 +83,7 @@ def backward(
     branch = grad_out if packed.empty is None else grad_out.masked_fill(packed.empty, 0.0)
     grad_w_out = _outer(branch, _merge(heads))
     grad_heads = _split(branch @ w_out, options.num_heads)
-    grads = _attention_backward(packed, heads, grad_heads, lse, options.scale)
+    grads = _attention_backward(packed, grad_heads, options.scale)
     grad_packed = torch.cat([_merge(part) for part in grads], dim=-1)  # (B, N, 3C)
     grad_tokens = grad_packed @ w_in
     if options.residual:
@@ -154,37 +153,33 @@ def _blocks(packed: _Packed) -> list[tuple[slice, slice]]:
     ]
 
 
-def _weights(packed: _Packed, lse: Tensor, scale: float, maps: slice, queries: slice) -> Tensor:
-    """Softmax weights of a block of queries, in float32."""
+def _weights(packed: _Packed, scale: float, maps: slice, queries: slice) -> Tensor:
+    """Softmax weights of a block of queries, in float32; from a rounded lse their sum would not be 1."""
     scores = torch.matmul(packed.query[maps, :, queries], packed.key[maps].mT).float() * scale
-    weights = torch.exp(scores - lse[maps, :, queries, None])
     if packed.ignored is not None:
-        weights = weights.masked_fill(packed.ignored[maps, None, None, :], 0.0)
-    return weights
+        scores = scores.masked_fill(packed.ignored[maps, None, None, :], float("-inf"))
+    return scores.softmax(-1)
 
 
-def _heads_again(packed: _Packed, lse: Tensor, scale: float) -> Tensor:
+def _heads_again(packed: _Packed, scale: float) -> Tensor:
     heads = torch.empty_like(packed.query)
     for maps, queries in _blocks(packed):
-        weights = _weights(packed, lse, scale, maps, queries).to(heads.dtype)
+        weights = _weights(packed, scale, maps, queries).to(heads.dtype)
         heads[maps, :, queries] = torch.matmul(weights, packed.value[maps])
     return heads
 
 
-def _attention_backward(
-    packed: _Packed, heads: Tensor, grad_heads: Tensor, lse: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _attention_backward(packed: _Packed, grad_heads: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    dtype = heads.dtype
+    dtype = grad_heads.dtype
     grad_query = torch.empty_like(packed.query)
-    grad_key = torch.zeros(packed.key.shape, dtype=torch.float32, device=heads.device)
+    grad_key = torch.zeros(packed.key.shape, dtype=torch.float32, device=grad_heads.device)
     grad_value = torch.zeros_like(grad_key)
     for maps, queries in _blocks(packed):
-        weights = _weights(packed, lse, scale, maps, queries)
+        weights = _weights(packed, scale, maps, queries)
         grad = grad_heads[maps, :, queries]
-        delta = (grad.float() * heads[maps, :, queries].float()).sum(-1, keepdim=True)
-        slopes = weights * (torch.matmul(grad, packed.value[maps].mT).float() - delta)
-        slopes = (slopes * scale).to(dtype)
+        slopes = torch.matmul(grad, packed.value[maps].mT).float()
+        slopes = (weights * (slopes - (weights * slopes).sum(-1, keepdim=True)) * scale).to(dtype)
         grad_value[maps] += torch.matmul(weights.to(dtype).mT, grad)
         grad_query[maps, :, queries] = torch.matmul(slopes, packed.key[maps])
         grad_key[maps] += torch.matmul(slopes.mT, packed.query[maps, :, queries])
