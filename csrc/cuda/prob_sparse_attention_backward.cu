@@ -42,12 +42,15 @@ SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& gr
     for (int j = 0; j < 4; ++j) sums[j] += share * static_cast<double>(to_float(part.at[j]));
   };
   int64_t row = first + run;
-  for (; row + (kTogether - 1) * kRuns < end; row += kTogether * kRuns) {
-    Pack<T, 4> parts[kTogether];
-    SIMMST_UNROLL
-    for (int i = 0; i < kTogether; ++i) parts[i] = read_part<4>(grad, grad.row(row + i * kRuns), column);
-    SIMMST_UNROLL
-    for (int i = 0; i < kTogether; ++i) add(parts[i], fill_share(p, row + i * kRuns));
+  if (grad.aligned && column + 4 <= grad.columns) {
+    // Without a question between them, loads do not wait for one another.
+    for (; row + (kTogether - 1) * kRuns < end; row += kTogether * kRuns) {
+      Pack<T, 4> parts[kTogether];
+      SIMMST_UNROLL
+      for (int i = 0; i < kTogether; ++i) parts[i] = load_pack<Pack<T, 4>>(grad.row(row + i * kRuns) + column);
+      SIMMST_UNROLL
+      for (int i = 0; i < kTogether; ++i) add(parts[i], fill_share(p, row + i * kRuns));
+    }
   }
   for (; row < end; row += kRuns) add(read_part<4>(grad, grad.row(row), column), fill_share(p, row));
   for (int64_t i = run; i < p.selected; i += kRuns) {

@@ -94,7 +94,7 @@ SIMMST_DEVICE void select_ranked(const std::uint32_t* ordered, int count, int64_
   }
 }
 
-// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a
+// The u largest of some values, by a block: a radix search finds the u-th largest, digit by digit from the top, and a
 // last pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order
 // in which threads count.
 
@@ -103,7 +103,7 @@ constexpr int kMostWarps = 32;
 constexpr int kTopCounters = simmst::prob_sparse::kDigits + 2 + 2 * kMostWarps;
 
 // The digit of the u-th largest, and how many counted values have a larger one: two words at `found`. One warp, lane l
-// has the digits from 8 l on.
+// has a run of digits.
 SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
   constexpr int kMine = simmst::prob_sparse::kDigits / kWarp;
   const int lane = lane_index();
@@ -146,17 +146,6 @@ SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, s
   }
 }
 
-// Counts a digit for every lane that votes. The first digits are nearly all the same: those like the first voter's are
-// counted at once.
-SIMMST_DEVICE void count_digit(int* bins, int digit, bool votes) {
-  const std::uint32_t voters = ballot(votes);
-  if (voters == 0) return;
-  const int leader = count_bits((voters & (~voters + 1)) - 1), common = shuffle(digit, leader);
-  const std::uint32_t same = ballot(votes && digit == common);
-  if (lane_index() == leader) atomic_add(bins + common, count_bits(same));
-  else if (votes && digit != common) atomic_add(bins + digit, 1);
-}
-
 // top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a
 // barrier.
 SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selected, int64_t* top, int* counters) {
@@ -169,10 +158,9 @@ SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selec
   for (int pass = 0; pass < kPasses; ++pass) {
     for (int i = thread_index(); i < kDigits; i += block_threads()) bins[i] = 0;
     sync_block();
-    for (int64_t run = warp_index() * kWarp; run < count; run += block_threads()) {
-      const int64_t i = run + lane_index();
-      const std::uint32_t ordered = i < count ? ordered_bits(measure[i]) : 0;
-      count_digit(bins, digit(ordered, pass), i < count && shares_prefix(ordered, state.prefix, pass));
+    for (int64_t i = thread_index(); i < count; i += block_threads()) {
+      const std::uint32_t ordered = ordered_bits(measure[i]);
+      if (shares_prefix(ordered, state.prefix, pass)) atomic_add(bins + digit(ordered, pass), 1);
     }
     sync_block();
     if (warp_index() == 0) find_digit(bins, state.wanted, found);
