@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from simmst.core.cutting_plane import PackedSigns, Planes
 from simmst.ops.backends import implementation
@@ -40,6 +41,8 @@ def seen_before(
 
 def remember(function: str, backend: str | None, planes: Planes, *rest: Tensor | None) -> None:
     """Remember a call whose arguments were checked and that ran on backend ``"cuda"``."""
+    if is_compiling():
+        return
     operands = (*flat(planes), *rest)
     rows, vector = operands[0], rest[1]  # the point, or the gradient
     gaps = rows is None or (rows.stride(-1) != 1 and rows.shape[-1] > 1)

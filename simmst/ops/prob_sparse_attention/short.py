@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from simmst.core.prob_sparse_attention import Options, informer_count
 from simmst.ops.backends import implementation, is_transformed
@@ -91,8 +92,10 @@ def remember(
         sample: that, or the one drawn.
         chosen: the backend.
     """
+    if is_compiling() or not is_unwatched(query, key, value, sample):
+        return  # the compiler must not look for a backend's module
     prepare = getattr(implementation(PATH, chosen), "Prepared", None)
-    if prepare is None or not is_unwatched(query, key, value, sample):
+    if prepare is None:
         return
     plain = type(factor) is int and type(options.is_causal) is bool and type(options.dropout_p) is float
     if not plain or type(options.scale) not in (float, type(None)):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from simmst.core.spatial_attention import Options
 from simmst.ops.backends import implementation, is_transformed
@@ -47,7 +48,7 @@ def remember(
 ) -> None:
     """Remember a call whose arguments were checked and that ran on backend ``"cuda"``, without a mask."""
     plain = type(num_heads) is int and type(residual) is bool and type(eps) is float
-    if not plain or operands[_MASK] is not None or not is_unwatched(*operands) or is_transformed():
+    if is_compiling() or not plain or operands[_MASK] is not None or not is_unwatched(*operands) or is_transformed():
         return
     prepared = implementation(PATH, "cuda").Prepared.of(*operands, options)
     if prepared is not None:
