@@ -88,8 +88,8 @@ constexpr BackwardPlan plan_backward(const Sizes& sizes) {
   return {rows,
           pitch,
           head_pitch,
-          entries * sizes.item + 3 * rows * static_cast<std::int64_t>(sizeof(float)),
-          kBackwardMatrices * rows * pitch * sizes.item,
+          entries * sizes.item + (sizes.item == 4 ? 4 : 3) * rows * static_cast<std::int64_t>(sizeof(float)),
+          kBackwardMatrices * rows * pitch * sizes.item + sizes.heads * rows * static_cast<std::int64_t>(sizeof(float)),
           4 * c * c + 6 * c};
 }
 

@@ -2,12 +2,12 @@
 // and heads are recomputed from x and lse; matrices of a map (N rows of C) live in the block's part of a workspace that
 // the second-level cache holds, what the warps multiply in shared memory.
 //
-//   P = exp2(q k - lse), O = P V, delta = rowsum(dO O), dS = P (dO V^T - delta)
+//   P = exp2(q k - lse) / its sum, O = P V, delta = rowsum(dO O), dS = P (dO V^T - delta)
 //   dV = P^T dO, dK = dS^T q, dQ = dS K: a warp owns 16 keys for the first two and 16 queries for the last, so that
 //   nothing is added by two of them and P and dS stay in registers (computed twice: 8 products of N x N x D a head).
 //
 // Gradients of the weights are sums over the block's maps, in their order; a second kernel adds those of the blocks, in
-// theirs. The workspace has 11 N C entries and 4 C^2 + 6 C float32 sums a block. Not run on a GPU yet.
+// theirs. The workspace has 11 N C entries, N sums of P a head, and 4 C^2 + 6 C float32 sums a block. Not run on a GPU yet.
 #pragma once
 
 #include "cuda/spatial_attention_backward_head.cuh"
@@ -29,6 +29,7 @@ struct BackwardBlock {
   int rows, pitch, padded;  // padded: C in whole tiles
   T* matrices;
   float* sums;
+  float* weight_sums;  // (heads, rows): log2 of the sums of recomputed softmax weights
   SumPlaces places;
 
   SIMMST_DEVICE_MEMBER BackwardBlock(const BackwardArguments<T>& arguments, unsigned char* memory)
@@ -38,12 +39,16 @@ struct BackwardBlock {
         padded(pitch - 8),
         places{arguments.channels} {
     const auto block = static_cast<std::int64_t>(block_index().x);
-    matrices = given.matrices + block * simmst::spatial::kBackwardMatrices * rows * pitch;
+    constexpr int kSumEntries = sizeof(float) / sizeof(T);
+    const std::int64_t size = static_cast<std::int64_t>(simmst::spatial::kBackwardMatrices) * rows * pitch;
+    matrices = given.matrices + block * (size + static_cast<std::int64_t>(kSumEntries) * given.heads * rows);
+    weight_sums = reinterpret_cast<float*>(matrices + size);
     sums = given.sums + block * places.count();
     shared.lse = reinterpret_cast<float*>(memory);
     shared.delta = shared.lse + rows;
     shared.place = reinterpret_cast<int*>(shared.delta + rows);
-    shared.first = reinterpret_cast<T*>(shared.place + rows);
+    shared.rest = reinterpret_cast<float*>(shared.place + rows);
+    shared.first = reinterpret_cast<T*>(shared.rest + (sizeof(T) == 4 ? rows : 0));
     shared.second = shared.first + rows * HeadBuffers<T>::template pitch_for<kHeadTiles>();
     shared.positions = given.positions;
     shared.rows = rows;
@@ -343,7 +348,8 @@ struct BackwardBlock {
       shared.template stage<kHeadTiles>(shared.second, matrix(kValue), head * shared.width, shared.place, keys);
       sync_block();
       for (int n = warp_index() * kTile; n < given.positions; n += kWarps * kTile)
-        shared.template attend<kHeadTiles>(matrix(kQuery), head * shared.width, n, keys, matrix(kHeads));
+        shared.template attend<kHeadTiles>(matrix(kQuery), head * shared.width, n, keys, matrix(kHeads),
+                                           weight_sums + head * rows);
     }
     sync_block();
   }
@@ -355,7 +361,7 @@ struct BackwardBlock {
     for (int i = thread_index(); i < 3 * rows * pitch; i += block_threads()) matrix(kGradQuery)[i] = T{};
     for (int head = 0; head < given.heads; ++head) {
       sync_block();
-      shared.read_lse(given.lse + (map * given.heads + head) * given.positions);
+      shared.read_lse(given.lse + (map * given.heads + head) * given.positions, weight_sums + head * rows);
       shared.read_delta(matrix(kGradHeads), matrix(kHeads), head * shared.width);
       attention_gradients(head, keys);
     }

@@ -12,7 +12,7 @@ struct BackwardArguments {
   const T *in, *in_bias, *out, *out_bias, *norm;
   const std::uint8_t* mask;
   const float* lse;
-  T* matrices;   // (blocks, 11, rows, pitch)
+  T* matrices;   // (blocks,) of (11, rows, pitch) and float32 (heads, rows)
   float* sums;   // (blocks, count)
   std::int64_t batch;
   int positions, channels, heads;
@@ -53,6 +53,7 @@ struct HeadBuffers {
 
   T *first, *second;   // (rows, head pitch): queries and their gradients, or keys and values
   float *lse, *delta;  // (rows,): to the base 2, +inf beyond N; rowsum(dO O), 0 beyond N
+  float* rest;         // (rows,), float32 alone: what lse lacks for weights whose sum is 1
   int* place;          // (keys,): positions of the keys
   int positions, rows, pitch, width;
 
@@ -62,7 +63,23 @@ struct HeadBuffers {
   }
 
   SIMMST_DEVICE_MEMBER void read_lse(const float* from) const {
-    for (int n = thread_index(); n < rows; n += block_threads()) lse[n] = n < positions ? from[n] * kLog2E : INFINITY;
+    for (int n = thread_index(); n < rows; n += block_threads()) {
+      lse[n] = n < positions ? from[n] * kLog2E : INFINITY;
+      if constexpr (sizeof(T) == 4) rest[n] = 0.0f;
+    }
+  }
+  // And log2 of the sums that attend() found: lse was rounded, and queries and keys may round to T in another way than in
+  // the forward pass. Where a weight is near 1, its gradient is a difference that such a sum would swamp.
+  SIMMST_DEVICE_MEMBER void read_lse(const float* from, const float* sums) const {
+    for (int n = thread_index(); n < rows; n += block_threads()) {
+      const float base = n < positions ? from[n] * kLog2E : INFINITY, low = n < positions ? sums[n] : 0.0f;
+      if constexpr (sizeof(T) == 4) {
+        lse[n] = base;
+        rest[n] = low;
+      } else {
+        lse[n] = base + low;
+      }
+    }
   }
   SIMMST_DEVICE_MEMBER void read_delta(const T* gradient, const T* heads, int column) const {
     for (int n = thread_index(); n < rows; n += block_threads()) {
@@ -145,13 +162,15 @@ struct HeadBuffers {
 
   // scores <- softmax weights, for queries along the rows; columns from `left` on are no keys.
   template <int kHeadTiles>
-  SIMMST_DEVICE_MEMBER void weights_of_rows(TileC (&scores)[1][2], const float (&row_lse)[2], int left) const {
+  SIMMST_DEVICE_MEMBER void weights_of_rows(TileC (&scores)[1][2], const float (&row_lse)[2], const float (&row_rest)[2],
+                                            int left) const {
     SIMMST_UNROLL
     for (int j = 0; j < 2; ++j) {
       SIMMST_UNROLL
       for (int i = 0; i < 4; ++i) {
         float& score = scores[0][j].part[i];
         score = 8 * j + tile_column() + i % 2 < left ? score - row_lse[i / 2] : -INFINITY;
+        if constexpr (sizeof(T) == 4) score -= row_rest[i / 2];
       }
       exponentiate<T, kHeadTiles <= 2>(scores[0][j]);
     }
@@ -165,22 +184,43 @@ struct HeadBuffers {
     }
   }
 
-  // heads = P V for 16 queries; keys and values are staged.
+  SIMMST_DEVICE_MEMBER void read_rest(int n, float (&row_rest)[2]) const {
+    row_rest[0] = row_rest[1] = 0.0f;
+    if constexpr (sizeof(T) == 4) {
+      row_rest[0] = rest[n + tile_row()];
+      row_rest[1] = rest[n + 8 + tile_row()];
+    }
+  }
+
+  // heads = P V for 16 queries, whose weights are brought to a sum of 1, and log2 of the sums they had; keys and values are
+  // staged.
   template <int kHeadTiles>
-  SIMMST_DEVICE_MEMBER void attend(const T* queries, int column, int n, int keys, T* heads) const {
+  SIMMST_DEVICE_MEMBER void attend(const T* queries, int column, int n, int keys, T* heads, float* sums) const {
     int row[2];
     rows_of_tile(n, row);
     A query[kHeadTiles][1];
     gather<kHeadTiles>(query, queries, row[0], row[1], column);
     const float row_lse[2] = {lse[n + tile_row()], lse[n + 8 + tile_row()]};
+    float row_rest[2];
+    read_rest(n, row_rest);
     TileC sum[kHeadTiles][1][2];
+    float total[2] = {0.0f, 0.0f};
     for (int key = 0; key < keys; key += kTile) {
       TileC scores[1][2];
       dot<kHeadTiles>(scores, query, first + key * pitch_for<kHeadTiles>());
-      weights_of_rows<kHeadTiles>(scores, row_lse, keys - key);
+      weights_of_rows<kHeadTiles>(scores, row_lse, row_rest, keys - key);
+      SIMMST_UNROLL
+      for (int i = 0; i < 8; ++i) total[i / 2 % 2] += scores[0][i / 4].part[i % 4];
       const A weights[1] = {to_a<T>(scores[0][0], scores[0][1])};
       weigh<kHeadTiles>(sum, weights, second + key * pitch_for<kHeadTiles>());
     }
+    SIMMST_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      total[h] = reduce_warp<4>(total[h], Sum{});
+      if (row[h] >= 0 && lane_index() % 4 == 0) sums[row[h]] = log2f(total[h]);
+    }
+    SIMMST_UNROLL
+    for (int i = 0; i < 8 * kHeadTiles; ++i) sum[i / 8][0][i / 4 % 2].part[i % 4] /= total[i / 2 % 2];
     scatter<kHeadTiles>(heads, row[0], row[1], column, sum, 1.0f);
   }
 
@@ -195,11 +235,13 @@ struct HeadBuffers {
     gather<kHeadTiles>(gradient, gradients, row[0], row[1], column);
     const float row_lse[2] = {lse[n + tile_row()], lse[n + 8 + tile_row()]};
     const float row_delta[2] = {delta[n + tile_row()], delta[n + 8 + tile_row()]};
+    float row_rest[2];
+    read_rest(n, row_rest);
     TileC sum[kHeadTiles][1][2];
     for (int key = 0; key < keys; key += kTile) {
       TileC scores[1][2], along[1][2];
       dot<kHeadTiles>(scores, query, first + key * pitch_for<kHeadTiles>());
-      weights_of_rows<kHeadTiles>(scores, row_lse, keys - key);
+      weights_of_rows<kHeadTiles>(scores, row_lse, row_rest, keys - key);
       dot<kHeadTiles>(along, gradient, second + key * pitch_for<kHeadTiles>());
       SIMMST_UNROLL
       for (int i = 0; i < 8; ++i)
@@ -232,6 +274,11 @@ struct HeadBuffers {
         const auto shift = load_pack<Pack<float, 2>>(lse + query + 8 * j + tile_column());
         SIMMST_UNROLL
         for (int i = 0; i < 4; ++i) scores[0][j].part[i] -= shift.at[i % 2];
+        if constexpr (sizeof(T) == 4) {
+          const auto low = load_pack<Pack<float, 2>>(rest + query + 8 * j + tile_column());
+          SIMMST_UNROLL
+          for (int i = 0; i < 4; ++i) scores[0][j].part[i] -= low.at[i % 2];
+        }
         exponentiate<T, kHeadTiles <= 2>(scores[0][j]);
       }
       const A weights[1] = {to_a<T>(scores[0][0], scores[0][1])};

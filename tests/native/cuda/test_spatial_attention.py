@@ -148,9 +148,9 @@ def test_workspaces_do_not_grow_with_the_batch():
 
     if not launch.emulated():
         pytest.skip("the emulator's number of multiprocessors is known")
-    each = 11 * 400 * 72 * 2 + 4 * (4 * 64 * 64 + 6 * 64)
+    each = 11 * 400 * 72 * 2 + 4 * 4 * 400 + 4 * (4 * 64 * 64 + 6 * 64)
     assert [size(batch) for batch in (1, 8, 9, 2**40)] == [each, 8 * each, 8 * each, 8 * each]
-    assert size(1, 0, 240) == 11 * 240 * 72 * 4 + 4 * (4 * 64 * 64 + 6 * 64)
+    assert size(1, 0, 240) == 11 * 240 * 72 * 4 + 4 * 4 * 240 + 4 * (4 * 64 * 64 + 6 * 64)
 
 
 SCHEDULE = """
