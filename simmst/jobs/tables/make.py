@@ -211,6 +211,8 @@ def finished_cells(planned: Sequence[Task], out: Path, *, any_code: bool) -> tup
             other_code += 1
         else:
             finished[task.file] = cell
+            # of a process that was killed while it removed it
+            shutil.rmtree(running_path(task, cell.settings, str(out)), ignore_errors=True)
     if other_code:
         warnings.append(f"{other_code} finished cells are of other code and are made again; --any_code keeps them")
     return finished, warnings
