@@ -119,13 +119,10 @@ SIMMST_HOST_DEVICE constexpr int64_t first_entry(int64_t group, int64_t samples,
 SIMMST_HOST_DEVICE constexpr int64_t first_offset(int64_t group, int64_t tiles) { return group * (tiles + 1); }
 
 // ---- the radix selection: digits of the ordered measure, from the top
-//
-// Eleven bits, eleven and ten: the first hold the exponent and two bits more, so that measures of one size are not all
-// counted at one place.
 
-constexpr int kDigits = 1 << 11;
-constexpr int kPasses = 3;
-SIMMST_HOST_DEVICE constexpr int digit_shift(int pass) { return pass == 0 ? 21 : pass == 1 ? 10 : 0; }
+constexpr int kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kPasses = 32 / kDigitBits;
 
 struct RadixState {
   std::uint32_t prefix = 0;  // the digits known so far of the u-th largest
@@ -134,14 +131,14 @@ struct RadixState {
 
 // Whether a value takes part in a pass, and with which digit.
 SIMMST_HOST_DEVICE constexpr bool shares_prefix(std::uint32_t ordered, std::uint32_t prefix, int pass) {
-  return pass == 0 || (ordered ^ prefix) >> digit_shift(pass - 1) == 0;
+  return pass == 0 || (ordered ^ prefix) >> (32 - kDigitBits * pass) == 0;
 }
 SIMMST_HOST_DEVICE constexpr int digit(std::uint32_t ordered, int pass) {
-  return static_cast<int>(ordered >> digit_shift(pass)) & (pass == 2 ? (1 << 10) - 1 : kDigits - 1);
+  return static_cast<int>(ordered >> (32 - kDigitBits * (pass + 1))) & (kDigits - 1);
 }
 // The next state once the u-th largest is known to have digit `found`, with `above` larger digits among the counted.
 SIMMST_HOST_DEVICE constexpr RadixState narrowed(RadixState state, int pass, int found, int64_t above) {
-  return {state.prefix | static_cast<std::uint32_t>(found) << digit_shift(pass), state.wanted - above};
+  return {state.prefix | static_cast<std::uint32_t>(found) << (32 - kDigitBits * (pass + 1)), state.wanted - above};
 }
 
 // ---- workspaces, in bytes

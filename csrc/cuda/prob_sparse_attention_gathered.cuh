@@ -119,10 +119,10 @@ struct GroupProducts {  // of rows that a block has, which are few
 template <int W>
 struct GroupProducts<float, W> {
   using P = Parts<float, W>;
-  const Rows<const float>* rows;  // of a block: few
+  const Rows<const float>& rows;  // of a block: few
   int first;
 
-  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int first_) : rows(&rows_), first(first_) {}
+  SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int first_) : rows(rows_), first(first_) {}
 
   template <typename Source>
   SIMMST_DEVICE_MEMBER void scores(TileC& c, const Source& source, typename Source::Row upper,
@@ -135,12 +135,12 @@ struct GroupProducts<float, W> {
  private:
   template <typename Source>
   SIMMST_DEVICE_MEMBER float product(const Source& source, typename Source::Row row, int query) const {
-    const float* other = rows->row(clamp_index(first + query, rows->count));
+    const float* other = rows.row(clamp_index(first + query, rows.count));
     float sum = 0.0f;
     SIMMST_UNROLL
     for (int part = 0; part < P::kCount; ++part) {
       const auto x = source.part(row, part);
-      const auto y = read_part<P::kSize>(*rows, other, P::column_read(part));
+      const auto y = read_part<P::kSize>(rows, other, P::column_read(part));
       SIMMST_UNROLL
       for (int i = 0; i < P::kSize; ++i) sum += x.at[i] * y.at[i];
     }

@@ -22,9 +22,8 @@ using namespace simmst::prob_sparse;
 namespace {
 
 constexpr int kSharedThreads = 128, kListThreads = 128;
-// One block on a multiprocessor, when keys take most of its shared memory, or two of half the size. More warps would have
-// too few registers for what is read ahead.
-constexpr int kGatherThreads = 640;
+// One block on a multiprocessor, when all keys take most of its shared memory, or two of half the size.
+constexpr int kGatherThreads = 768;
 constexpr int64_t kMostChunkQueries = 4096;  // their running results lie in shared memory
 
 struct MeasureParameters {
@@ -88,13 +87,6 @@ SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
 
 // ---- a sample per query
 
-// Of a group of queries, what lies in global memory: the queries, and where its turns in a tile begin and end.
-template <typename T, int W>
-struct Ahead {
-  GroupProducts<T, W> products;
-  int begun, ended;
-};
-
 template <bool kStaged, typename T, int W>
 SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(const MeasureParameters p) {
   const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
@@ -121,26 +113,14 @@ SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(co
                     [&](int r) { return first + r < key.count ? first + r : int64_t{-1}; });
       finish_copies();
     }
-    // What a group needs from global memory is read while the group before it is measured.
-    const int step = block_threads() / kWarp * kGroup;
-    const auto ahead_of = [&](int first) -> Ahead<T, W> {
-      if constexpr (kStaged) {
-        const std::int32_t* offsets = all_offsets + int64_t{first / kGroup} * (tiles + 1) + tile;
-        return {GroupProducts<T, W>(mine, first), offsets[0], offsets[1]};
-      } else {
-        return {GroupProducts<T, W>(mine, first), 0, 0};
-      }
-    };
-    int first = warp_index() * kGroup;
-    if (first >= count) continue;
-    Ahead<T, W> next = ahead_of(first);
-    for (; first < count; first += step) {
-      const Ahead<T, W> now = next;
-      next = ahead_of(first + step < count ? first + step : first);
-      GroupMeasure<Source, T, W> measure{now.products, source(), {}};
+    for (int first = warp_index() * kGroup; first < count; first += block_threads() / kWarp * kGroup) {
+      const GroupProducts<T, W> products(mine, first);
+      GroupMeasure<Source, T, W> measure{products, source(), {}};
       const int64_t group = first / kGroup;
       if constexpr (kStaged) {
-        measure.add_list(lists + group * entries + now.begun * kTurn, now.ended - now.begun);
+        const std::int32_t* offsets = all_offsets + group * (tiles + 1) + tile;
+        const int begun = offsets[0];
+        measure.add_list(lists + group * entries + begun * kTurn, offsets[1] - begun);
       } else {
         add_in_order(measure, GroupSamples(p.sample, p.samples, begin / kGroup + group, query.count, key.count));
       }

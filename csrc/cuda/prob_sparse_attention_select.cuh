@@ -94,7 +94,7 @@ SIMMST_DEVICE void select_ranked(const std::uint32_t* ordered, int count, int64_
   }
 }
 
-// The u largest of some values, by a block: a radix search finds the u-th largest, digit by digit from the top, and a
+// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a
 // last pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order
 // in which threads count.
 
@@ -103,7 +103,7 @@ constexpr int kMostWarps = 32;
 constexpr int kTopCounters = simmst::prob_sparse::kDigits + 2 + 2 * kMostWarps;
 
 // The digit of the u-th largest, and how many counted values have a larger one: two words at `found`. One warp, lane l
-// has a run of digits.
+// has the digits from 8 l on.
 SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
   constexpr int kMine = simmst::prob_sparse::kDigits / kWarp;
   const int lane = lane_index();

@@ -22,7 +22,7 @@ from simmst.native.cuda.launch import emulated
 if emulated():
     pytest.skip("the emulator runs what a plain pytest compiles", allow_module_level=True)
 
-WIDTHS = {"bfloat16": {16: 31, 32: 37, 64: 50, 128: 78}, "float16": {16: 31, 32: 37, 64: 50, 128: 78}}
+WIDTHS = {"bfloat16": {16: 31, 32: 37, 64: 51, 128: 76}, "float16": {16: 31, 32: 37, 64: 51, 128: 76}}
 
 
 class Loop(NamedTuple):
