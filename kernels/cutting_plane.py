@@ -1,4 +1,4 @@
-"""Cutting planes in Triton: the functions of ``simmst.reference.cutting_plane``, same signatures. Not run on a GPU yet.
+"""Cutting planes in Triton: the functions of ``simmst.reference.cutting_plane``, same signatures.
 
 Bytes, for P = 1, L = 64 and N = 1e7 on an H200 (4.8 TB/s, 132 multiprocessors): A x and A^T s with torch read A twice,
 5.1 GB in float32; a step here reads A once and the vectors (point in and out, gradient, anchor in float64) once:

@@ -1,4 +1,4 @@
-"""ProbSparse attention by Triton kernels: allocates results and launches. Not run on a GPU yet.
+"""ProbSparse attention by Triton kernels: allocates results and launches.
 
 Launches, and what each must move to or from device memory, in tensors of (B, L, D) with L = L_Q = L_K and D = D_V:
 

@@ -1,4 +1,4 @@
-"""Spatial attention in Triton: the functions of ``simmst.reference.spatial_attention``. Not run on a GPU yet.
+"""Spatial attention in Triton: the functions of ``simmst.reference.spatial_attention``.
 
 Up to 512 positions, 128 channels and heads of 64 one program computes a map: it writes [X Q K V] to a stage of its own
 that the second-level cache holds, goes through tiles of queries and heads with scores and softmax in registers, adds

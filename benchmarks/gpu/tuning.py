@@ -102,14 +102,15 @@ def configured(content: Mapping[str, Any], tuned: Sequence[Mapping[str, Any]], m
 def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> dict[str, Any]:
     """The content of measured_choice.json, from the cases of a run that were timed on both backends.
 
-    Where several cases fall into one bucket, the geometric mean of their ratios decides. Where the peer is the chain,
-    it stands before the backends that are not worth it.
+    Where several cases fall into one bucket, geometric means decide: of the ratios on the device and of those in a
+    row, with the host's work, because a call is made by either. Where the peer is the chain, it stands before the
+    backends that are not worth it by the device's time alone.
     """
     cases: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         if row["backend"] in measured_choice.GPU_BACKENDS and not row["problem"]:
             cases.setdefault((row["case"], row["peer"]), {})[row["backend"]] = row
-    ratios: dict[tuple[str, str, str, int], dict[str, list[float]]] = {}
+    ratios: dict[tuple[str, str, str, int], dict[str, list[tuple[float, float]]]] = {}
     chained = set()
     for found in cases.values():
         if len(found) == len(measured_choice.GPU_BACKENDS):
@@ -117,16 +118,21 @@ def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> d
             mode = "training" if "forward + backward" in row["case"] else "inference"
             key = mode, row["operator"], row["dtype"], measured_choice.bucket(row["size"]) or 1
             for backend, one in found.items():
-                ratios.setdefault(key, {}).setdefault(backend, []).append(one["ratio"])
+                ratios.setdefault(key, {}).setdefault(backend, []).append((one["ratio"], one["ratio_in_a_row"]))
             if row["peer"] == CHAIN:
                 chained.add(key)
     tables: dict[str, dict[str, list[list[Any]]]] = {mode: {} for mode in WORTH}
     for key, by_backend in sorted(ratios.items()):
         mode, operator, dtype, size = key
-        means = {backend: statistics.geometric_mean(each) for backend, each in by_backend.items()}
-        order = sorted(means, key=lambda one: -means[one])
+        both = {
+            name: statistics.geometric_mean(ratio for pair in pairs for ratio in pair)
+            for name, pairs in by_backend.items()
+        }
+        order = sorted(both, key=lambda one: -both[one])
         if key in chained:
-            order.insert(sum(mean >= WORTH[mode] for mean in means.values()), "chain")
+            device = {name: statistics.geometric_mean(pair[0] for pair in pairs) for name, pairs in by_backend.items()}
+            worth_it = [name for name in order if device[name] >= WORTH[mode]]
+            order = [*worth_it, "chain", *(name for name in order if name not in worth_it)]
         tables[mode].setdefault(operator, []).append([dtype, size, order])
     result = {"version": measured_choice.VERSION, "measured": dict(measured) if ratios else None, **tables}
     measured_choice.parse(result)

@@ -6,7 +6,7 @@
 //   2. A block finishes the rows beside a span: combines the spans' parts in their order, and writes every row once,
 //      the mean, or the running sum continued from the sums of the spans before.
 //
-// Not run on a GPU yet. Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L
+// Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L
 // rows), launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes.
 // L = 4096: 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP
 // (u = 45): three, the weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.

@@ -7,7 +7,7 @@
 //   nothing is added by two of them and P and dS stay in registers (computed twice: 8 products of N x N x D a head).
 //
 // Gradients of the weights are sums over the block's maps, in their order; a second kernel adds those of the blocks, in
-// theirs. The workspace has 11 N C entries, N sums of P a head, and 4 C^2 + 6 C float32 sums a block. Not run on a GPU yet.
+// theirs. The workspace has 11 N C entries, N sums of P a head, and 4 C^2 + 6 C float32 sums a block.
 #pragma once
 
 #include "cuda/spatial_attention_backward_head.cuh"
