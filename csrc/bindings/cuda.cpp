@@ -96,7 +96,9 @@ PYBIND11_MODULE(_cuda, module) {
 #else
   module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
 #endif
-  py::class_<simmst::Plan>(module, "Plan", "A call checked once; it takes addresses, those of workspace and stream last.")
+  // Each of the two modules has its own: both may be imported by one process.
+  py::class_<simmst::Plan>(module, "Plan", py::module_local(),
+                           "A call checked once; it takes addresses, those of workspace and stream last.")
       .def("__call__", &simmst::Plan::operator())
       .def_property_readonly("workspace", &simmst::Plan::workspace, "Bytes of workspace, aligned to 16.");
   bind_prob_sparse_attention(module);
