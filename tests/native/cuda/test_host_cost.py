@@ -8,6 +8,7 @@ The processor's time is compared, in turns in one process, so that a busy machin
 from __future__ import annotations
 
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -176,6 +177,7 @@ def ratio(call: Callable[[], Any], standard: Callable[[], Any], turns: int = 11,
     return statistics.median(taken[True]) / statistics.median(taken[False])
 
 
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer slows our side alone")
 @pytest.mark.parametrize(
     ("calls", "direction", "most"),
     [
