@@ -28,7 +28,7 @@ struct NamedSize {
 struct Launch {
   const char* kernel;
   Grid grid;
-  int threads;  // a multiple of 32; the constant given to SIMMST_KERNEL
+  int threads;  // a multiple of 32; at most the constant given to SIMMST_KERNEL
   std::size_t shared_bytes;
   std::uintptr_t stream;
   std::initializer_list<NamedSize> sizes;
