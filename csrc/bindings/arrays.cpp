@@ -134,7 +134,8 @@ DataType floating_type(int code) {
 }
 
 void require_shape(const Array& array, std::initializer_list<std::int64_t> shape) {
-  if (static_cast<std::size_t>(array.rank) == shape.size() && std::equal(shape.begin(), shape.end(), array.shape.begin())) {
+  if (static_cast<std::size_t>(array.rank) == shape.size() &&
+      std::equal(shape.begin(), shape.end(), array.shape.begin())) {
     return;
   }
   array.refuse("must have shape " + list(shape.begin(), shape.size()));
@@ -173,7 +174,8 @@ Matrices matrices_of(const Array& array, const Batch& batch, std::int64_t rows, 
   if ((rows >= 0 && result.rows != rows) || (columns >= 0 && result.columns != columns)) {
     array.refuse("must have " + count_or_any(rows) + " rows and " + count_or_any(columns) + " columns");
   }
-  if (!array.empty() && result.columns > 1 && array.stride(-1) != 1) array.refuse("must have a contiguous last dimension");
+  if (!array.empty() && result.columns > 1 && array.stride(-1) != 1)
+    array.refuse("must have a contiguous last dimension");
   // Rows and keys are counted in 32 bits by the dropout's random numbers and the causal mask.
   if (result.rows > INT32_MAX) array.refuse("must have at most 2147483647 rows");
   return result;

@@ -33,8 +33,7 @@ std::string instruction_set() { return std::string(cpu::name(cpu::active_instruc
 
 // The hot paths, by the stem of their files.
 std::vector<std::string> operators() {
-  return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention",
-          "projection"};
+  return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention", "projection"};
 }
 
 }  // namespace

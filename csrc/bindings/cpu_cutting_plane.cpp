@@ -21,8 +21,7 @@ using cpu::PlanePass;
 namespace {
 
 // Types of the planes, of vectors along N, and of tensors with one entry a plane.
-#define SIMMST_FORMATS \
-  {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16, cpu::kSigns}
+#define SIMMST_FORMATS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16, cpu::kSigns}
 #define SIMMST_FLOATS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16}
 #define SIMMST_WIDE {DataType::kFloat32, DataType::kFloat64}
 
@@ -67,7 +66,8 @@ class Call {
     pass.problem_bytes = batched_ ? rows.strides[0] * simmst::item_size(rows.type) : 0;
     // A team costs some microseconds to start; a core gets through this much in about as long.
     constexpr double kEntriesAlone = 65536;
-    const double entries = static_cast<double>(pass.problems) * static_cast<double>(pass.planes) * static_cast<double>(size);
+    const double entries =
+        static_cast<double>(pass.problems) * static_cast<double>(pass.planes) * static_cast<double>(size);
     pass.threads = entries < kEntriesAlone ? 1 : threads;
     if (packed != !scale.is_none()) throw py::type_error("scale goes with packed signs, and with them alone");
     if (packed) scale_ = per_plane("scale", scale);
@@ -273,8 +273,8 @@ void add_up(const Call& call, const std::vector<double>& offsets, const std::vec
 
 // Value and, when `gradient` is given, d total / d point.
 void penalty(const py::tuple& planes, const py::object& scale, const py::object& offsets, const py::object& multipliers,
-             const py::tuple& point, const py::object& total, const py::object& plane_values, const py::object& gradient,
-             int threads) {
+             const py::tuple& point, const py::object& total, const py::object& plane_values,
+             const py::object& gradient, int threads) {
   Call call(planes, scale, last_size("point", point), threads);
   const auto constants = call.per_plane("offsets", offsets);
   const auto factors = call.per_plane("multipliers", multipliers);
@@ -294,9 +294,9 @@ void penalty(const py::tuple& planes, const py::object& scale, const py::object&
 }
 
 // Value and, when `gradient` is given, d total / d point = A^T mu: known beforehand, so one pass does both.
-void lagrangian(const py::tuple& planes, const py::object& scale, const py::object& offsets, const py::object& multipliers,
-                const py::tuple& point, const py::object& total, const py::object& plane_values, const py::object& gradient,
-                int threads) {
+void lagrangian(const py::tuple& planes, const py::object& scale, const py::object& offsets,
+                const py::object& multipliers, const py::tuple& point, const py::object& total,
+                const py::object& plane_values, const py::object& gradient, int threads) {
   Call call(planes, scale, last_size("point", point), threads);
   const auto constants = call.per_plane("offsets", offsets);
   const auto factors = call.per_plane("multipliers", multipliers);
@@ -346,8 +346,9 @@ void bind_cutting_plane(py::module_& module) {
              "out = A x + c");
   module.def("cutting_plane_combine", &combine, "planes"_a, "scale"_a, "coefficients"_a, "out"_a, "threads"_a,
              "out = A^T s, rows with coefficient zero left out");
-  module.def("cutting_plane_penalty", &penalty, "planes"_a, "scale"_a, "offsets"_a, "multipliers"_a, "point"_a, "total"_a,
-             "values"_a, "gradient"_a, "threads"_a, "total = sum_l mu_l max(0, v_l)^2, and d total / d point");
+  module.def("cutting_plane_penalty", &penalty, "planes"_a, "scale"_a, "offsets"_a, "multipliers"_a, "point"_a,
+             "total"_a, "values"_a, "gradient"_a, "threads"_a,
+             "total = sum_l mu_l max(0, v_l)^2, and d total / d point");
   module.def("cutting_plane_lagrangian", &lagrangian, "planes"_a, "scale"_a, "offsets"_a, "multipliers"_a, "point"_a,
              "total"_a, "values"_a, "gradient"_a, "threads"_a, "total = sum_l mu_l v_l, and d total / d point");
   module.def("cutting_plane_step", &step, "planes"_a, "scale"_a, "coefficients"_a, "gradient"_a, "point"_a, "anchor"_a,

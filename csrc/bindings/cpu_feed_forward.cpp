@@ -36,8 +36,11 @@ feed_forward::Problem make_problem(const std::vector<int64_t>& sizes, int norm, 
     throw py::value_error("a residual needs as many outputs as inputs, got " + std::to_string(sizes[4]) + " and " +
                           std::to_string(sizes[2]));
   if (threads < 1) throw py::value_error("threads must be at least 1, got " + std::to_string(threads));
-  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], static_cast<feed_forward::Norm>(norm),
-          residual, static_cast<float>(eps), threads};
+  return {sizes[0], sizes[1],
+          sizes[2], sizes[3],
+          sizes[4], static_cast<feed_forward::Norm>(norm),
+          residual, static_cast<float>(eps),
+          threads};
 }
 
 // in, in_bias, out, out_bias, norm, norm_bias, addend, scale

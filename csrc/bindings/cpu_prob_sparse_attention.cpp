@@ -128,8 +128,8 @@ struct Options {
 };
 
 // All but what depends on the selection: selected, top and lse.
-ps::AttendCall attend_call(int dtype, int threads, const py::tuple& query, const py::tuple& key,
-                           const py::tuple& value, const Options& options, const py::tuple& out) {
+ps::AttendCall attend_call(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
+                           const Options& options, const py::tuple& out) {
   auto call = call_of<ps::AttendCall>(dtype, threads, query, key);
   call.value = matrices(call, "value", value, call.key.rows, -1);
   call.out = matrices(call, "out", out, call.query.rows, call.value.columns);

@@ -95,7 +95,8 @@ void backward(const std::vector<int64_t>& sizes, double eps, const Buffers& grad
     wanted.bias[p] = simmst::make_floats("gradient of bias", gradient_buffers[2 * p + 2], problem.outputs, true);
   }
   wanted.norm = simmst::make_floats("gradient of norm_weight", gradient_buffers[2 * parts + 1], problem.inputs, true);
-  wanted.norm_bias = simmst::make_floats("gradient of norm_bias", gradient_buffers[2 * parts + 2], problem.inputs, true);
+  wanted.norm_bias =
+      simmst::make_floats("gradient of norm_bias", gradient_buffers[2 * parts + 2], problem.inputs, true);
   const auto& table = kernels();
   const py::gil_scoped_release release;
   const auto workspace = simmst::allocate(table.bytes(problem, true));

@@ -33,8 +33,8 @@ spatial::Problem make_problem(const Array& x, int64_t heads, bool residual, doub
   const bool tokens = x.rank == 3;
   const int64_t channels = tokens ? x.shape[2] : x.shape[1];
   if (heads < 1 || channels < 1 || channels % heads != 0)
-    throw py::value_error("the channels of " + x.describe() + " must be a positive multiple of num_heads=" +
-                          std::to_string(heads));
+    throw py::value_error("the channels of " + x.describe() +
+                          " must be a positive multiple of num_heads=" + std::to_string(heads));
   if (threads < 1) throw py::value_error("threads must be at least 1, got " + std::to_string(threads));
   const int64_t rows = tokens ? 1 : x.shape[2], columns = tokens ? x.shape[1] : x.shape[3];
   return {x.shape[0], channels, rows, columns, heads, tokens, residual, eps, scale, x.type, threads, false, false};
@@ -73,8 +73,8 @@ const bool* make_mask(const spatial::Problem& problem, const py::object& mask) {
 
 void forward(int dtype, uintptr_t x_address, const py::tuple& shape, const py::tuple& strides,
              const Buffers& weight_buffers, const py::object& mask_buffer, const py::object& out_buffer,
-             const py::object& lse_buffer, const py::object& kept_buffer, int64_t heads, bool residual,
-             double eps, double scale, int threads) {
+             const py::object& lse_buffer, const py::object& kept_buffer, int64_t heads, bool residual, double eps,
+             double scale, int threads) {
   const Array x = simmst::make_array("x", x_address, simmst::floating_type(dtype), shape, strides);
   auto problem = make_problem(x, heads, residual, eps, scale, threads);
   const auto weights = make_weights(problem, weight_buffers);
@@ -96,8 +96,7 @@ void forward(int dtype, uintptr_t x_address, const py::tuple& shape, const py::t
 
 // Gradients to fill: x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias.
 spatial::Gradients make_gradients(const spatial::Problem& problem, const Buffers& buffers) {
-  if (buffers.size() != 7)
-    throw py::value_error("seven gradients are needed, got " + std::to_string(buffers.size()));
+  if (buffers.size() != 7) throw py::value_error("seven gradients are needed, got " + std::to_string(buffers.size()));
   const int64_t c = problem.channels, size = item_size(problem.type);
   return {checked("gradient of x", buffers[0], problem.batch * c * problem.positions(), size, true),
           checked("gradient of in_proj_weight", buffers[1], 3 * c * c, size, true),
@@ -128,7 +127,8 @@ void backward(int dtype, uintptr_t grad_address, const py::tuple& grad_shape, co
   const auto& table = kernels();
   const py::gil_scoped_release release;
   if (gradients.x != nullptr)
-    cpu::prefer_huge_pages(gradients.x, problem.batch * problem.channels * problem.positions() * item_size(problem.type));
+    cpu::prefer_huge_pages(gradients.x,
+                           problem.batch * problem.channels * problem.positions() * item_size(problem.type));
   const auto workspace = simmst::allocate(table.backward_bytes(problem));
   table.backward(problem, make_map(grad), make_map(x), weights, mask, kept, gradients, workspace.get());
 }

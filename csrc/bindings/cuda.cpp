@@ -67,9 +67,7 @@ py::dict devices() {
 std::size_t shared_bytes(int device) { return simmst::cuda::device_limits(device).shared_bytes; }
 
 // The hot paths, by the stem of their files.
-std::vector<std::string> operators() {
-  return {"prob_sparse_attention", "spatial_attention", "cutting_plane"};
-}
+std::vector<std::string> operators() { return {"prob_sparse_attention", "spatial_attention", "cutting_plane"}; }
 
 }  // namespace
 

@@ -26,8 +26,8 @@ class Call {
  public:
   Call(const py::tuple& planes, const py::object& scale, std::int64_t size, int device)
       : plan_(device), read_(Arrays::planned(device)) {
-    const Array rows = read_("planes", planes,
-                             {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16, DataType::kUint8});
+    const Array rows =
+        read_("planes", planes, {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16, DataType::kUint8});
     plan_.add(rows);
     if (rows.rank != 2 && rows.rank != 3) {
       rows.refuse("must have shape (L, N) or (P, L, N)");
@@ -99,8 +99,9 @@ class Call {
       if (member == &PlanePass::multipliers) arrays_.emplace_back(&PlanePass::coefficients, place);
   }
   void step(const py::handle& given) {
-    const Array taken = read_("step", given, {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16,
-                                              DataType::kFloat16, DataType::kInt64, DataType::kInt32});
+    const Array taken = read_("step", given,
+                              {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16,
+                               DataType::kInt64, DataType::kInt32});
     require_shape(taken, {});
     take({taken, {nullptr, taken.type, 0, 0}}, &PlanePass::step);
   }
@@ -158,31 +159,31 @@ Plan Call::finish() {
   const std::size_t workspace = plan_.count();
   // Floats for the blocks' shares, for the first product carried between row blocks, and for the slopes.
   const std::int64_t bytes = (shares + carried + (gradient_place_ > 0 ? rows : 0)) * 4;
-  plan_.finish(bytes, [planned = pass, arrays = arrays_, gradient = gradient_, place = gradient_place_, shares, carried,
-                       numbers, workspace, unit = static_cast<std::uintptr_t>(unit())](const Addresses& at,
-                                                                                     const Queue& queue) {
-    PlanePass now = planned;
-    now.rows = at.as<const char>(0);
-    now.aligned = now.aligned && at[0] % unit == 0;
-    for (const auto& [member, place_of] : arrays) (now.*member).data = at.as<void>(place_of);
-    if (now.update != Update::kNone) {
-      now.step_size = static_cast<float>(at.number(numbers));
-      now.second_root = static_cast<float>(at.number(numbers + 1));
-    }
-    now.partial = at.as<float>(workspace);
-    now.carried = now.partial + shares;
-    if (place > 0) now.slopes = now.carried + carried;
-    const py::gil_scoped_release unlocked;
-    simmst::cuda::run(now, queue);
-    if (place == 0) return;
-    PlanePass second = now;
-    second.evaluating = false;
-    second.coefficients = {now.slopes, DataType::kFloat32, now.planes, 1};
-    second.combined = gradient;
-    second.combined.data = at.as<void>(place);
-    second.point = {};
-    simmst::cuda::run(second, queue);
-  });
+  plan_.finish(
+      bytes, [planned = pass, arrays = arrays_, gradient = gradient_, place = gradient_place_, shares, carried, numbers,
+              workspace, unit = static_cast<std::uintptr_t>(unit())](const Addresses& at, const Queue& queue) {
+        PlanePass now = planned;
+        now.rows = at.as<const char>(0);
+        now.aligned = now.aligned && at[0] % unit == 0;
+        for (const auto& [member, place_of] : arrays) (now.*member).data = at.as<void>(place_of);
+        if (now.update != Update::kNone) {
+          now.step_size = static_cast<float>(at.number(numbers));
+          now.second_root = static_cast<float>(at.number(numbers + 1));
+        }
+        now.partial = at.as<float>(workspace);
+        now.carried = now.partial + shares;
+        if (place > 0) now.slopes = now.carried + carried;
+        const py::gil_scoped_release unlocked;
+        simmst::cuda::run(now, queue);
+        if (place == 0) return;
+        PlanePass second = now;
+        second.evaluating = false;
+        second.coefficients = {now.slopes, DataType::kFloat32, now.planes, 1};
+        second.combined = gradient;
+        second.combined.data = at.as<void>(place);
+        second.point = {};
+        simmst::cuda::run(second, queue);
+      });
   return std::move(plan_);
 }
 
@@ -261,10 +262,12 @@ void bind_cutting_plane(py::module_& module) {
   module.def("cutting_plane_values", &values, "Plan of A x + c: planes, scale, point, offsets, out.");
   module.def("cutting_plane_combine", &combine,
              "Plan of A^T s, where rows whose coefficient is zero are not read: planes, scale, coefficients, out.");
-  module.def("cutting_plane_total", &total,
-             "Plan of the penalty or the Lagrangian's term, the values and the gradient: planes, scale, point, offsets, "
-             "values, multipliers, out, gradient.");
-  module.def("cutting_plane_step", &step,
-             "Plan of a step of SGD or Adam in place, and the values after it: planes, scale, coefficients, gradient, "
-             "point, anchor, anchor_values, out, exp_avg, exp_avg_sq, step, and the numbers step_size and second_root.");
+  module.def(
+      "cutting_plane_total", &total,
+      "Plan of the penalty or the Lagrangian's term, the values and the gradient: planes, scale, point, offsets, "
+      "values, multipliers, out, gradient.");
+  module.def(
+      "cutting_plane_step", &step,
+      "Plan of a step of SGD or Adam in place, and the values after it: planes, scale, coefficients, gradient, "
+      "point, anchor, anchor_values, out, exp_avg, exp_avg_sq, step, and the numbers step_size and second_root.");
 }

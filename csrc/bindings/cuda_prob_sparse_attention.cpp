@@ -119,7 +119,8 @@ void take_seed(ps::AttendCall& call, std::uintptr_t address, bool drops) {
 }
 
 // Query, key and value.
-void read_inputs(const Operands& read, Plan& plan, ps::AttendCall& call, const py::handle& key, const py::handle& value) {
+void read_inputs(const Operands& read, Plan& plan, ps::AttendCall& call, const py::handle& key,
+                 const py::handle& value) {
   plan.add(read.array());
   const ps::Operand keys = keys_of(read, plan, key);
   call.value = read(plan, "value", value, keys.matrices.rows, -1);
@@ -182,22 +183,22 @@ Plan plan_attend(const py::object& query, const py::object& key, const py::objec
   call.out = read(plan, "out", out, read.query().matrices.rows, call.value.matrices.columns);
   read.result(plan, "lse", DataType::kFloat32, selected);
   ps::Problem& problem = call.problem;
-  simmst::merge_dimensions(problem.batch, {&problem.query.matrices, &problem.key.matrices, &call.value.matrices,
-                                           &call.out.matrices});
+  simmst::merge_dimensions(problem.batch,
+                           {&problem.query.matrices, &problem.key.matrices, &call.value.matrices, &call.out.matrices});
   const DeviceGuard guard(device);
   plan.finish(ps::attend_workspace(call, {device, 0}),
               [call, drops = std::get<3>(options) > 0.0](const Addresses& at, const Queue& queue) {
-    ps::AttendCall now = call;
-    put(now.problem.query, at[0]);
-    put(now.problem.key, at[1]);
-    put(now.value, at[2]);
-    now.top = at.as<int64_t>(3);
-    take_seed(now, at[4], drops);
-    put(now.out, at[5]);
-    now.lse = at.as<float>(6);
-    now.workspace = at.as<void>(7);
-    ps::attend(now, queue);
-  });
+                ps::AttendCall now = call;
+                put(now.problem.query, at[0]);
+                put(now.problem.key, at[1]);
+                put(now.value, at[2]);
+                now.top = at.as<int64_t>(3);
+                take_seed(now, at[4], drops);
+                put(now.out, at[5]);
+                now.lse = at.as<float>(6);
+                now.workspace = at.as<void>(7);
+                ps::attend(now, queue);
+              });
   return plan;
 }
 
@@ -217,37 +218,39 @@ Plan plan_forward(const py::object& query, const py::object& key, const py::obje
   read.result(plan, "top", DataType::kInt64, selected);
   read.result(plan, "measure", DataType::kFloat32, read.query().matrices.rows);
   ps::Problem& problem = attend.problem;
-  simmst::merge_dimensions(problem.batch, {&problem.query.matrices, &problem.key.matrices, &attend.value.matrices,
-                                           &attend.out.matrices});
+  simmst::merge_dimensions(
+      problem.batch, {&problem.query.matrices, &problem.key.matrices, &attend.value.matrices, &attend.out.matrices});
   select.problem = problem;
   const DeviceGuard guard(device);
   const Queue planned{device, 0};
   const bool once = ps::fits_one_launch(select, planned);
   const int64_t bytes =
       once ? 0 : std::max(ps::select_workspace(select, planned), ps::attend_workspace(attend, planned));
-  plan.finish(bytes, [select, attend, once, drops = std::get<3>(options) > 0.0](const Addresses& at, const Queue& queue) {
-    ps::AttendCall now = attend;
-    put(now.problem.query, at[0]);
-    put(now.problem.key, at[1]);
-    put(now.value, at[2]);
-    take_seed(now, at[4], drops);
-    put(now.out, at[5]);
-    now.lse = at.as<float>(6);
-    ps::SelectCall first = select;
-    first.problem = now.problem;
-    first.sample = at.as<int64_t>(3);
-    now.top = first.top = at.as<int64_t>(7);
-    first.measure = at.as<float>(8);
-    now.workspace = first.workspace = at.as<void>(9);
-    if (once) return ps::forward_in_one_launch(first, now, queue);
-    ps::select_queries(first, queue);
-    ps::attend(now, queue);
-  });
+  plan.finish(bytes,
+              [select, attend, once, drops = std::get<3>(options) > 0.0](const Addresses& at, const Queue& queue) {
+                ps::AttendCall now = attend;
+                put(now.problem.query, at[0]);
+                put(now.problem.key, at[1]);
+                put(now.value, at[2]);
+                take_seed(now, at[4], drops);
+                put(now.out, at[5]);
+                now.lse = at.as<float>(6);
+                ps::SelectCall first = select;
+                first.problem = now.problem;
+                first.sample = at.as<int64_t>(3);
+                now.top = first.top = at.as<int64_t>(7);
+                first.measure = at.as<float>(8);
+                now.workspace = first.workspace = at.as<void>(9);
+                if (once) return ps::forward_in_one_launch(first, now, queue);
+                ps::select_queries(first, queue);
+                ps::attend(now, queue);
+              });
   return plan;
 }
 
 // `tensors`: grad_out, query, key, value, top, out, lse and the gradients of query, key and value.
-Plan plan_attend_backward(const std::vector<py::object>& tensors, const Options& options, int64_t selected, int device) {
+Plan plan_attend_backward(const std::vector<py::object>& tensors, const Options& options, int64_t selected,
+                          int device) {
   if (tensors.size() != 10) throw py::value_error("ten tensors are needed, got " + std::to_string(tensors.size()));
   Plan plan(device);
   const Operands read(device, tensors[1]);
@@ -274,21 +277,21 @@ Plan plan_attend_backward(const std::vector<py::object>& tensors, const Options&
   const DeviceGuard guard(device);
   plan.finish(ps::backward_workspace(call, {device, 0}),
               [call, drops = std::get<3>(options) > 0.0](const Addresses& at, const Queue& queue) {
-    ps::BackwardCall now = call;
-    put(now.forward.problem.query, at[0]);
-    put(now.forward.problem.key, at[1]);
-    put(now.forward.value, at[2]);
-    put(now.forward.out, at[3]);
-    put(now.grad_out, at[4]);
-    put(now.grad_query, at[5]);
-    put(now.grad_key, at[6]);
-    put(now.grad_value, at[7]);
-    now.forward.top = at.as<int64_t>(8);
-    now.forward.lse = at.as<float>(9);
-    take_seed(now.forward, at[10], drops);
-    now.forward.workspace = at.as<void>(11);
-    ps::backward(now, queue);
-  });
+                ps::BackwardCall now = call;
+                put(now.forward.problem.query, at[0]);
+                put(now.forward.problem.key, at[1]);
+                put(now.forward.value, at[2]);
+                put(now.forward.out, at[3]);
+                put(now.grad_out, at[4]);
+                put(now.grad_query, at[5]);
+                put(now.grad_key, at[6]);
+                put(now.grad_value, at[7]);
+                now.forward.top = at.as<int64_t>(8);
+                now.forward.lse = at.as<float>(9);
+                take_seed(now.forward, at[10], drops);
+                now.forward.workspace = at.as<void>(11);
+                ps::backward(now, queue);
+              });
   return plan;
 }
 
@@ -301,7 +304,8 @@ void bind_prob_sparse_attention(py::module_& module) {
              "Plan of attention in the selected rows, the fill in all others: query, key, value, top, seed, out, lse.");
   module.def("prob_sparse_forward", &plan_forward,
              "Plan of both: query, key, value, sample, seed, out, lse, top, measure.");
-  module.def("prob_sparse_attend_backward", &plan_attend_backward,
-             "Plan of the gradients of prob_sparse_attend: query, key, value, out, grad_out, the gradients of query, key "
-             "and value, top, lse, seed.");
+  module.def(
+      "prob_sparse_attend_backward", &plan_attend_backward,
+      "Plan of the gradients of prob_sparse_attend: query, key, value, out, grad_out, the gradients of query, key "
+      "and value, top, lse, seed.");
 }

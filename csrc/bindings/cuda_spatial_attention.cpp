@@ -27,14 +27,13 @@ using OptionalArrays = std::vector<py::object>;  // arrays or None
 using Options = std::tuple<std::int64_t, bool, double, double>;
 
 spatial::Problem make_problem(const Array& x, const Options& options, const Queue& queue) {
-  if (x.rank != 3 && x.rank != 4)
-    x.refuse("must have shape (B, C, H, W) or (B, N, C)");
+  if (x.rank != 3 && x.rank != 4) x.refuse("must have shape (B, C, H, W) or (B, N, C)");
   const auto& [heads, residual, eps, scale] = options;
   const bool tokens = x.rank == 3;
   const std::int64_t channels = tokens ? x.shape[2] : x.shape[1];
   if (heads < 1 || channels < 1 || channels % heads != 0)
-    throw py::value_error("the channels of " + x.describe() + " must be a positive multiple of num_heads=" +
-                          std::to_string(heads));
+    throw py::value_error("the channels of " + x.describe() +
+                          " must be a positive multiple of num_heads=" + std::to_string(heads));
   const std::int64_t rows = tokens ? 1 : x.shape[2], columns = tokens ? x.shape[1] : x.shape[3];
   return {x.shape[0], channels, rows, columns, heads, tokens, residual, eps, scale, x.type, queue};
 }
@@ -69,8 +68,7 @@ class Reader {
   // An array of the shape of x, with any strides.
   Array like_x(const char* name, const py::handle& given) const {
     const Array array = read_(name, given, {x_.type});
-    if (array.rank != x_.rank || array.shape != x_.shape)
-      array.refuse("must have the shape of " + x_.describe());
+    if (array.rank != x_.rank || array.shape != x_.shape) array.refuse("must have the shape of " + x_.describe());
     plan_.add(array);
     return array;
   }
@@ -87,12 +85,12 @@ void require_fused(const spatial::Problem& problem, const Array& x) {
     x.refuse("with num_heads=" + std::to_string(problem.heads) + " is beyond the fused kernels: " + reason);
 }
 
-constexpr std::array<const char*, 6> kWeightNames{"in_proj_weight",  "in_proj_bias", "out_proj_weight",
-                                                  "out_proj_bias", "norm_weight",  "norm_bias"};
+constexpr std::array<const char*, 6> kWeightNames{"in_proj_weight", "in_proj_bias", "out_proj_weight",
+                                                  "out_proj_bias",  "norm_weight",  "norm_bias"};
 
-constexpr std::array<const char*, 6> kGradientNames{
-    "gradient of in_proj_weight",  "gradient of in_proj_bias", "gradient of out_proj_weight",
-    "gradient of out_proj_bias", "gradient of norm_weight",  "gradient of norm_bias"};
+constexpr std::array<const char*, 6> kGradientNames{"gradient of in_proj_weight",  "gradient of in_proj_bias",
+                                                    "gradient of out_proj_weight", "gradient of out_proj_bias",
+                                                    "gradient of norm_weight",     "gradient of norm_bias"};
 
 // The six weights, some of which may be missing.
 void read_weights(const Reader& read, const spatial::Problem& problem, const OptionalArrays& given) {
@@ -151,19 +149,20 @@ Plan plan_backward(const py::object& grad, const py::object& x, const OptionalAr
   read_weights(read, problem, weights);
   read_mask(read, problem, mask);
   const spatial::Map slopes = make_map(read.like_x("grad", grad));
-  read.contiguous("lse", lse, {problem.batch, problem.heads, problem.rows * problem.columns}, false, DataType::kFloat32);
+  read.contiguous("lse", lse, {problem.batch, problem.heads, problem.rows * problem.columns}, false,
+                  DataType::kFloat32);
   plan.add_optional("gradient of x", problem.type);
   for (const char* name : kGradientNames) plan.add_optional(name, problem.type);
   plan.finish(spatial::backward_bytes(problem),
               [problem, map = make_map(read.x()), slopes](const Addresses& at, const Queue& queue) {
-    spatial::Problem now = problem;
-    now.queue = queue;
-    const auto gradient = [&](std::size_t i) { return at.as<void>(10 + i); };
-    const spatial::Gradients wanted{gradient(0), gradient(1), gradient(2), gradient(3),
-                                    gradient(4), gradient(5), gradient(6)};
-    spatial::backward(now, map_at(slopes, at[8]), map_at(map, at[0]), weights_at(at, 1), at.as<std::uint8_t>(7),
-                      at.as<float>(9), wanted, at.as<void>(17));
-  });
+                spatial::Problem now = problem;
+                now.queue = queue;
+                const auto gradient = [&](std::size_t i) { return at.as<void>(10 + i); };
+                const spatial::Gradients wanted{gradient(0), gradient(1), gradient(2), gradient(3),
+                                                gradient(4), gradient(5), gradient(6)};
+                spatial::backward(now, map_at(slopes, at[8]), map_at(map, at[0]), weights_at(at, 1),
+                                  at.as<std::uint8_t>(7), at.as<float>(9), wanted, at.as<void>(17));
+              });
   return plan;
 }
 
@@ -184,10 +183,12 @@ std::string why_not(int dtype, std::int64_t positions, std::int64_t channels, st
 }  // namespace
 
 void bind_spatial_attention(py::module_& module) {
-  module.def("spatial_attention_forward", &plan_forward,
-             "Plan of fused spatial attention of maps that spatial_attention_why_not allows: x, six weights, mask, out, lse.");
+  module.def(
+      "spatial_attention_forward", &plan_forward,
+      "Plan of fused spatial attention of maps that spatial_attention_why_not allows: x, six weights, mask, out, lse.");
   module.def("spatial_attention_backward", &plan_backward,
              "Plan of its gradients: x, six weights, mask, grad, lse, the gradients of x and the weights or 0.");
-  module.def("spatial_attention_why_not", &why_not,
-             "Why the fused kernels do not take maps of these sizes (dtype, N, C, num_heads, device); empty if they do.");
+  module.def(
+      "spatial_attention_why_not", &why_not,
+      "Why the fused kernels do not take maps of these sizes (dtype, N, C, num_heads, device); empty if they do.");
 }

@@ -10,9 +10,9 @@ namespace simmst::prob_sparse {
 
 using std::int64_t;
 
-constexpr int64_t kTileRows = 64;      // queries or keys of one shared memory tile
+constexpr int64_t kTileRows = 64;       // queries or keys of one shared memory tile
 constexpr int64_t kLargestWidth = 128;  // of a head
-constexpr int64_t kGroupQueries = 8;   // measured together on gathered keys
+constexpr int64_t kGroupQueries = 8;    // measured together on gathered keys
 
 // 16, 32, 64 or 128: the kernels' width for heads of so many columns; 0 if they are too wide.
 SIMMST_HOST_DEVICE constexpr int64_t padded_width(int64_t columns) {
@@ -24,9 +24,9 @@ SIMMST_HOST_DEVICE constexpr int64_t padded_width(int64_t columns) {
 // ---- spans: runs of keys, and of the query rows beside them, that one block works through
 
 struct Spans {
-  int64_t size;   // rows of a span, a multiple of kTileRows
-  int64_t keys;   // spans that hold keys
-  int64_t rows;   // spans that hold queries
+  int64_t size;  // rows of a span, a multiple of kTileRows
+  int64_t keys;  // spans that hold keys
+  int64_t rows;  // spans that hold queries
 };
 
 // Spans for at most `blocks` blocks in all, as many as run beside each other, when `entries` of them share every span, but
@@ -63,7 +63,7 @@ enum class Gather : int {
 
 struct KeyTiles {
   Gather gather;
-  int64_t size;   // keys of a tile
+  int64_t size;  // keys of a tile
   int64_t count;
 };
 

@@ -9,13 +9,13 @@
 namespace simmst::spatial {
 
 constexpr int kTile = 16;
-constexpr int kWarpTiles = 2;          // tiles of positions a warp owns, at most
-constexpr int kSmallTiles = 8;         // maps of no more tiles than this have one a warp
+constexpr int kWarpTiles = 2;   // tiles of positions a warp owns, at most
+constexpr int kSmallTiles = 8;  // maps of no more tiles than this have one a warp
 constexpr int kMostWarps = 16;
 constexpr int kMostChannels = 128;
 constexpr int kColumnTiles = kMostChannels / kTile;
-constexpr int kMostTilesPerHead = 4;   // tiles of columns that one head may touch
-constexpr int kWeightRows = 32;        // rows of a weight matrix in one slot of the ring
+constexpr int kMostTilesPerHead = 4;  // tiles of columns that one head may touch
+constexpr int kWeightRows = 32;       // rows of a weight matrix in one slot of the ring
 constexpr int kWeightSlots = 2;
 
 struct Sizes {
@@ -44,9 +44,9 @@ constexpr std::int64_t tiles_per_head(const Sizes& sizes) {
 }
 
 struct ForwardPlan {
-  std::int64_t rows;          // N in whole tiles
-  int warp_tiles;             // that a warp owns: small maps would leave most of a multiprocessor idle with two
-  std::int64_t pitch;         // entries between rows
+  std::int64_t rows;   // N in whole tiles
+  int warp_tiles;      // that a warp owns: small maps would leave most of a multiprocessor idle with two
+  std::int64_t pitch;  // entries between rows
   std::int64_t warps;
   std::int64_t shared_bytes;  // x / query / heads, key, value, two slots of weights, and the norms
 };

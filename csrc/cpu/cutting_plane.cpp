@@ -172,7 +172,8 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
   const Columns& anchor = chunk.pass.anchor;
   if (anchor.data == nullptr) {
     for (std::int64_t i = 0; i < count; ++i) tile.moved[i] = tile.point[i];
-  } else if (anchor.type == DataType::kFloat64) {  // also for a float32 point, whose difference keeps the anchor's digits
+  } else if (anchor.type ==
+             DataType::kFloat64) {  // also for a float32 point, whose difference keeps the anchor's digits
     const double* source = static_cast<const double*>(anchor.data) + chunk.problem * anchor.problem_stride + column;
     for (std::int64_t i = 0; i < count; ++i) tile.moved[i] = static_cast<C>(tile.point[i] - source[i]);
   } else {
@@ -215,7 +216,8 @@ void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::in
       const bool asking = asks_for_line(ahead, done);
       for (std::int64_t row = 0; row < rows; row += kLookupRows) {
         const char* start = row_at(chunk, row, column + done);
-        for (int r = 0; asking && r < kLookupRows; ++r) __builtin_prefetch(start + r * pass.row_bytes + ahead.bytes, 0, 2);
+        for (int r = 0; asking && r < kLookupRows; ++r)
+          __builtin_prefetch(start + r * pass.row_bytes + ahead.bytes, 0, 2);
         look_up_rows(start, pass.row_bytes, tables, chunk.sums + row);
       }
     }

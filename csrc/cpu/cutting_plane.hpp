@@ -100,8 +100,8 @@ struct CuttingPlaneKernels {
   void (*run_penalty)(const PenaltyPass& pass);
 };
 
-#define SIMMST_DECLARE(isa)                              \
-  namespace isa {                                        \
+#define SIMMST_DECLARE(isa)                               \
+  namespace isa {                                         \
   extern const CuttingPlaneKernels cutting_plane_kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)

@@ -29,8 +29,7 @@ using Words = Vec<std::uint32_t>;
 // The look-up uses the lowest bits of each lane, four of AVX-512 and three of AVX2.
 SIMMST_INLINE Vec<float> look_up(Words index, Vec<float> table) {
 #if defined(__AVX512F__)
-  return bit_cast<Vec<float>>(
-      _mm512_maskz_permutexvar_ps(0xffff, bit_cast<__m512i>(index), bit_cast<__m512>(table)));
+  return bit_cast<Vec<float>>(_mm512_maskz_permutexvar_ps(0xffff, bit_cast<__m512i>(index), bit_cast<__m512>(table)));
 #else
   return bit_cast<Vec<float>>(_mm256_permutevar8x32_ps(bit_cast<__m256>(table), bit_cast<__m256i>(index)));
 #endif
@@ -85,8 +84,9 @@ template <int... kIndex>
 SIMMST_INLINE void add_in_double(Vec<float> values, double* sums, std::integer_sequence<int, kIndex...>) {
   constexpr int kHalf = kWords / 2;
   store(sums, load(sums) + __builtin_convertvector(__builtin_shufflevector(values, values, kIndex...), Vec<double>));
-  store(sums + kHalf, load(sums + kHalf) + __builtin_convertvector(__builtin_shufflevector(values, values, (kHalf + kIndex)...),
-                                                                   Vec<double>));
+  store(sums + kHalf,
+        load(sums + kHalf) +
+            __builtin_convertvector(__builtin_shufflevector(values, values, (kHalf + kIndex)...), Vec<double>));
 }
 
 // sums[r] += sum_i sign(rows[r], i) * x[i] for kLookupRows rows `row_bytes` apart and the columns of the tables.
@@ -100,7 +100,8 @@ inline void look_up_rows(const char* rows, std::int64_t row_bytes, const float* 
   for (int word = 0; word < kWords; ++word) {
 #pragma GCC unroll 11
     for (int table = 0; table < kTables; ++table) {
-      partial[table % 4] += look_up(words[word] >> (kTableBits * table), load(tables + kWords * (kTables * word + table)));
+      partial[table % 4] +=
+          look_up(words[word] >> (kTableBits * table), load(tables + kWords * (kTables * word + table)));
     }
   }
   add_in_double((partial[0] + partial[1]) + (partial[2] + partial[3]), sums,

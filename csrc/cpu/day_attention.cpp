@@ -12,7 +12,7 @@ namespace {
 using namespace simmst::cpu::day_attention;  // what all instruction sets share
 using namespace matrices;
 
-constexpr int64_t kChunks = 16;  // over which gradients of weights are summed, whatever the number of threads
+constexpr int64_t kChunks = 16;       // over which gradients of weights are summed, whatever the number of threads
 constexpr double kWorthThread = 5e5;  // scores
 
 // What a thread needs for one series. Rows of days are whole vectors, zero behind the last day.

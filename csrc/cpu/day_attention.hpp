@@ -14,14 +14,14 @@ struct Problem {
 };
 
 struct Inputs {
-  const float* query;  // (series, slots, heads, width)
-  const float* key;    // (series, days, heads, width)
-  const float* bias;   // (heads, days)
-  const float* alike;  // (series, days, slots, 2)
+  const float* query;         // (series, slots, heads, width)
+  const float* key;           // (series, days, heads, width)
+  const float* bias;          // (heads, days)
+  const float* alike;         // (series, days, slots, 2)
   const float* alike_weight;  // (heads, 2)
-  const bool* known;   // (series, days, slots)
-  const float* values; // (series, days, slots)
-  const float* apart;  // (series, days)
+  const bool* known;          // (series, days, slots)
+  const float* values;        // (series, days, slots)
+  const float* apart;         // (series, days)
 };
 
 // All of them are filled.
@@ -41,8 +41,8 @@ struct Kernels {
 
 namespace simmst::cpu {
 
-#define SIMMST_DECLARE(isa)      \
-  namespace isa::day_attention { \
+#define SIMMST_DECLARE(isa)                         \
+  namespace isa::day_attention {                    \
   extern const cpu::day_attention::Kernels kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)

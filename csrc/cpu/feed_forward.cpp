@@ -13,7 +13,7 @@ namespace {
 using namespace simmst::cpu::feed_forward;  // what all instruction sets share
 using namespace matrices;
 
-constexpr int64_t kBlock = 48;  // rows, a multiple of kRows
+constexpr int64_t kBlock = 48;        // rows, a multiple of kRows
 constexpr double kWorthThread = 2e6;  // operations
 
 // Weights in panels, and what is added to rows or multiplies them, padded to whole vectors.
@@ -60,10 +60,10 @@ void pack_all(const Problem& problem, const Weights& weights, bool backward, con
 // What a thread needs for a block of rows. Rows of *_ld entries are whole vectors.
 struct Block {
   int64_t inputs_ld, hidden_ld, outputs_ld;
-  float* x;            // (kBlock, inputs): what the first layer sees
-  float* hidden;       // (kBlock, hidden): before and after the GELU
-  float* branch;       // (kBlock, outputs)
-  float* start;        // (kBlock, hidden): bias and addend of each series
+  float* x;              // (kBlock, inputs): what the first layer sees
+  float* hidden;         // (kBlock, hidden): before and after the GELU
+  float* branch;         // (kBlock, outputs)
+  float* start;          // (kBlock, hidden): bias and addend of each series
   const float** starts;  // (kBlock,): where a row's begin
   // The backward pass alone:
   float* normal;       // (kBlock, normed): before the LayerNorm's scale and shift

@@ -24,14 +24,14 @@ struct Problem {
 
 // Laid out as in nn.Linear; null where there is none.
 struct Weights {
-  const float* in;        // (hidden, inputs)
-  const float* in_bias;   // (hidden,)
-  const float* out;       // (outputs, hidden)
-  const float* out_bias;  // (outputs,)
-  const float* norm;      // (normed,)
-  const float* norm_bias; // (normed,)
-  const float* addend;    // (series, hidden), added to the hidden layer before its GELU
-  const float* scale;     // (series, outputs), multiplies the branch
+  const float* in;         // (hidden, inputs)
+  const float* in_bias;    // (hidden,)
+  const float* out;        // (outputs, hidden)
+  const float* out_bias;   // (outputs,)
+  const float* norm;       // (normed,)
+  const float* norm_bias;  // (normed,)
+  const float* addend;     // (series, hidden), added to the hidden layer before its GELU
+  const float* scale;      // (series, outputs), multiplies the branch
 };
 
 // Null where not wanted.
@@ -53,8 +53,8 @@ struct Kernels {
 
 namespace simmst::cpu {
 
-#define SIMMST_DECLARE(isa)       \
-  namespace isa::feed_forward {   \
+#define SIMMST_DECLARE(isa)                        \
+  namespace isa::feed_forward {                    \
   extern const cpu::feed_forward::Kernels kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)

@@ -38,7 +38,7 @@ SIMMST_INLINE Vector normal_density(Vector x) {
 #if defined(__AVX512F__)
   return bit_cast<Vector>(_mm512_maskz_scalef_ps(0xffff, bit_cast<__m512>(p), bit_cast<__m512>(power - r)));
 #else
-  const IntVec<float> n = bit_cast<IntVec<float>>(shifted) - bit_cast<IntVec<float>>(broadcast<float>(0x1.8p23f));
+  const IntVec<float> n = bit_cast<IntVec<float> >(shifted) - bit_cast<IntVec<float> >(broadcast<float>(0x1.8p23f));
   return power < -126.0f ? Vector{} : p * power_of_two(n);
 #endif
 }

@@ -62,14 +62,14 @@ struct Kernels {
 }  // namespace simmst::cpu::prob_sparse
 
 // By file: _select.cpp, _attend.cpp and _backward.cpp.
-#define SIMMST_DECLARE(isa)                                                        \
-  namespace simmst::cpu::isa::prob_sparse {                                        \
-  using namespace simmst::cpu::prob_sparse;                                        \
-  bool select_queries(const SelectCall& call);                                     \
-  bool in_range(const int64_t* indices, int64_t count, int64_t upper);             \
-  bool attend(const AttendCall& call);                                             \
-  bool backward(const BackwardCall& call);                                         \
-  constexpr Kernels kernels = {&select_queries, &attend, &backward, &in_range};    \
+#define SIMMST_DECLARE(isa)                                                     \
+  namespace simmst::cpu::isa::prob_sparse {                                     \
+  using namespace simmst::cpu::prob_sparse;                                     \
+  bool select_queries(const SelectCall& call);                                  \
+  bool in_range(const int64_t* indices, int64_t count, int64_t upper);          \
+  bool attend(const AttendCall& call);                                          \
+  bool backward(const BackwardCall& call);                                      \
+  constexpr Kernels kernels = {&select_queries, &attend, &backward, &in_range}; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)
 #undef SIMMST_DECLARE

@@ -14,16 +14,16 @@ template <typename Storage, typename T = Compute<Storage>>
 struct Buffers {
   int64_t value_padded;
   Queries<T> queries;
-  T* keys;         // (kBlockKeys, D padded), where keys cannot be read as they lie
-  T* values;       // (kBlockKeys, D_V padded)
-  T* weights;      // (kScoreRows, pitch): scores, then weights
-  uint32_t* words; // (kBlockKeys, pitch), with dropout
-  T* largest;      // (pitch): of the scores so far
-  T* total;        // (pitch): of 2^(score - largest)
-  T* factor;       // (pitch): of the results so far
-  T* sums;         // (pitch, D_V padded)
-  T* fill;         // (D_V padded)
-  double* running; // (D_V padded)
+  T* keys;          // (kBlockKeys, D padded), where keys cannot be read as they lie
+  T* values;        // (kBlockKeys, D_V padded)
+  T* weights;       // (kScoreRows, pitch): scores, then weights
+  uint32_t* words;  // (kBlockKeys, pitch), with dropout
+  T* largest;       // (pitch): of the scores so far
+  T* total;         // (pitch): of 2^(score - largest)
+  T* factor;        // (pitch): of the results so far
+  T* sums;          // (pitch, D_V padded)
+  T* fill;          // (D_V padded)
+  double* running;  // (D_V padded)
   Storage* fill_row;
 
   Buffers(const AttendCall& call, Arena& arena)
@@ -205,8 +205,7 @@ void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, con
 }
 
 template <typename Storage, typename T = Compute<Storage>>
-void write_selected(const AttendCall& call, int64_t b, int64_t first, int64_t last, Storage* out,
-                    Buffers<Storage>& w) {
+void write_selected(const AttendCall& call, int64_t b, int64_t first, int64_t last, Storage* out, Buffers<Storage>& w) {
   T* lse = call.lse == nullptr ? nullptr : static_cast<T*>(call.lse) + b * call.selected;
   for (int64_t i = first * kLanes<T>; i < smaller(last * kLanes<T>, call.selected); ++i) {
     store_row(w.sums + i * w.value_padded, call.value.columns, T(1) / w.total[i],

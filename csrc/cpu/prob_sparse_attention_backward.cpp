@@ -14,15 +14,16 @@ template <typename T>
 struct Shared {
   Queries<T> queries, grads;  // the selected rows of Q, times scale log2(e), and of dO
   int64_t chunks;
-  T* lse;              // (pitch), times log2(e); infinite in the padding: no weight there
-  T* delta;            // (pitch): rowsum(dO * O)
-  bool* selected;      // (L_Q)
-  double* fill;        // (chunks, D_V padded): gradient that the fill passes to every key from the rows after the chunk
-  T* grad_query;       // (slots, pitch, D padded): of the selected rows, per chunk when chunks run side by side
-  T* grad_query_sum;   // (pitch, D padded)
+  T* lse;             // (pitch), times log2(e); infinite in the padding: no weight there
+  T* delta;           // (pitch): rowsum(dO * O)
+  bool* selected;     // (L_Q)
+  double* fill;       // (chunks, D_V padded): gradient that the fill passes to every key from the rows after the chunk
+  T* grad_query;      // (slots, pitch, D padded): of the selected rows, per chunk when chunks run side by side
+  T* grad_query_sum;  // (pitch, D padded)
 
   Shared(const BackwardCall& call, bool split, Arena& arena)
-      : queries(call.forward.selected, call.forward.query.columns, static_cast<T>(call.forward.scale) * kLog2E<T>, arena),
+      : queries(call.forward.selected, call.forward.query.columns, static_cast<T>(call.forward.scale) * kLog2E<T>,
+                arena),
         grads(call.forward.selected, call.forward.value.columns, T(1), arena),
         chunks((call.forward.key.rows + kChunkKeys - 1) / kChunkKeys) {
     lse = arena.take<T>(queries.pitch);
@@ -79,8 +80,13 @@ class Entry {
 
  public:
   Entry(const BackwardCall& call, int64_t index, bool split, char* shared_memory)
-      : call_(call), forward_(call.forward), index_(index), split_(split), arena_(shared_memory),
-        shared_(call, split, arena_), has_fill_(forward_.selected < forward_.query.rows) {}
+      : call_(call),
+        forward_(call.forward),
+        index_(index),
+        split_(split),
+        arena_(shared_memory),
+        shared_(call, split, arena_),
+        has_fill_(forward_.selected < forward_.query.rows) {}
 
   // Before the chunks.
   void prepare(char* memory) {
@@ -123,8 +129,7 @@ class Entry {
       for (int64_t chunk = 0; chunk < shared_.chunks; ++chunk) add_grad_query(shared_.grad_query + chunk * size);
     Storage* grad_query = at<Storage>(call_.grad_query);
     for (int64_t i = 0; i < forward_.selected; ++i)
-      store_row(shared_.grad_query_sum + i * padded, forward_.query.columns,
-                static_cast<T>(forward_.scale) * kLog2E<T>,
+      store_row(shared_.grad_query_sum + i * padded, forward_.query.columns, static_cast<T>(forward_.scale) * kLog2E<T>,
                 grad_query + static_cast<int64_t>(shared_.queries.row[i]) * call_.grad_query.row_stride);
   }
 
@@ -161,8 +166,8 @@ class Entry {
     for (int64_t i = first; i < last; ++i) {
       if (shared_.selected[i]) continue;
       copy_row(grad + i * call_.grad_out.row_stride, forward_.value.columns, padded, T(1), row);
-      const double factor = forward_.fill == Fill::kCummean
-                                ? 1.0 / static_cast<double>(smaller(i + 1, forward_.key.rows)) : 1.0;
+      const double factor =
+          forward_.fill == Fill::kCummean ? 1.0 / static_cast<double>(smaller(i + 1, forward_.key.rows)) : 1.0;
       for (int64_t c = 0; c < padded; ++c) sum[c] += static_cast<double>(row[c]) * factor;
     }
   }
@@ -291,8 +296,8 @@ class Entry {
     const int64_t from = first * kLanes<T>, steps = masked ? 0 : smaller(last * kLanes<T>, queries.count) - from;
     const Rows<T> grads{shared_.grads.rows + from * shared_.grads.padded, shared_.grads.padded};
     const Rows<T> rows{queries.rows + from * queries.padded, queries.padded};
-    Update<T> to_value{w.weights + from, pitch, 1, grads, steps, const_cast<T*>(value_sums.data), value_sums.stride,
-                       nullptr};
+    Update<T> to_value{w.weights + from,  pitch,  1, grads, steps, const_cast<T*>(value_sums.data),
+                       value_sums.stride, nullptr};
     if (fill_varies) {
       start_grad_value(begin, count, to_value.sums, to_value.pitch, w);
     } else if (has_fill_) {
@@ -301,10 +306,12 @@ class Entry {
       to_value.fresh = true;
     }
     update_block(to_value, count, value_width);
-    update_block<T>({w.grad_weights + from, pitch, 1, rows, steps, const_cast<T*>(key_sums.data), key_sums.stride,
-                     nullptr, true}, count, width);
-    update_block<T>({w.grad_weights + from, 1, pitch, keys, count, grad_query + from * queries.padded, queries.padded,
-                     nullptr}, steps, width);
+    update_block<T>(
+        {w.grad_weights + from, pitch, 1, rows, steps, const_cast<T*>(key_sums.data), key_sums.stride, nullptr, true},
+        count, width);
+    update_block<T>(
+        {w.grad_weights + from, 1, pitch, keys, count, grad_query + from * queries.padded, queries.padded, nullptr},
+        steps, width);
     if (key_sums.data == w.grad_key)
       for (int64_t j = 0; j < count; ++j)
         store_row(w.grad_key + j * queries.padded, width, T(1), grad_key + j * call_.grad_key.row_stride);

@@ -46,8 +46,8 @@ struct DenseBuffers {
 
 // The measure of kPanels panels of queries, whose columns of `packed` and `drawn` these are.
 template <typename T, int kPanels>
-void dense_panels(const SelectCall& call, Rows<T> keys, const T* packed, int64_t pitch, const T* drawn, int64_t drawn_pitch,
-                  T* measure) {
+void dense_panels(const SelectCall& call, Rows<T> keys, const T* packed, int64_t pitch, const T* drawn,
+                  int64_t drawn_pitch, T* measure) {
   constexpr int kKeys = tile_keys(kPanels);
   const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
   Vec<T> largest[kPanels], total[kPanels];
@@ -73,7 +73,8 @@ void dense_panels(const SelectCall& call, Rows<T> keys, const T* packed, int64_t
     });
   }
   const Vec<T> divisor = broadcast<T>(static_cast<T>(call.divisor));
-  unrolled<kPanels>([&](int i) SIMMST_ALWAYS_INLINE { store(measure + i * kLanes<T>, largest[i] - total[i] / divisor); });
+  unrolled<kPanels>([&](int i)
+                        SIMMST_ALWAYS_INLINE { store(measure + i * kLanes<T>, largest[i] - total[i] / divisor); });
 }
 
 template <typename Storage, typename T = Compute<Storage>>
@@ -86,8 +87,8 @@ void measure_dense(const SelectCall& call, const Draws<T>& draws, int64_t b, int
   for (int64_t i = 0; i < pitch; ++i)
     copy_row(query + smaller(i, count - 1) * call.query.row_stride, width, w.padded, T(1), w.rows + i * w.padded);
   transpose(w.rows, w.padded, pitch, width, w.packed);
-  const Rows<T> keys = rows_of(entry<Storage>(call.key, call.batch, b), call.key.row_stride, call.key.rows, width, false,
-                               w.keys);
+  const Rows<T> keys =
+      rows_of(entry<Storage>(call.key, call.batch, b), call.key.row_stride, call.key.rows, width, false, w.keys);
   const int64_t panels = pitch / kLanes<T>;
   T* found = w.rows;  // no longer needed
   for (int64_t p = 0; p < panels;) {

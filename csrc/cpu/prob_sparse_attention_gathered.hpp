@@ -42,7 +42,7 @@ struct RowProduct<bfloat16> {
 };
 #endif
 
-constexpr int kGroup = 4;          // products that are formed side by side
+constexpr int kGroup = 4;            // products that are formed side by side
 constexpr int64_t kRunQueries = 32;  // whose products are kept before they are reduced, long after they were stored
 
 // A query's products with the keys index[0..count), a group at a time: whole groups are written. The query is held in
@@ -61,9 +61,8 @@ SIMMST_INLINE void add_products(const typename RowProduct<Storage>::Element* que
       const auto* key = keys + index[smaller<int64_t>(s + i, last)] * stride;
       Vec<T> one{};
       if constexpr (kParts > 0) {
-        unrolled<kParts>([&](int c) SIMMST_ALWAYS_INLINE {
-          one = Row::add(one, held[c], Row::read(key + c * Row::kWidth));
-        });
+        unrolled<kParts>([&](int c)
+                             SIMMST_ALWAYS_INLINE { one = Row::add(one, held[c], Row::read(key + c * Row::kWidth)); });
       } else {
         for (int64_t c = 0; c < parts; ++c)
           one = Row::add(one, Row::read(query + c * Row::kWidth), Row::read(key + c * Row::kWidth));
@@ -101,7 +100,8 @@ struct GatherBuffers {
   GatherBuffers(const SelectCall& call, int64_t queries, Arena& arena)
       : padded(round_up(call.query.columns, RowProduct<Storage>::kWidth)),
         pitch(round_up(call.samples + kGroup, kLanes<T>)),
-        lies(std::is_same_v<Storage, Element> && call.query.columns == padded), copies(Copies::kNone) {
+        lies(std::is_same_v<Storage, Element> && call.query.columns == padded),
+        copies(Copies::kNone) {
     const bool often = queries * call.samples >= 4 * call.key.rows;
     if (often && (!lies || call.key.row_stride != padded)) copies = Copies::kAll;
     if (!often && !lies) copies = Copies::kOwn;

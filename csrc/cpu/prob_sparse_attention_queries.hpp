@@ -19,7 +19,11 @@ struct Queries {
   int64_t* panel_limit;  // (pitch / kLanes): one past the last key that any query of the panel may see
 
   Queries(int64_t count_, int64_t width_, T scale_, Arena& arena)
-      : count(count_), width(width_), scale(scale_), pitch(round_up(count_, kLanes<T>)), padded(round_up(width_, kLanes<T>)) {
+      : count(count_),
+        width(width_),
+        scale(scale_),
+        pitch(round_up(count_, kLanes<T>)),
+        padded(round_up(width_, kLanes<T>)) {
     rows = arena.take<T>(pitch * padded);
     packed = arena.take<T>(width * pitch);
     row = arena.take<uint32_t>(pitch);
@@ -106,7 +110,9 @@ struct Dropout {
   double factor;       // of the survivors, 1 / (1 - p)
 
   explicit Dropout(const AttendCall& call)
-      : active(call.dropout_p > 0.0), seed{call.seed[0], call.seed[1]}, threshold(keep_threshold(call.dropout_p)),
+      : active(call.dropout_p > 0.0),
+        seed{call.seed[0], call.seed[1]},
+        threshold(keep_threshold(call.dropout_p)),
         factor(1.0 / (1.0 - call.dropout_p)) {}
 };
 

@@ -74,7 +74,8 @@ bool select_all(const SelectCall& call) {
   if (rows == 0 || batch == 0) return true;
   const Way way = call.shared ? Way::kShared : is_dense<T>(call) ? Way::kDense : Way::kGathered;
   const int64_t key_bytes = round_up(rows * static_cast<int64_t>(sizeof(T)), 64);
-  const int64_t wanted = batch >= call.threads ? 1 : smaller<int64_t>(call.threads, (rows + kMeasureRows - 1) / kMeasureRows);
+  const int64_t wanted =
+      batch >= call.threads ? 1 : smaller<int64_t>(call.threads, (rows + kMeasureRows - 1) / kMeasureRows);
   const int64_t size = wanted == 1 ? rows : round_up((rows + wanted - 1) / wanted, kMeasureRows);  // of a part
   const int64_t parts = (rows + size - 1) / size;
   Arena common, own;  // without memory: they count the bytes

@@ -157,9 +157,8 @@ template <typename T, int kPanels, int kKeys = tile_keys(kPanels)>
 void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t width, T* scores) {
   Vec<T> sum[kKeys][kPanels];
   SIMMST_UNROLL
-  for (int j = 0; j < kKeys; ++j)
-    SIMMST_UNROLL
-    for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
+  for (int j = 0; j < kKeys; ++j) SIMMST_UNROLL
+  for (int i = 0; i < kPanels; ++i) sum[j][i] = Vec<T>{};
   for (int64_t c = 0; c < width; ++c) {
     Vec<T> column[kPanels];
     SIMMST_UNROLL
@@ -172,9 +171,8 @@ void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t wid
     }
   }
   SIMMST_UNROLL
-  for (int j = 0; j < kKeys; ++j)
-    SIMMST_UNROLL
-    for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
+  for (int j = 0; j < kKeys; ++j) SIMMST_UNROLL
+  for (int i = 0; i < kPanels; ++i) store(scores + j * pitch + i * kLanes<T>, sum[j][i]);
 }
 
 // Rows that will be read soon.
@@ -252,9 +250,8 @@ void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch
                float* scores) {
   __m512 sum[kKeys][kPanels];
   SIMMST_UNROLL
-  for (int j = 0; j < kKeys; ++j)
-    SIMMST_UNROLL
-    for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
+  for (int j = 0; j < kKeys; ++j) SIMMST_UNROLL
+  for (int i = 0; i < kPanels; ++i) sum[j][i] = _mm512_setzero_ps();
   for (int64_t c = 0; c < pairs; ++c) {
     __m512bh column[kPanels];
     SIMMST_UNROLL
@@ -270,10 +267,9 @@ void pair_tile(const bfloat16* const* row, const uint32_t* packed, int64_t pitch
     }
   }
   SIMMST_UNROLL
-  for (int j = 0; j < kKeys; ++j)
-    SIMMST_UNROLL
-    for (int i = 0; i < kPanels; ++i)
-      store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
+  for (int j = 0; j < kKeys; ++j) SIMMST_UNROLL
+  for (int i = 0; i < kPanels; ++i)
+    store(scores + j * pitch + i * kLanes<float>, bit_cast<Vec<float>>(sum[j][i]) * scale);
 }
 
 inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, const uint32_t* packed, int64_t pitch,
@@ -305,7 +301,8 @@ template <typename T, int kRows, int kVectors>
 void update_tile(const Update<T>& u) {
   constexpr int kSums = kRows * kVectors;
   Vec<T> sum[kSums];
-  const auto place = [&](int n) SIMMST_ALWAYS_INLINE { return u.sums + n / kVectors * u.pitch + n % kVectors * kLanes<T>; };
+  const auto place = [&](int n)
+                         SIMMST_ALWAYS_INLINE { return u.sums + n / kVectors * u.pitch + n % kVectors * kLanes<T>; };
   if (u.start != nullptr) {
     unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(u.start + n % kVectors * kLanes<T>); });
   } else if (u.fresh) {
@@ -313,7 +310,8 @@ void update_tile(const Update<T>& u) {
   } else if (u.factor == nullptr) {
     unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(place(n)); });
   } else {
-    unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = load(place(n)) * broadcast_from(u.factor + n / kVectors); });
+    unrolled<kSums>([&](int n)
+                        SIMMST_ALWAYS_INLINE { sum[n] = load(place(n)) * broadcast_from(u.factor + n / kVectors); });
   }
   const T* left = u.left;
   const T* right = u.right.data;
@@ -372,9 +370,9 @@ void update_block(Update<T> u, int64_t rows, int64_t width) {
 }
 
 // Compiled once, in prob_sparse_attention_tiles.cpp.
-#define SIMMST_TILES(prefix, T)                                                                                   \
-  prefix template void transpose<T>(const T*, int64_t, int64_t, int64_t, T*);                                     \
-  prefix template void score_block<T>(Rows<T>, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, Soon);  \
+#define SIMMST_TILES(prefix, T)                                                                                  \
+  prefix template void transpose<T>(const T*, int64_t, int64_t, int64_t, T*);                                    \
+  prefix template void score_block<T>(Rows<T>, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, Soon); \
   prefix template void update_block<T>(Update<T>, int64_t, int64_t);
 SIMMST_TILES(extern, float)
 SIMMST_TILES(extern, double)

@@ -12,8 +12,8 @@ namespace {
 using namespace simmst::cpu::projection;  // what all instruction sets share
 using namespace matrices;
 
-constexpr int64_t kBlock = 48;  // rows, a multiple of kRows
-constexpr int64_t kChunks = 16;  // over which gradients of weights are summed, whatever the number of threads
+constexpr int64_t kBlock = 48;        // rows, a multiple of kRows
+constexpr int64_t kChunks = 16;       // over which gradients of weights are summed, whatever the number of threads
 constexpr double kWorthThread = 2e6;  // operations
 
 // The tokens of a tensor, head by head or not.
@@ -40,8 +40,7 @@ SIMMST_INLINE void gather(const Tokens<const float>& tokens, int64_t row, float*
 }
 SIMMST_INLINE void scatter(const Tokens<float>& tokens, int64_t row, const float* from) {
   tokens.pieces(row, [&](float* to, int64_t first, int64_t count) SIMMST_LAMBDA {
-    for (int64_t i = 0; i < count; i += kWide)
-      store_some(to + i, load_some(from + first + i, count - i), count - i);
+    for (int64_t i = 0; i < count; i += kWide) store_some(to + i, load_some(from + first + i, count - i), count - i);
   });
 }
 
@@ -54,8 +53,8 @@ struct Packed {
 Packed take_packed(const Problem& problem, bool backward, Parts& parts) {
   Packed packed{};
   for (int64_t p = 0; p < problem.parts; ++p) {
-    packed.panels[p] = parts.take(backward ? problem.outputs * padded(problem.inputs)
-                                           : problem.inputs * padded(problem.outputs));
+    packed.panels[p] =
+        parts.take(backward ? problem.outputs * padded(problem.inputs) : problem.inputs * padded(problem.outputs));
     packed.bias[p] = parts.take(padded(problem.outputs));
   }
   packed.norm = parts.take(padded(problem.inputs));
@@ -80,11 +79,11 @@ void pack_all(const Problem& problem, const Weights& weights, bool backward, con
 
 // What a thread needs for a block of rows, in whole vectors, zero behind the last feature.
 struct Block {
-  float* x;       // (kBlock, inputs): what the layers see
-  float* normal;  // (kBlock, inputs): before the LayerNorm's scale and shift
+  float* x;           // (kBlock, inputs): what the layers see
+  float* normal;      // (kBlock, inputs): before the LayerNorm's scale and shift
   float* reciprocal;  // (kBlock,)
-  float* out;     // (kBlock, outputs), or the gradient of it
-  float* grad_x;  // (kBlock, inputs)
+  float* out;         // (kBlock, outputs), or the gradient of it
+  float* grad_x;      // (kBlock, inputs)
 };
 
 Block take_block(const Problem& problem, Parts& parts) {
@@ -143,7 +142,8 @@ void forward_block(const Problem& problem, const Packed& packed, const Weights& 
       float* row = block.out + r * ld;
       if (p == 0 && weights.scale != nullptr)
         for (int64_t n = 0; n < outputs; n += kWide)
-          store(row + n, load(row + n) * load_some(weights.scale + (first + r) / problem.steps * outputs + n, outputs - n));
+          store(row + n,
+                load(row + n) * load_some(weights.scale + (first + r) / problem.steps * outputs + n, outputs - n));
       if (p == 0 && weights.residual != nullptr)
         for (int64_t n = 0; n < outputs; n += kWide)
           store(row + n, load(row + n) + load_some(weights.residual + (first + r) * outputs + n, outputs - n));
@@ -165,7 +165,8 @@ void backward_block(const Problem& problem, const Packed& packed, const Weights&
       gather(tokens, first + r, row);
       if (p == 0 && weights.scale != nullptr)
         for (int64_t n = 0; n < outputs; n += kWide)
-          store(row + n, load(row + n) * load_some(weights.scale + (first + r) / problem.steps * outputs + n, outputs - n));
+          store(row + n,
+                load(row + n) * load_some(weights.scale + (first + r) / problem.steps * outputs + n, outputs - n));
     }
     if (wanted.bias[p] != nullptr) add_rows(block.out, ld, count, outputs, totals.bias[p]);
     if (wanted.weight[p] != nullptr)

@@ -25,10 +25,10 @@ struct Problem {
 struct Weights {
   const float* weight[kMostParts];  // (outputs, inputs)
   const float* bias[kMostParts];    // (outputs,)
-  const float* norm;       // (inputs,): no LayerNorm without
-  const float* norm_bias;  // (inputs,)
-  const float* residual;   // (series, steps, outputs), added to the first part
-  const float* scale;      // (series, outputs), multiplies it before
+  const float* norm;                // (inputs,): no LayerNorm without
+  const float* norm_bias;           // (inputs,)
+  const float* residual;            // (series, steps, outputs), added to the first part
+  const float* scale;               // (series, outputs), multiplies it before
 };
 
 struct Outputs {
@@ -55,8 +55,8 @@ struct Kernels {
 
 namespace simmst::cpu {
 
-#define SIMMST_DECLARE(isa)   \
-  namespace isa::projection { \
+#define SIMMST_DECLARE(isa)                      \
+  namespace isa::projection {                    \
   extern const cpu::projection::Kernels kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)

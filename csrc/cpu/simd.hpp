@@ -353,8 +353,8 @@ SIMMST_INLINE Vec<T> reduce_each(Vec<T>* v) {
     constexpr int kBlock = 16 / static_cast<int>(sizeof(T)), kPiece = kDone < kBlock ? kDone : kBlock;
     constexpr int kLeft = kCount == 1 ? 1 : kCount / 2;
     for (int i = 0; i < kLeft; ++i)
-      v[i] = add_pieces<T, kPiece>(v[2 * i], v[kCount == 1 ? 0 : 2 * i + 1],
-                                   std::make_integer_sequence<int, kLanes<T>>{});
+      v[i] =
+          add_pieces<T, kPiece>(v[2 * i], v[kCount == 1 ? 0 : 2 * i + 1], std::make_integer_sequence<int, kLanes<T>>{});
     return reduce_each<T, kLeft, 2 * kDone>(v);
   }
 }

@@ -57,19 +57,19 @@ static inline int64_t kept_entries(const Problem& problem) {
 // 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
-  void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse,
-                  void* kept, void* workspace);
+  void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse, void* kept,
+                  void* workspace);
   int64_t (*backward_bytes)(const Problem&);
-  void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask,
-                   const void* kept, const Gradients&, void* workspace);
+  void (*backward)(const Problem&, const Map& grad, const Map& x, const Weights&, const bool* mask, const void* kept,
+                   const Gradients&, void* workspace);
 };
 
 }  // namespace simmst::cpu::spatial
 
 namespace simmst::cpu {
 
-#define SIMMST_DECLARE(isa) \
-  namespace isa::spatial {  \
+#define SIMMST_DECLARE(isa)                   \
+  namespace isa::spatial {                    \
   extern const cpu::spatial::Kernels kernels; \
   }
 SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)

@@ -310,8 +310,7 @@ void backward_head(const Problem& problem, int64_t index, int64_t column, int64_
       const T *rows = buffers.key_rows + first * value_ld, *none = nullptr, *right = grad_scores;
       if (first == 0)
         product_columns<V, false>(rows, value_ld, 1, count, right, V * kLanes<T>, none, grad_query + q, ld, width);
-      else
-        product_columns<V, true>(rows, value_ld, 1, count, right, V * kLanes<T>, none, grad_query + q, ld, width);
+      else product_columns<V, true>(rows, value_ld, 1, count, right, V * kLanes<T>, none, grad_query + q, ld, width);
     });
     const T *grad_scores = buffers.grad_scores, *query_rows = buffers.query_rows, *grad_rows = buffers.grad_rows;
     sum_over_queries(grad_scores, count, positions, query_rows, value_ld, buffers.grad_key);

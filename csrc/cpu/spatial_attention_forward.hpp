@@ -20,19 +20,19 @@ constexpr int64_t kTileWidth = kTileVectors<T> * kLanes<T>;  // positions per ti
 // What a thread needs for a group; N positions a map, all columns of the group in rows of ld.
 template <typename T>
 struct GroupBuffers {
-  T* x;          // (C, ld)
-  T* projected;  // (3C, ld): queries (scaled), keys, values
-  T* heads;      // (C, ld): attention of all heads
-  T* normal;     // (C, ld): what LayerNorm was given, normalised; for backward
-  T* base;       // (heads, ld): what is taken from the scores of each query, to the base 2
-  T* sum;        // (heads, ld): sum over the keys of 2^(score - base)
-  T* reciprocal; // (ld,): of its standard deviations
-  T* query;      // (D, tile width)
-  T* weights;    // (key block, tile width): 2^(score - base)
-  T* value;      // (N, value_ld): values of one head of one map, one row per key that is not ignored
-  T* key;        // (D, map_ld): the keys that are not ignored, side by side; only with a mask
-  T* columns;    // (D, map_ld): the values likewise
-  int64_t* kept; // (N,): positions that are not ignored, ascending
+  T* x;           // (C, ld)
+  T* projected;   // (3C, ld): queries (scaled), keys, values
+  T* heads;       // (C, ld): attention of all heads
+  T* normal;      // (C, ld): what LayerNorm was given, normalised; for backward
+  T* base;        // (heads, ld): what is taken from the scores of each query, to the base 2
+  T* sum;         // (heads, ld): sum over the keys of 2^(score - base)
+  T* reciprocal;  // (ld,): of its standard deviations
+  T* query;       // (D, tile width)
+  T* weights;     // (key block, tile width): 2^(score - base)
+  T* value;       // (N, value_ld): values of one head of one map, one row per key that is not ignored
+  T* key;         // (D, map_ld): the keys that are not ignored, side by side; only with a mask
+  T* columns;     // (D, map_ld): the values likewise
+  int64_t* kept;  // (N,): positions that are not ignored, ascending
   int64_t ld, map_ld, value_ld;
 };
 

@@ -63,8 +63,8 @@ void load_channels_last(const Problem& problem, const Map& map, const Storage* i
   for (int64_t n = 0; n < positions; n += kLanes<T>) {
     const Storage* rows[kLanes<T>];
     for (int i = 0; i < kLanes<T>; ++i)
-      rows[i] = n + i >= positions ? nullptr
-                                   : in + (even ? (n + i) * map.column : position_offset(problem, map, n + i));
+      rows[i] =
+          n + i >= positions ? nullptr : in + (even ? (n + i) * map.column : position_offset(problem, map, n + i));
     for (int64_t c = 0; c < channels; c += kLanes<T>) {
       const int count = static_cast<int>(channels - c < kLanes<T> ? channels - c : kLanes<T>);
       Vec<T> square[kLanes<T>];
@@ -106,8 +106,7 @@ void load_group(const Problem& problem, const Map& map, const Group& group, T* o
     const Storage* in = static_cast<const Storage*>(map.data) + group.first * map.batch;
     load_channels_last(problem, map, in, columns, out, ld);
   } else {  // in this order: a map may write a few columns of the next
-    for (int64_t g = 0; g < group.count; ++g)
-      load_map<Storage>(problem, map, group.first + g, out + g * positions, ld);
+    for (int64_t g = 0; g < group.count; ++g) load_map<Storage>(problem, map, group.first + g, out + g * positions, ld);
   }
   for (int64_t c = 0; c < problem.channels; ++c)
     for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) out[c * ld + n] = T(0);

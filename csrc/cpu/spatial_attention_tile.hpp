@@ -15,7 +15,11 @@ namespace simmst::cpu::SIMMST_ISA::spatial {
 template <typename T>
 constexpr int kTileVectors = sizeof(T) == 8 ? 1 : 3;
 template <typename T, int V>
-constexpr int kTileRows = sizeof(T) == 8 ? 8 : kRegisters >= 32 ? (V == 1 ? 16 : 8) : V == 3 ? 4 : V == 2 ? 6 : 8;
+constexpr int kTileRows = sizeof(T) == 8     ? 8
+                          : kRegisters >= 32 ? (V == 1 ? 16 : 8)
+                          : V == 3           ? 4
+                          : V == 2           ? 6
+                                             : 8;
 
 // Whether rows that are left over are spread evenly over tiles of any height, rather than over halves of the full one:
 // where few sums in a tile leave the units waiting.

@@ -5,7 +5,9 @@
 
 namespace simmst::cpu::SIMMST_ISA::matrices {
 
-SIMMST_INLINE void clear(float* p, int64_t count) { __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
+SIMMST_INLINE void clear(float* p, int64_t count) {
+  __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float));
+}
 
 // A row of `width` entries, zeros up to a whole vector.
 SIMMST_INLINE void copy_row(const float* from, int64_t width, float* to) {

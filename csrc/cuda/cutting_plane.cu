@@ -15,13 +15,14 @@ SIMMST_KERNEL(kFinishThreads) finish_planes(const PlanePass pass, const std::int
 
 template <typename Format, int kRows>
 void launch_pass(const PlanePass& pass, const PlaneSchedule& schedule, const RowBlock& rows, const Queue& queue) {
-  launch({"cutting_plane_pass",
-          {pass.problems * schedule.blocks},
-          kPlaneThreads,
-          kPassSharedBytes<Format>,
-          queue.stream,
-          {{"P", pass.problems}, {"L", pass.planes}, {"N", pass.size}, {"rows from", rows.first}, {"rows", rows.count}}},
-         pass_over_planes<Format, kRows>, pass, schedule, rows);
+  launch(
+      {"cutting_plane_pass",
+       {pass.problems * schedule.blocks},
+       kPlaneThreads,
+       kPassSharedBytes<Format>,
+       queue.stream,
+       {{"P", pass.problems}, {"L", pass.planes}, {"N", pass.size}, {"rows from", rows.first}, {"rows", rows.count}}},
+      pass_over_planes<Format, kRows>, pass, schedule, rows);
 }
 
 template <typename Format>
@@ -41,7 +42,8 @@ void launch_rows(const PlanePass& pass, const PlaneSchedule& schedule, const Row
 }
 
 bool is_plain(const PlanePass& pass) {
-  for (const Strided* array : {&pass.gradient, &pass.combined, &pass.point, &pass.anchor, &pass.exp_avg, &pass.exp_avg_sq}) {
+  for (const Strided* array :
+       {&pass.gradient, &pass.combined, &pass.point, &pass.anchor, &pass.exp_avg, &pass.exp_avg_sq}) {
     const bool plain = array->type == DataType::kFloat32 && (array->stride == 1 || pass.size == 1);
     if (array->data != nullptr && !plain) return false;
   }

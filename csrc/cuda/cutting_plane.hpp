@@ -54,16 +54,16 @@ struct PlanePass {
   bool plain = false;
   Update update = Update::kNone;
   Strided point, exp_avg, exp_avg_sq;  // (P, N)
-  float step_size = 0.0f;              // Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t) when there is no step on the device
+  float step_size = 0.0f;  // Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t) when there is no step on the device
   float second_root = 1.0f;
   Strided step;  // t on the device, one entry; step_size is lr then
 
-  bool evaluating = false;  // the second product and what follows from it are wanted
-  Strided anchor;           // (P, N)
-  Strided offsets, multipliers;     // (P, L)
+  bool evaluating = false;       // the second product and what follows from it are wanted
+  Strided anchor;                // (P, N)
+  Strided offsets, multipliers;  // (P, L)
   Total total_of = Total::kNone;
-  Strided values, total;            // (P, L), (P,)
-  float* slopes = nullptr;          // (P, L), contiguous: d total / d v
+  Strided values, total;    // (P, L), (P,)
+  float* slopes = nullptr;  // (P, L), contiguous: d total / d v
 
   float* partial = nullptr;  // (P, L, blocks) workspace
   float* carried = nullptr;  // (P, N) workspace for more than one row block

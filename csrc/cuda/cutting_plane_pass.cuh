@@ -20,7 +20,7 @@ struct RowBlock {
 SIMMST_HOST_DEVICE constexpr int padded_column(int column) { return column + column / 32 * 4; }
 
 template <typename Format>
-constexpr int kTileColumns = kWarp* Format::kColumns;
+constexpr int kTileColumns = kWarp * Format::kColumns;
 
 // A row of sums for each warp, the tile's point - anchor, the coefficients, and the step sizes.
 template <typename Format>

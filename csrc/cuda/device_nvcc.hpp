@@ -198,7 +198,8 @@ SIMMST_DEVICE FloatPair unpack_pair(std::uint32_t pair) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
   } else {
-    return {to_float(float16{static_cast<std::uint16_t>(pair)}), to_float(float16{static_cast<std::uint16_t>(pair >> 16)})};
+    return {to_float(float16{static_cast<std::uint16_t>(pair)}),
+            to_float(float16{static_cast<std::uint16_t>(pair >> 16)})};
   }
 }
 
@@ -247,11 +248,11 @@ void launch(const Launch& how, void (*kernel)(Parameters...), const Arguments&..
   std::tuple<Parameters...> values(arguments...);
   const auto start = [&]<std::size_t... I>(std::index_sequence<I...>) {
     void* addresses[] = {&std::get<I>(values)..., nullptr};
-    return cudaLaunchKernel(function,
-                            dim3(static_cast<unsigned>(how.grid.x), static_cast<unsigned>(how.grid.y),
-                                 static_cast<unsigned>(how.grid.z)),
-                            dim3(static_cast<unsigned>(how.threads)), addresses, how.shared_bytes,
-                            reinterpret_cast<cudaStream_t>(how.stream));
+    return cudaLaunchKernel(
+        function,
+        dim3(static_cast<unsigned>(how.grid.x), static_cast<unsigned>(how.grid.y), static_cast<unsigned>(how.grid.z)),
+        dim3(static_cast<unsigned>(how.threads)), addresses, how.shared_bytes,
+        reinterpret_cast<cudaStream_t>(how.stream));
   };
   check(start(std::index_sequence_for<Parameters...>{}), how);
 }

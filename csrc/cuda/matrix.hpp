@@ -21,7 +21,7 @@ struct TileC {
   float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 };
 
-SIMMST_DEVICE int tile_row() { return lane_index() / 4; }         // g
+SIMMST_DEVICE int tile_row() { return lane_index() / 4; }           // g
 SIMMST_DEVICE int tile_column() { return 2 * (lane_index() % 4); }  // 2 t
 
 // A from 16 rows of 16.

@@ -41,8 +41,8 @@ struct SelectCall {
   const int64_t* sample = nullptr;  // (L_Q, samples), or (samples,) when shared; contiguous
   int64_t samples = 0;
   bool shared = false;
-  int64_t selected = 0;  // u
-  float divisor = 1.0f;  // of the sum in the measure
+  int64_t selected = 0;      // u
+  float divisor = 1.0f;      // of the sum in the measure
   int64_t* top = nullptr;    // (batch, u)
   float* measure = nullptr;  // (batch, L_Q)
   void* workspace = nullptr;

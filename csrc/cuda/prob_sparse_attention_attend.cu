@@ -43,7 +43,8 @@ constexpr std::size_t attend_bytes(int threads) {
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
+SIMMST_KERNEL(kThreads)
+attend_span(const AttendParameters p) {
   using Product = Products<T, W>;
   constexpr int kTileEntries = kTile * Product::kPitch;
   const int64_t item = block_index().x, tile = item % p.query_tiles, part = item / p.query_tiles;
@@ -94,8 +95,7 @@ SIMMST_KERNEL(kThreads) attend_span(const AttendParameters p) {
                         rows, sum, entry, first, scratch);
     sync_block();
   }
-  if (first_row < p.rows)
-    store_partial<W>({p.sums, p.extremes, p.rows}, sum, rows, part, first_row, p.rows);
+  if (first_row < p.rows) store_partial<W>({p.sums, p.extremes, p.rows}, sum, rows, part, first_row, p.rows);
 }
 
 struct FinishParameters {
@@ -111,11 +111,17 @@ struct FinishParameters {
 };
 
 template <typename T, int W>
-SIMMST_KERNEL(kFinishThreads) finish_rows(const FinishParameters p) {
+SIMMST_KERNEL(kFinishThreads)
+finish_rows(const FinishParameters p) {
   const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
   const int64_t parts = entry * p.spans.keys * p.rows;
-  const OutputRows<T> rows{rows_of<T>(p.out, p.batch, entry), {p.sums + parts * W, p.extremes + parts * 2, p.rows},
-                           p.spans.keys, p.value.matrices.rows, p.top + entry * p.selected, p.selected, p.fill,
+  const OutputRows<T> rows{rows_of<T>(p.out, p.batch, entry),
+                           {p.sums + parts * W, p.extremes + parts * 2, p.rows},
+                           p.spans.keys,
+                           p.value.matrices.rows,
+                           p.top + entry * p.selected,
+                           p.selected,
+                           p.fill,
                            p.lse + entry * p.selected};
   const int64_t first = chunk * p.spans.size, past = first + p.spans.size;
   const int64_t end = past < rows.out.count ? past : rows.out.count;
@@ -174,7 +180,11 @@ void attend(const AttendCall& call, const Queue& queue) {
             queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", call.selected}, {"width", kWidth}}},
            attend_span<T, kWidth>, first);
-    launch({"prob_sparse finish_rows", {batch * spans.rows}, kFinishThreads, fill_bytes<kFinishThreads>(), queue.stream,
+    launch({"prob_sparse finish_rows",
+            {batch * spans.rows},
+            kFinishThreads,
+            fill_bytes<kFinishThreads>(),
+            queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", call.selected}, {"width", kWidth}}},
            finish_rows<T, kWidth>, second);
   });

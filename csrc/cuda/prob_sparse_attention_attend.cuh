@@ -125,12 +125,12 @@ SIMMST_DEVICE void store_partial(const PartialRows& to, const TileC (&sum)[W / 8
 template <typename T>
 struct OutputRows {
   Rows<T> out;
-  PartialRows parts;    // row i of a span's parts is the selected query i, row `selected` the fill
+  PartialRows parts;  // row i of a span's parts is the selected query i, row `selected` the fill
   int64_t spans, keys;
   const int64_t* top;
   int64_t selected;
   Fill fill;
-  float* lse;           // (u)
+  float* lse;  // (u)
 };
 
 // A selected row, by a warp: the parts weighted by their totals, in the order of the spans.
@@ -194,8 +194,7 @@ SIMMST_DEVICE void fill_with_mean(const OutputRows<T>& rows, unsigned char* shar
   constexpr int kPart = 16 / static_cast<int>(sizeof(T)), kAcross = W / kPart;
   T* mean = reinterpret_cast<T*>(shared + kFillWindow);  // (W)
   for (int c = thread_index(); c < W; c += block_threads())
-    mean[c] = from_float<T>(
-        static_cast<float>(sum_of_values<W>(rows, rows.spans, c) / static_cast<double>(rows.keys)));
+    mean[c] = from_float<T>(static_cast<float>(sum_of_values<W>(rows, rows.spans, c) / static_cast<double>(rows.keys)));
   sync_block();
   const int column = thread_index() % kAcross * kPart;
   if (column >= rows.out.columns) return;

@@ -19,7 +19,7 @@ namespace {
 using namespace simmst::prob_sparse;
 
 constexpr int kThreads = kBackwardThreads;
-constexpr int kChunk = 16;          // queries whose weights a warp holds at a time
+constexpr int kChunk = 16;  // queries whose weights a warp holds at a time
 static_assert(kThreads / kWarp * kWarpRows == kTile);
 
 // Blocks of the second launch that a multiprocessor holds: their registers decide.
@@ -71,7 +71,8 @@ SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& gr
 constexpr std::size_t kSumBytes = kThreads * 4 * sizeof(double);
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
+SIMMST_KERNEL(kThreads)
+sum_rows(const BackwardParameters p) {
   const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
   const Rows<const T> out = rows_of<const T>(p.out, p.batch, entry),
                       grad = rows_of<const T>(p.grad_out, p.batch, entry);
@@ -92,8 +93,8 @@ SIMMST_KERNEL(kThreads) sum_rows(const BackwardParameters p) {
 
 // Selected queries [first, first + kQueries) with their dO; the copies are started, not finished.
 template <typename T, int W>
-SIMMST_DEVICE
-void start_queries(const BackwardParameters& p, const Shared<T, W>& shared, int64_t entry, int64_t first) {
+SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>& shared, int64_t entry,
+                                 int64_t first) {
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry),
                       grad = rows_of<const T>(p.grad_out, p.batch, entry);
   const int64_t* top = p.top + entry * p.selected;
@@ -129,8 +130,8 @@ SIMMST_DEVICE void weigh(const BackwardParameters& p, const Shared<T, W>& shared
       if (p.dropout.seed != nullptr && visible) {
         const PhiloxWords words = dropout_words(p.dropout, entry, position, key);
         const int word = static_cast<int>(key % 4);
-        const std::uint32_t drawn = word < 2 ? (word == 0 ? words.word[0] : words.word[1])
-                                             : (word == 2 ? words.word[2] : words.word[3]);
+        const std::uint32_t drawn =
+            word < 2 ? (word == 0 ? words.word[0] : words.word[1]) : (word == 2 ? words.word[2] : words.word[3]);
         kept = drawn >= p.dropout.threshold ? p.dropout.factor : 0.0f;
       }
       weight = probability * kept;
@@ -201,7 +202,8 @@ SIMMST_DEVICE void for_grad_query(const BackwardParameters& p, TileC (&sum)[W / 
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads, blocks_beside(W)) backward_span(const BackwardParameters p) {
+SIMMST_KERNEL(kThreads, blocks_beside(W))
+backward_span(const BackwardParameters p) {
   using Product = Products<T, W>;
   constexpr int kPitch = Product::kPitch;
   const int64_t part = block_index().x, entry = part / p.spans.keys, span = part % p.spans.keys;
@@ -255,9 +257,8 @@ SIMMST_KERNEL(kThreads, blocks_beside(W)) backward_span(const BackwardParameters
         }
         Product::update_transposed(grad_query, shared.turned + first_row, Shared<T, W>::kTurnedPitch, shared.keys);
         if (!keeps_grad_query || first == begin)
-          for_grad_query<W>(p, grad_query, part, first_query, [](float* at, float& x, float& y) {
-            store_pack(at, Pack<float, 2>{{x, y}});
-          });
+          for_grad_query<W>(p, grad_query, part, first_query,
+                            [](float* at, float& x, float& y) { store_pack(at, Pack<float, 2>{{x, y}}); });
       }
       sync_block();
     }
@@ -272,7 +273,8 @@ SIMMST_KERNEL(kThreads, blocks_beside(W)) backward_span(const BackwardParameters
 // ---- 3
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) finish_grad_query(const BackwardParameters p) {
+SIMMST_KERNEL(kThreads)
+finish_grad_query(const BackwardParameters p) {
   constexpr int kPart = 16 / static_cast<int>(sizeof(T));
   const int64_t entry = block_index().x / p.spans.rows, chunk = block_index().x % p.spans.rows;
   const Rows<T> grad = rows_of<T>(p.grad_query, p.batch, entry);
@@ -344,7 +346,11 @@ void backward(const BackwardCall& call, const Queue& queue) {
     constexpr int kWidth = decltype(width)::value;
     const auto start = [&](const char* name, auto kernel, int64_t blocks, std::size_t bytes) {
       if (blocks == 0) return;  // no rows
-      launch({name, {blocks}, kThreads, bytes, queue.stream,
+      launch({name,
+              {blocks},
+              kThreads,
+              bytes,
+              queue.stream,
               {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", forward.selected}, {"width", kWidth}}},
              kernel, p);
     };

@@ -17,10 +17,10 @@ struct BackwardParameters {
   bool is_causal, has_fill;
   Fill fill;
   Dropout dropout;
-  const float* lse;      // (batch, u)
-  double* rest;          // (batch, spans of rows, W): sums of dO over the rows with the fill
-  float* grad_parts;     // (batch, spans of keys, u, W): of dQ
-  float* delta;          // (batch, u): rowsum(dO O)
+  const float* lse;   // (batch, u)
+  double* rest;       // (batch, spans of rows, W): sums of dO over the rows with the fill
+  float* grad_parts;  // (batch, spans of keys, u, W): of dQ
+  float* delta;       // (batch, u): rowsum(dO O)
 };
 
 // What the fill in a row passes to each key that it sees.

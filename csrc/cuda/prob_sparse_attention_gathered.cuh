@@ -32,7 +32,7 @@ struct Parts {
 template <typename T, int W>
 struct StagedRows {
   using P = Parts<T, W>;
-  using Row = std::uint32_t;  // bytes before it
+  using Row = std::uint32_t;     // bytes before it
   const unsigned char* read[2];  // of row 0, what the lane reads as parts 0 and 1
   std::uint32_t row_bytes;
 

@@ -32,11 +32,11 @@ struct MeasureParameters {
   const int64_t* sample;
   int64_t samples;
   float divisor;
-  float* measure;    // (batch, L_Q)
-  int64_t chunk;     // queries of a block
+  float* measure;  // (batch, L_Q)
+  int64_t chunk;   // queries of a block
   KeyTiles tiles;
-  std::uint32_t* list;     // of each group, by tile
-  std::int32_t* offsets;   // (groups, tiles + 1), in turns of a group's list
+  std::uint32_t* list;    // of each group, by tile
+  std::int32_t* offsets;  // (groups, tiles + 1), in turns of a group's list
 };
 
 // ---- samples shared by all queries
@@ -47,7 +47,8 @@ constexpr std::size_t shared_bytes(int64_t chunk) {
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
+SIMMST_KERNEL(kSharedThreads)
+measure_shared(const MeasureParameters p) {
   using Product = Products<T, W>;
   constexpr int kTileEntries = kTile * Product::kPitch;
   const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
@@ -62,9 +63,8 @@ SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
 
   for (int64_t sample = 0; sample < p.samples; sample += kTile) {
     const int count = static_cast<int>(p.samples - sample < kTile ? p.samples - sample : kTile);
-    start_rows<W>(keys, Product::kPitch, key, kTile, [&](int r) {
-      return r < count ? clamp_index(p.sample[sample + r], key.count) : int64_t{-1};
-    });
+    start_rows<W>(keys, Product::kPitch, key, kTile,
+                  [&](int r) { return r < count ? clamp_index(p.sample[sample + r], key.count) : int64_t{-1}; });
     start_tile<W>(buffer_of(begin), Product::kPitch, query, begin, end);
     commit_copies();
     for (int64_t first = begin; first < end; first += kTile) {
@@ -88,7 +88,8 @@ SIMMST_KERNEL(kSharedThreads) measure_shared(const MeasureParameters p) {
 // ---- a sample per query
 
 template <bool kStaged, typename T, int W>
-SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2) measure_gathered(const MeasureParameters p) {
+SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2)
+measure_gathered(const MeasureParameters p) {
   const int64_t chunks = ceil_div(p.query.matrices.rows, p.chunk);
   const int64_t entry = block_index().x / chunks, begin = block_index().x % chunks * p.chunk;
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry);
@@ -232,9 +233,12 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
   const int64_t running = chunk * static_cast<int64_t>(sizeof(Extremes));
   const KeyTiles tiles = key_tiles(keys, call.samples, row_bytes, most_bytes, running);
   switch (tiles.gather) {
-    case Gather::kStraight: return {tiles, chunk, kGatherThreads / 2, 0};
-    case Gather::kTiles: return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes + running)};
-    default: return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes)};
+    case Gather::kStraight:
+      return {tiles, chunk, kGatherThreads / 2, 0};
+    case Gather::kTiles:
+      return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes + running)};
+    default:
+      return {tiles, chunk, threads, static_cast<std::size_t>(tiles.size * row_bytes)};
   }
 }
 
@@ -242,15 +246,18 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
   const Problem& problem = call.problem;
   const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows, batch = problem.batch.count;
   const Plan plan = plan_of(call, queue);
-  MeasureParameters p{problem.batch, problem.query, problem.key, call.sample, call.samples, call.divisor, call.measure,
-                      plan.chunk, plan.tiles, nullptr, nullptr};
+  MeasureParameters p{problem.batch, problem.query, problem.key, call.sample, call.samples, call.divisor,
+                      call.measure,  plan.chunk,    plan.tiles,  nullptr,     nullptr};
   if (!call.shared && plan.tiles.gather != Gather::kStraight) {
     p.list = static_cast<std::uint32_t*>(call.workspace);
     p.offsets = reinterpret_cast<std::int32_t*>(static_cast<char*>(call.workspace) +
                                                 list_bytes(queries, call.samples, plan.tiles.count));
     const int64_t groups = ceil_div(queries, kGroupQueries), warps = kListThreads / kWarp;
-    launch({"prob_sparse list_samples", {ceil_div(groups, warps)}, kListThreads,
-            static_cast<std::size_t>(warps * plan.tiles.count) * sizeof(int), queue.stream,
+    launch({"prob_sparse list_samples",
+            {ceil_div(groups, warps)},
+            kListThreads,
+            static_cast<std::size_t>(warps * plan.tiles.count) * sizeof(int),
+            queue.stream,
             {{"L_Q", queries}, {"L_K", keys}, {"samples", call.samples}, {"tiles", plan.tiles.count}}},
            list_samples, p);
   }
@@ -259,7 +266,11 @@ void measure_queries(const SelectCall& call, const Queue& queue) {
     using T = decltype(type);
     constexpr int kWidth = decltype(width)::value;
     const auto start = [&](const char* name, auto kernel, int threads, std::size_t bytes) {
-      launch({name, {blocks}, threads, bytes, queue.stream,
+      launch({name,
+              {blocks},
+              threads,
+              bytes,
+              queue.stream,
               {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"samples", call.samples}, {"width", kWidth}}},
              kernel, p);
     };
@@ -315,7 +326,11 @@ void select_queries(const SelectCall& call, const Queue& queue) {
   measure_queries(call, queue);
   if (call.selected == 0) return;
   const int64_t threads = round_up_to(queries < kTopThreads ? queries : kTopThreads, kWarp);
-  launch({"prob_sparse select_largest", {batch}, static_cast<int>(threads), kTopBytes, queue.stream,
+  launch({"prob_sparse select_largest",
+          {batch},
+          static_cast<int>(threads),
+          kTopBytes,
+          queue.stream,
           {{"batch", batch}, {"L_Q", queries}, {"u", call.selected}}},
          select_largest, TopParameters{call.measure, queries, call.selected, call.top});
 }

@@ -15,8 +15,8 @@ namespace {
 using namespace simmst::prob_sparse;
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
-constexpr int64_t kMostRows = kWarps * kWarpRows;   // selected queries and the fill: 16 for each warp
-constexpr int64_t kMostGathered = 256;              // queries, when each has samples of its own
+constexpr int64_t kMostRows = kWarps * kWarpRows;  // selected queries and the fill: 16 for each warp
+constexpr int64_t kMostGathered = 256;             // queries, when each has samples of its own
 
 struct ForwardParameters {
   Batch batch;
@@ -48,7 +48,7 @@ struct Layout {
   int64_t extremes;  // of each row that a warp works on: those of the measure, later those of the softmax
   int64_t words;     // of the selection
   int64_t fill;
-  int64_t scratch;   // of each warp
+  int64_t scratch;  // of each warp
   int64_t bytes;
 };
 
@@ -131,8 +131,8 @@ SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at
 
 // The warps share the selected rows, 16 each, and among those with the same rows the tiles of keys.
 template <typename T, int W>
-SIMMST_DEVICE
-void attend_rows_of(const ForwardParameters& p, const Layout& at, int64_t entry, int64_t rows, int64_t spans) {
+SIMMST_DEVICE void attend_rows_of(const ForwardParameters& p, const Layout& at, int64_t entry, int64_t rows,
+                                  int64_t spans) {
   constexpr int kPitch = Products<T, W>::kPitch, kPart = 16 / static_cast<int>(sizeof(T));
   unsigned char* memory = shared_memory();
   T* keys = reinterpret_cast<T*>(memory + at.keys);
@@ -146,8 +146,7 @@ void attend_rows_of(const ForwardParameters& p, const Layout& at, int64_t entry,
   for (int i = thread_index(); i < static_cast<int>(round_up_to(rows, kWarpRows)) * (W / kPart); i += kThreads) {
     const int r = i / (W / kPart), column = i % (W / kPart) * kPart;
     const int64_t row = selected_query(r);
-    store_pack(chosen + r * kPitch + column,
-               row < 0 ? Pack<T>{} : load_pack<Pack<T>>(queries + row * kPitch + column));
+    store_pack(chosen + r * kPitch + column, row < 0 ? Pack<T>{} : load_pack<Pack<T>>(queries + row * kPitch + column));
   }
   sync_block();
   LaneRows lane_rows;
@@ -167,7 +166,8 @@ void attend_rows_of(const ForwardParameters& p, const Layout& at, int64_t entry,
 }
 
 template <typename T, int W>
-SIMMST_KERNEL(kThreads) forward_entry(const ForwardParameters p) {
+SIMMST_KERNEL(kThreads)
+forward_entry(const ForwardParameters p) {
   constexpr int kPitch = Products<T, W>::kPitch;
   const int64_t entry = block_index().x;
   const Rows<const T> query = rows_of<const T>(p.query, p.batch, entry), key = rows_of<const T>(p.key, p.batch, entry),
@@ -249,15 +249,29 @@ void forward_in_one_launch(const SelectCall& select, const AttendCall& attend, c
   const Problem& problem = attend.problem;
   const int64_t queries = problem.query.matrices.rows, keys = problem.key.matrices.rows, batch = problem.batch.count;
   if (batch == 0 || queries == 0) return;
-  const ForwardParameters p{problem.batch, problem.query, problem.key, attend.value, attend.out, select.sample,
-                            select.samples, select.shared, select.divisor, select.selected,
-                            {keys, attend.scale * kLog2E, attend.is_causal, attend.dropout}, attend.fill, select.top,
-                            select.measure, attend.lse};
+  const ForwardParameters p{problem.batch,
+                            problem.query,
+                            problem.key,
+                            attend.value,
+                            attend.out,
+                            select.sample,
+                            select.samples,
+                            select.shared,
+                            select.divisor,
+                            select.selected,
+                            {keys, attend.scale * kLog2E, attend.is_causal, attend.dropout},
+                            attend.fill,
+                            select.top,
+                            select.measure,
+                            attend.lse};
   for_type_and_width(problem.type, problem.width, [&](auto type, auto width) {
     using T = decltype(type);
     constexpr int kWidth = decltype(width)::value;
-    launch({"prob_sparse forward_entry", {batch}, kThreads,
-            static_cast<std::size_t>(layout_of<T, kWidth>(queries, keys, select.selected).bytes), queue.stream,
+    launch({"prob_sparse forward_entry",
+            {batch},
+            kThreads,
+            static_cast<std::size_t>(layout_of<T, kWidth>(queries, keys, select.selected).bytes),
+            queue.stream,
             {{"batch", batch}, {"L_Q", queries}, {"L_K", keys}, {"u", select.selected}, {"width", kWidth}}},
            forward_entry<T, kWidth>, p);
   });

@@ -38,8 +38,7 @@ SIMMST_DEVICE int64_t clamp_index(int64_t index, int64_t count) {
 
 // N neighbouring entries of a row, zero beyond its columns.
 template <int N, typename T>
-SIMMST_DEVICE Pack<std::remove_const_t<T>, N> read_part(const Rows<T>& rows, std::type_identity_t<T>* row,
-                                                        int column) {
+SIMMST_DEVICE Pack<std::remove_const_t<T>, N> read_part(const Rows<T>& rows, std::type_identity_t<T>* row, int column) {
   using Entry = std::remove_const_t<T>;
   if (rows.aligned && column + N <= rows.columns) return load_pack<Pack<Entry, N>>(row + column);
   Pack<Entry, N> part;
@@ -279,16 +278,23 @@ template <typename Body>
 void for_type_and_width(DataType type, int64_t width, const Body& body) {
   const auto with_width = [&](auto entry) {
     switch (width) {
-      case 16: return body(entry, std::integral_constant<int, 16>{});
-      case 32: return body(entry, std::integral_constant<int, 32>{});
-      case 64: return body(entry, std::integral_constant<int, 64>{});
-      default: return body(entry, std::integral_constant<int, 128>{});
+      case 16:
+        return body(entry, std::integral_constant<int, 16>{});
+      case 32:
+        return body(entry, std::integral_constant<int, 32>{});
+      case 64:
+        return body(entry, std::integral_constant<int, 64>{});
+      default:
+        return body(entry, std::integral_constant<int, 128>{});
     }
   };
   switch (type) {
-    case DataType::kFloat32: return with_width(float{});
-    case DataType::kBfloat16: return with_width(bfloat16{});
-    default: return with_width(float16{});
+    case DataType::kFloat32:
+      return with_width(float{});
+    case DataType::kBfloat16:
+      return with_width(bfloat16{});
+    default:
+      return with_width(float16{});
   }
 }
 

@@ -15,7 +15,9 @@ void allow_shared_memory(const void* kernel, const Launch& launch);
 
 namespace {
 
-std::string version_text(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
+std::string version_text(int number) {
+  return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+}
 
 }  // namespace
 
@@ -29,10 +31,10 @@ std::string explain_error(int status) {
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
       const std::string capability = std::to_string(major) + std::to_string(minor);
       return "this build of simmst._cuda has no code that device " + std::to_string(device) + " (sm_" + capability +
-             ") can run" + (status == cudaErrorUnsupportedPtxVersion ? ", and its driver is too old to make some" : "") +
-             "; it was compiled for " SIMMST_CUDA_ARCHITECTURES
-             ". Rebuild simmst from source with CUDAARCHS=" + capability +
-             (major < 8 ? " (the kernels need sm_80 or newer), or choose another backend" : "");
+             ") can run" +
+             (status == cudaErrorUnsupportedPtxVersion ? ", and its driver is too old to make some" : "") +
+             "; it was compiled for " SIMMST_CUDA_ARCHITECTURES ". Rebuild simmst from source with CUDAARCHS=" +
+             capability + (major < 8 ? " (the kernels need sm_80 or newer), or choose another backend" : "");
     }
     case cudaErrorInsufficientDriver:
       cudaDriverGetVersion(&driver);
@@ -82,9 +84,9 @@ void allow_shared_memory(const void* kernel, const Launch& launch) {
           launch);
   }
   if (launch.shared_bytes <= known->second) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(launch.shared_bytes)),
-        launch);
+  check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared_bytes)),
+      launch);
   known->second = launch.shared_bytes;
 }
 

@@ -37,9 +37,7 @@ std::string why_not(const Problem& problem) {
 void forward(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,
              float* lse) {
   const DeviceGuard guard(problem.queue.device);
-  with_type(problem.type, [&]<typename T>() {
-    forward_of<T>(problem, x, weights, mask, out, lse);
-  });
+  with_type(problem.type, [&]<typename T>() { forward_of<T>(problem, x, weights, mask, out, lse); });
 }
 
 std::int64_t backward_bytes(const Problem& problem) {
@@ -50,7 +48,8 @@ std::int64_t backward_bytes(const Problem& problem) {
 void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
               const float* lse, const Gradients& wanted, void* workspace) {
   const DeviceGuard guard(problem.queue.device);
-  with_type(problem.type, [&]<typename T>() { backward_of<T>(problem, grad, x, weights, mask, lse, wanted, workspace); });
+  with_type(problem.type,
+            [&]<typename T>() { backward_of<T>(problem, grad, x, weights, mask, lse, wanted, workspace); });
 }
 
 }  // namespace simmst::cuda::spatial

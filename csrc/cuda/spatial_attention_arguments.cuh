@@ -26,7 +26,7 @@ Maps<const T> as_maps(const Problem& problem, const Map& map) {
   const auto is_aligned = [](std::int64_t stride) { return stride % kPackSize<T> == 0; };
   const bool packed = map.channel == 1 && rows_align<T>(problem) && is_multiple_of_16(map.data) &&
                       is_aligned(map.batch) && is_aligned(map.row) && is_aligned(map.column);
-  return {static_cast<const T*>(map.data), map.batch, map.channel, map.row, map.column,
+  return {static_cast<const T*>(map.data),   map.batch, map.channel, map.row, map.column,
           static_cast<int>(problem.columns), packed};
 }
 

@@ -22,7 +22,8 @@ constexpr int kSumThreads = 256;
 
 // Adds the blocks' sums in their order; a thread per entry.
 template <typename T>
-SIMMST_KERNEL(kSumThreads) spatial_attention_sums(SumArguments<T> given) {
+SIMMST_KERNEL(kSumThreads)
+spatial_attention_sums(SumArguments<T> given) {
   const std::int64_t i = static_cast<std::int64_t>(block_index().x) * kSumThreads + thread_index();
   std::int64_t begin = 0;
   SIMMST_UNROLL
@@ -48,8 +49,8 @@ void add_sums(const Problem& problem, const float* sums, std::int64_t count, con
     arguments.to[part] = static_cast<T*>(to[part]);
     arguments.ends[part] = end;
   }
-  const Launch how{"spatial_attention_sums", {ceil_div(count, kSumThreads)}, kSumThreads, 0, problem.queue.stream,
-                   {{"C", c}, {"blocks", arguments.blocks}}};
+  const Launch how{"spatial_attention_sums", {ceil_div(count, kSumThreads)},          kSumThreads, 0,
+                   problem.queue.stream,     {{"C", c}, {"blocks", arguments.blocks}}};
   launch(how, spatial_attention_sums<T>, arguments);
 }
 
@@ -64,7 +65,7 @@ void launch_backward(const Problem& problem, const BackwardArguments<T>& argumen
                    problem.queue.stream,
                    {{"B", problem.batch}, {"N", sizes.positions}, {"C", sizes.channels}, {"heads", sizes.heads}}};
   const auto width = simmst::spatial::padded_width(sizes);
-  if (width == 16) launch(how, spatial_attention_backward<T, sizeof(T) == 2 ? 1 : 2>, arguments);
+  if (width == 16) launch(how, spatial_attention_backward < T, sizeof(T) == 2 ? 1 : 2 >, arguments);
   else if (width <= 32) launch(how, spatial_attention_backward<T, 2>, arguments);
   else launch(how, spatial_attention_backward<T, 4>, arguments);
 }
@@ -78,34 +79,35 @@ void backward_of(const Problem& problem, const Map& grad, const Map& x, const We
   char* const memory = static_cast<char*>(workspace);
   float* const sums = reinterpret_cast<float*>(memory + block_count(problem) * plan.matrix_bytes);
   const bool through_scores = wanted.x != nullptr || wanted.in != nullptr || wanted.in_bias != nullptr;
-  launch_backward<T>(problem, {as_maps<T>(problem, grad),
-                               as_maps<T>(problem, x),
-                               result_maps<T>(problem, wanted.x),
-                               as<T>(weights.in),
-                               as<T>(weights.in_bias),
-                               as<T>(weights.out),
-                               as<T>(weights.out_bias),
-                               as<T>(weights.norm),
-                               mask,
-                               lse,
-                               reinterpret_cast<T*>(memory),
-                               sums,
-                               problem.batch,
-                               static_cast<int>(problem.rows * problem.columns),
-                               static_cast<int>(problem.channels),
-                               static_cast<int>(problem.heads),
-                               problem.residual,
-                               rows_align<T>(problem) && is_multiple_of_16(weights.in) && is_multiple_of_16(weights.out),
-                               through_scores,
-                               wanted.in != nullptr || wanted.in_bias != nullptr || wanted.out != nullptr ||
-                                   wanted.out_bias != nullptr,
-                               static_cast<float>(problem.eps),
-                               static_cast<float>(problem.scale)});
+  launch_backward<T>(
+      problem,
+      {as_maps<T>(problem, grad),
+       as_maps<T>(problem, x),
+       result_maps<T>(problem, wanted.x),
+       as<T>(weights.in),
+       as<T>(weights.in_bias),
+       as<T>(weights.out),
+       as<T>(weights.out_bias),
+       as<T>(weights.norm),
+       mask,
+       lse,
+       reinterpret_cast<T*>(memory),
+       sums,
+       problem.batch,
+       static_cast<int>(problem.rows * problem.columns),
+       static_cast<int>(problem.channels),
+       static_cast<int>(problem.heads),
+       problem.residual,
+       rows_align<T>(problem) && is_multiple_of_16(weights.in) && is_multiple_of_16(weights.out),
+       through_scores,
+       wanted.in != nullptr || wanted.in_bias != nullptr || wanted.out != nullptr || wanted.out_bias != nullptr,
+       static_cast<float>(problem.eps),
+       static_cast<float>(problem.scale)});
   add_sums<T>(problem, sums, plan.sums, wanted);
 }
 
-#define SIMMST_INSTANTIATE(T)                                                                                      \
-  template void backward_of<T>(const Problem&, const Map&, const Map&, const Weights&, const std::uint8_t*,        \
+#define SIMMST_INSTANTIATE(T)                                                                               \
+  template void backward_of<T>(const Problem&, const Map&, const Map&, const Weights&, const std::uint8_t*, \
                                const float*, const Gradients&, void*);
 SIMMST_FOR_EACH_ENTRY(SIMMST_INSTANTIATE)
 

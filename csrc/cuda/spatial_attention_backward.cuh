@@ -400,7 +400,8 @@ struct BackwardBlock {
 constexpr int kBackwardThreads = kWarp * simmst::spatial::kBackwardWarps;
 
 template <typename T, int kHeadTiles>
-SIMMST_KERNEL(kBackwardThreads, sizeof(T) == 2 && kHeadTiles <= 2 ? 2 : 1) spatial_attention_backward(BackwardArguments<T> given) {
+SIMMST_KERNEL(kBackwardThreads, sizeof(T) == 2 && kHeadTiles <= 2 ? 2 : 1)
+spatial_attention_backward(BackwardArguments<T> given) {
   const BackwardBlock<T, kHeadTiles> block(given, shared_memory());
   block.begin();
   for (std::int64_t map = block_index().x; map < given.batch; map += grid_size().x) block.run(map);

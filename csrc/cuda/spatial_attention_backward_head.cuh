@@ -12,8 +12,8 @@ struct BackwardArguments {
   const T *in, *in_bias, *out, *out_bias, *norm;
   const std::uint8_t* mask;
   const float* lse;
-  T* matrices;   // (blocks,) of (11, rows, pitch) and float32 (heads, rows)
-  float* sums;   // (blocks, count)
+  T* matrices;  // (blocks,) of (11, rows, pitch) and float32 (heads, rows)
+  float* sums;  // (blocks, count)
   std::int64_t batch;
   int positions, channels, heads;
   bool residual, aligned;
@@ -41,8 +41,9 @@ template <typename T>
 SIMMST_DEVICE void fetch_a(TileA& a, const T* tile, int pitch) {
   SIMMST_UNROLL
   for (int i = 0; i < 4; ++i)
-    a.part[i] = load_pack<Pack<std::uint32_t, 1>>(tile + (tile_row() + 8 * (i % 2)) * pitch + tile_column() +
-                                                  8 * (i / 2)).at[0];
+    a.part[i] =
+        load_pack<Pack<std::uint32_t, 1>>(tile + (tile_row() + 8 * (i % 2)) * pitch + tile_column() + 8 * (i / 2))
+            .at[0];
 }
 SIMMST_DEVICE void fetch_a(WideA& a, const float* tile, int pitch) { read_a(a, tile, pitch); }
 
@@ -162,8 +163,8 @@ struct HeadBuffers {
 
   // scores <- softmax weights, for queries along the rows; columns from `left` on are no keys.
   template <int kHeadTiles>
-  SIMMST_DEVICE_MEMBER void weights_of_rows(TileC (&scores)[1][2], const float (&row_lse)[2], const float (&row_rest)[2],
-                                            int left) const {
+  SIMMST_DEVICE_MEMBER void weights_of_rows(TileC (&scores)[1][2], const float (&row_lse)[2],
+                                            const float (&row_rest)[2], int left) const {
     SIMMST_UNROLL
     for (int j = 0; j < 2; ++j) {
       SIMMST_UNROLL
@@ -244,8 +245,7 @@ struct HeadBuffers {
       weights_of_rows<kHeadTiles>(scores, row_lse, row_rest, keys - key);
       dot<kHeadTiles>(along, gradient, second + key * pitch_for<kHeadTiles>());
       SIMMST_UNROLL
-      for (int i = 0; i < 8; ++i)
-        scores[0][i / 4].part[i % 4] *= along[0][i / 4].part[i % 4] - row_delta[i / 2 % 2];
+      for (int i = 0; i < 8; ++i) scores[0][i / 4].part[i % 4] *= along[0][i / 4].part[i % 4] - row_delta[i / 2 % 2];
       const A slopes[1] = {to_a<T>(scores[0][0], scores[0][1])};
       weigh<kHeadTiles>(sum, slopes, first + key * pitch_for<kHeadTiles>());
     }

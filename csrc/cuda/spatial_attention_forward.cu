@@ -11,8 +11,8 @@ namespace {
 constexpr double kLog2E = 1.4426950408889634;
 
 template <typename T>
-ForwardArguments<T> arguments_of(const Problem& problem, const Map& x, const Weights& weights,
-                                 const std::uint8_t* mask, void* out, float* lse) {
+ForwardArguments<T> arguments_of(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask,
+                                 void* out, float* lse) {
   return {as_maps<T>(problem, x),
           result_maps<T>(problem, out),
           as<T>(weights.in),
@@ -55,7 +55,7 @@ void forward_of(const Problem& problem, const Map& x, const Weights& weights, co
   else launch(how, spatial_attention_forward<T, 4, 2>, arguments);
 }
 
-#define SIMMST_INSTANTIATE(T)                                                                                     \
+#define SIMMST_INSTANTIATE(T) \
   template void forward_of<T>(const Problem&, const Map&, const Weights&, const std::uint8_t*, void*, float*);
 SIMMST_FOR_EACH_ENTRY(SIMMST_INSTANTIATE)
 

@@ -213,8 +213,8 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
 
 // Small maps leave room for two blocks on a multiprocessor; their registers must, too.
 template <typename T, int WarpTiles>
-constexpr int kForwardThreads = kWarp * (WarpTiles == 1 ? simmst::spatial::kSmallTiles
-                                                        : simmst::spatial::most_warps(sizeof(T)));
+constexpr int kForwardThreads =
+    kWarp * (WarpTiles == 1 ? simmst::spatial::kSmallTiles : simmst::spatial::most_warps(sizeof(T)));
 template <typename T, int WarpTiles>
 constexpr int kForwardBlocks = WarpTiles == 1 && sizeof(T) == 2 ? 2 : 1;
 

@@ -12,9 +12,10 @@ template <typename T>
 struct ForwardArguments {
   Maps<const T> x;
   Maps<T> y;
-  const T *in, *in_bias, *out, *out_bias, *norm, *norm_bias;  // as in nn.MultiheadAttention; biases and norm may be null
-  const std::uint8_t* mask;                                   // (B, N), 1 where ignored, or null
-  float* lse;                                                 // (B, heads, N)
+  const T *in, *in_bias, *out, *out_bias, *norm,
+      *norm_bias;            // as in nn.MultiheadAttention; biases and norm may be null
+  const std::uint8_t* mask;  // (B, N), 1 where ignored, or null
+  float* lse;                // (B, heads, N)
   std::int64_t batch;
   int positions, channels, heads;
   bool residual;
@@ -157,7 +158,8 @@ struct ForwardMap {
     A x[kColumnTiles][kWarpTiles];
     SIMMST_UNROLL
     for (int t = 0; t < kWarpTiles; ++t)
-      if (has_tile(t)) load_rows(given.x, map, first + kTile * t, given.positions, given.channels, tile_of(stage, t), pitch);
+      if (has_tile(t))
+        load_rows(given.x, map, first + kTile * t, given.positions, given.channels, tile_of(stage, t), pitch);
     sync_warp();
     SIMMST_UNROLL
     for (int i = 0; i < kColumnTiles * kWarpTiles; ++i) {
@@ -233,8 +235,7 @@ struct ForwardMap {
       if (column < given.channels) deviation[h] = fmaf(entry, entry, deviation[h]);
     }
     SIMMST_UNROLL
-    for (int h = 0; h < 2; ++h)
-      deviation[h] = 1.0f / sqrtf(reduce_warp<4>(deviation[h], Sum{}) / count + given.eps);
+    for (int h = 0; h < 2; ++h) deviation[h] = 1.0f / sqrtf(reduce_warp<4>(deviation[h], Sum{}) / count + given.eps);
     SIMMST_UNROLL
     for (int i = 0; i < 8 * kColumnTiles; ++i) {
       const int column = 8 * (i / 4) + tile_column() + i % 2;
@@ -265,8 +266,7 @@ struct ForwardMap {
           if (i > 0 && i + 1 < kWarpTiles * chunks) start_out(i + 1);
         }
         TileC part[kTiles][1][2];
-        multiply_rows<T, true>(part, fetch, ring.slot(3 * chunks + (stay ? c : i)), pitch,
-                               pitch - 8 - c * kWeightRows);
+        multiply_rows<T, true>(part, fetch, ring.slot(3 * chunks + (stay ? c : i)), pitch, pitch - 8 - c * kWeightRows);
         SIMMST_UNROLL
         for (int n = 0; n < 2 * kTiles; ++n) y[c * kTiles + n / 2][0][n % 2] = part[n / 2][0][n % 2];
       }

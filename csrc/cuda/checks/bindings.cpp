@@ -101,9 +101,9 @@ int64_t offset_of_entry(const std::vector<int64_t>& sizes, const std::vector<int
 }
 
 py::dict cutting_plane_schedule(int type, std::int64_t problems, std::int64_t planes, std::int64_t size,
-                  std::int64_t multiprocessors) {
-  const simmst::PlaneSchedule made =
-      simmst::schedule_planes(problems, planes, size, pack_columns(format_of(static_cast<DataType>(type))), multiprocessors);
+                                std::int64_t multiprocessors) {
+  const simmst::PlaneSchedule made = simmst::schedule_planes(
+      problems, planes, size, pack_columns(format_of(static_cast<DataType>(type))), multiprocessors);
   py::dict result;
   result["tile_columns"] = made.tile_columns;
   result["tiles"] = made.tiles;

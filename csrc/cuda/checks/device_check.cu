@@ -41,7 +41,8 @@ SIMMST_KERNEL(kThreads) shuffles(const float* in, std::uint32_t* out, std::int64
 }
 
 template <typename T>
-SIMMST_KERNEL(kThreads) conversions(const float* in, std::uint32_t* out, std::int64_t count) {
+SIMMST_KERNEL(kThreads)
+conversions(const float* in, std::uint32_t* out, std::int64_t count) {
   const std::int64_t i = std::int64_t{block_index().x} * kThreads + thread_index();
   if (i >= count) return;
   const T half = from_float<T>(in[i]);
@@ -70,7 +71,9 @@ SIMMST_KERNEL(kThreads) copies(const float* in, std::uint32_t* out, std::int64_t
     const std::int64_t first = std::int64_t{stage} * kStage + 4 * thread, left = count - first;
     if (stage < stages) {
       copy_async(shared + stage % kStages * kStage + 4 * thread, in + (left > 0 ? first : 0),
-                 left >= 4 ? 16 : left > 0 ? static_cast<int>(4 * left) : 0);
+                 left >= 4  ? 16
+                 : left > 0 ? static_cast<int>(4 * left)
+                            : 0);
     }
     commit_copies();
   };
@@ -87,7 +90,8 @@ SIMMST_KERNEL(kThreads) copies(const float* in, std::uint32_t* out, std::int64_t
 
 // in: A (16 x 16) and B (16 x 16), row-major. out: A B four times, its operands loaded in each of their four ways.
 template <typename T>
-SIMMST_KERNEL(32) products(const float* in, std::uint32_t* out, std::int64_t) {
+SIMMST_KERNEL(32)
+products(const float* in, std::uint32_t* out, std::int64_t) {
   constexpr int kPitch = 24;
   T* a = reinterpret_cast<T*>(shared_memory());
   T *a_transposed = a + 16 * kPitch, *b = a + 32 * kPitch, *b_transposed = a + 48 * kPitch;

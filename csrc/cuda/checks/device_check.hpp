@@ -10,8 +10,7 @@ namespace simmst::cuda {
 
 // Runs the check of that name: reads `count` floats and writes device_check_outputs(name, count) 32-bit words.
 // Throws std::invalid_argument for an unknown name.
-void device_check(const std::string& name, const float* in, std::uint32_t* out, std::int64_t count,
-                  const Queue& queue);
+void device_check(const std::string& name, const float* in, std::uint32_t* out, std::int64_t count, const Queue& queue);
 std::int64_t device_check_outputs(const std::string& name, std::int64_t count);
 
 #if defined(SIMMST_EMULATED)

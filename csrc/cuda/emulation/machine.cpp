@@ -248,8 +248,8 @@ class Machine {
       return thread.state != waiting->state || !same(thread.place, waiting->place);
     });
     const auto number = [&](auto thread) { return "thread " + std::to_string(thread - threads_.begin()); };
-    std::string text = number(waiting) + " waits in " + waiting->operation + " at " + at(waiting->place) +
-                       " for ever: ";
+    std::string text =
+        number(waiting) + " waits in " + waiting->operation + " at " + at(waiting->place) + " for ever: ";
     if (other == threads_.end()) return text + "its warp is not complete";
     if (other->state == State::kReturned) return text + number(other) + " has returned";
     return text + number(other) + " waits in " + other->operation + " at " + at(other->place);
