@@ -31,9 +31,7 @@ class Case(NamedTuple):
     warm_up: bool = True
     # What bounds the bytes; read_bandwidth where hardly any is written.
     bandwidth: Callable[[int], float] = copy_bandwidth
-    goal: float = (
-        0.0  # the ratio this project sets out for, above the floor where docs/benchmarks.md tells what is short of it
-    )
+    goal: float = 0.0  # the ratio aimed at; docs/results/speed.md says what is short of it
 
     def key(self) -> str:
         """The name under which the ratio is recorded; a ratio belongs to a size of the team."""

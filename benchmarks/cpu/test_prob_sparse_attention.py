@@ -26,7 +26,7 @@ from simmst.reference import prob_sparse_attention as reference
 
 WIDTH, FACTOR = 64, 5
 ROUNDS = {96: 60, 336: 20, 720: 9, 4096: 2}
-# By length, on AVX2 and on AVX-512: what is set out for, and what is in reach of it (docs/benchmarks.md counts why).
+# By length, on AVX2 and on AVX-512: what is set out for, and what is in reach of it (docs/results/speed.md counts why).
 Ratios = dict[int, tuple[float, float]]
 GOALS: Ratios = {96: (1.3, 3.0), 336: (3.5, 7.0), 720: (7.0, 14.0), 4096: (28.0, 50.0)}
 FLOORS: Ratios = {96: (1.3, 2.2), 336: (3.5, 5.0), 720: (7.0, 8.5), 4096: (28.0, 35.0)}

@@ -31,7 +31,7 @@ THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "1"))
 ROUNDS = 11
 MAPS, CHANNELS, HEADS = 96, 64, 4
 SIDES = [5, 11, 15, 20]  # N = 25, 121, 225, 400
-# By positions, against the chain: what is set out for, and what is in reach of it (docs/benchmarks.md counts why).
+# By positions, against the chain: what is set out for, and what is in reach of it (docs/results/speed.md counts why).
 GOALS = {
     "forward": {"avx512": {25: 5.0, 121: 3.5, 225: 3.2, 400: 3.0}, "avx2": {25: 4.0, 121: 3.0, 225: 2.5, 400: 2.2}},
     "backward": {"avx512": {25: 4.0, 121: 2.5, 225: 2.4, 400: 2.4}, "avx2": {25: 3.0, 121: 2.0, 225: 1.8, 400: 1.7}},

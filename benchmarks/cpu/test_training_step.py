@@ -29,7 +29,7 @@ from simmst.models import SimMSTNet, SimMSTNetConfig, task_losses
 
 BATCH, ROUNDS = 128, 9
 CONFIG = SimMSTNetConfig(dropout=0.0, backend="cpu")
-FLOORS = {"reference": 1.4, "torch's layers": 1.3}  # docs/benchmarks.md tells what keeps the step from more
+FLOORS = {"reference": 1.4, "torch's layers": 1.3}  # docs/results/speed.md tells what keeps the step from more
 
 
 class Attention(nn.Module):

@@ -70,7 +70,7 @@ def told(source: str, line: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table for docs/benchmarks.md."""
+    """The table for docs/results/speed.md."""
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     lines = [
         f"Measured on {result['date']} at commit {result['commit']} on {result['device']}, driver {result['driver']}, "

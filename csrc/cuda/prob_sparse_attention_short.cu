@@ -4,7 +4,7 @@
 // Counts for bfloat16, D = 64: the rows of Q, K and V of 144 bytes and some 40 KB more, so that about L = 440 is the longest
 // where a block has 227 KB. Global memory is read at the start alone, 3 L rows of 128 bytes, and L rows are written: 11 MB
 // for L = 336 with 64 heads. The rest is one block's latency, on half of a large GPU's multiprocessors; measured times are
-// in docs/benchmarks.md. Per query, L S rows of 128 bytes come from shared memory, 10 thousand clocks for L = 336 (S = 30):
+// in docs/results/speed.md. Per query, L S rows of 128 bytes come from shared memory, 10 thousand clocks for L = 336 (S = 30):
 // there several launches that share a head among blocks are faster, and take over from kMostGathered on.
 #include "cuda/prob_sparse_attention_attend.cuh"
 #include "cuda/prob_sparse_attention_gathered.cuh"

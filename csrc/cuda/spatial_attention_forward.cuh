@@ -8,7 +8,7 @@
 //      where that is small, softmax needs no maximum; otherwise a first pass over the keys finds it.
 //   4. The heads, written over their queries, are projected out; bias, residual and LayerNorm follow in registers.
 //
-// Counted for bf16, 4 heads, C = 64, per map of N = 121 / 225 / 400 (measured: docs/benchmarks.md):
+// Counted for bf16, 4 heads, C = 64, per map of N = 121 / 225 / 400 (measured: docs/results/speed.md):
 //   exponentials   0.07 / 0.24 / 0.67 million with the padding, a quarter of them on the FMA units: 3.1 / 11.5 / 31
 //                  thousand cycles of the special-function units of a multiprocessor (16 a cycle)
 //   instructions   105 for 16 keys of 32 queries (sm_90; 12 of them exponentials, 10 products of the tensor cores):

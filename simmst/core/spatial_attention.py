@@ -48,7 +48,7 @@ def pays_to_keep(channels: int, positions: int) -> bool:
     """Whether the C++ backward pass gains from what the forward pass can keep.
 
     For an entry of x it spares 8 C + 2 N operations and takes 20 bytes more, which are fresh memory: on the machine of
-    docs/benchmarks.md these cost as much as 500 operations.
+    docs/results/speed.md these cost as much as 500 operations.
 
     Example:
         >>> pays_to_keep(64, 121), pays_to_keep(32, 25)

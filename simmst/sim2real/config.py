@@ -42,13 +42,13 @@ class ReweightingConfig:
         storage: how planes are kept: "float32", "bfloat16", or "sign" (one bit, with "l1").
         multipliers: "ascent" (projected) or "qp" (the dual of the step's quadratic problem).
         lr_multipliers: eta_mu of the ascent.
-        multiplier_decay: c_1, weight of the regulariser -c_1/2 |mu|^2.
+        multiplier_decay: c_1, weight of the regulariser :math:`-c_1/2 |\mu|^2`.
         lr_model: eta_phi, of plain gradient descent on phi.
         lr_weights: of the optimiser on w.
         weight_optimizer: "adam", or "sgd" with lr_weights times the number of samples.
         weight_decay: of w, towards uniform weights: its gradient is weight_decay * w / n.
-        share_decay: of sigma(w), towards uniform weights: that of share_decay / 2n * |sigma(w) - 1/2|^2. It holds the
-            weights of samples that hardly matter, and lets those of harmful ones go to 0.
+        share_decay: of sigma(w), towards uniform weights: that of ``share_decay / 2n * |sigma(w) - 1/2|^2``. It holds
+            the weights of samples that hardly matter, and lets those of harmful ones go to 0.
         derivative: how psi is differentiated: "forward" mode, central "difference", "double-backward", or "auto":
             forward mode when it agrees with the difference at the start, else the difference, with a warning.
         simulated_batch: simulated samples an inner step; None takes all.

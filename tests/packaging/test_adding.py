@@ -1,4 +1,4 @@
-"""docs/adding.md: what it adds is added to a copy of the package, as the page says, and used."""
+"""docs/developers/adding.md: what it adds is added to a copy of the package, as the page says, and used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 import simmst
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "developers" / "adding.md"
 BLOCK = re.compile(r"^```(python|diff)\n# (simmst/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -169,7 +170,7 @@ def test_what_is_added_keeps_to_the_arrows(copied: Path) -> None:
     code = f"""
 import sys
 from importlinter.cli import lint_imports_command
-sys.argv = ["lint-imports", "--no-cache", "--config", {str(PAGE.parents[1] / "pyproject.toml")!r}]
+sys.argv = ["lint-imports", "--no-cache", "--config", {str(ROOT / "pyproject.toml")!r}]
 lint_imports_command()
 """
     assert "0 broken" in run(copied, code)

@@ -1,4 +1,4 @@
-"""docs/contributing.md describes the house as it is: its rooms, and the files and names of its walks."""
+"""docs/developers/house.md describes the house as it is: its rooms, and the files and names of its walks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+PAGES = ROOT / "docs" / "developers"
+PAGE = (PAGES / "house.md").read_text(encoding="utf-8")
 STEP = re.compile(r"^\|(?:[^|]*\|)? `([^`|]+\.\w+)` \| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)
 
 
@@ -21,14 +22,13 @@ def test_every_step_of_the_walks_is_there() -> None:
             assert re.search(rf"\b{word}\b", text), f"{name} has no {word}"
 
 
-@pytest.mark.parametrize("page", ["contributing", "adding"])
+@pytest.mark.parametrize("page", ["house", "adding"])
 def test_every_path_that_a_page_names_is_there(page: str) -> None:
-    added = set(
-        re.findall(r"^```python\n# (\S+)", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    adding = (PAGES / "adding.md").read_text(encoding="utf-8")
+    added = set(re.findall(r"^```python\n# (\S+)", adding, re.MULTILINE))
     named = re.findall(
         r"`((?:simmst|csrc|kernels|tests|benchmarks|docs|\.ci)/[\w./]*)`",
-        (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"),
+        (PAGES / f"{page}.md").read_text(encoding="utf-8"),
     )
     assert named
     assert not [name for name in named if not (ROOT / name).exists() and name not in added]
