@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -315,3 +317,36 @@ def test_what_cannot_work_is_refused_at_once(data, tmp_path, options, message):
 def test_a_table_of_several_services_refuses_one(data, tmp_path):
     with pytest.raises(DataError, match="table 2 is of several services, town has sms alone"):
         made(data.select_services(["sms"]), tmp_path)
+
+
+WATCHED = """
+import collections, json, sys
+opened = collections.Counter()
+sys.addaudithook(lambda event, given: event == "open" and opened.update([str(given[0])]))
+from simmst.commands.main import main
+status = main(sys.argv[1:])
+sys.stderr.write(json.dumps({"status": status, "opened": opened, "modules": list(sys.modules)}))
+"""
+
+
+def test_a_finished_table_needs_neither_forecasts_nor_tests_nor_their_libraries(tmp_path):
+    """What a table costs that is only shown again is bounded by what it reads and imports, not by a clock."""
+    pytest.importorskip("jsonargparse")
+    file, out = city(9, name="town").save(tmp_path / "town.npz"), tmp_path / "out"
+    systems = ["persistence", "ridge-lags", "ridge"]
+    first = tables.make_table(2, file, out, horizons=[2], systems=systems, seeds=1, jobs=1)
+    p_values = [line.p_value for section in first.table.sections for line in section.lines]
+    assert sum(0 < value <= 1 for value in p_values) == 4  # two rows of two services, beside the best
+    words = ["evaluate", "--table", "2", "--data", str(file), "--out", str(out), "--horizons", "2", "--seeds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", WATCHED, *words, "--quiet", "--systems", *systems],
+        **{"capture_output": True, "text": True, "check": True},
+    )
+    found = json.loads(done.stderr)
+    assert found["status"] == 0
+    assert not {name.split(".")[0] for name in found["modules"]} & {"scipy", "sklearn", "matplotlib"}
+    opened = found["opened"]
+    # The series, and whether forecasts of others lie beside it: each looked at, then read.
+    assert opened[str(file)] <= 4
+    assert [times for name, times in opened.items() if "/cells/" in name] == [1, 1, 1]
+    assert not [name for name in opened if "/series/" in name or name.endswith("weights.safetensors")]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from simmst.errors import DataError
 from simmst.evaluation.metrics import skill
 from simmst.evaluation.report import SURROGATE
-from simmst.evaluation.significance import paired_test
 from simmst.evaluation.tables.cell import Cell
+from simmst.evaluation.tables.kept_tests import PairedTest, paired
 
 CITIES = ("Milan", "Trento")
 
@@ -139,7 +139,14 @@ def reported() -> dict[str, Any]:
     return found
 
 
-def summarise(number: int, entries: Sequence[Entry], cells: Iterable[Cell], notes: Sequence[str] = ()) -> Table:
+def summarise(
+    number: int,
+    entries: Sequence[Entry],
+    cells: Iterable[Cell],
+    notes: Sequence[str] = (),
+    *,
+    test: PairedTest = paired,
+) -> Table:
     """Bring finished cells to a table.
 
     Args:
@@ -147,6 +154,7 @@ def summarise(number: int, entries: Sequence[Entry], cells: Iterable[Cell], note
         entries: the systems, in the order of the rows.
         cells: of one series and one protocol.
         notes: for the caption.
+        test: the paired test, such as a `KeptTests`.
 
     Raises:
         DataError: there is no cell, or cells are of other data, other slots or other points than the rest.
@@ -161,7 +169,7 @@ def summarise(number: int, entries: Sequence[Entry], cells: Iterable[Cell], note
     data = found[0].data
     order = sorted(groups, key=lambda group: (group[0] or 0, group[1]))
     sections = [
-        _section(number, entries, groups[group], group, service, k, int(24 * 60 // data["step_minutes"]))
+        _section(number, entries, groups[group], group, service, k, int(24 * 60 // data["step_minutes"]), test)
         for group in order
         for k, service in enumerate(data["services"])
     ]
@@ -207,6 +215,7 @@ def _section(
     service: str,
     k: int,
     steps_per_day: int,
+    test: PairedTest,
 ) -> Section:
     scored: dict[Entry, list[Cell]] = {}
     for entry in entries:
@@ -221,7 +230,7 @@ def _section(
     for entry, cells in scored.items():
         p_value = float("nan")
         if best is not None and entry != best:
-            p_value, blocks = paired_test(_errors(cells, k), _errors(scored[best], k), steps_per_day=steps_per_day)
+            p_value, blocks = test(_errors(cells, k), _errors(scored[best], k), steps_per_day)
         values = {key: _mean([getattr(cell, key)[k] for cell in cells]) for key in ("mae", "rmse", "mase", "wql")}
         values["skill"] = float("nan") if best_naive is None else float(skill(values["mae"], mae[best_naive]))
         spread = _spread([cell.mae[k] for cell in cells])

@@ -11,7 +11,7 @@ from typing import Any
 from simmst.data import TrafficDataset
 from simmst.errors import ConfigError, DataError
 from simmst.evaluation import protocol as protocol_of
-from simmst.evaluation.tables import Cell, Table, plot_against_second, summarise, write_table
+from simmst.evaluation.tables import Cell, KeptTests, Table, plot_against_second, summarise, write_table
 from simmst.foundation.progress import Progress, quiet
 from simmst.foundation.suggestions import suggest
 from simmst.foundation.workers import available_cores, in_workers
@@ -120,8 +120,10 @@ def make_table(
     notes = [*([effort.note] if effort.note else []), memory_note(), *provenance(cells, budget, quick)]
     if len(cells) < len(planned):
         notes.append(f"{len(cells)} of {len(planned)} cells are finished; the column of seeds says how many a row has")
-    table = summarise(number, [row.entry for row in rows], cells, notes)
     stem = out / f"table-{number}-{as_file_name(dataset.name)}-{protocol}{'-quick' if quick else ''}"
+    tests = KeptTests(out / "tests" / f"{stem.name}.json")
+    table = summarise(number, [row.entry for row in rows], cells, notes, test=tests)
+    tests.save()
     files = list(write_table(table, stem))
     if figure:
         files.append(plot_against_second(stem.with_name(f"figure-2-{stem.name}.png"), table, cells))
