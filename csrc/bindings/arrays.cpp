@@ -16,14 +16,14 @@ std::string list(const Sizes& begin, std::size_t count) {
 
 std::string count_or_any(std::int64_t count) { return count >= 0 ? std::to_string(count) : "any"; }
 
-// An error of Python's becomes an exception.
+// Turns a pending Python error into an exception.
 template <typename T>
 T checked(T value) {
   if (value == static_cast<T>(-1) && PyErr_Occurred() != nullptr) throw py::error_already_set();
   return value;
 }
 
-// Sizes and strides alone.
+// Reads sizes and strides only; the array gets no address.
 Array make_layout(const char* name, DataType type, const py::handle& shape, const py::handle& strides) {
   if (!PyTuple_Check(shape.ptr()) || !PyTuple_Check(strides.ptr())) {
     throw py::type_error(std::string(name) + " must have a tuple of sizes and one of strides");
@@ -176,7 +176,7 @@ Matrices matrices_of(const Array& array, const Batch& batch, std::int64_t rows, 
   }
   if (!array.empty() && result.columns > 1 && array.stride(-1) != 1)
     array.refuse("must have a contiguous last dimension");
-  // Rows and keys are counted in 32 bits by the dropout's random numbers and the causal mask.
+  // The dropout's random numbers and the causal mask count rows and keys in 32 bits.
   if (result.rows > INT32_MAX) array.refuse("must have at most 2147483647 rows");
   return result;
 }

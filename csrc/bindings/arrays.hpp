@@ -1,9 +1,9 @@
 // Arrays from Python, checked before their memory is touched or anything is launched.
 //
-// An array is a tuple (address, dtype, shape, strides): dtype is a number of DataType, strides are in entries. Memory of a
-// GPU has its device behind them, tensor.get_device(), -1 for the CPU tensors that the emulator takes. Where a call says
-// the type once for all, its arrays are (address, shape, strides). What is only planned has no address yet:
-// (dtype, shape, strides, device).
+// An array is a tuple (address, dtype, shape, strides): dtype is a number of DataType, strides count entries. An array
+// on a GPU ends with its device, tensor.get_device(); that is -1 for the CPU tensors that the emulator takes. Where a
+// call gives one type for all its arrays, they are (address, shape, strides). An array of a call that is only planned
+// has no address yet: (dtype, shape, strides, device).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -31,9 +31,9 @@ struct Array {
   std::array<std::int64_t, kMaxRank> shape{};
   std::array<std::int64_t, kMaxRank> strides{};
 
-  // "planes bfloat16 (64, 1000)"
+  // For example "planes bfloat16 (64, 1000)".
   std::string describe() const;
-  // ValueError: "planes bfloat16 (64, 1000) must have ..."
+  // Throws ValueError "planes bfloat16 (64, 1000) must have ...".
   [[noreturn]] void refuse(const std::string& requirement) const;
 
   bool empty() const {
@@ -55,8 +55,8 @@ class Arrays {
   static Arrays on_device(int device) { return {Form::kOnDevice, device}; }
   static Arrays planned(int device) { return {Form::kPlanned, device}; }
 
-  // Throws TypeError or ValueError for anything but an array of this form and device, with one of these types when some
-  // are given; an array without a type has the first of them.
+  // Throws TypeError or ValueError unless `given` is an array of this form on this device, with one of `types` if any
+  // are given. An array whose form has no dtype gets the first of `types`.
   Array operator()(const char* name, const py::handle& given, std::initializer_list<DataType> types = {}) const;
 
  private:
@@ -68,22 +68,23 @@ class Arrays {
   int device_;
 };
 
-// An array of its parts.
+// Makes an array from its parts.
 Array make_array(const char* name, std::uintptr_t address, DataType type, const py::handle& shape,
                  const py::handle& strides);
 // Contiguous memory, given as (address, bytes).
 Array make_bytes(const char* name, const py::handle& given);
-// Contiguous memory that must hold exactly `count` floats; null where it may be and is missing.
+// Contiguous memory that must hold exactly `count` floats; null if it is optional and missing.
 float* make_floats(const char* name, const py::handle& given, std::int64_t count, bool optional);
 
-// The floating type of a number: ValueError for anything else.
+// The floating type with this code. Throws ValueError for any other code.
 DataType floating_type(int code);
 
-// ValueError unless the array has this shape and, where asked, lies without gaps in row-major order.
+// Throws ValueError unless the array has this shape.
 void require_shape(const Array& array, std::initializer_list<std::int64_t> shape);
 void require_contiguous(const Array& array);
 
-// The leading sizes of a tensor (batch..., rows, columns), and such a tensor; -1 accepts any number of rows or columns.
+// The leading sizes of a tensor (batch..., rows, columns), and the tensor itself; -1 accepts any number of rows or
+// columns.
 Batch batch_of(const Array& array);
 Matrices matrices_of(const Array& array, const Batch& batch, std::int64_t rows, std::int64_t columns);
 // A contiguous tensor (batch..., columns).

@@ -31,14 +31,14 @@ std::vector<std::string> instruction_sets() {
 
 std::string instruction_set() { return std::string(cpu::name(cpu::active_instruction_set())); }
 
-// The hot paths, by the stem of their files.
+// The operators, named by the stem of their files.
 std::vector<std::string> operators() {
   return {"prob_sparse_attention", "spatial_attention", "cutting_plane", "feed_forward", "day_attention", "projection"};
 }
 
 }  // namespace
 
-// Each hot path binds its kernels in its own file, csrc/bindings/cpu_<stem>.cpp.
+// Each operator binds its kernels in a file of its own, csrc/bindings/cpu_<stem>.cpp.
 void bind_prob_sparse_attention(py::module_& module);
 void bind_spatial_attention(py::module_& module);
 void bind_cutting_plane(py::module_& module);

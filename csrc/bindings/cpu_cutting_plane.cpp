@@ -1,4 +1,4 @@
-// Cutting planes for Python. Everything is checked here before memory is touched; the lock of the interpreter is given up
+// Cutting planes for Python. All arguments are checked here before memory is touched. The interpreter lock is released
 // while the kernels run.
 #include <pybind11/pybind11.h>
 
@@ -20,7 +20,7 @@ using cpu::PlanePass;
 
 namespace {
 
-// Types of the planes, of vectors along N, and of tensors with one entry a plane.
+// Types of the planes, of vectors along N, and of tensors with one entry per plane.
 #define SIMMST_FORMATS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16, cpu::kSigns}
 #define SIMMST_FLOATS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16}
 #define SIMMST_WIDE {DataType::kFloat32, DataType::kFloat64}
@@ -34,7 +34,7 @@ const cpu::CuttingPlaneKernels& kernels() {
 #undef SIMMST_TABLE
 }
 
-// The sizes of a call, and the arrays checked against them.
+// The sizes of a call, and its arrays, checked against those sizes.
 class Call {
  public:
   Call(const py::tuple& planes, const py::object& scale, std::int64_t size, int threads) {
@@ -64,7 +64,7 @@ class Call {
     pass.rows_type = rows.type;
     pass.row_bytes = rows.strides[first] * simmst::item_size(rows.type);
     pass.problem_bytes = batched_ ? rows.strides[0] * simmst::item_size(rows.type) : 0;
-    // A team costs some microseconds to start; a core gets through this much in about as long.
+    // Starting a team takes some microseconds; one core processes about this many entries in the same time.
     constexpr double kEntriesAlone = 65536;
     const double entries =
         static_cast<double>(pass.problems) * static_cast<double>(pass.planes) * static_cast<double>(size);
@@ -97,7 +97,7 @@ class Call {
     }
     return {array.data, array.type, batched_ ? array.strides[0] : 0};
   }
-  // Written to: the problems must lie apart.
+  // A vector that is written to: its problems must not overlap.
   cpu::Columns mutable_columns(const char* name, const py::object& given) const {
     const cpu::Columns target = columns(name, given);
     if (pass.problems > 1 && target.problem_stride < pass.size) {
@@ -107,7 +107,8 @@ class Call {
     return target;
   }
 
-  // Rows with a non-zero coefficient, packed to the front of each problem's part, with the coefficients times the scale.
+  // Packs the rows with a non-zero coefficient to the front of each problem's part, with the coefficients times the
+  // scale.
   void set_coefficients(const std::vector<double>& coefficients) {
     make_room_for_coefficients();
     for (std::int64_t p = 0; p < pass.problems; ++p) {
@@ -125,7 +126,7 @@ class Call {
   // One pass over the planes of all problems.
   void run(bool combining, bool evaluating) { kernels_.run(prepare(combining, evaluating)); }
 
-  // Values, and the gradient of the penalty into pass.combined.
+  // Computes the values, and writes the gradient of the penalty to pass.combined.
   void run_penalty(const std::vector<double>& offsets, const std::vector<double>& multipliers) {
     make_room_for_coefficients();
     values_.resize(offsets.size());
@@ -141,7 +142,7 @@ class Call {
     kernels_.run_penalty(both);
   }
 
-  // The product with the planes plus its offset, for one plane.
+  // For one plane: its product with the point, plus its offset.
   double value(std::int64_t index, const std::vector<double>& offsets) const {
     return (scale_.empty() ? sums_[index] : scale_[index] * sums_[index]) + offsets[index];
   }
@@ -255,7 +256,7 @@ void combine(const py::tuple& planes, const py::object& scale, const py::object&
 // max(0, v), NaN for NaN.
 double positive_part(double value) { return value <= 0 ? 0 : value; }
 
-// total[p] = sum_l mu_l f(v_l), and the values beside it.
+// total[p] = sum_l mu_l f(v_l); also writes the values.
 template <typename Function>
 void add_up(const Call& call, const std::vector<double>& offsets, const std::vector<double>& multipliers,
             const Array& total, const Array& plane_values, Function function) {
@@ -271,7 +272,7 @@ void add_up(const Call& call, const std::vector<double>& offsets, const std::vec
   }
 }
 
-// Value and, when `gradient` is given, d total / d point.
+// Computes the penalty and, when `gradient` is given, d total / d point.
 void penalty(const py::tuple& planes, const py::object& scale, const py::object& offsets, const py::object& multipliers,
              const py::tuple& point, const py::object& total, const py::object& plane_values,
              const py::object& gradient, int threads) {
@@ -293,7 +294,8 @@ void penalty(const py::tuple& planes, const py::object& scale, const py::object&
          [](double value) { return positive_part(value) * positive_part(value); });
 }
 
-// Value and, when `gradient` is given, d total / d point = A^T mu: known beforehand, so one pass does both.
+// Computes the term and, when `gradient` is given, d total / d point = A^T mu, which is known beforehand, so that one
+// pass computes both.
 void lagrangian(const py::tuple& planes, const py::object& scale, const py::object& offsets,
                 const py::object& multipliers, const py::tuple& point, const py::object& total,
                 const py::object& plane_values, const py::object& gradient, int threads) {

@@ -1,6 +1,6 @@
-// simmst._cpu.day_attention_forward and _backward: everything is checked here, before any memory is touched; the
-// interpreter lock is released while the kernels run. Every tensor is contiguous, float32 but for `known`, and is
-// (address, bytes).
+// simmst._cpu.day_attention_forward and _backward. All arguments are checked here, before any memory is touched; the
+// interpreter lock is released while the kernels run. Every tensor is contiguous and is given as (address, bytes); all
+// are float32 except `known`.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,6 +1,6 @@
-// simmst._cpu.feed_forward_forward and _backward: everything is checked here, before any memory is touched; the
-// interpreter lock is released while the kernels run. Every tensor is contiguous float32 and is (address, bytes), with
-// address 0 where there is none.
+// simmst._cpu.feed_forward_forward and _backward. All arguments are checked here, before any memory is touched; the
+// interpreter lock is released while the kernels run. Every tensor is contiguous float32 and is given as (address,
+// bytes); the address of a missing tensor is 0.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,5 @@
-// simmst._cpu.prob_sparse_*: everything is checked here, before any memory is touched, whatever Python has checked already.
+// simmst._cpu.prob_sparse_*. All arguments are checked here, before any memory is touched, even those that Python has
+// checked.
 #include <pybind11/pybind11.h>
 
 #include <memory>
@@ -37,7 +38,7 @@ void check_indices(const char* name, const int64_t* indices, int64_t count, int6
     throw py::index_error(std::string(name) + " must hold indices from 0 to " + std::to_string(upper - 1));
 }
 
-// Before a result that has no gaps is written from end to end.
+// Checks that a result is contiguous before it is written.
 void will_write(const Matrices& result, const simmst::Batch& batch, DataType type) {
   const int64_t items = batch.count * result.rows * result.columns;
   int64_t extent = items > 0 ? 1 + (result.rows - 1) * result.row_stride + (result.columns - 1) : 0;
@@ -49,20 +50,20 @@ void check_memory(bool enough) {
   if (!enough) throw std::bad_alloc();
 }
 
-// A tensor of the type and batch of a call.
+// Reads a tensor of the call's type and batch.
 template <typename Call>
 Matrices matrices(const Call& call, const char* name, const py::tuple& given, int64_t rows, int64_t columns) {
   return simmst::matrices_of(read(name, given, {call.type}), call.batch, rows, columns);
 }
 
-// A float for each of `columns` rows of every batch entry; a double in a call in doubles.
+// One float for each of `columns` rows of every batch entry; one double if the call is in doubles.
 template <typename Call>
 void* results(const Call& call, const char* name, const py::tuple& given, int64_t columns) {
   const DataType type = call.type == DataType::kFloat64 ? call.type : DataType::kFloat32;
   return simmst::vectors_of(read(name, given, {type}), call.batch, columns);
 }
 
-// What select and attend begin with.
+// The part that select and attend have in common.
 template <typename Call>
 Call call_of(int dtype, int threads, const py::tuple& query, const py::tuple& key) {
   Call call;
@@ -76,7 +77,7 @@ Call call_of(int dtype, int threads, const py::tuple& query, const py::tuple& ke
   return call;
 }
 
-// Sets the indices that the caller has chosen or wants chosen.
+// Sets the place of the selected indices, which the caller has chosen or wants to receive.
 template <typename Call>
 void set_top(Call& call, const py::tuple& given) {
   const Array top = read("top", given, {DataType::kInt64});
@@ -85,7 +86,7 @@ void set_top(Call& call, const py::tuple& given) {
   call.top = reinterpret_cast<int64_t*>(simmst::vectors_of(top, call.batch, call.selected));
 }
 
-// All but what depends on the results' place: selected, top and measure.
+// Sets all fields but those that depend on where the results are: selected, top and measure.
 ps::SelectCall select_call(int dtype, int threads, const py::tuple& query, const py::tuple& key,
                            const py::tuple& sample, double divisor) {
   auto call = call_of<ps::SelectCall>(dtype, threads, query, key);
@@ -127,7 +128,7 @@ struct Options {
   uint32_t seed[2] = {0, 0};
 };
 
-// All but what depends on the selection: selected, top and lse.
+// Sets all fields but those that depend on the selection: selected, top and lse.
 ps::AttendCall attend_call(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
                            const Options& options, const py::tuple& out) {
   auto call = call_of<ps::AttendCall>(dtype, threads, query, key);
@@ -167,7 +168,7 @@ void attend(int dtype, int threads, const py::tuple& query, const py::tuple& key
   check_memory(enough);
 }
 
-// Select and attend in one call, for when nobody asks for what lies between.
+// Selects and attends in one call, when the caller does not need the results in between.
 void forward(int dtype, int threads, const py::tuple& query, const py::tuple& key, const py::tuple& value,
              const py::tuple& sample, double divisor, int64_t selected, bool is_causal, double scale, int fill,
              const py::tuple& out) {
@@ -183,7 +184,7 @@ void forward(int dtype, int threads, const py::tuple& query, const py::tuple& ke
     will_write(attend.out, attend.batch, attend.type);
     const auto batch = static_cast<size_t>(select.batch.count), u = static_cast<size_t>(selected);
     const std::unique_ptr<int64_t[]> top(new int64_t[batch * u]);
-    // Room for float64, whatever the measure holds.
+    // Room for float64, whatever type the measure has.
     const std::unique_ptr<double[]> measure(new double[batch * static_cast<size_t>(select.query.rows)]);
     select.selected = attend.selected = selected;
     attend.top = select.top = top.get();

@@ -1,6 +1,6 @@
-// simmst._cpu.spatial_attention_forward and _backward: everything is checked here, before any memory is touched; the
-// interpreter lock is released while the kernels run. Contiguous tensors are (address, bytes), with address 0 where there
-// is none.
+// simmst._cpu.spatial_attention_forward and _backward. All arguments are checked here, before any memory is touched;
+// the interpreter lock is released while the kernels run. Contiguous tensors are given as (address, bytes); the address
+// of a missing tensor is 0.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -45,7 +45,7 @@ spatial::Map make_map(const Array& x) {
   return {x.data, x.strides[0], x.strides[1], x.strides[2], x.strides[3]};
 }
 
-// A buffer that must hold exactly `count` items of `size` bytes; null where it may be and is missing.
+// A buffer that must hold exactly `count` items of `size` bytes; null if it is optional and missing.
 void* checked(const char* name, const py::object& given, int64_t count, int64_t size, bool optional) {
   const Array buffer = simmst::make_bytes(name, given);
   if (optional && buffer.data == nullptr) return nullptr;

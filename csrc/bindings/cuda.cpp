@@ -1,5 +1,5 @@
 // simmst._cuda, or simmst._cuda_emulated when compiled with SIMMST_EMULATED: build information, devices, and the CUDA
-// kernels of the hot paths. Imports without a GPU.
+// kernels of the operators. It imports without a GPU.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -33,7 +33,7 @@ py::dict build_info() {
   return info;
 }
 
-// {driver, devices, problem}: `problem` says in words why no device can be used, empty when one can.
+// Returns {driver, devices, problem}; `problem` says in words why no device can be used, and is empty when one can.
 py::dict devices() {
   int driver = 0;
   std::vector<std::string> names;
@@ -66,12 +66,12 @@ py::dict devices() {
 
 std::size_t shared_bytes(int device) { return simmst::cuda::device_limits(device).shared_bytes; }
 
-// The hot paths, by the stem of their files.
+// The operators, named by the stem of their files.
 std::vector<std::string> operators() { return {"prob_sparse_attention", "spatial_attention", "cutting_plane"}; }
 
 }  // namespace
 
-// Each hot path binds its kernels in its own file, csrc/bindings/cuda_<stem>.cpp.
+// Each operator binds its kernels in a file of its own, csrc/bindings/cuda_<stem>.cpp.
 void bind_prob_sparse_attention(py::module_& module);
 void bind_spatial_attention(py::module_& module);
 void bind_cutting_plane(py::module_& module);
@@ -94,7 +94,7 @@ PYBIND11_MODULE(_cuda, module) {
 #else
   module.def("explain_error", &simmst::cuda::explain_error, "An error of the CUDA runtime, by number, in words.");
 #endif
-  // Each of the two modules has its own: both may be imported by one process.
+  // Local to the module, because one process may import both modules and each has its own Plan.
   py::class_<simmst::Plan>(module, "Plan", py::module_local(),
                            "A call checked once; it takes addresses, those of workspace and stream last.")
       .def("__call__", &simmst::Plan::operator())

@@ -1,4 +1,5 @@
-// Cutting planes for Python: plans of calls, whose sizes and strides are checked once. Shapes are those of csrc/cuda/cutting_plane.hpp, without P in the calls of one problem.
+// Cutting planes for Python: plans of calls, whose sizes and strides are checked once. Shapes are those of
+// csrc/cuda/cutting_plane.hpp; calls of one problem have no P.
 #include <pybind11/pybind11.h>
 
 #include <array>
@@ -17,11 +18,12 @@ using namespace simmst::cuda;
 
 namespace {
 
-// Types of tensors with one entry a plane, and of those along N.
+// Types of tensors with one entry per plane, and of tensors along N.
 #define SIMMST_NUMBERS {DataType::kFloat32, DataType::kFloat64, DataType::kBfloat16, DataType::kFloat16}
 #define SIMMST_FLOATS {DataType::kFloat32, DataType::kBfloat16, DataType::kFloat16}
 
-// The sizes of a call, and the layouts of its arrays checked against them. Each array that is read takes the next place.
+// The sizes of a call, and the layouts of its arrays, checked against those sizes. Each array that is read takes the
+// next place.
 class Call {
  public:
   Call(const py::tuple& planes, const py::object& scale, std::int64_t size, int device)
@@ -68,7 +70,7 @@ class Call {
   void mutable_columns(const char* name, const py::handle& given, Member member) {
     take(written(shaped(read_(name, given, SIMMST_FLOATS), pass.size), name, pass.size), member);
   }
-  // One entry a problem.
+  // One entry per problem.
   void per_problem(const char* name, const py::handle& given, Member member) {
     const Array array = read_(name, given, SIMMST_NUMBERS);
     if (batched_) {
@@ -79,7 +81,7 @@ class Call {
       take({array, {nullptr, array.type, 0, 0}}, member);
     }
   }
-  // The gradient of the penalty needs all of the values: a second pass.
+  // Plans a second pass, because the gradient of the penalty needs all of the values.
   void second_pass(const py::handle& gradient) {
     const auto [array, found] = shaped(read_("gradient", gradient, SIMMST_FLOATS), pass.size);
     gradient_ = written(std::pair{array, found}, "gradient", pass.size).second;
@@ -92,7 +94,7 @@ class Call {
     take(written(shaped(read_("values", values, SIMMST_NUMBERS), pass.planes), "values", pass.planes),
          &PlanePass::values);
   }
-  // The first product takes another array's entries.
+  // Makes the first product use the multipliers as coefficients.
   void combine_with_multipliers() {
     pass.coefficients = pass.multipliers;
     for (const auto& [member, place] : std::vector(arrays_))
@@ -106,7 +108,7 @@ class Call {
     take({taken, {nullptr, taken.type, 0, 0}}, &PlanePass::step);
   }
   void missing(const char* name) { plan_.add_optional(name, DataType::kFloat32); }
-  // After all arrays; with the numbers step_size and second_root where there is an update.
+  // Called after all arrays. Adds the numbers step_size and second_root where there is an update.
   Plan finish();
 
   PlanePass pass;
@@ -120,7 +122,7 @@ class Call {
     arrays_.emplace_back(member, plan_.count());
     plan_.add(found.first);
   }
-  // Written to: no two entries may share a place.
+  // Checks an array that is written to: no two entries may share a place.
   Strided written(const Strided& array, const char* name, std::int64_t last) const {
     if ((last > 1 && array.stride == 0) || (batched_ && pass.problems > 1 && last > 0 && array.problem_stride == 0)) {
       throw py::value_error(std::string(name) + " is written to, but several of its entries share one place in memory");
@@ -144,7 +146,7 @@ class Call {
   bool batched_ = false;
   std::vector<std::pair<Member, std::size_t>> arrays_;
   Strided gradient_;
-  std::size_t gradient_place_ = 0;  // 0: there is no second pass
+  std::size_t gradient_place_ = 0;  // 0: no second pass
 };
 
 Plan Call::finish() {
@@ -157,7 +159,7 @@ Plan Call::finish() {
     plan_.add_number("second_root");
   }
   const std::size_t workspace = plan_.count();
-  // Floats for the blocks' shares, for the first product carried between row blocks, and for the slopes.
+  // Floats for the blocks' shares, for the first product, which is carried between row blocks, and for the slopes.
   const std::int64_t bytes = (shares + carried + (gradient_place_ > 0 ? rows : 0)) * 4;
   plan_.finish(
       bytes, [planned = pass, arrays = arrays_, gradient = gradient_, place = gradient_place_, shares, carried, numbers,
@@ -209,7 +211,7 @@ Plan combine(const py::tuple& planes, const py::object& scale, const py::tuple& 
   return call.finish();
 }
 
-// The penalty or the Lagrangian's term, the values, and, where `gradient` is given, d total / d point.
+// Computes the penalty or the Lagrangian's term, the values, and, where `gradient` is given, d total / d point.
 Plan total(bool penalty, const py::tuple& planes, const py::object& scale, const py::tuple& offsets,
            const py::tuple& multipliers, const py::tuple& point, const py::tuple& out, const py::tuple& values,
            const py::object& gradient, int device) {
@@ -231,7 +233,7 @@ Plan total(bool penalty, const py::tuple& planes, const py::object& scale, const
 }
 
 // `averages` is (exp_avg, exp_avg_sq) for Adam or None for SGD. `step` is the number of steps taken, on the device; the
-// number step_size is then the learning rate. Without it, both numbers say what follows from it for Adam.
+// number step_size is then the learning rate. Without `step`, step_size and second_root hold Adam's bias corrections.
 Plan step(const py::tuple& planes, const py::object& scale, const py::tuple& coefficients, const py::tuple& gradient,
           const py::tuple& point, const py::tuple& anchor, const py::tuple& anchor_values, const py::object& averages,
           const py::object& step, const py::tuple& out, int device) {

@@ -1,5 +1,5 @@
-// simmst._cuda.prob_sparse_*: plans of calls. Sizes and strides are checked once, whatever Python has checked already;
-// then a plan takes addresses. Indices lie on the device and are not read here; the kernels clamp them.
+// simmst._cuda.prob_sparse_*: plans of calls. Sizes and strides are checked once, even those that Python has checked;
+// then a plan takes addresses. The indices are in device memory and are not read here; the kernels clamp them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -45,7 +45,7 @@ class Operands {
     vectors_of(array, batch_, columns);
     plan.add(array);
   }
-  // The same for a result, which has no other layout.
+  // The same for a result, which is always contiguous.
   void result(Plan& plan, const char* name, DataType type, int64_t columns) const {
     plan.add_needed(name, type, batch_.count * columns == 0);
   }
@@ -58,7 +58,7 @@ class Operands {
     return {array_.type, width, batch_, query_, key};
   }
 
-  // How many rows are selected.
+  // Checks the number of selected rows.
   int64_t selected(int64_t count) const {
     if (count < 0 || count > query_.matrices.rows)
       throw py::value_error("top must have at most " + std::to_string(query_.matrices.rows) + " columns, got " +
@@ -93,7 +93,7 @@ ps::Operand keys_of(const Operands& read, Plan& plan, const py::handle& key) {
 // is_causal, scale, fill, dropout_p
 using Options = std::tuple<bool, double, int, double>;
 
-// Everything but the rows' number, and where things lie.
+// Sets all fields but the number of rows and the addresses.
 ps::AttendCall with_options(const Options& options) {
   const auto& [is_causal, scale, fill, dropout_p] = options;
   if (fill < 0 || fill > 2) throw py::value_error("fill must be a code from 0 to 2, got " + std::to_string(fill));
@@ -108,7 +108,7 @@ ps::AttendCall with_options(const Options& options) {
   return call;
 }
 
-// The seed of the dropout is two words, and may be missing only without it.
+// The dropout's seed is two words; it may be missing only when there is no dropout.
 void add_seed(Plan& plan, const Options& options) {
   if (std::get<3>(options) > 0.0) plan.add_needed("seed", DataType::kInt64, false);
   else plan.add_optional("seed", DataType::kInt64);
@@ -202,7 +202,7 @@ Plan plan_attend(const py::object& query, const py::object& key, const py::objec
   return plan;
 }
 
-// Selects and attends: in one launch where a block has room for a whole entry, else one after the other.
+// Selects and attends: in one launch where a block has room for a whole entry, otherwise in two.
 Plan plan_forward(const py::object& query, const py::object& key, const py::object& value, const py::object& sample,
                   const py::object& out, double divisor, const Options& options, int64_t selected, int device) {
   Plan plan(device);

@@ -1,4 +1,5 @@
-// simmst._cuda.spatial_attention_*: plans of calls, whose sizes and strides are checked once; they take addresses.
+// simmst._cuda.spatial_attention_*: plans of calls, whose sizes and strides are checked once. A plan then takes
+// addresses.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -43,7 +44,7 @@ spatial::Map make_map(const Array& x) {
   return {x.data, x.strides[0], x.strides[1], x.strides[2], x.strides[3]};
 }
 
-// Reads the arrays of one call into the places of its plan, all of x's type unless said otherwise.
+// Reads the arrays of one call into the places of its plan; all have x's type unless stated otherwise.
 class Reader {
  public:
   Reader(Plan& plan, const py::handle& x)
@@ -55,7 +56,7 @@ class Reader {
 
   const Array& x() const { return x_; }
 
-  // A contiguous array of this shape; a place that stays empty where there may be none and is none.
+  // A contiguous array of this shape; if it is optional and None, its place stays empty.
   void contiguous(const char* name, const py::handle& given, std::initializer_list<std::int64_t> shape, bool optional,
                   std::optional<DataType> type = {}) const {
     if (optional && given.is_none()) return plan_.add_optional(name, type.value_or(x_.type));
@@ -92,7 +93,7 @@ constexpr std::array<const char*, 6> kGradientNames{"gradient of in_proj_weight"
                                                     "gradient of out_proj_weight", "gradient of out_proj_bias",
                                                     "gradient of norm_weight",     "gradient of norm_bias"};
 
-// The six weights, some of which may be missing.
+// The six weights, some of which may be None.
 void read_weights(const Reader& read, const spatial::Problem& problem, const OptionalArrays& given) {
   if (given.size() != 6) throw py::value_error("six weights are needed, got " + std::to_string(given.size()));
   const std::int64_t c = problem.channels;
@@ -138,7 +139,7 @@ Plan plan_forward(const py::object& x, const OptionalArrays& weights, const py::
   return plan;
 }
 
-// The gradients wanted are those that have an address.
+// A gradient is wanted if it has an address.
 Plan plan_backward(const py::object& grad, const py::object& x, const OptionalArrays& weights, const py::object& mask,
                    const py::object& lse, const Options& options, int device) {
   Plan plan(device);

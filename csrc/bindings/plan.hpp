@@ -1,4 +1,4 @@
-// A call checked once for its sizes, strides and types: what is left to say each time is where the arrays lie.
+// A call whose sizes, strides and types are checked once. Each run only needs the addresses of the arrays.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -30,23 +30,23 @@ class Addresses {
   const std::uintptr_t* begin_;
 };
 
-// Python calls it with an address for each place, those of the workspace and the stream last, and reads from it how many
-// bytes of workspace that takes. It keeps nothing of a call.
+// Python calls a plan with an address for each place and then the addresses of the workspace and the stream; it reads
+// the size of the workspace, in bytes, from the plan. A plan keeps nothing from one call to the next.
 class Plan {
  public:
-  // `stream` is one of the plan's device, which is current.
+  // `stream` belongs to the plan's device, which is current.
   using Run = std::function<void(const Addresses& at, const cuda::Queue& queue)>;
 
   explicit Plan(int device) : device_(device) {}
 
-  // The next place: an array that was read, one that may be missing, or contiguous memory of entries of this type.
+  // Adds the next place: an array that was read, an optional one, or contiguous memory with entries of this type.
   void add(const Array& array) { places_.push_back({array.name, item_of(array.type), !array.empty()}); }
   void add_optional(const char* name, DataType type) { places_.push_back({name, item_of(type), false}); }
   void add_needed(const char* name, DataType type, bool empty) { places_.push_back({name, item_of(type), !empty}); }
-  // A floating number, which may be another each time.
+  // A floating-point number, which may differ from call to call.
   void add_number(const char* name) { places_.push_back({name, 0, false}); }
   std::size_t count() const { return places_.size(); }
-  // After all places.
+  // Called after all places are added.
   void finish(std::int64_t workspace_bytes, Run run) {
     workspace_ = workspace_bytes;
     places_.push_back({"workspace", 16, workspace_bytes > 0});
@@ -62,7 +62,7 @@ class Plan {
  private:
   struct Place {
     const char* name;
-    std::uintptr_t multiple;  // that the address is one of; 0 for a number
+    std::uintptr_t multiple;  // of which the address must be a multiple; 0 for a number
     bool needed;
   };
   static std::uintptr_t item_of(DataType type) { return static_cast<std::uintptr_t>(item_size(type)); }

@@ -1,4 +1,4 @@
-// Memory that a kernel computes in, of a whole number of cache lines; freed with its owner.
+// Working memory of a kernel, in whole cache lines; freed with its owner.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Tensors (batch..., rows, columns) as addresses and strides, and where an entry of the batch lies.
+// Tensors (batch..., rows, columns) as addresses and strides, and the place of a batch entry in memory.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace simmst {
 
 constexpr int kMaxBatchDims = 16;
 
-// The leading sizes that all tensors of a call share; an entry is numbered as in a contiguous tensor.
+// The leading sizes that all tensors of a call share. Batch entries are numbered as in a contiguous tensor.
 struct Batch {
   int dims = 0;
   std::int64_t size[kMaxBatchDims] = {};
@@ -23,7 +23,7 @@ struct Matrices {
   std::int64_t batch_stride[kMaxBatchDims] = {};
 };
 
-// Where entry `index` begins, in elements from `data`.
+// The offset of batch entry `index`, in elements from `data`.
 SIMMST_HOST_DEVICE std::int64_t entry_offset(const Matrices& matrices, const Batch& batch, std::int64_t index) {
   std::int64_t offset = 0;
   for (int i = batch.dims - 1; i >= 0; --i) {

@@ -1,4 +1,4 @@
-// What a compiled module says about its own build.
+// A compiled module's description of its own build.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// What the entries of an array are, and the 16-bit floats as they lie in memory.
+// The types of an array's entries, and the 16-bit floats as stored in memory.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct float16 {
   std::uint16_t bits;
 };
 
-// The numbers that Python hands over. Packed signs of planes are kUint8.
+// The type codes that Python passes. Packed signs of planes are kUint8.
 enum class DataType : std::uint8_t { kFloat32, kFloat64, kBfloat16, kFloat16, kUint8, kInt64, kBool, kInt32 };
 
 SIMMST_HOST_DEVICE constexpr std::int64_t item_size(DataType type) {

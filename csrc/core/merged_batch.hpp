@@ -1,4 +1,4 @@
-// The leading dimensions of a call's tensors, made as few as they can be.
+// Merging of the leading dimensions of a call's tensors into as few as possible.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace simmst {
 
-// Makes neighbouring dimensions of the batch one where every tensor steps through both as through one: finding an entry
-// then takes fewer divisions. Entries keep their numbers.
+// Merges neighbouring batch dimensions where every tensor steps through the two as through one, so that finding an
+// entry takes fewer divisions. Entries keep their numbers.
 template <std::size_t N>
 void merge_dimensions(Batch& batch, Matrices* const (&tensors)[N]) {
   int kept = 0;

@@ -1,4 +1,4 @@
-// Philox4x32-10, counter by counter: the very numbers of simmst/reference/philox.py.
+// Philox4x32-10, one counter at a time: the same numbers as simmst/reference/philox.py.
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
 

@@ -1,6 +1,6 @@
-// Self-attention over the positions of each map, projections, residual and LayerNorm included: the tensors of a call.
-// Weights are laid out as in nn.MultiheadAttention and contiguous; x and the gradient of the output may have any strides;
-// results are contiguous and have the shape of x.
+// Self-attention over the positions of each map, with projections, residual and LayerNorm: the tensors of a call.
+// Weights are contiguous and laid out as in nn.MultiheadAttention; x and the gradient of the output may have any
+// strides; results are contiguous and have the shape of x.
 #pragma once
 
 #include <cstdint>

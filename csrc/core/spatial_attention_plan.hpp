@@ -1,4 +1,4 @@
-// How a map is laid out in a block's shared memory by the CUDA kernels of spatial attention, and which maps fit.
+// How the CUDA kernels of spatial attention lay out a map in a block's shared memory, and which maps fit.
 // Names: N positions, C channels, D = C / heads; a tile has 16 rows (positions) and 16 columns (channels).
 #pragma once
 
@@ -9,8 +9,8 @@
 namespace simmst::spatial {
 
 constexpr int kTile = 16;
-constexpr int kWarpTiles = 2;   // tiles of positions a warp owns, at most
-constexpr int kSmallTiles = 8;  // maps of no more tiles than this have one a warp
+constexpr int kWarpTiles = 2;   // the most tiles of positions that a warp owns
+constexpr int kSmallTiles = 8;  // in maps of at most this many tiles, a warp owns one
 constexpr int kMostWarps = 16;
 constexpr int kMostChannels = 128;
 constexpr int kColumnTiles = kMostChannels / kTile;
@@ -25,14 +25,14 @@ struct Sizes {
   constexpr std::int64_t width() const { return channels / heads; }
 };
 
-// The most threads per block, the constant of the kernels: 32 bits an entry take twice the registers.
+// The most warps per block, a constant of the kernels. 32-bit entries take twice the registers.
 constexpr int most_warps(std::int64_t item) { return item == 4 ? kMostWarps / 2 : kMostWarps; }
 
-// Entries between rows of `columns` entries: 16 bytes more than a multiple of 32, so that eight rows start in different
-// banks.
+// The number of entries from one row of `columns` entries to the next: 16 bytes more than a multiple of 32, so that
+// eight rows start in different banks.
 SIMMST_HOST_DEVICE constexpr std::int64_t pitch_of(std::int64_t columns) { return round_up_to(columns, kTile) + 8; }
 
-// Tiles of columns that the D channels of any head touch at most.
+// The most tiles of columns that the D channels of one head touch.
 constexpr std::int64_t tiles_per_head(const Sizes& sizes) {
   std::int64_t most = 0;
   for (std::int64_t head = 0; head < sizes.heads; ++head) {
@@ -44,9 +44,9 @@ constexpr std::int64_t tiles_per_head(const Sizes& sizes) {
 }
 
 struct ForwardPlan {
-  std::int64_t rows;   // N in whole tiles
-  int warp_tiles;      // that a warp owns: small maps would leave most of a multiprocessor idle with two
-  std::int64_t pitch;  // entries between rows
+  std::int64_t rows;   // N rounded up to whole tiles
+  int warp_tiles;      // tiles per warp: with two, small maps would leave most of a multiprocessor idle
+  std::int64_t pitch;  // entries from one row to the next
   std::int64_t warps;
   std::int64_t shared_bytes;  // x / query / heads, key, value, two slots of weights, and the norms
 };
@@ -59,8 +59,8 @@ constexpr ForwardPlan plan_forward(const Sizes& sizes) {
           (3 * rows + kWeightSlots * kWeightRows) * pitch * sizes.item + norms};
 }
 
-// The columns that a head has in the backward pass: D in whole tiles, and as many of those as a kernel exists for (one
-// fewer for float32, whose kernels take the compiler longest).
+// The number of columns of a head in the backward pass: D rounded up to whole tiles, and then to a number that a kernel
+// exists for (one fewer for float32, whose kernels take longest to compile).
 constexpr std::int64_t padded_width(const Sizes& sizes) {
   const std::int64_t width = sizes.width();
   return width <= kTile && sizes.item == 2 ? kTile : width <= 2 * kTile ? 2 * kTile : 4 * kTile;
@@ -70,15 +70,15 @@ struct BackwardPlan {
   std::int64_t rows, pitch;  // of the matrices of a map in the workspace
   std::int64_t head_pitch;   // of the two matrices of a head in shared memory
   std::int64_t shared_bytes;
-  std::int64_t matrix_bytes;  // of all matrices that a block has in the workspace
-  std::int64_t sums;          // float32 sums that a block has for the gradients of the weights
+  std::int64_t matrix_bytes;  // all matrices of a block in the workspace
+  std::int64_t sums;          // float32 sums of a block for the gradients of the weights
 };
 
 constexpr int kBackwardWarps = 8;
 constexpr int kBackwardMatrices = 11;
 
 // Shared memory holds, one after the other: two matrices of a head, a matrix of weights, or two pieces of matrices
-// whose product is a gradient of weights; and log-sum-exp, rowsum(dO O) and place of every position all the time.
+// whose product is a gradient of weights; and throughout the log-sum-exp, rowsum(dO O) and the place of every position.
 constexpr BackwardPlan plan_backward(const Sizes& sizes) {
   const std::int64_t rows = round_up_to(sizes.positions, kTile), pitch = pitch_of(sizes.channels);
   const std::int64_t head_pitch = pitch_of(padded_width(sizes)), c = sizes.channels;
@@ -93,7 +93,8 @@ constexpr BackwardPlan plan_backward(const Sizes& sizes) {
           4 * c * c + 6 * c};
 }
 
-// Why no fused kernel takes maps of these sizes on a device whose blocks have `shared_bytes` at most; null if one does.
+// The reason why no fused kernel takes maps of these sizes on a device whose blocks have at most `shared_bytes`; null
+// if one does.
 constexpr const char* why_not_fused(const Sizes& sizes, std::int64_t shared_bytes) {
   if (sizes.channels > kMostChannels) return "more than 128 channels";
   if (tiles_per_head(sizes) > kMostTilesPerHead || sizes.width() > kMostTilesPerHead * kTile)

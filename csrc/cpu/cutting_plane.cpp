@@ -11,12 +11,12 @@
 namespace simmst::cpu::SIMMST_ISA {
 namespace {
 
-// As torch.optim.Adam, at its default settings.
+// The same as torch.optim.Adam's default settings.
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
 
 constexpr std::int64_t min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// The tile's slices of the vectors along N, padded to a whole step of the widest instruction set.
+// A tile's slices of the vectors along N, padded to a whole step of the widest instruction set.
 template <typename C>
 struct alignas(64) Tile {
   C gradient[kMaxTileColumns];
@@ -26,7 +26,7 @@ struct alignas(64) Tile {
   C second[kMaxTileColumns];
 };
 
-// What a chunk of columns of one problem works on.
+// What is needed to process one chunk of columns of one problem.
 template <typename C>
 struct Chunk {
   const PlanePass& pass;
@@ -36,7 +36,7 @@ struct Chunk {
   double* sums;             // (L,)
 };
 
-// Where a tile's part of a row starts.
+// The address of a row's part in a tile.
 template <typename C>
 const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column) {
   const PlanePass& pass = chunk.pass;
@@ -44,7 +44,8 @@ const char* row_at(const Chunk<C>& chunk, std::int64_t row, std::int64_t column)
          column * kLineBytes / chunk.loops.line_columns;
 }
 
-// Whether packed signs are looked up, four at a time, rather than applied one by one: from about half a block of rows on.
+// Whether packed signs are looked up several at a time rather than applied one by one: worth it from about half a block
+// of rows.
 template <typename C>
 bool looks_up(const PlanePass& pass, std::int64_t rows) {
 #if defined(__AVX2__)
@@ -56,13 +57,13 @@ bool looks_up(const PlanePass& pass, std::int64_t rows) {
 }
 
 #if defined(__AVX2__)
-// Whether the line of every row that begins at this column is to be asked for.
+// Whether to prefetch the line of every row that begins at this column.
 bool asks_for_line(const Ahead& ahead, std::int64_t column) {
   constexpr std::int64_t kLineColumns = Signs<float>::kLineColumns;
   return ahead.bytes != 0 && column % kLineColumns == 0 && ((column / kLineColumns) & ahead.mask) == ahead.phase;
 }
 
-// tile.gradient = A^T s for the whole blocks of columns of a tile of packed signs; how many columns that are.
+// tile.gradient = A^T s for the whole blocks of columns in a tile of packed signs; returns how many columns those are.
 std::int64_t combine_by_look_up(const Chunk<float>& chunk, Tile<float>& tile, std::int64_t column, std::int64_t count,
                                 const Ahead& ahead) {
   const PlanePass& pass = chunk.pass;
@@ -91,7 +92,7 @@ std::int64_t combine_by_look_up(const Chunk<float>& chunk, Tile<float>& tile, st
 }
 #endif
 
-// tile.gradient = A^T s + gradient, rows with coefficient zero left out.
+// tile.gradient = A^T s + gradient; rows whose coefficient is zero are left out.
 template <typename C>
 void combine(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
   const PlanePass& pass = chunk.pass;
@@ -144,7 +145,7 @@ void adam(const PlanePass& pass, Tile<C>& tile, std::int64_t count) {
   }
 }
 
-// The optimiser's step on the tile, and back to memory; tile.point is what was stored.
+// Takes the optimiser's step on the tile and stores the result; tile.point becomes the values as stored.
 template <typename C>
 void update(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count) {
   const PlanePass& pass = chunk.pass;
@@ -173,7 +174,7 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
   if (anchor.data == nullptr) {
     for (std::int64_t i = 0; i < count; ++i) tile.moved[i] = tile.point[i];
   } else if (anchor.type ==
-             DataType::kFloat64) {  // also for a float32 point, whose difference keeps the anchor's digits
+             DataType::kFloat64) {  // also for a float32 point, so that the difference keeps the anchor's digits
     const double* source = static_cast<const double*>(anchor.data) + chunk.problem * anchor.problem_stride + column;
     for (std::int64_t i = 0; i < count; ++i) tile.moved[i] = static_cast<C>(tile.point[i] - source[i]);
   } else {
@@ -184,7 +185,8 @@ void move(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_
   if (chunk.loops.interleaved) split_even_odd(tile.moved, padded<C>(count));
 }
 
-// chunk.sums += A (point - anchor) for the rows from `row` on. A lane adds up 64 products before they go into a double.
+// chunk.sums += A (point - anchor) for the rows from `row` on. Each lane adds up 64 products before they go into a
+// double.
 template <typename C>
 void evaluate_rows(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t row, std::int64_t column, std::int64_t count,
                    const Ahead& ahead) {
@@ -201,14 +203,14 @@ void evaluate_rows(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t row, std::
   }
 }
 
-// The same for all rows.
+// The same for all rows of the pass.
 template <typename C>
 void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::int64_t count, const Ahead& ahead) {
   std::int64_t done = 0;
 #if defined(__AVX2__)
   const PlanePass& pass = chunk.pass;
   if constexpr (sizeof(C) == 4) {
-    // From a whole block of rows on the tables are worth their making.
+    // Building the tables pays from one whole block of rows.
     const std::int64_t rows = pass.rows_type == kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
     alignas(64) float tables[kTables * kWords * kWords];
     for (; rows > 0 && done + kLookupColumns <= count; done += kLookupColumns) {
@@ -230,7 +232,7 @@ void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::in
   }
 }
 
-// Asks for the next tile's part of every vector the pass reads.
+// Prefetches the next tile's part of every vector that the pass reads.
 void prefetch_vectors(const PlanePass& pass, std::int64_t problem, std::int64_t column, std::int64_t count) {
   for (const Columns* vector : {&pass.gradient, &pass.point, &pass.anchor, &pass.exp_avg, &pass.exp_avg_sq}) {
     if (vector->data == nullptr) continue;
@@ -250,12 +252,12 @@ void run_chunk(const Chunk<C>& chunk) {
   for (std::int64_t index = 0; index < tiles; ++index) {
     const std::int64_t column = chunk.begin + (pass.backwards ? tiles - 1 - index : index) * width;
     const std::int64_t count = min(width, chunk.end - column);
-    // The next tile, in whichever chunk it lies; nothing past the row is asked for.
+    // The next tile, even if it is in the next chunk; nothing past the end of the row is prefetched.
     const std::int64_t next = pass.backwards ? column - width : column + width;
     const std::int64_t bytes = (next - column) * kLineBytes / chunk.loops.line_columns;
     const Ahead ahead{next >= 0 && next < pass.size ? bytes : 0};
-    // Memory delivers best without a pause, so each of the two products asks for half of the next tile. Where rows are
-    // left out of the first one, the second asks for everything.
+    // Memory is fastest without a pause, so each of the two products prefetches half of the next tile. If the first
+    // product leaves rows out, the second one prefetches everything.
     const bool halves = pass.combining && pass.evaluating && pass.active_count[chunk.problem] == pass.planes;
     if (ahead.bytes != 0) prefetch_vectors(pass, chunk.problem, next, min(width, pass.size - next));
     if (pass.combining) {
@@ -268,7 +270,7 @@ void run_chunk(const Chunk<C>& chunk) {
   }
 }
 
-// Item `index` of a pass: a chunk of a problem.
+// Runs item `index` of a pass: one chunk of one problem.
 template <typename C>
 void run_item(const PlanePass& pass, const RowLoops<C>& loops, std::int64_t index) {
   const std::int64_t chunks = chunk_count(pass), columns = chunk_columns(pass);
@@ -278,7 +280,7 @@ void run_item(const PlanePass& pass, const RowLoops<C>& loops, std::int64_t inde
                      pass.partial + item * pass.planes});
 }
 
-// Adds the chunks up, in their order, for output `index` of the problems run.
+// Adds up the chunks, in order, for output `index` of the problems that are run.
 void add_chunks(const PlanePass& pass, std::int64_t index) {
   const std::int64_t chunks = chunk_count(pass);
   const double* parts = pass.partial + index / pass.planes * chunks * pass.planes + index % pass.planes;
@@ -291,7 +293,8 @@ template <typename C>
 void run_all(const PlanePass& pass) {
   const RowLoops<C>& loops = loops_for<C>(pass.rows_type);
   const std::int64_t items = pass.problems * chunk_count(pass);
-  // A few neighbouring chunks at a time: enough pieces to even out the threads, few enough to be cheap to hand out.
+  // Threads take a few neighbouring chunks at a time: enough pieces for an even load, few enough that handing them out
+  // is cheap.
   const std::int64_t grain = items / (8 * pass.threads) + 1;
   const std::int64_t outputs = pass.evaluating ? pass.problems * pass.planes : 0;
 #pragma omp parallel num_threads(pass.threads)
@@ -305,7 +308,7 @@ void run_all(const PlanePass& pass) {
 
 void run(const PlanePass& pass) { pass.wide ? run_all<double>(pass) : run_all<float>(pass); }
 
-// From the sums of a problem, its values and the coefficients of its gradient.
+// Computes a problem's values and the coefficients of its gradient from its sums.
 void weigh_violations(const PenaltyPass& pass, std::int64_t problem) {
   const std::int64_t planes = pass.evaluate.planes, begin = problem * planes;
   std::int64_t end = begin;
@@ -322,7 +325,7 @@ void weigh_violations(const PenaltyPass& pass, std::int64_t problem) {
   pass.active_count[problem] = end - begin;
 }
 
-// A problem for each thread, both products in a row.
+// Gives each thread a problem, and runs both products of it in a row.
 template <typename C>
 void run_penalty_apart(const PenaltyPass& pass) {
   const PlanePass& all = pass.evaluate;
@@ -342,7 +345,7 @@ void run_penalty_apart(const PenaltyPass& pass) {
   }
 }
 
-// All threads on one problem after the other: for few problems, or such as only one of fits into the cache.
+// Runs all threads on one problem after another: for few problems, or when only one fits in the cache at a time.
 void run_penalty_together(const PenaltyPass& pass) {
   for (std::int64_t problem = 0; problem < pass.evaluate.problems; ++problem) {
     PlanePass evaluate = pass.evaluate, combine = pass.combine;
@@ -355,7 +358,7 @@ void run_penalty_together(const PenaltyPass& pass) {
 }
 
 void run_penalty(const PenaltyPass& pass) {
-  constexpr std::int64_t kCacheBytes = 16 << 20;  // of the last-level cache, shared by the threads
+  constexpr std::int64_t kCacheBytes = 16 << 20;  // size of the last-level cache, which the threads share
   const PlanePass& all = pass.evaluate;
   const std::int64_t bits = all.rows_type == kSigns ? 1 : 8 * item_size(all.rows_type);
   const double bytes = static_cast<double>(all.planes) * static_cast<double>(all.size) * static_cast<double>(bits) / 8;

@@ -11,7 +11,7 @@ namespace simmst::cpu::SIMMST_ISA {
 
 constexpr std::int64_t kLineBytes = 64;
 
-// What one step of a loop over columns handles: two registers' worth, 2 * kLanes<C> columns.
+// The columns of one step of a loop: two registers' worth, 2 * kLanes<C>.
 template <typename C>
 struct Two {
   Vec<C> low, high;
@@ -29,9 +29,9 @@ SIMMST_INLINE void store_two(C* target, const Two<C>& value) {
   store(target + kLanes<C>, value.high);
 }
 
-// A format offers term(row, column, x): the entries from `column` on times x; and tail(), the same for the last `count`
-// columns, which reads no byte past the row's end. kInterleaved: the low register stands for the even columns of a step,
-// the high one for the odd ones.
+// A format offers term(row, column, x), the entries from `column` on times x, and tail(), the same for the last `count`
+// columns, which reads no byte past the row's end. If kInterleaved, the low register holds the even columns of a step
+// and the high register the odd ones.
 template <typename Stored, typename C>
 struct Dense {
   static constexpr bool kInterleaved = false;
@@ -57,8 +57,8 @@ struct Dense {
   }
 };
 
-// A pair of bfloat16 is one word: the even entry is its low half moved up, the odd one its high half where it stands.
-// That is one operation for a register of entries, where widening in order takes two.
+// A pair of bfloat16 is one word: the low half, shifted up, is the even entry, and the high half, left in place, is the
+// odd one. That takes one operation per register of entries; widening them in order takes two.
 template <>
 struct Dense<bfloat16, float> {
   static constexpr bool kInterleaved = true;
@@ -76,7 +76,7 @@ struct Dense<bfloat16, float> {
   }
 };
 
-// Bit b of byte i is set where entry 8 i + b is -1: x with its sign flipped there.
+// Bit b of byte i is set where entry 8 i + b is -1; x gets its sign flipped there.
 template <typename C>
 struct Signs {
   static constexpr bool kInterleaved = false;
@@ -94,16 +94,16 @@ struct Signs {
       std::uint16_t bits;
       __builtin_memcpy(&bits, row + column / 8, 2);
       return bits;
-    } else {  // 8 or 4 columns; the latter begin at either half of a byte
+    } else {  // 8 or 4 columns; 4 columns begin at either half of a byte
       return static_cast<Word>(static_cast<unsigned char>(row[column / 8]) >> (column % 8));
     }
   }
-  // The bits of the lanes from `first` on, each at the place of its lane's sign.
+  // The bits of the lanes from `first` on, each moved to its lane's sign bit.
   static SIMMST_INLINE Words signs(Word bits, int first) {
     const Words lanes = bit_cast<Words>(lane_numbers<C>());
 #if defined(__AVX2__)
     return (Words{} + bits) << (static_cast<Word>(kTop - first) - lanes) & (Word{1} << kTop);
-#else  // no shift by lane: compare with the lane's bit
+#else  // there is no shift by lane: compare with the lane's bit
     Words chosen;
     for (int lane = 0; lane < kLanes<C>; ++lane) chosen[lane] = Word{1} << (lane + first);
     (void)lanes;
@@ -124,11 +124,11 @@ struct Signs {
   }
 };
 
-// Which lines of the next tile a loop asks for while it works on this one: all of them, every second one, or none.
+// Which lines of the next tile a loop prefetches while it works on this one: all, every second group, or none.
 struct Ahead {
-  std::int64_t bytes = 0;  // from a column of this tile to that of the next; 0 for none
+  std::int64_t bytes = 0;  // from a column of this tile to that of the next; 0: no prefetch
   std::int64_t mask = 0;   // 0 for all lines, 1 for every second group of them
-  std::int64_t phase = 0;  // which of the two
+  std::int64_t phase = 0;  // which of the two groups
 };
 
 template <typename Format, typename C, int kRows>

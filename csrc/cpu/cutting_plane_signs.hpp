@@ -1,10 +1,10 @@
 // Products of packed-sign rows with a vector by table look-up, on AVX-512 and AVX2. Part of cutting_plane.cpp.
 //
-// Four neighbouring columns have sixteen signed sums +-x0 +-x1 +-x2 +-x3. They fill one register of AVX-512, and four bits
-// of a row pick one of them: a lane for each of sixteen rows, one look-up and one addition for 64 entries, where flipping
-// signs one register of entries at a time takes twelve operations. A register of AVX2 has the eight sums of three columns:
-// three operations for 24 entries instead of twelve. The sum of rows does the same with four or three rows in the place of
-// columns, after its bits were transposed in blocks of 4 x 4.
+// Four neighbouring columns have sixteen signed sums +-x0 +-x1 +-x2 +-x3. They fill one AVX-512 register, and four bits
+// of a row pick one of them. With one lane for each of sixteen rows, 64 entries take one look-up and one addition;
+// flipping signs one register of entries at a time takes twelve operations. An AVX2 register holds the eight sums of
+// three columns: three operations for 24 entries instead of twelve. The sum over rows does the same with four or three
+// rows in place of columns, after its bits are transposed in blocks of 4 x 4.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +16,17 @@
 
 namespace simmst::cpu::SIMMST_ISA {
 
-constexpr int kWords = kLanes<float>;  // in a register, of 32 columns each
+constexpr int kWords = kLanes<float>;  // words in a register, of 32 columns each
 constexpr int kLookupRows = kWords;
 constexpr std::int64_t kLookupColumns = 32 * kWords;  // AVX-512: a line of every row; AVX2: half a line
 constexpr int kTableBits = kWords == 16 ? 4 : 3;
-constexpr int kTables = (32 + kTableBits - 1) / kTableBits;  // for the columns of a word
-constexpr int kGroups = kWords == 16 ? 4 : 2;                // of rows that are summed up at a time
+constexpr int kTables = (32 + kTableBits - 1) / kTableBits;  // tables for the columns of one word
+constexpr int kGroups = kWords == 16 ? 4 : 2;                // groups of rows that are summed at a time
 constexpr int kCombineRows = kGroups * kTableBits;
 
 using Words = Vec<std::uint32_t>;
 
-// The look-up uses the lowest bits of each lane, four of AVX-512 and three of AVX2.
+// The look-up uses the lowest bits of each lane: four on AVX-512, three on AVX2.
 SIMMST_INLINE Vec<float> look_up(Words index, Vec<float> table) {
 #if defined(__AVX512F__)
   return bit_cast<Vec<float>>(_mm512_maskz_permutexvar_ps(0xffff, bit_cast<__m512i>(index), bit_cast<__m512>(table)));
@@ -35,7 +35,7 @@ SIMMST_INLINE Vec<float> look_up(Words index, Vec<float> table) {
 #endif
 }
 
-// Lane t: x[0] + x[1] + ..., `kCount` of them, with a minus for the bits that are set in t.
+// Lane t: x[0] + x[1] + ..., `kCount` terms, with a minus where bit i of t is set.
 template <int kCount>
 SIMMST_INLINE Vec<float> sign_table(const float* x) {
   const Words lanes = bit_cast<Words>(lane_numbers<float>());
@@ -96,7 +96,7 @@ inline void look_up_rows(const char* rows, std::int64_t row_bytes, const float* 
   for (int row = 0; row < kLookupRows; ++row) __builtin_memcpy(&words[row], rows + row * row_bytes, sizeof(Words));
   transpose(words);  // words[w] lane r: columns 32 w .. 32 w + 31 of row r
   Vec<float> partial[4] = {};
-#pragma GCC unroll 1  // unrolled, GCC looks everything up first and spills it
+#pragma GCC unroll 1  // if unrolled, GCC does all look-ups first and spills them
   for (int word = 0; word < kWords; ++word) {
 #pragma GCC unroll 11
     for (int table = 0; table < kTables; ++table) {
@@ -114,7 +114,7 @@ SIMMST_INLINE void swap_bits(Words& low, Words& high, int distance, std::uint32_
   low ^= difference << distance;
 }
 
-// In every 4 x 4 block of bits, rows become columns: nibble m of words[q] then holds the four rows' bits of column
+// Turns rows into columns in every 4 x 4 block of bits: nibble m of words[q] then holds the four rows' bits of column
 // 4 m + q of each lane's 32.
 SIMMST_INLINE void transpose_nibbles(Words* words) {
   swap_bits(words[0], words[2], 2, 0x33333333u);
@@ -123,8 +123,8 @@ SIMMST_INLINE void transpose_nibbles(Words* words) {
   swap_bits(words[2], words[3], 1, 0x55555555u);
 }
 
-// sums[kWords c + w] += sum_r coefficients[r] * sign(rows[r], 32 w + c) for c < 32, w < kWords: kLookupColumns columns,
-// strided.
+// sums[kWords c + w] += sum_r coefficients[r] * sign(rows[r], 32 w + c) for c < 32, w < kWords; these are
+// kLookupColumns columns, in strided order.
 inline void look_up_columns(const char* const* rows, const float* coefficients, float* sums) {
   Words words[4 * kGroups];
   Vec<float> tables[kGroups];
@@ -138,7 +138,7 @@ inline void look_up_columns(const char* const* rows, const float* coefficients, 
     transpose_nibbles(words + 4 * group);
     tables[group] = sign_table<kTableBits>(coefficients + kTableBits * group);
   }
-#pragma GCC unroll 1  // a few registers more than there are, if unrolled
+#pragma GCC unroll 1  // if unrolled, this needs a few more registers than there are
   for (int nibble = 0; nibble < 8; ++nibble) {
 #pragma GCC unroll 4
     for (int column = 0; column < 4; ++column) {
@@ -157,7 +157,7 @@ inline void look_up_columns(const char* const* rows, const float* coefficients, 
   }
 }
 
-// The sums of look_up_columns into the order of the columns.
+// Puts the sums of look_up_columns into the order of the columns.
 inline void restore_columns(const float* sums, float* target) {
   for (int part = 0; part < 32 / kWords; ++part) {
     Vec<float> block[kWords];

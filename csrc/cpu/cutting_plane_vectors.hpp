@@ -1,4 +1,5 @@
-// Slices of vectors along N between memory and a tile, in any type, and their order in a tile. Part of cutting_plane.cpp.
+// Slices of vectors along N: their transfer between memory and a tile, in any type, and their order in a tile. Part of
+// cutting_plane.cpp.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +59,7 @@ void interleave_steps(C* values, std::int64_t count, bool apart, std::integer_se
     }
   }
 }
-// In every step of columns, the even ones first, then the odd ones.
+// In each step of columns, first the even ones, then the odd ones.
 template <typename C>
 void split_even_odd(C* values, std::int64_t count) {
   interleave_steps<C>(values, count, true, std::make_integer_sequence<int, kLanes<C>>{});

@@ -1,5 +1,5 @@
-// Attention of slots over days for one instruction set. The lanes are days: what a series has of them is turned over once,
-// and then every score, weight and gradient of it stays in the first-level cache.
+// Attention of slots over days for one instruction set. Lanes hold days: a series' days are transposed once, and then
+// all of its scores, weights and gradients stay in the first-level cache.
 #include "cpu/day_attention.hpp"
 
 #include <omp.h>
@@ -9,15 +9,16 @@
 namespace simmst::cpu::SIMMST_ISA::day_attention {
 namespace {
 
-using namespace simmst::cpu::day_attention;  // what all instruction sets share
+using namespace simmst::cpu::day_attention;  // names shared by all instruction sets
 using namespace matrices;
 
-constexpr int64_t kChunks = 16;       // over which gradients of weights are summed, whatever the number of threads
-constexpr double kWorthThread = 5e5;  // scores
+// chunks of series; fixed, so that sums of gradients do not depend on the number of threads
+constexpr int64_t kChunks = 16;
+constexpr double kWorthThread = 5e5;  // scores per thread
 
-// What a thread needs for one series. Rows of days are whole vectors, zero behind the last day.
+// A thread's buffers for one series. Rows of days are whole vectors, zero after the last day.
 struct Buffers {
-  int64_t ld;       // of a row of days
+  int64_t ld;       // length of a row of days
   float* query;     // (slots, heads * width + a vector): scaled
   float* key;       // (heads * width, ld)
   float* key_rows;  // (days, heads * width + a vector)
@@ -57,7 +58,7 @@ Totals take_totals(const Problem& problem, Parts& parts) {
   return totals;
 }
 
-// A row of `count` entries that lie `step` apart, zeros up to ld.
+// Copies `count` entries that are `step` apart to a row, with zeros up to ld.
 template <typename T>
 SIMMST_INLINE void gather(const T* from, int64_t step, int64_t count, float* to, int64_t ld) {
   for (int64_t l = 0; l < count; ++l) to[l] = static_cast<float>(from[l * step]);
@@ -88,7 +89,7 @@ void turn_over(const Problem& problem, const Inputs& in, int64_t n, const Buffer
   gather(in.apart + n * days, 1, days, to.apart, to.ld);
 }
 
-// The weights of all slots of a head, in buffers.weights: zero where nothing is known.
+// Computes the weights of all slots of a head into buffers.weights: zero where `known` is false.
 void weigh(const Problem& problem, const Inputs& in, int64_t head, const float* bias, const Buffers& buffers) {
   const int64_t ld = buffers.ld, slots = problem.slots;
   const float alike = in.alike_weight[2 * head], weekday = in.alike_weight[2 * head + 1];
@@ -145,7 +146,7 @@ void forward_series(const Problem& problem, const Inputs& in, int64_t n, const f
   }
 }
 
-// buffers.weights <- the gradients of the scores of a head.
+// Turns buffers.weights into the gradients of a head's scores.
 void score_gradients(const Problem& problem, const float* grad, int64_t head, const Buffers& buffers,
                      const Totals& totals) {
   const int64_t ld = buffers.ld, slots = problem.slots;
@@ -172,8 +173,8 @@ void score_gradients(const Problem& problem, const float* grad, int64_t head, co
   }
 }
 
-// to[r][i] = factor * sum over k < depth of a[k * a_step + r * a_row] * b[k * ld_b + i], r < rows, i < width; b can be read
-// to whole vectors.
+// to[r][i] = factor * sum over k < depth of a[k * a_step + r * a_row] * b[k * ld_b + i], r < rows, i < width; b must be
+// readable up to whole vectors.
 void narrow_product(const float* a, int64_t a_step, int64_t a_row, int64_t rows, int64_t depth, const float* b,
                     int64_t ld_b, int64_t width, float factor, float* to, int64_t ld) {
   for (int64_t i = 0; i < width; i += kWide)
@@ -233,7 +234,7 @@ float* pad_bias(const Problem& problem, const float* bias, Parts& parts) {
   return rows;
 }
 
-// What lies behind the last feature of a row is read, and never used.
+// Entries after the last feature of a row are read but never used, so the buffers are cleared.
 Buffers own_buffers(const Problem& problem, char* memory) {
   const int64_t size = buffers_bytes(problem);
   Parts parts(memory + omp_get_thread_num() * size);

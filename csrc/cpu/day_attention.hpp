@@ -1,5 +1,5 @@
-// Attention of slots over days on the CPU: what the kernels of every instruction set share. Everything is float32 (`known`
-// bool) and contiguous.
+// Attention of slots over days on the CPU: the declarations that all instruction sets share. Everything is float32
+// (`known` bool) and contiguous.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,13 @@ struct Inputs {
   const float* apart;         // (series, days)
 };
 
-// All of them are filled.
+// All of them are written.
 struct Gradients {
   float *query, *key, *bias, *alike_weight;
 };
 
-// out and grad (series, slots, 2 heads): the weighted means of the values, then those of how far apart the days are.
-// `workspace` has as many bytes as `bytes` says, aligned to 64.
+// out and grad are (series, slots, 2 heads): the weighted means of the values, then the weighted means of how far apart
+// the days are. `workspace` has the number of bytes that `bytes` returns, aligned to 64.
 struct Kernels {
   int64_t (*bytes)(const Problem&, bool backward);
   void (*forward)(const Problem&, const Inputs&, float* out, void* workspace);

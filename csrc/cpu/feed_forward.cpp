@@ -1,5 +1,5 @@
-// The feed-forward part for one instruction set: blocks of rows go through both layers while they are in the cache, and
-// nothing of the hidden layer is written to memory; the backward pass computes it again.
+// The feed-forward part for one instruction set. Blocks of rows go through both layers while they are in the cache. The
+// hidden layer is never written to memory; the backward pass computes it again.
 #include "cpu/feed_forward.hpp"
 
 #include <omp.h>
@@ -10,16 +10,16 @@
 namespace simmst::cpu::SIMMST_ISA::feed_forward {
 namespace {
 
-using namespace simmst::cpu::feed_forward;  // what all instruction sets share
+using namespace simmst::cpu::feed_forward;  // names shared by all instruction sets
 using namespace matrices;
 
 constexpr int64_t kBlock = 48;        // rows, a multiple of kRows
-constexpr double kWorthThread = 2e6;  // operations
+constexpr double kWorthThread = 2e6;  // operations per thread
 
-// Weights in panels, and what is added to rows or multiplies them, padded to whole vectors.
+// Weights in panels, and the vectors that are added to rows or multiplied with them, padded to whole vectors.
 struct Packed {
   float *in, *out;            // read by the forward pass: (inputs, hidden), (hidden, outputs)
-  float *in_back, *out_back;  // by the backward pass: (hidden, inputs), (outputs, hidden)
+  float *in_back, *out_back;  // read by the backward pass: (hidden, inputs), (outputs, hidden)
   float *in_bias, *out_bias, *norm, *norm_bias;
 };
 
@@ -57,20 +57,20 @@ void pack_all(const Problem& problem, const Weights& weights, bool backward, con
   fill(weights.norm_bias, 0.0f, problem.normed(), packed.norm_bias);
 }
 
-// What a thread needs for a block of rows. Rows of *_ld entries are whole vectors.
+// A thread's buffers for a block of rows. Rows of *_ld entries are whole vectors.
 struct Block {
   int64_t inputs_ld, hidden_ld, outputs_ld;
-  float* x;              // (kBlock, inputs): what the first layer sees
+  float* x;              // (kBlock, inputs): input of the first layer
   float* hidden;         // (kBlock, hidden): before and after the GELU
   float* branch;         // (kBlock, outputs)
   float* start;          // (kBlock, hidden): bias and addend of each series
-  const float** starts;  // (kBlock,): where a row's begin
-  // The backward pass alone:
+  const float** starts;  // (kBlock,): the start of each row
+  // For the backward pass only:
   float* normal;       // (kBlock, normed): before the LayerNorm's scale and shift
   float* reciprocal;   // (kBlock,): 1 / deviation
-  float* slope;        // (kBlock, hidden): of the GELU, then the gradient before it
-  float* grad;         // (kBlock, outputs): of the sum of residual and branch
-  float* grad_branch;  // (kBlock, outputs): the same times the scale
+  float* slope;        // (kBlock, hidden): slope of the GELU, then the gradient before it
+  float* grad;         // (kBlock, outputs): gradient of the sum of residual and branch
+  float* grad_branch;  // (kBlock, outputs): the same, times the scale
   float* grad_x;       // (kBlock, inputs)
 };
 
@@ -95,7 +95,7 @@ Block take_block(const Problem& problem, bool backward, bool addend, Parts& part
   return block;
 }
 
-// The part of a call that one thread works on: rows first .. first + count.
+// What a thread needs to process blocks of rows.
 struct Call {
   const Problem& problem;
   const Packed& packed;
@@ -138,7 +138,7 @@ void enter(const Call& call, int64_t first, int64_t count, bool backward) {
       [&](int64_t r, int64_t n, Vector sum) SIMMST_LAMBDA { store(block.hidden + r * block.hidden_ld + n, sum); });
 }
 
-// The second layer, scaled and added to the residual: (count, outputs) in block.branch.
+// Applies the second layer, scales it and adds it to the residual: (count, outputs) in block.branch.
 void leave(const Call& call, int64_t first, int64_t count) {
   const Problem& problem = call.problem;
   const Block& block = call.block;
@@ -180,7 +180,7 @@ void forward_block(const Call& call, int64_t first, int64_t count, float* out) {
   }
 }
 
-// The sums of the gradients of all weights over a chunk of rows.
+// Sums of the gradients of all weights over a chunk of rows.
 struct Totals {
   float *in, *out;  // (hidden, inputs), (outputs, hidden), rows of whole vectors
   float *in_bias, *out_bias, *norm, *norm_bias;
@@ -197,7 +197,8 @@ Totals take_totals(const Problem& problem, Parts& parts) {
   return totals;
 }
 
-// The gradients of the sum of residual and branch, and of the branch: (count, outputs) in block.grad, and what is returned.
+// Computes the gradient of the sum of residual and branch in block.grad, and returns the gradient of the branch; both
+// are (count, outputs).
 const float* enter_backward(const Call& call, const float* grad, int64_t first, int64_t count, const Totals& totals) {
   const Problem& problem = call.problem;
   const Block& block = call.block;
@@ -270,7 +271,7 @@ void backward_block(const Call& call, const float* grad, int64_t first, int64_t 
   }
 }
 
-// Threads for so much work: a team costs more than it saves where there is little.
+// The number of threads for this much work: for little work a team costs more than it saves.
 int team(const Problem& problem, int64_t parts) {
   const double layer = 2.0 * static_cast<double>(problem.hidden) * static_cast<double>(problem.rows());
   const double work = layer * static_cast<double>(problem.inputs + problem.outputs) / kWorthThread;
@@ -312,8 +313,8 @@ void forward(const Problem& problem, const float* x, const Weights& weights, flo
   }
 }
 
-// Gradients of weights are summed over fixed chunks of rows and those in order, whatever the number of threads. A chunk
-// begins with a series where each series has a gradient of its own.
+// Gradients of weights are summed over fixed chunks of rows, and the chunks are added in order, whatever the number of
+// threads. Where each series has a gradient of its own, a chunk begins with a series.
 struct Chunks {
   int64_t count, unit, units, rows;
 
@@ -345,7 +346,7 @@ int64_t backward_bytes(const Problem& problem) {
   return parts.used() + most * totals_bytes(problem) + problem.threads * block_bytes(problem, true);
 }
 
-// to[r][n] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's totals
+// to[r][n] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's totals.
 void add_chunks(const float* first, int64_t stride, int64_t chunks, int64_t height, int64_t width, float* to) {
   if (to == nullptr) return;
   const int64_t ld = padded(width);

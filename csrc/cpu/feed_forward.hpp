@@ -1,4 +1,5 @@
-// The feed-forward part on the CPU: what the kernels of every instruction set share. Everything is float32 and contiguous.
+// The feed-forward part on the CPU: the declarations that all instruction sets share. Everything is float32 and
+// contiguous.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +19,11 @@ struct Problem {
   int threads;
 
   int64_t rows() const { return series * steps; }
-  // Features that are normalised.
+  // The number of features that are normalised.
   int64_t normed() const { return norm == Norm::kAfter ? outputs : inputs; }
 };
 
-// Laid out as in nn.Linear; null where there is none.
+// Laid out as in nn.Linear; null for a missing weight.
 struct Weights {
   const float* in;         // (hidden, inputs)
   const float* in_bias;    // (hidden,)
@@ -31,16 +32,16 @@ struct Weights {
   const float* norm;       // (normed,)
   const float* norm_bias;  // (normed,)
   const float* addend;     // (series, hidden), added to the hidden layer before its GELU
-  const float* scale;      // (series, outputs), multiplies the branch
+  const float* scale;      // (series, outputs), a factor of the branch
 };
 
-// Null where not wanted.
+// Null for a gradient that is not wanted.
 struct Gradients {
   float *x, *in, *in_bias, *out, *out_bias, *norm, *norm_bias, *addend;
 };
 
-// x (rows, inputs), out and grad (rows, outputs). `workspace` has as many bytes as forward_bytes or backward_bytes say,
-// aligned to 64.
+// x is (rows, inputs); out and grad are (rows, outputs). `workspace` has the number of bytes that forward_bytes or
+// backward_bytes returns, aligned to 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
   void (*forward)(const Problem&, const float* x, const Weights&, float* out, void* workspace);

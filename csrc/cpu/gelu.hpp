@@ -1,11 +1,11 @@
-// The exact GELU, x Phi(x) with the distribution function of the normal distribution, and its derivative.
+// The exact GELU, x Phi(x), where Phi is the distribution function of the normal distribution, and its derivative.
 #pragma once
 
 #include "cpu/matrices.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::matrices {
 
-// 1 / x to about 2 ulp for positive normal x: a step of Newton's from the processor's estimate.
+// 1 / x to about 2 ulp for positive normal x: one Newton step from the processor's estimate.
 SIMMST_INLINE Vector reciprocal_of(Vector x) {
 #if defined(__AVX512F__)
   const Vector estimate = bit_cast<Vector>(_mm512_maskz_rcp14_ps(0xffff, bit_cast<__m512>(x)));
@@ -21,7 +21,7 @@ SIMMST_INLINE Vector reciprocal_of(Vector x) {
 
 // e^(-x^2 / 2) / sqrt(2 pi), to about 1e-7; NaN for NaN.
 SIMMST_INLINE Vector normal_density(Vector x) {
-  const Vector power = x * x * -0.7213475204444817f;  // of two
+  const Vector power = x * x * -0.7213475204444817f;  // a power of two
 #if defined(__AVX512F__)
   const Vector r = bit_cast<Vector>(_mm512_maskz_reduce_ps(0xffff, bit_cast<__m512>(power), 0x08));
 #else
@@ -73,7 +73,7 @@ SIMMST_INLINE void apply_gelu(float* x, int64_t count) {
   }
 }
 
-// The same, and its derivative Phi(x) + x phi(x) into `slope`.
+// The same; also writes the derivative Phi(x) + x phi(x) to `slope`.
 SIMMST_INLINE void apply_gelu_with_slope(float* x, float* slope, int64_t count) {
   for (int64_t i = 0; i < count; i += kWide) {
     const Vector at = load(x + i), below = normal_distribution(at);

@@ -14,7 +14,7 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_
   const std::uintptr_t first = (start + kPage - 1) / kPage * kPage;
   const std::uintptr_t last = (start + static_cast<std::uintptr_t>(bytes)) / kPage * kPage;
   if (first < last)
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: failing is no error
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only advice: a failure is no error
 #endif
 }
 

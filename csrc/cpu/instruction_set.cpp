@@ -79,7 +79,7 @@ InstructionSet choose_instruction_set(std::string_view request) {
 }
 
 InstructionSet active_instruction_set() {
-  static const InstructionSet highest = choose_instruction_set("");  // asked for once
+  static const InstructionSet highest = choose_instruction_set("");  // determined once
   const char* request = std::getenv("SIMMST_CPU_ISA");
   return request == nullptr ? highest : choose_instruction_set(request);
 }

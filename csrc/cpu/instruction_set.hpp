@@ -1,11 +1,13 @@
 // The instruction sets that CPU kernels are compiled for, and the one this process uses.
 //
-// Every hot path's kernels exist once per instruction set, in the namespace simmst::cpu::<set>. A stem's header declares
-// a struct of function pointers; SIMMST_FOR_EACH_ISA declares one instance per set, and pick() returns the one in use.
+// The kernels of every operator exist once per instruction set, in the namespace simmst::cpu::<set>. An operator's
+// header declares a struct of function pointers; SIMMST_FOR_EACH_ISA declares one instance per set, and pick() returns
+// the one in use.
 //
 // Kernel files must not instantiate inline functions or templates with external linkage (most of the standard library's
-// containers and algorithms): the linker keeps one copy of those, and it could be the copy compiled for AVX-512, run on
-// a machine without it. Everything a kernel file defines is static, in an anonymous namespace, or in SIMMST_ISA.
+// containers and algorithms). The linker keeps one copy of those, and that could be the copy compiled for AVX-512,
+// which a machine without it cannot run. Everything a kernel file defines is static, in an anonymous namespace, or in
+// SIMMST_ISA.
 #pragma once
 
 #include <initializer_list>
@@ -39,7 +41,7 @@
 
 namespace simmst::cpu {
 
-// Ordered: every level contains the ones before it.
+// In ascending order: every level contains the ones before it.
 enum class InstructionSet { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
 std::string_view name(InstructionSet set);
@@ -47,18 +49,18 @@ std::string_view name(InstructionSet set);
 // The number of levels below `set` that this build has kernels for.
 int position_in_build(InstructionSet set);
 
-// The levels that this build has kernels for and this processor and operating system can run, ascending.
+// The levels that this build has kernels for and that this processor and operating system can run, ascending.
 std::vector<InstructionSet> supported_instruction_sets();
 
-// The highest supported level, or the one that `request` names (an empty request asks for the highest).
-// Throws std::invalid_argument naming the request and the choices when it is unknown or not supported here.
+// The highest supported level, or the one that `request` names if it is not empty. Throws std::invalid_argument, which
+// names the request and the choices, if the level is unknown or not supported here.
 InstructionSet choose_instruction_set(std::string_view request);
 
-// The instruction set this process uses: the one that the environment variable SIMMST_CPU_ISA names, or the highest.
-// Read at every call, so that tests can switch. Throws as choose_instruction_set.
+// The instruction set that this process uses: the one that the environment variable SIMMST_CPU_ISA names, or the
+// highest. Read at every call, so that tests can switch. Throws as choose_instruction_set does.
 InstructionSet active_instruction_set();
 
-// The instance of `Table` for the instruction set in use, given the one of every set of this build in ascending order.
+// The instance of `Table` for the instruction set in use; the arguments are those of all sets of this build, ascending.
 template <typename Table>
 const Table& pick(std::initializer_list<const Table*> tables) {
   return **(tables.begin() + position_in_build(active_instruction_set()));

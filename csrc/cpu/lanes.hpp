@@ -1,4 +1,4 @@
-// Choosing and exchanging lanes: by a sign, and between the rows and columns of a square.
+// Selection of lanes by a sign, and transposition of a square of lanes.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -21,7 +21,7 @@ SIMMST_INLINE Vec<double> select_negative(Vec<double> sign, Vec<double> a, Vec<d
 #endif
 }
 
-// A square of kLanes x kLanes: row i of the result is column i of v. Each round interleaves the halves.
+// Transposes a square of kLanes x kLanes: row i of the result is column i of v. Each round interleaves the halves.
 template <typename T, int... kIndex>
 SIMMST_INLINE void interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high, std::integer_sequence<int, kIndex...>) {
   low = __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * kLanes<T>)...);

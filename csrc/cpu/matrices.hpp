@@ -1,7 +1,7 @@
-// The register blocks that the products of the feed-forward part and of day attention go through, and what surrounds them.
+// The register blocks for the products of the feed-forward part and of day attention, and the helpers around them.
 //
-// Rows are tokens and the lanes of a vector are features, so that a row is read as it lies in memory. Features are padded
-// with zeros to whole vectors; a matrix that is read by columns is packed in panels of kVectors vectors.
+// Rows are tokens and the lanes of a vector are features, so that a row is read in its memory order. Features are
+// padded with zeros to whole vectors; a matrix that is read by columns is packed in panels of kVectors vectors.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -12,10 +12,10 @@ namespace simmst::cpu::SIMMST_ISA::matrices {
 
 using Vector = Vec<float>;
 constexpr int kWide = kLanes<float>;
-// 24 or 12 sums, the vectors of a panel and a broadcast: 27 of 32 registers, 15 of 16.
+// 24 or 12 sums, the vectors of a panel and a broadcast: 27 of 32 registers, or 15 of 16.
 constexpr int kVectors = 2;
 constexpr int kRows = kRegisters >= 32 ? 12 : 6;
-// Sizes here are powers of two more often than not.
+// A power of two, because most sizes here are.
 constexpr int kFeatures = kRegisters >= 32 ? 8 : 4;
 
 SIMMST_INLINE int64_t vectors_for(int64_t count) { return (count + kWide - 1) / kWide; }
@@ -42,15 +42,15 @@ struct Sums {
   }
 };
 
-// f.template operator()<R>(first) over [from, to) in steps of R, then of R/2, ... 1.
+// Calls f.template operator()<R>(first) over [from, to) in steps of R, then of R/2, ... 1.
 template <int R, typename F>
 SIMMST_INLINE void for_steps(int64_t from, int64_t to, const F& f) {
   for (; to - from >= R; from += R) f.template operator()<R>(from);
   if constexpr (R > 1) for_steps<R / 2>(from, to, f);
 }
 
-// out[r][n] = finish(r, n, start(r, n) + sum over k < depth of a[r * ld_a + k] * panels[k][n]) for `vectors` vectors of n.
-// start and finish are given the row and the first of a vector's features.
+// out[r][n] = finish(r, n, start(r, n) + sum over k < depth of a[r * ld_a + k] * panels[k][n]) for `vectors` vectors of
+// n. start and finish get the row and the first of a vector's features.
 template <typename Start, typename Finish>
 SIMMST_INLINE void product(const float* a, int64_t ld_a, int64_t rows, int64_t depth, const float* panels,
                            int64_t vectors, const Start& start, const Finish& finish) {
@@ -91,7 +91,7 @@ SIMMST_INLINE void outer_product(const float* a, int64_t ld_a, int64_t features,
   });
 }
 
-// Panels of the matrix m[k * step + n * across], k < depth and n < columns, for product().
+// Packs the matrix m[k * step + n * across], k < depth and n < columns, into panels for product().
 inline __attribute__((noinline)) void pack(const float* m, int64_t step, int64_t across, int64_t depth, int64_t columns,
                                            float* panels) {
   const int64_t vectors = vectors_for(columns);

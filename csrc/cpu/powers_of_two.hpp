@@ -1,4 +1,4 @@
-// Powers of two, for a softmax whose scores carry the factor log2(e): half the operations of exp.
+// Powers of two, for a softmax whose scores contain the factor log2(e). They take half the operations of exp.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -10,7 +10,7 @@ constexpr T kLog2E = static_cast<T>(1.442695040888963407);
 template <typename T>
 constexpr T kLn2 = static_cast<T>(0.693147180559945309);
 
-// 2^r for |r| <= 1/2. float: minimax of degree 6, to 8e-8 with its rounding. double: the series.
+// 2^r for |r| <= 1/2. float: minimax polynomial of degree 6, to 8e-8 with its rounding. double: the power series.
 SIMMST_INLINE Vec<float> exp2_reduced(Vec<float> r) {
   Vec<float> p = r * 1.534581243e-4f + 1.339993090e-3f;
   p = p * r + 9.618489072e-3f;
@@ -21,7 +21,7 @@ SIMMST_INLINE Vec<float> exp2_reduced(Vec<float> r) {
 }
 SIMMST_INLINE Vec<double> exp2_reduced(Vec<double> r) { return exp_reduced(r * kLn2<double>); }
 
-// 2^x for x <= 1 (a little above 0, for rounding): 0 from -127 (double: -1023) on downwards, NaN for NaN.
+// 2^x for x <= 1 (rounding may put x a little above 0): 0 from -127 (double: -1023) downwards, NaN for NaN.
 template <typename T>
 SIMMST_INLINE Vec<T> exp2_below(Vec<T> x) {
 #if defined(__AVX512F__)
@@ -36,7 +36,7 @@ SIMMST_INLINE Vec<T> exp2_below(Vec<T> x) {
 #else
   constexpr int kMantissa = sizeof(T) == 8 ? 52 : 23, kBias = sizeof(T) == 8 ? 1023 : 127;
   x = max(broadcast<T>(static_cast<T>(-kBias)), x);
-  const Vec<T> shifted = x + ExpConstants<T>::rounding;  // the integer lies in its low bits
+  const Vec<T> shifted = x + ExpConstants<T>::rounding;  // the integer is in the low bits
   const Vec<T> r = x - (shifted - ExpConstants<T>::rounding);
   const IntVec<T> bias = IntVec<T>{} + (static_cast<IntOf<T>>(kBias) << kMantissa);
   return exp2_reduced(r) * bit_cast<Vec<T>>((bit_cast<IntVec<T>>(shifted) << kMantissa) + bias);

@@ -1,5 +1,5 @@
-// ProbSparse attention on the CPU: what a call consists of, and the kernels, one table of them per instruction set.
-// The formulas are those of simmst/reference/prob_sparse_attention.py.
+// ProbSparse attention on the CPU: the parts of a call, and a table of kernels per instruction set. The formulas are
+// those of simmst/reference/prob_sparse_attention.py.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct SelectCall {
   int64_t samples;
   bool shared;
   int64_t selected;  // u
-  double divisor;    // of the sum in the measure
+  double divisor;    // divides the sum in the measure
   int64_t* top;      // (batch, u)
   void* measure;     // (batch, L_Q), float, or double for float64
 };
@@ -42,7 +42,7 @@ struct AttendCall {
   Fill fill;
   double dropout_p;
   uint32_t seed[2];
-  void* lse;  // (batch, u), float, or double for float64; attend does without it if it is null
+  void* lse;  // (batch, u), float, or double for float64; null if it is not wanted
 };
 
 struct BackwardCall {
@@ -51,17 +51,17 @@ struct BackwardCall {
 };
 
 struct Kernels {
-  // False when there is no memory for the workspace.
+  // Returns false when there is no memory for the workspace.
   bool (*select)(const SelectCall&);
   bool (*attend)(const AttendCall&);
   bool (*backward)(const BackwardCall&);
-  // Whether 0 <= index < upper for all of them.
+  // Whether 0 <= index < upper for every index.
   bool (*in_range)(const int64_t* indices, int64_t count, int64_t upper);
 };
 
 }  // namespace simmst::cpu::prob_sparse
 
-// By file: _select.cpp, _attend.cpp and _backward.cpp.
+// Defined in _select.cpp, _attend.cpp and _backward.cpp.
 #define SIMMST_DECLARE(isa)                                                     \
   namespace simmst::cpu::isa::prob_sparse {                                     \
   using namespace simmst::cpu::prob_sparse;                                     \

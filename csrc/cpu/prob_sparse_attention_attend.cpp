@@ -1,5 +1,6 @@
-// Softmax attention of the selected queries, and the fill of the other rows: one pass over blocks of keys and values,
-// with the running maximum and sum of an online softmax. Scores carry the factor log2(e): weights are powers of two.
+// Softmax attention of the selected queries, and the fill of the other rows, in one pass over blocks of keys and
+// values, with the running maximum and sum of an online softmax. Scores contain the factor log2(e), so weights are
+// powers of two.
 #include <omp.h>
 
 #include "cpu/prob_sparse_attention_queries.hpp"
@@ -14,13 +15,13 @@ template <typename Storage, typename T = Compute<Storage>>
 struct Buffers {
   int64_t value_padded;
   Queries<T> queries;
-  T* keys;          // (kBlockKeys, D padded), where keys cannot be read as they lie
+  T* keys;          // (kBlockKeys, D padded), where keys cannot be read in place
   T* values;        // (kBlockKeys, D_V padded)
   T* weights;       // (kScoreRows, pitch): scores, then weights
   uint32_t* words;  // (kBlockKeys, pitch), with dropout
-  T* largest;       // (pitch): of the scores so far
-  T* total;         // (pitch): of 2^(score - largest)
-  T* factor;        // (pitch): of the results so far
+  T* largest;       // (pitch): largest score so far
+  T* total;         // (pitch): total of 2^(score - largest)
+  T* factor;        // (pitch): factor of the results so far
   T* sums;          // (pitch, D_V padded)
   T* fill;          // (D_V padded)
   double* running;  // (D_V padded)
@@ -46,7 +47,8 @@ struct Buffers {
 
 // The fill.
 
-// Adds the rows of a block to w.fill. The same order for every shape: fours, then the block, then the blocks.
+// Adds the rows of a block to w.fill, in the same order for every shape: groups of four, then the block, then the
+// blocks.
 template <typename Storage, typename T = Compute<Storage>>
 void add_values(Rows<T> values, int64_t count, Buffers<Storage>& w) {
   for (int64_t c = 0; c < w.value_padded; c += kLanes<T>) {
@@ -60,7 +62,7 @@ void add_values(Rows<T> values, int64_t count, Buffers<Storage>& w) {
   }
 }
 
-// Continues the running sum over a block, in double like torch.cumsum, and writes rows [first, last) of the result.
+// Continues the running sum over a block, in double as torch.cumsum does, and writes rows [first, last) of the result.
 template <typename Storage, typename T = Compute<Storage>>
 void running_rows(const AttendCall& call, Storage* out, Rows<T> values, int64_t first, int64_t last,
                   Buffers<Storage>& w) {
@@ -102,7 +104,7 @@ void fill_block(const AttendCall& call, Storage* out, Rows<T> values, int64_t fi
   }
 }
 
-// The rows that the blocks have not written: all of them for the mean, those beyond the keys otherwise.
+// Writes the rows that the blocks have not written: all rows for the mean, the rows beyond the keys otherwise.
 template <typename Storage, typename T = Compute<Storage>>
 void finish_fill(const AttendCall& call, Storage* out, Buffers<Storage>& w) {
   const int64_t rows = call.query.rows, keys = call.key.rows;
@@ -117,8 +119,8 @@ void finish_fill(const AttendCall& call, Storage* out, Buffers<Storage>& w) {
 
 // The selected rows.
 
-// Turns the scores of panels [first, last) into 2^(score - largest), and brings largest, total and factor up to date;
-// `fresh`: there is nothing before them.
+// Turns the scores of panels [first, last) into 2^(score - largest), and updates largest, total and factor. `fresh`: no
+// block came before.
 template <typename Storage, typename T = Compute<Storage>>
 void online_softmax(int64_t count, int64_t first, int64_t last, bool fresh, Buffers<Storage>& w) {
   constexpr int kChains = 4;
@@ -135,7 +137,7 @@ void online_softmax(int64_t count, int64_t first, int64_t last, bool fresh, Buff
     }
     for (; j < count; ++j) most[0] = max(load(scores + j * pitch), most[0]);
     const Vec<T> largest = max(max(most[0], most[1]), max(most[2], most[3]));
-    const Vec<T> base = select<T>(largest == lowest, Vec<T>{}, largest);  // never -inf minus -inf
+    const Vec<T> base = select<T>(largest == lowest, Vec<T>{}, largest);  // avoids -inf minus -inf
     Vec<T> sum[kChains] = {};
     for (j = 0; j + kChains <= count; j += kChains) {
       SIMMST_UNROLL
@@ -166,8 +168,8 @@ void add_weighted_values(const AttendCall& call, Rows<T> values, int64_t count, 
                          Buffers<Storage>& w) {
   const int64_t pitch = w.queries.pitch;
   Update<T> update{w.weights, 1, pitch, values, count, w.sums, w.value_padded, w.factor, fresh};
-  // Causal: by panels, so that which queries share a tile, and with it which masked keys are left out altogether, does
-  // not depend on how the panels are shared out among threads.
+  // When causal, panels are processed one by one, so that the queries that share a tile, and with them the masked keys
+  // that are left out, do not depend on how the panels are divided among the threads.
   const int64_t step = call.is_causal ? kLanes<T> : (last - first) * kLanes<T>;
   const int64_t end = smaller(last * kLanes<T>, call.selected);
   for (int64_t at = first * kLanes<T>; at < end; at += step) {
@@ -178,7 +180,7 @@ void add_weighted_values(const AttendCall& call, Rows<T> values, int64_t count, 
   }
 }
 
-// Keys [begin, begin + count) for the panels [first, last).
+// Processes keys [begin, begin + count) for the panels [first, last).
 template <typename Storage, typename T = Compute<Storage>>
 void attend_block(const AttendCall& call, const Dropout& dropout, int64_t b, const Storage* key, Rows<T> values,
                   int64_t begin, int64_t count, int64_t first, int64_t last, Buffers<Storage>& w) {
@@ -219,7 +221,7 @@ void write_selected(const AttendCall& call, int64_t b, int64_t first, int64_t la
   }
 }
 
-// Panels [first, last) of one batch entry, with or without its fill.
+// Processes panels [first, last) of one batch entry, with or without its fill.
 template <typename Storage, typename T = Compute<Storage>>
 void attend_entry(const AttendCall& call, int64_t b, int64_t first, int64_t last, bool with_fill, char* memory) {
   Arena arena(memory);
@@ -265,7 +267,7 @@ bool attend_all(const AttendCall& call) {
 #pragma omp for schedule(static)
       for (int64_t b = 0; b < batch; ++b) attend_entry<Storage>(call, b, 0, panels, with_fill, mine);
     } else {
-      // The fill of an entry writes all its rows, so it comes first.
+      // The fill of an entry writes all of its rows, so it comes first.
 #pragma omp for schedule(static)
       for (int64_t b = 0; b < batch; ++b)
         if (with_fill) attend_entry<Storage>(call, b, 0, 0, true, mine);

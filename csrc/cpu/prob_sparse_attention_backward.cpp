@@ -1,5 +1,5 @@
-// The gradients of attend in closed form. Weights are recomputed from lse, a block of keys at a time; a block owns its
-// rows of dK and dV, and the parts of dQ are added up chunk by chunk in a fixed order.
+// The gradients of attend in closed form. Weights are recomputed from lse, one block of keys at a time. A block owns
+// its rows of dK and dV, and the parts of dQ are added up chunk by chunk in a fixed order.
 #include <omp.h>
 
 #include "cpu/prob_sparse_attention_queries.hpp"
@@ -7,18 +7,18 @@
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 namespace {
 
-constexpr int64_t kChunkKeys = 4 * kBlockKeys;  // what one thread works on when there are fewer entries than threads
+constexpr int64_t kChunkKeys = 4 * kBlockKeys;  // work of one thread when there are fewer entries than threads
 
-// What the chunks of one batch entry share.
+// The arrays that the chunks of one batch entry share.
 template <typename T>
 struct Shared {
   Queries<T> queries, grads;  // the selected rows of Q, times scale log2(e), and of dO
   int64_t chunks;
-  T* lse;             // (pitch), times log2(e); infinite in the padding: no weight there
+  T* lse;             // (pitch), times log2(e); infinite in the padding, so that its weight is zero
   T* delta;           // (pitch): rowsum(dO * O)
   bool* selected;     // (L_Q)
   double* fill;       // (chunks, D_V padded): gradient that the fill passes to every key from the rows after the chunk
-  T* grad_query;      // (slots, pitch, D padded): of the selected rows, per chunk when chunks run side by side
+  T* grad_query;      // (slots, pitch, D padded): of the selected rows, one per chunk when chunks run in parallel
   T* grad_query_sum;  // (pitch, D padded)
 
   Shared(const BackwardCall& call, bool split, Arena& arena)
@@ -64,7 +64,7 @@ struct Buffers {
   }
 };
 
-// Where the sums of a block are formed: in the result itself if that can be, else in the buffer.
+// Where the sums of a block are formed: in the result itself where possible, else in the buffer.
 template <typename Storage, typename T = Compute<Storage>>
 Rows<T> place(Storage* result, int64_t stride, int64_t width, T* buffer) {
   if constexpr (std::is_same_v<Storage, T>) {
@@ -73,7 +73,7 @@ Rows<T> place(Storage* result, int64_t stride, int64_t width, T* buffer) {
   return {buffer, round_up(width, kLanes<T>)};
 }
 
-// One batch entry and the steps on it.
+// One batch entry and the steps of its backward pass.
 template <typename Storage>
 class Entry {
   using T = Compute<Storage>;
@@ -88,7 +88,7 @@ class Entry {
         shared_(call, split, arena_),
         has_fill_(forward_.selected < forward_.query.rows) {}
 
-  // Before the chunks.
+  // Called before the chunks.
   void prepare(char* memory) {
     const int64_t* top = forward_.top + index_ * forward_.selected;
     const Storage* grad = at<Storage>(call_.grad_out);
@@ -104,14 +104,14 @@ class Entry {
     if (has_fill_) prepare_fill(memory);
   }
 
-  // The keys of a chunk, last block first, as the reverse running sum of the fill's gradient wants it.
+  // Processes the keys of a chunk, last block first, because the gradient of the fill is a running sum from the end.
   void run_chunk(int64_t chunk, char* memory) {
     Arena arena(memory);
     Buffers<T> w(call_, arena);
     const int64_t padded = shared_.grads.padded;
     for (int64_t c = 0; c < padded; ++c) {
       w.running[c] = has_fill_ ? shared_.fill[chunk * padded + c] : 0.0;
-      w.row[c] = static_cast<T>(w.running[c]);  // what the mean gives every key
+      w.row[c] = static_cast<T>(w.running[c]);  // the share of every key when the fill is the mean
     }
     const int64_t size = shared_.queries.pitch * shared_.queries.padded;
     T* grad_query = shared_.grad_query + (split_ ? chunk * size : 0);
@@ -122,7 +122,7 @@ class Entry {
     if (!split_) add_grad_query(grad_query);
   }
 
-  // After the chunks.
+  // Called after the chunks.
   void finish() {
     const int64_t padded = shared_.queries.padded, size = shared_.queries.pitch * padded;
     if (split_)
@@ -139,7 +139,7 @@ class Entry {
     return entry<Element>(matrices, forward_.batch, index_);
   }
 
-  // lse and delta of the selected rows.
+  // Computes lse and delta of the selected rows.
   void prepare_rows(char* memory) {
     Arena arena(memory);
     Buffers<T> w(call_, arena);
@@ -159,7 +159,7 @@ class Entry {
     }
   }
 
-  // Adds the rows [first, last) of dO that hold the fill, times what the fill takes of each key.
+  // Adds the rows [first, last) of dO that hold the fill, times the weight that the fill gives each key.
   void add_fill_rows(int64_t first, int64_t last, T* row, double* sum) const {
     const Storage* grad = at<Storage>(call_.grad_out);
     const int64_t padded = shared_.grads.padded;
@@ -172,7 +172,7 @@ class Entry {
     }
   }
 
-  // The same for the mean and all rows: a vector of columns at a time, kRun rows before they join the sum in double.
+  // The same for the mean and all rows: one vector of columns at a time, kRun rows before they join the sum in double.
   void add_all_fill_rows(double* sum) const {
     constexpr int64_t kRun = 64;
     const Storage* grad = at<Storage>(call_.grad_out);
@@ -213,7 +213,7 @@ class Entry {
       for (int64_t chunk = 0; chunk < shared_.chunks; ++chunk) keep_fill(w.running, chunk);
       return;
     }
-    // The running sum reaches a key from every row at or after it; rows beyond the keys reach them all.
+    // The running sum at a key contains every row at or after it; rows beyond the keys are in the sums of all keys.
     add_fill_rows(smaller(rows, keys), rows, w.row, w.running);
     for (int64_t chunk = shared_.chunks - 1; chunk >= 0; --chunk) {
       keep_fill(w.running, chunk);
@@ -228,7 +228,7 @@ class Entry {
     for (int64_t c = 0; c < padded; ++c) shared_.fill[chunk * padded + c] = sum[c];
   }
 
-  // grad_value of a block = the gradient of a fill that differs from row to row.
+  // Sets grad_value of a block to the gradient of a fill that differs from row to row.
   void start_grad_value(int64_t begin, int64_t count, T* grad_value, int64_t pitch, Buffers<T>& w) {
     const int64_t padded = shared_.grads.padded;
     for (int64_t j = count - 1; j >= 0; --j) {
@@ -238,7 +238,8 @@ class Entry {
     }
   }
 
-  // weights = 2^(scores - lse) and grad_weights = ln(2) weights * (Z dO V^T - delta); the weights become Z weights.
+  // weights = 2^(scores - lse) and grad_weights = ln(2) weights * (Z dO V^T - delta); the weights then become Z
+  // weights.
   void weigh(const Dropout& dropout, int64_t begin, int64_t count, int64_t first, int64_t last, Buffers<T>& w) {
     const int64_t pitch = shared_.queries.pitch, at = first * kLanes<T>, size = (last - first) * kLanes<T>;
     if (dropout.active) {
@@ -272,7 +273,7 @@ class Entry {
       while (first < last && queries.panel_limit[last - 1] <= begin) --last;
     }
     const bool masked = first == last, fill_varies = has_fill_ && forward_.fill != Fill::kMean;
-    // Where rows are whole vectors of the type that is computed in, the sums are formed where they belong.
+    // Where rows are whole vectors of the compute type, the sums are formed in the results themselves.
     Storage* grad_key = at<Storage>(call_.grad_key) + begin * call_.grad_key.row_stride;
     Storage* grad_value = at<Storage>(call_.grad_value) + begin * call_.grad_value.row_stride;
     const Rows<T> key_sums = place<Storage>(grad_key, call_.grad_key.row_stride, width, w.grad_key);

@@ -1,4 +1,4 @@
-// The measure on samples of each query's own where they are a good part of the keys: all scores are computed, in register
+// The measure on each query's own samples, where they are a good part of the keys: all scores are computed, in register
 // tiles with the queries in the lanes, and each counts as often as its key was drawn.
 #pragma once
 
@@ -6,7 +6,8 @@
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 
-// Operations on vectors for the scores of kLanes queries: all of them, or the sampled ones with their reductions.
+// Compares the vector operations for the scores of kLanes queries: all scores, or the sampled ones with their
+// reductions.
 template <typename T>
 bool is_dense(const SelectCall& call) {
   const int64_t width = call.query.columns;
@@ -44,7 +45,7 @@ struct DenseBuffers {
   }
 };
 
-// The measure of kPanels panels of queries, whose columns of `packed` and `drawn` these are.
+// The measure of kPanels panels of queries; `packed` and `drawn` point to their columns.
 template <typename T, int kPanels>
 void dense_panels(const SelectCall& call, Rows<T> keys, const T* packed, int64_t pitch, const T* drawn,
                   int64_t drawn_pitch, T* measure) {
@@ -53,7 +54,7 @@ void dense_panels(const SelectCall& call, Rows<T> keys, const T* packed, int64_t
   Vec<T> largest[kPanels], total[kPanels];
   unrolled<kPanels>([&](int i) SIMMST_ALWAYS_INLINE { largest[i] = lowest, total[i] = Vec<T>{}; });
   for (int64_t j = 0; j < call.key.rows; j += kKeys) {
-    const T* row[kKeys];  // past the end the last row again, drawn never
+    const T* row[kKeys];  // past the end, the last row again, which is never drawn
     for (int t = 0; t < kKeys; ++t) row[t] = keys.data + smaller(j + t, call.key.rows - 1) * keys.stride;
     Vec<T> sum[kKeys * kPanels];
     unrolled<kKeys * kPanels>([&](int n) SIMMST_ALWAYS_INLINE { sum[n] = Vec<T>{}; });

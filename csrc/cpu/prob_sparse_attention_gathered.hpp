@@ -1,16 +1,16 @@
-// The measure on samples of each query's own, gathered: a query's products with the keys that it drew.
+// The measure on each query's own samples, gathered: a query's products with the keys that it drew.
 //
-// What bounds it is carrying rows of K from the L2 cache. (Keys taken a tile at a time that the L1 cache holds, with the
-// samples put in order of the tiles, are slower at every length up to 12,000: the tiles' uneven numbers of samples are
-// branches that nothing foresees, and leave groups half full.)
+// The limit is the transfer of rows of K from the L2 cache. (Taking the keys one tile at a time, with tiles that fit in
+// the L1 cache and samples sorted by tile, is slower at every length up to 12,000: the uneven numbers of samples per
+// tile are unpredictable branches, and leave groups half full.)
 #pragma once
 
 #include "cpu/prob_sparse_attention_tiles.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 
-// A dot product of two rows, a vector at a time: as they are computed, or in bfloat16 where the processor multiplies
-// pairs of it.
+// A dot product of two rows, one vector at a time: in the compute type, or in bfloat16 where the processor multiplies
+// pairs of bfloat16.
 template <typename Storage>
 struct RowProduct {
   using T = Compute<Storage>;
@@ -42,10 +42,10 @@ struct RowProduct<bfloat16> {
 };
 #endif
 
-constexpr int kGroup = 4;            // products that are formed side by side
-constexpr int64_t kRunQueries = 32;  // whose products are kept before they are reduced, long after they were stored
+constexpr int kGroup = 4;            // products that are formed in parallel
+constexpr int64_t kRunQueries = 32;  // queries whose products are stored before the first of them is reduced
 
-// A query's products with the keys index[0..count), a group at a time: whole groups are written. The query is held in
+// A query's products with the keys index[0..count), one group at a time; whole groups are written. The query is held in
 // kParts registers, or read again for every key if kParts is 0. Rows are padded with zeros to whole parts.
 template <typename Storage, int kParts, typename T = Compute<Storage>>
 SIMMST_INLINE void add_products(const typename RowProduct<Storage>::Element* query,
@@ -79,8 +79,9 @@ SIMMST_INLINE void add_products(const typename RowProduct<Storage>::Element* que
   if (s < count) group(s, count - 1);
 }
 
-// How the keys are read: as they lie, or from copies in the type that is computed in, padded to whole parts, made of all
-// keys beforehand or of a query's own. Rows far apart share few lines of the cache, so they are copied if read often.
+// How the keys are read: in place, or from copies in the compute type, padded to whole parts. The copies are made of
+// all keys beforehand, or of a query's own keys. Rows that are far apart share few cache lines, so keys that are read
+// often are copied.
 enum class Copies { kNone, kAll, kOwn };
 
 // One thread's arrays for `queries` queries.
@@ -89,8 +90,8 @@ struct GatherBuffers {
   using Element = typename RowProduct<Storage>::Element;
   using T = Compute<Storage>;
   int64_t padded;  // the width, rounded up to whole parts
-  int64_t pitch;   // of the products
-  bool lies;       // whether a row can be read as it lies
+  int64_t pitch;   // length of a row of products
+  bool lies;       // whether a row can be read in place
   Copies copies;
   Element* keys;   // (L_K or samples, padded)
   int64_t* own;    // (samples): 0, 1, 2, ...
@@ -113,7 +114,7 @@ struct GatherBuffers {
   }
 };
 
-// Largest minus sum / divisor of `count` products.
+// The largest of `count` products, minus their sum / divisor.
 template <typename T>
 T extremes(const T* products, int64_t count, T divisor) {
   const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
@@ -125,7 +126,7 @@ T extremes(const T* products, int64_t count, T divisor) {
       x = select<T>(valid, x, lowest);
       y = select<T>(valid, y, Vec<T>{});
     }
-    largest = max(x, largest);  // loses NaN, which the sum keeps
+    largest = max(x, largest);  // drops NaN, which the sum keeps
     sum += y;
   }
   return reduce_max<T>(largest) - reduce_add<T>(sum) / divisor;

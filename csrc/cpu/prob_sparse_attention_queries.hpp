@@ -1,4 +1,4 @@
-// The selected queries of one batch entry, laid out for score tiles, and which of their weights survive dropout.
+// The selected queries of one batch entry, laid out for score tiles, and the dropout of their weights.
 #pragma once
 
 #include "core/philox.hpp"
@@ -15,7 +15,7 @@ struct Queries {
   T* rows;               // (pitch, padded), scaled
   T* packed;             // (width, pitch), the transpose; or (width / 2, pitch) pairs of bfloat16, unscaled
   uint32_t* row;         // (pitch): index of the query; 0 in the padding
-  IntOf<T>* last_key;    // (pitch): the last key it may see when causal
+  IntOf<T>* last_key;    // (pitch): the last key that the query may see when causal
   int64_t* panel_limit;  // (pitch / kLanes): one past the last key that any query of the panel may see
 
   Queries(int64_t count_, int64_t width_, T scale_, Arena& arena)
@@ -56,7 +56,7 @@ struct Queries {
   }
 
   // scores[j][i] = scale * sum_c matrix[j][c] * query[i][c] for the panels [first, last). The buffer is for rows that
-  // cannot be read as they lie.
+  // cannot be read in place.
   template <typename Storage>
   void score(const Storage* matrix, int64_t stride, int64_t keys, int64_t first, int64_t last, T* buffer, T* scores,
              Soon soon = {}) const {
@@ -87,7 +87,7 @@ struct Queries {
   }
 };
 
-// Sets the scores of keys [begin, begin + count) that come after their query to -inf.
+// Sets scores of keys [begin, begin + count) to -inf where the key comes after the query.
 template <typename T>
 void mask_future(const Queries<T>& queries, int64_t begin, int64_t count, int64_t first, int64_t last, T* scores) {
   const Vec<T> lowest = broadcast<T>(static_cast<T>(-__builtin_inf()));
@@ -102,12 +102,12 @@ void mask_future(const Queries<T>& queries, int64_t begin, int64_t count, int64_
   }
 }
 
-// Philox4x32-10 with the counter (key // 4, query, batch entry, 0), the very numbers of simmst/reference/philox.py.
+// Philox4x32-10 with the counter (key // 4, query, batch entry, 0): the same numbers as simmst/reference/philox.py.
 struct Dropout {
   bool active;
   uint32_t seed[2];
   uint32_t threshold;  // the smallest word that survives
-  double factor;       // of the survivors, 1 / (1 - p)
+  double factor;       // factor of the survivors, 1 / (1 - p)
 
   explicit Dropout(const AttendCall& call)
       : active(call.dropout_p > 0.0),
@@ -116,7 +116,7 @@ struct Dropout {
         factor(1.0 / (1.0 - call.dropout_p)) {}
 };
 
-// The four words of every row's counter; the compiler makes vectors of the loop over the rows.
+// The four words of every row's counter; the compiler vectorises the loop over the rows.
 inline void philox_rows(uint32_t column_block, const uint32_t* row, int64_t count, uint32_t batch, const uint32_t* seed,
                         uint32_t* words, int64_t pitch) {
   for (int64_t i = 0; i < count; ++i) {
@@ -133,7 +133,7 @@ inline void dropout_words(const Dropout& dropout, int64_t batch, int64_t first, 
                 words + j * pitch, pitch);
 }
 
-// Drops and rescales weights in place.
+// Drops some weights in place, and scales the others.
 template <typename T>
 void apply_dropout(const Dropout& dropout, const uint32_t* words, int64_t count, T* weights) {
   const T factor = static_cast<T>(dropout.factor);

@@ -1,4 +1,4 @@
-// Which queries get attention: the sparsity measure on sampled keys, and its u largest values.
+// The selection of queries: the sparsity measure on sampled keys, and its u largest values.
 #include <omp.h>
 
 #include "cpu/prob_sparse_attention_dense.hpp"
@@ -8,9 +8,9 @@
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 namespace {
 
-constexpr int64_t kMeasureRows = 64;  // queries for one of several threads, at least: whole panels
+constexpr int64_t kMeasureRows = 64;  // fewest queries per thread when there are several threads: whole panels
 
-// Samples shared by all queries: a product of Q with the sampled keys.
+// Samples shared by all queries: the product of Q with the sampled keys.
 
 template <typename T>
 struct SharedBuffers {
@@ -66,7 +66,7 @@ void measure_shared(const SelectCall& call, int64_t b, int64_t first, int64_t la
 
 // A whole call.
 
-enum class Way { kShared, kGathered, kDense };  // only the shape decides between them
+enum class Way { kShared, kGathered, kDense };  // the shape alone decides between them
 
 template <typename Storage, typename T = Compute<Storage>>
 bool select_all(const SelectCall& call) {
@@ -76,9 +76,9 @@ bool select_all(const SelectCall& call) {
   const int64_t key_bytes = round_up(rows * static_cast<int64_t>(sizeof(T)), 64);
   const int64_t wanted =
       batch >= call.threads ? 1 : smaller<int64_t>(call.threads, (rows + kMeasureRows - 1) / kMeasureRows);
-  const int64_t size = wanted == 1 ? rows : round_up((rows + wanted - 1) / wanted, kMeasureRows);  // of a part
+  const int64_t size = wanted == 1 ? rows : round_up((rows + wanted - 1) / wanted, kMeasureRows);  // queries in a part
   const int64_t parts = (rows + size - 1) / size;
-  Arena common, own;  // without memory: they count the bytes
+  Arena common, own;  // without memory, they count the bytes
   if (way == Way::kShared) (void)SharedBuffers<T>(call, own);
   if (way == Way::kGathered) (void)GatherBuffers<Storage>(call, size, own);
   if (way == Way::kDense) (void)Draws<T>(call, common), (void)DenseBuffers<T>(call, own);

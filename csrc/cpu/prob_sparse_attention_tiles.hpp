@@ -1,7 +1,7 @@
-// The two products that ProbSparse attention is made of, in register tiles, and what prepares their operands.
+// The two products of ProbSparse attention, in register tiles, and the preparation of their operands.
 //
-// Scores are kept transposed, one row per key with the queries in the lanes ("panels" of kLanes queries): the keys are
-// then read as they lie, one broadcast at a time, the softmax over the keys runs down the rows without a horizontal
+// Scores are kept transposed, one row per key with the queries in the lanes ("panels" of kLanes queries). The keys are
+// then read in place, one broadcast at a time, the softmax over the keys runs down the rows without a horizontal
 // reduction, and a width that is no multiple of the lanes costs nothing.
 #pragma once
 
@@ -14,17 +14,17 @@ namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 
 using namespace simmst::cpu::prob_sparse;
 
-constexpr int kBlockKeys = 64;  // keys of one block: its rows of K and V stay in the L1 cache
+constexpr int kBlockKeys = 64;  // keys in a block, whose rows of K and V stay in the L1 cache
 
-// Register tiles. A score tile has one sum per key and panel, an update tile one per row and vector of columns; beside
-// them go the vectors of one side and one broadcast of the other.
+// Register tiles. A score tile has one sum per key and panel, an update tile one per row and vector of columns. The
+// other registers hold the vectors of one side and one broadcast of the other.
 constexpr int kTilePanels = 3;
 constexpr int tile_keys(int panels) { return kRegisters == 32 || panels == 1 ? 8 : panels == 2 ? 6 : 4; }
 constexpr int kMostTileKeys = 8;
 constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
 constexpr int tile_rows(int vectors) { return vectors * 2 > kTileVectors ? 6 : 10; }
 
-// Rows of a block of scores: tiles are written whole.
+// Rows of a block of scores, with room for a whole tile at the end.
 constexpr int kScoreRows = kBlockKeys + kMostTileKeys;
 
 template <typename T>
@@ -41,7 +41,7 @@ SIMMST_INLINE Storage* entry(const Matrices& matrices, const Batch& batch, int64
   return static_cast<Storage*>(matrices.data) + entry_offset(matrices, batch, index);
 }
 
-// Consecutive cache-aligned arrays out of one allocation; without memory it only counts the bytes.
+// Hands out consecutive cache-aligned arrays from one allocation; without memory it only counts the bytes.
 class Arena {
  public:
   explicit Arena(char* memory = nullptr) : memory_(memory) {}
@@ -79,7 +79,7 @@ class Workspaces {
   char* memory_;
 };
 
-// Runs body on a team of threads, or right here for a team of one: starting that costs more than a small call.
+// Runs `body` on a team of threads. One thread runs it directly, because starting a team costs more than a small call.
 template <typename Body>
 void run_team(int threads, const Body& body) {
   if (threads == 1) {
@@ -90,7 +90,7 @@ void run_team(int threads, const Body& body) {
   }
 }
 
-// Copy a row into compute precision, times a factor, zero from `width` to `padded`.
+// Copies a row into the compute type, times a factor, with zeros from `width` to `padded`.
 template <typename Storage, typename T = Compute<Storage>>
 SIMMST_INLINE void copy_row(const Storage* from, int64_t width, int64_t padded, T factor, T* to) {
   int64_t c = 0;
@@ -109,15 +109,15 @@ void store_row(const T* from, int64_t width, T factor, Storage* to) {
   if (c < width) store_partial(to + c, load(from + c) * factor, static_cast<int>(width - c));
 }
 
-// Rows of K or V in compute precision.
+// Rows of K or V in the compute type.
 template <typename T>
 struct Rows {
   const T* data;
   int64_t stride;
 };
 
-// The rows themselves where they can be used as they lie, else a copy padded with zeros. `whole_vectors`: they will be
-// read a vector at a time.
+// The rows themselves where they can be used in place, else a copy padded with zeros. `whole_vectors`: the rows will be
+// read one whole vector at a time.
 template <typename Storage, typename T = Compute<Storage>>
 Rows<T> rows_of(const Storage* from, int64_t stride, int64_t count, int64_t width, bool whole_vectors, T* buffer) {
   if constexpr (std::is_same_v<Storage, T>) {
@@ -128,7 +128,7 @@ Rows<T> rows_of(const Storage* from, int64_t stride, int64_t count, int64_t widt
   return {buffer, padded};
 }
 
-// packed[c][i] = rows[i][c] for a whole number of panels of rows that are padded to whole vectors.
+// packed[c][i] = rows[i][c] for a whole number of panels; the rows are padded to whole vectors.
 template <typename T>
 void transpose(const T* rows, int64_t stride, int64_t count, int64_t width, T* packed) {
   constexpr int kSize = kLanes<T>;
@@ -178,7 +178,7 @@ void score_tile(const T* const* row, const T* packed, int64_t pitch, int64_t wid
 // Rows that will be read soon.
 struct Soon {
   const char* data = nullptr;
-  int64_t stride = 0, bytes = 0;  // from row to row, and of a row
+  int64_t stride = 0, bytes = 0;  // from row to row, and in a row
 };
 
 SIMMST_INLINE void prefetch_rows(const char* rows, int64_t stride, int64_t bytes, int64_t count) {
@@ -186,10 +186,9 @@ SIMMST_INLINE void prefetch_rows(const char* rows, int64_t stride, int64_t bytes
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + at);
 }
 
-// Goes through the tiles of a block of scores: `count` rows of `width` entries against the panels [first, last).
-// `tile(panels, row, panel, scores)` computes one. Tiles are written whole: `scores` has kScoreRows rows of `pitch`.
-// A tile walks along its rows in step, which no hardware prefetcher foresees: the rows of the next one, and as many
-// of `soon`, are asked for beforehand.
+// Calls `tile(panels, row, panel, scores)` for each tile of a block of scores: `count` rows of `width` entries against
+// the panels [first, last). Tiles are written whole: `scores` has kScoreRows rows of `pitch`. A tile reads several rows
+// in step, which no hardware prefetcher predicts, so the rows of the next tile, and as many of `soon`, are prefetched.
 template <typename Row, typename T, typename Tile>
 void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t count, int64_t pitch, int64_t first,
                      int64_t last, T* scores, Soon soon, const Tile& tile) {
@@ -197,7 +196,7 @@ void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t cou
   const auto panel_group = [&](auto panels, int64_t p, bool fetch) {
     constexpr int kKeys = tile_keys(panels());
     for (int64_t j = 0; j < count; j += kKeys) {
-      const Row* row[kKeys];  // past the end the last row again
+      const Row* row[kKeys];  // past the end, the last row again
       for (int t = 0; t < kKeys; ++t) row[t] = rows + smaller(j + t, count - 1) * stride;
       if (fetch) {
         prefetch_rows(reinterpret_cast<const char*>(rows + (j + kKeys) * stride), stride * kSize, width * kSize, kKeys);
@@ -212,7 +211,7 @@ void for_score_tiles(const Row* rows, int64_t stride, int64_t width, int64_t cou
     if (left == 1) {
       panel_group(std::integral_constant<int, 1>{}, p, p == first);
       p += 1;
-    } else if (left == 2 || left == 4) {  // two and two, not three and one
+    } else if (left == 2 || left == 4) {  // two and two rather than three and one
       panel_group(std::integral_constant<int, 2>{}, p, p == first);
       p += 2;
     } else {
@@ -282,7 +281,8 @@ inline void pair_block(const bfloat16* rows, int64_t stride, int64_t count, cons
 
 #endif
 
-// Sums[i][c] = start[c], or 0 if fresh, or factor[i] * sums[i][c]; + sum_s left[i * left_row + s * left_step] * right[s][c].
+// Sums[i][c] = start[c], or 0 if fresh, or factor[i] * sums[i][c]; plus sum over s of
+// left[i * left_row + s * left_step] * right[s][c].
 
 template <typename T>
 struct Update {
@@ -292,8 +292,8 @@ struct Update {
   int64_t steps;
   T* sums;
   int64_t pitch;
-  const T* factor;     // one per row, or null for 1
-  bool fresh = false;  // the sums before are not read
+  const T* factor;     // one per row; null: 1
+  bool fresh = false;  // the old sums are not read
   const T* start = nullptr;
 };
 
@@ -327,7 +327,7 @@ void update_tile(const Update<T>& u) {
   unrolled<kSums>([&](int n) SIMMST_ALWAYS_INLINE { store(place(n), sum[n]); });
 }
 
-// `rows` of them, kRows or fewer.
+// For `rows` rows, kRows or fewer.
 template <typename T, int kVectors, int kRows = tile_rows(kVectors)>
 void update_rows(const Update<T>& u, int64_t rows) {
   if constexpr (kRows > 0) {
@@ -349,7 +349,7 @@ void update_part(Update<T> u, int64_t rows) {
   }
 }
 
-// `rows` rows of `width` columns (the sums' rows are padded to whole vectors), in tiles of nearly equal size.
+// For `rows` rows of `width` columns (the sums' rows are padded to whole vectors), in tiles of nearly equal size.
 template <typename T>
 void update_block(Update<T> u, int64_t rows, int64_t width) {
   const int64_t vectors = round_up(width, kLanes<T>) / kLanes<T>;

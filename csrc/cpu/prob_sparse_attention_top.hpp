@@ -5,7 +5,7 @@
 
 namespace simmst::cpu::SIMMST_ISA::prob_sparse {
 
-// Integers in the order of the numbers; -0 equals 0, and every NaN is the largest.
+// Integers in the same order as the floats; -0 equals 0, and every NaN is the largest.
 template <typename T>
 void order_keys(const T* measure, int64_t count, IntOf<T>* keys) {
   using Int = IntOf<T>;
@@ -24,19 +24,19 @@ int64_t count_at_least(const Int* keys, int64_t count, Int limit) {
   return found;
 }
 
-// The u-th largest key, bit by bit from the top: one vectorised count of the keys for every bit.
+// The u-th largest key, found bit by bit from the top: each bit takes one vectorised count of the keys.
 template <typename Int>
 Int nth_largest(const Int* keys, int64_t count, int64_t u) {
   using Unsigned = std::make_unsigned_t<Int>;
   constexpr Unsigned kTop = ~(~Unsigned{0} >> 1);
-  Unsigned answer = 0;  // with the sign bit flipped, so that the order is that of unsigned numbers
+  Unsigned answer = 0;  // with the sign bit flipped, so that the order is that of unsigned integers
   for (Unsigned bit = kTop; bit != 0; bit >>= 1) {
     if (count_at_least(keys, count, static_cast<Int>((answer | bit) ^ kTop)) >= u) answer |= bit;
   }
   return static_cast<Int>(answer ^ kTop);
 }
 
-// A few keys are ranked instead: each is compared with every other. `ranks` has room for whole vectors.
+// Up to this many keys are ranked instead: each is compared with every other. `ranks` has room for whole vectors.
 constexpr int64_t kFewKeys = 64;
 
 template <typename T>
@@ -51,7 +51,7 @@ void rank_keys(const IntOf<T>* keys, int64_t count, IntOf<T>* ranks) {
     const int64_t end = smaller<int64_t>(i + kLanes<T>, count);
     IntVec<T> mine{};
     __builtin_memcpy(&mine, keys + i, static_cast<size_t>(end - i) * sizeof(Int));
-    // Of equal keys the lower index is ahead.
+    // Among equal keys, the lower index is ahead.
     IntVec<T> rank = ahead(0, i, mine - 1) + ahead(end, count, mine);
     for (int64_t j = i; j < end; ++j) {
       const IntVec<T> later = lane_numbers<T>() > static_cast<Int>(j - i);
@@ -78,7 +78,7 @@ void select_top(const T* measure, int64_t count, int64_t u, IntOf<T>* keys, int6
   const IntOf<T> limit = nth_largest(keys, count, u);
   int64_t above = 0;
   for (int64_t i = 0; i < count; ++i) above += keys[i] > limit;
-  int64_t ties = u - above;  // of the keys equal to the limit, those with the lowest indices
+  int64_t ties = u - above;  // among the keys equal to the limit, those with the lowest indices are taken
   for (int64_t i = 0; i < count && found < u; ++i) {
     const bool equal = keys[i] == limit;
     top[found] = i;

@@ -1,5 +1,5 @@
-// Linear layers before and behind attention for one instruction set: blocks of tokens are normalised and go through all
-// layers of a call while they are in the cache, and are read and written where the heads have them.
+// Linear layers before and after attention for one instruction set. Blocks of tokens are normalised and go through all
+// layers of a call while they are in the cache; they are read and written in the heads' layout.
 #include "cpu/projection.hpp"
 
 #include <omp.h>
@@ -9,20 +9,21 @@
 namespace simmst::cpu::SIMMST_ISA::projection {
 namespace {
 
-using namespace simmst::cpu::projection;  // what all instruction sets share
+using namespace simmst::cpu::projection;  // names shared by all instruction sets
 using namespace matrices;
 
-constexpr int64_t kBlock = 48;        // rows, a multiple of kRows
-constexpr int64_t kChunks = 16;       // over which gradients of weights are summed, whatever the number of threads
-constexpr double kWorthThread = 2e6;  // operations
+constexpr int64_t kBlock = 48;  // rows, a multiple of kRows
+// chunks of rows; fixed, so that sums of gradients do not depend on the number of threads
+constexpr int64_t kChunks = 16;
+constexpr double kWorthThread = 2e6;  // operations per thread
 
-// The tokens of a tensor, head by head or not.
+// The tokens of a tensor, with or without a layout by heads.
 template <typename T>
 struct Tokens {
   T* data;
   int64_t steps, features, heads;
 
-  // f(pointer, first feature, count) for each piece of a row.
+  // Calls f(pointer, first feature, count) for each piece of a row.
   template <typename F>
   SIMMST_INLINE void pieces(int64_t row, const F& f) const {
     if (heads == 0) return f(data + row * features, 0, features);
@@ -32,7 +33,7 @@ struct Tokens {
   }
 };
 
-// The row in whole vectors; what is behind the last feature must be zero before.
+// Copies the row in whole vectors. Entries after the last feature must already be zero.
 SIMMST_INLINE void gather(const Tokens<const float>& tokens, int64_t row, float* to) {
   tokens.pieces(row, [&](const float* from, int64_t first, int64_t count) SIMMST_LAMBDA {
     for (int64_t i = 0; i < count; i += kWide) store_some(to + first + i, load_some(from + i, count - i), count - i);
@@ -45,7 +46,7 @@ SIMMST_INLINE void scatter(const Tokens<float>& tokens, int64_t row, const float
 }
 
 struct Packed {
-  float* panels[kMostParts];  // (inputs, outputs); backward (outputs, inputs)
+  float* panels[kMostParts];  // (inputs, outputs); for backward (outputs, inputs)
   float* bias[kMostParts];
   float *norm, *norm_bias;
 };
@@ -77,12 +78,12 @@ void pack_all(const Problem& problem, const Weights& weights, bool backward, con
   fill(weights.norm_bias, 0.0f, problem.inputs, packed.norm_bias);
 }
 
-// What a thread needs for a block of rows, in whole vectors, zero behind the last feature.
+// A thread's buffers for a block of rows, in whole vectors, zero after the last feature.
 struct Block {
-  float* x;           // (kBlock, inputs): what the layers see
+  float* x;           // (kBlock, inputs): input of the layers
   float* normal;      // (kBlock, inputs): before the LayerNorm's scale and shift
   float* reciprocal;  // (kBlock,)
-  float* out;         // (kBlock, outputs), or the gradient of it
+  float* out;         // (kBlock, outputs), or its gradient
   float* grad_x;      // (kBlock, inputs)
 };
 
@@ -113,7 +114,7 @@ Totals take_totals(const Problem& problem, Parts& parts) {
   return totals;
 }
 
-// Rows first .. first + count as the layers see them, in block.x.
+// Puts rows first .. first + count, the input of the layers, into block.x.
 void enter(const Problem& problem, const Packed& packed, bool normed, const float* x, int64_t first, int64_t count,
            const Block& block) {
   const int64_t ld = padded(problem.inputs);
@@ -240,7 +241,7 @@ void forward(const Problem& problem, const float* x, const Weights& weights, con
   }
 }
 
-// to[r][n] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's totals
+// to[r][n] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's totals.
 void add_chunks(const float* first, int64_t stride, int64_t height, int64_t width, float* to) {
   if (to == nullptr) return;
   const int64_t ld = padded(width);

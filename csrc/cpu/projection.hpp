@@ -1,4 +1,4 @@
-// Linear layers before and behind attention on the CPU: what the kernels of every instruction set share. Everything is
+// Linear layers before and after attention on the CPU: the declarations that all instruction sets share. Everything is
 // float32 and contiguous.
 #pragma once
 
@@ -10,8 +10,9 @@ namespace simmst::cpu::projection {
 
 constexpr int kMostParts = 3;
 
-// `series` sequences of `steps` tokens each go through `parts` layers of `outputs` features. Tokens lie one behind the
-// other, (series, steps, features), or head by head, (series, heads, steps, features / heads), where there are heads.
+// `series` sequences of `steps` tokens each go through `parts` layers of `outputs` features. Tokens are stored one
+// after another, (series, steps, features), or by heads, (series, heads, steps, features / heads), where there are
+// heads.
 struct Problem {
   int64_t series, steps, inputs, outputs, parts;
   int64_t input_heads, output_heads;  // 0: none
@@ -21,21 +22,21 @@ struct Problem {
   int64_t rows() const { return series * steps; }
 };
 
-// Null where there is none. Layers are laid out as in nn.Linear.
+// Null for a missing weight. Layers are laid out as in nn.Linear.
 struct Weights {
   const float* weight[kMostParts];  // (outputs, inputs)
   const float* bias[kMostParts];    // (outputs,)
-  const float* norm;                // (inputs,): no LayerNorm without
+  const float* norm;                // (inputs,); null: no LayerNorm
   const float* norm_bias;           // (inputs,)
   const float* residual;            // (series, steps, outputs), added to the first part
-  const float* scale;               // (series, outputs), multiplies it before
+  const float* scale;               // (series, outputs), a factor of the first part, before the residual is added
 };
 
 struct Outputs {
   float* part[kMostParts];
 };
 
-// Null where not wanted.
+// Null for a gradient that is not wanted.
 struct Gradients {
   float* x;
   float* weight[kMostParts];
@@ -43,7 +44,7 @@ struct Gradients {
   float *norm, *norm_bias;
 };
 
-// `workspace` has as many bytes as `bytes` says, aligned to 64.
+// `workspace` has the number of bytes that `bytes` returns, aligned to 64.
 struct Kernels {
   int64_t (*bytes)(const Problem&, bool backward);
   void (*forward)(const Problem&, const float* x, const Weights&, const Outputs&, void* workspace);

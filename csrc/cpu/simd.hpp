@@ -1,10 +1,11 @@
-// Vectors of float and double as wide as the instruction set a file is compiled for (SIMMST_ISA), over the vector
-// extensions of GCC and Clang: arithmetic is plain operators, and a * b + c is fused where the processor can.
-// Everything lies in the namespace of the instruction set, so nothing here is shared between two of them.
+// Vectors of float and double as wide as the instruction set that a file is compiled for (SIMMST_ISA), built on the
+// vector extensions of GCC and Clang: arithmetic uses plain operators, and a * b + c is fused where the processor can
+// do so. Everything is in the namespace of the instruction set, so two instruction sets share nothing here.
 //
-// (The AVX-512 intrinsics are the zero-masking ones with a full mask: the plain ones warn under GCC 12, bug 105593.)
+// (The AVX-512 intrinsics are the zero-masking ones with a full mask, because the plain ones warn under GCC 12, bug
+// 105593.)
 //
-// Storage is float, double, bfloat16 or float16; computing is done in Compute<Storage>, float for the half types.
+// Storage is float, double, bfloat16 or float16. Computation is in Compute<Storage>: float for the half types.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +20,12 @@
 
 #define SIMMST_INLINE inline __attribute__((always_inline))
 
-// Before a loop over registers, with a number of turns known at compile time. GCC unrolls such a loop late of its own
-// accord, after it has decided that an array indexed by the loop lies in memory: then every sum is stored at every step.
+// For a loop over registers whose number of turns is known at compile time. By default GCC unrolls such a loop late,
+// after it has decided that an array indexed by the loop is in memory; then every sum is stored at every step.
 #define SIMMST_UNROLL _Pragma("GCC unroll 32")
 
 #ifndef SIMMST_ALWAYS_INLINE
-#define SIMMST_ALWAYS_INLINE __attribute__((always_inline))  // behind the parameters of a lambda
+#define SIMMST_ALWAYS_INLINE __attribute__((always_inline))  // goes after a lambda's parameters
 #endif
 
 namespace simmst::cpu::SIMMST_ISA {
@@ -62,7 +63,7 @@ constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <typename Storage>
 using Compute = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
 
-// f.template operator()<Storage>() for a floating type.
+// Calls f.template operator()<Storage>() for a floating type.
 template <typename F>
 SIMMST_INLINE decltype(auto) with_storage(DataType type, const F& f) {
   switch (type) {
@@ -91,7 +92,7 @@ template <typename T>
 SIMMST_INLINE Vec<T> broadcast(T value) {
   return Vec<T>{} + value;  // -0.0 becomes 0.0
 }
-// The same through a plain load, keeping -0.0; compiles to one broadcast from memory.
+// The same through a plain load, which keeps -0.0; compiles to one broadcast from memory.
 SIMMST_INLINE Vec<float> broadcast_from(const float* p) {
 #if defined(__AVX512F__)
   return bit_cast<Vec<float>>(_mm512_set1_ps(*p));
@@ -121,7 +122,7 @@ SIMMST_INLINE IntVec<T> lane_numbers() {
   return v;
 }
 
-// a where the mask (all bits of a lane set or clear) is set, else b.
+// a where the mask is set (all bits of a lane set or clear), else b.
 template <typename T>
 SIMMST_INLINE Vec<T> select(IntVec<T> mask, Vec<T> a, Vec<T> b) {
   return mask ? a : b;
@@ -147,7 +148,7 @@ SIMMST_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
 #endif
 }
 
-// f(0), f(1), ... f(kCount - 1), written out: what a loop with SIMMST_UNROLL is, where the number depends on a template.
+// f(0), f(1), ... f(kCount - 1), written out: SIMMST_UNROLL for a number of turns that depends on a template.
 template <int kCount, typename F>
 SIMMST_INLINE void unrolled(const F& f) {
   if constexpr (kCount > 0) {
@@ -193,7 +194,7 @@ SIMMST_INLINE Storage to_storage(Compute<Storage> x) {
   }
 }
 
-// Loads and stores, unaligned, converting.
+// Loads and stores, unaligned, with conversion.
 
 SIMMST_INLINE Vec<float> load(const float* p) {
   Vec<float> v;
@@ -260,7 +261,7 @@ SIMMST_INLINE void store(float16* p, Vec<float> v) {
   __builtin_memcpy(p, &bits, sizeof(bits));
 }
 
-// The first `count` lanes (0 to kLanes) from memory, zero in the others; nothing beyond them is read.
+// Reads the first `count` lanes (0 to kLanes) from memory and nothing beyond them; the other lanes are zero.
 template <typename Storage>
 SIMMST_INLINE Vec<Compute<Storage>> load_partial(const Storage* p, int count) {
 #if defined(__AVX512F__)
@@ -326,11 +327,11 @@ SIMMST_INLINE T reduce_max(Vec<T> v) {
   }
 }
 
-// One step of adding up lanes: the pieces of kPiece lanes of a and of b are added in pairs, and the sums of a and b
+// One step of adding up lanes: the pieces of kPiece lanes in a and in b are added in pairs, and the sums of a and b
 // interleaved so that each step is two unpack or shuffle instructions and an addition.
 template <typename T, int kPiece>
 constexpr int piece_of_pair(int lane, bool second) {
-  constexpr int kBlock = 16 / static_cast<int>(sizeof(T));  // lanes in the 16 bytes that unpacking works on
+  constexpr int kBlock = 16 / static_cast<int>(sizeof(T));  // lanes in the 16 bytes that an unpack instruction works on
   if (kPiece < kBlock) {
     const int block = lane / kBlock * kBlock, piece = lane % kBlock / kPiece;
     const int source = block + piece / 2 * kPiece + lane % kPiece + (second ? kBlock / 2 : 0);
@@ -344,7 +345,7 @@ SIMMST_INLINE Vec<T> add_pieces(Vec<T> a, Vec<T> b, std::integer_sequence<int, k
          __builtin_shufflevector(a, b, piece_of_pair<T, kPiece>(kIndex, true)...);
 }
 
-// Lane i of the result is the sum of the lanes of v[i % kCount]; v is overwritten. kDone lanes are added up already.
+// Lane i of the result is the sum of the lanes of v[i % kCount]; v is overwritten. kDone lanes are already added up.
 template <typename T, int kCount = kLanes<T>, int kDone = 1>
 SIMMST_INLINE Vec<T> reduce_each(Vec<T>* v) {
   if constexpr (kDone == kLanes<T>) {
@@ -406,9 +407,9 @@ SIMMST_INLINE Vec<double> exp_reduced(Vec<double> r) {
 template <typename T>
 SIMMST_INLINE Vec<T> exp_of(Vec<T> x) {
   using C = ExpConstants<T>;
-  x = x < C::low ? broadcast<T>(C::low) : x;  // comparisons are false for NaN and keep it
+  x = x < C::low ? broadcast<T>(C::low) : x;  // comparisons are false for NaN, which keeps it
   x = x > C::high ? broadcast<T>(C::high) : x;
-  // Adding 1.5 * 2^(mantissa bits) rounds to an integer, which lies in the low bits of the sum.
+  // Adding 1.5 * 2^(mantissa bits) rounds to an integer, which is in the low bits of the sum.
   const Vec<T> shifted = x * static_cast<T>(1.4426950408889634) + C::rounding;
   const Vec<T> n = shifted - C::rounding;
   const Vec<T> r = (x - n * C::ln2_high) - n * C::ln2_low;

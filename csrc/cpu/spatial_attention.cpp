@@ -1,4 +1,4 @@
-// Spatial attention for one instruction set: maps are shared out among the threads, each with a workspace of its own.
+// Spatial attention for one instruction set. Maps are divided among the threads, each of which has its own workspace.
 #include "cpu/spatial_attention.hpp"
 
 #include <omp.h>
@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
 
-// Team size: no thread without a group.
+// The team size: every thread gets at least one group.
 int team(const Problem& problem) {
   const int64_t groups = group_count(problem);
   return static_cast<int>(groups < problem.threads ? groups : problem.threads);
@@ -61,9 +61,9 @@ void forward(const Problem& problem, const Map& x, const Weights& weights, const
   }
 }
 
-// Weight gradients are summed over fixed chunks of groups and those in order, whatever the number of threads. At most 64
-// chunks; down to 16, fewer where their sums would take more than 2 MiB, which are written and read beside the work, and
-// down to one where they would take more than 64 MiB.
+// Weight gradients are summed over fixed chunks of groups, and the chunks are added in order, whatever the number of
+// threads. There are at most 64 chunks. There are fewer, down to 16, where the chunks' sums, which are written and read
+// besides, would take more than 2 MiB; and fewer still, down to one, where they would take more than 64 MiB.
 template <typename T>
 int64_t chunk_count(const Problem& problem) {
   Workspace workspace(nullptr);
@@ -94,7 +94,7 @@ int64_t backward_bytes(const Problem& problem) {
   return workspace.used() + chunk_count<T>(problem) * sizes.sums + team(problem) * sizes.own;
 }
 
-// to[r][c] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's sums
+// to[r][c] = sum over the chunks, in order, of the rows (height, ld) that start at `first` in each chunk's sums.
 template <typename Storage, typename T>
 void add_chunks(const T* first, int64_t stride, int64_t chunks, int64_t height, int64_t width, int64_t ld, void* to) {
   if (to == nullptr) return;
@@ -132,7 +132,7 @@ void backward(const Problem& problem, const Map& grad, const Map& x, const Weigh
   const int64_t chunks = chunk_count<T>(problem), groups = group_count(problem);
   char* all_sums = workspace.take<char>(chunks * sizes.sums);
   char* own = workspace.take<char>(0);
-  T* from = const_cast<T*>(static_cast<const T*>(kept));  // nothing is written to it
+  T* from = const_cast<T*>(static_cast<const T*>(kept));  // is not written to
 #pragma omp parallel num_threads(team(problem)) if (team(problem) > 1)
   {
     Workspace mine(own + omp_get_thread_num() * sizes.own);

@@ -1,4 +1,4 @@
-// Spatial attention on the CPU: what the kernels of every instruction set share.
+// Spatial attention on the CPU: the declarations that all instruction sets share.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,14 @@ struct Problem {
   DataType type;
   int threads;
   bool masked;  // there is a mask
-  bool keeps;   // what forward computed is given to backward
+  bool keeps;   // backward gets the results that forward keeps
 
   int64_t positions() const { return rows * columns; }
   int64_t width() const { return channels / heads; }
 };
 
-// Maps that are taken side by side: as many as fill a few tiles of columns while all rows stay in the second-level cache,
-// and no more than leave 16 groups. A mask leaves out other positions in every map, so there it is one.
+// The number of maps processed together: enough to fill a few tiles of columns while all rows stay in the second-level
+// cache, and few enough to leave 16 groups. With a mask it is one, because every map ignores other positions.
 static inline int64_t maps_in_group(const Problem& problem) {
   const int64_t affordable = 8192 / problem.channels, columns = affordable < 256 ? affordable : 256;
   const int64_t maps = problem.masked ? 1 : columns / problem.positions(), most = problem.batch / 16;
@@ -39,22 +39,23 @@ static inline int64_t group_count(const Problem& problem) {
   const int64_t maps = maps_in_group(problem);
   return (problem.batch + maps - 1) / maps;
 }
-// Entries between the rows of a group, whatever the instruction set: the last map's last vector ends in its row, and rows
-// of float are an odd number of lines, so that they spread over all sets of the cache.
+// The number of entries from one row of a group to the next, whatever the instruction set. The last map's last vector
+// ends within its row, and rows of float are an odd number of cache lines, so that they spread over all sets of the
+// cache.
 static inline int64_t group_ld(const Problem& problem) {
   return (2 * ((maps_in_group(problem) * problem.positions() + 30) / 32) + 1) * 16;
 }
-// Of what forward leaves for backward: queries, keys, values, heads and normalised sums of all channels, base and sum of
-// every head, the reciprocal deviations. simmst/core/spatial_attention.py counts the same.
+// The number of rows that forward keeps for backward: queries, keys, values, heads and normalised sums of all channels,
+// base and sum of every head, and the reciprocal deviations. simmst/core/spatial_attention.py counts the same.
 static inline int64_t kept_rows(const Problem& problem) { return 5 * problem.channels + 2 * problem.heads + 1; }
 static inline int64_t kept_entries(const Problem& problem) {
   return group_count(problem) * kept_rows(problem) * group_ld(problem);
 }
 
-// `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N) float, double
-// for double; backward has no use for it. `kept` are kept_entries() of that type, aligned to a vector, or null: then backward
-// computes it again. `workspace` has as many bytes as forward_bytes or backward_bytes say, aligned to
-// 64.
+// `mask` is (B, N) bool, contiguous, true where a position is ignored, or null. `lse` is (B, heads, N), double for
+// double and float otherwise; backward does not use it. `kept` has kept_entries() of that type, aligned to a vector; if
+// it is null, backward computes the results again. `workspace` has the number of bytes that forward_bytes or
+// backward_bytes returns, aligned to 64.
 struct Kernels {
   int64_t (*forward_bytes)(const Problem&);
   void (*forward)(const Problem&, const Map& x, const Weights&, const bool* mask, void* out, void* lse, void* kept,

@@ -1,24 +1,25 @@
-// The backward pass of a group of maps, from what the forward pass kept: there the scores alone are computed again, in blocks
-// of keys. Where nothing was kept, projections and attention are recomputed from x, and the weights P of small maps are
-// then kept until their gradients are taken.
+// The backward pass of a group of maps. If the forward pass kept its results, only the scores are computed again, in
+// blocks of keys. Otherwise projections and attention are recomputed from x, and for small maps the weights P are then
+// kept until their gradients are taken.
+//
 // With P = exp(S - largest) = Z softmax(S), O = softmax(S) V, and G the gradient of O divided by Z, row by row:
 // dV = P^T G, dS = P (G V^T - rowsum(G O)), dQ = scale dS K, dK = scale dS^T Q. Dividing G rather than P costs nothing
-// per score, and going through the saved lse would round once more.
+// per score, and using the saved lse would round once more.
 #pragma once
 
 #include "cpu/spatial_attention_forward.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// Weights as they are given, in the dtype of the computation.
+// Weights in their given layout, in the compute type.
 template <typename T>
 struct PackedBackward {
   T* in;       // (3C, C)
   T* out;      // (C, C)
-  int64_t ld;  // of both
+  int64_t ld;  // row length of both
 };
 
-// Sums over the maps of a chunk. Rows of ld so that whole vectors can be added.
+// Sums over the maps of a chunk. Rows have length ld, so that whole vectors can be added.
 template <typename T>
 struct Sums {
   T* in;         // (3C, ld)
@@ -33,13 +34,13 @@ struct Sums {
 template <typename T>
 struct BackwardBuffers {
   GroupBuffers<T> group;
-  T* grad;         // (C, ld): gradient of the output, then of what LayerNorm was given
-  T* grad_heads;   // (C, ld): of all heads
-  T* grad_packed;  // (3C, ld): of queries, keys, values
+  T* grad;         // (C, ld): gradient of the output, then of LayerNorm's input
+  T* grad_heads;   // (C, ld): gradient of all heads
+  T* grad_packed;  // (3C, ld): gradient of queries, keys, values
   T* tokens;       // (columns, channel_ld): one row per position, of x or of the heads
-  T* all;          // (maps, heads, N, map_ld): P, or null where there is no room for all
+  T* all;          // (maps, heads, N, map_ld): P, or null where there is no room for all of it
   T* weights;      // (key block, map_ld): P of a block of keys of one head, where `all` is null
-  T* grad_scores;  // (key block, map_ld): of a block of keys of one head, as P
+  T* grad_scores;  // (key block, map_ld): gradient of the scores of a block of keys of one head, laid out as P
   T* divided;      // (D, map_ld): G of one head
   T* row;          // (map_ld,): rowsum(G O)
   T* key_rows;     // (N, value_ld): times the scale
@@ -120,7 +121,7 @@ void clear(T* p, int64_t count) {
 
 // --- sums over positions -------------------------------------------------------------------------------------------
 
-// to[r] += sum over n < count of rows[r][n]
+// to[r] += sum over n < count of rows[r][n].
 template <typename T>
 void add_row_sums(const T* rows, int64_t height, int64_t ld, int64_t count, T* to) {
   for (int64_t r = 0; r < height; ++r) {
@@ -149,7 +150,8 @@ void add_outer(const T* a, int64_t a_row, int64_t count, const T* b, int64_t b_s
 
 // --- LayerNorm -----------------------------------------------------------------------------------------------------
 
-// grad (V vectors of columns): gradient of LayerNorm's output -> of its input, which is normalised in `columns`.
+// Turns grad (V vectors of columns) from the gradient of LayerNorm's output into that of its input. `columns` holds the
+// normalised input.
 template <int V, typename T>
 void norm_backward_columns(const Problem& problem, const T* weight, const T* columns, const T* reciprocal_of, T* grad,
                            int64_t ld, T* grad_weight) {
@@ -166,7 +168,7 @@ void norm_backward_columns(const Problem& problem, const T* weight, const T* col
       along += load(upstream) * normal;
       sum[v] += scaled;
       product[v] += scaled * normal;
-      store(upstream, scaled);  // rounded as the terms of sum are, so that one channel alone gives 0
+      store(upstream, scaled);  // rounded in the same way as the terms of sum, so that a single channel gives 0
     }
     grad_weight[c] += reduce_add<T>(along);
   }
@@ -196,7 +198,7 @@ void norm_backward(const Problem& problem, const Packed<T>& packed, int64_t colu
 
 // --- one head of one map -------------------------------------------------------------------------------------------
 
-// G = dO / Z, and rowsum(G O), of the head at `grad`, `heads` and `sum`.
+// Computes G = dO / Z and rowsum(G O) of the head at `grad`, `heads` and `sum`.
 template <typename T>
 void divide_gradient(const Problem& problem, const T* grad, const T* heads, const T* sum,
                      const BackwardBuffers<T>& buffers) {
@@ -213,7 +215,7 @@ void divide_gradient(const Problem& problem, const T* grad, const T* heads, cons
   }
 }
 
-// P of V vectors of queries and a block of keys, once more, as attend_tile has it.
+// Computes P again for V vectors of queries and a block of keys, as attend_tile does.
 template <int V, typename T>
 void weigh_again(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* base_of, T* query, T* weights) {
   Vec<T> base[V], sum[V] = {}, square[V];
@@ -227,7 +229,7 @@ void weigh_again(const Head<T>& head, int64_t q, int64_t first, int64_t count, c
   else weight_block<V, true>(head, query, first, count, base, weights, sum);
 }
 
-// grad_scores[k][q] = P * (sum over d of value[d][k] G[d][q] - row[q]) of a block of keys
+// grad_scores[k][q] = P * (sum over d of value[d][k] G[d][q] - row[q]) for a block of keys.
 template <int V, typename T>
 void score_gradient_block(const Head<T>& head, int64_t q, int64_t first, int64_t count, const T* weights,
                           const BackwardBuffers<T>& buffers, T* grad_scores) {
@@ -247,8 +249,8 @@ void score_gradient_block(const Head<T>& head, int64_t q, int64_t first, int64_t
   });
 }
 
-// to[k][d] = sum over all queries of panels[k][q] * rows[q][d] for a block of keys; panels as P. A few panels are added up
-// before they go into the sum, which rounds less than adding up all queries in a row.
+// to[k][d] = sum over all queries of panels[k][q] * rows[q][d] for a block of keys; panels are laid out as P. A few
+// panels are added up before they join the sum, which rounds less than adding all queries one by one.
 constexpr int64_t kQueryBlock = 48;
 template <typename T>
 void sum_over_queries(const T* panels, int64_t count, int64_t positions, const T* rows, int64_t value_ld, T* to) {
@@ -272,7 +274,7 @@ void sum_over_queries(const T* panels, int64_t count, int64_t positions, const T
   });
 }
 
-// to[d][n] = rows[k][d] where n is the k-th position that is not ignored
+// to[d][n] = rows[k][d], where n is the k-th position that is not ignored.
 template <typename T>
 void scatter_rows(const T* rows, int64_t value_ld, int64_t count, int64_t width, const int64_t* kept, T* to,
                   int64_t ld) {
@@ -280,7 +282,7 @@ void scatter_rows(const T* rows, int64_t value_ld, int64_t count, int64_t width,
     for (int64_t d = 0; d < width; ++d) to[d * ld + kept[k]] = rows[k * value_ld + d];
 }
 
-// grad_packed of one head of the map that begins at `column`
+// Computes grad_packed for one head of the map that begins at `column`.
 template <typename T>
 void backward_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, const T* all,
                    const BackwardBuffers<T>& buffers) {
@@ -335,13 +337,13 @@ void backward_heads(const Problem& problem, const PackedBackward<T>& plain, cons
   product<false>(static_cast<const T*>(plain.out), plain.ld, channels, static_cast<const T*>(buffers.grad),
                  static_cast<const T*>(nullptr), buffers.grad_heads, channels, ld,
                  vectors_for<T>(maps.count * positions));
-  for (int64_t g = 0; g < maps.count; ++g)  // in this order: a map may write a few columns of the next
+  for (int64_t g = 0; g < maps.count; ++g)  // in this order, because a map may write a few columns of the next
     for (int64_t head = 0; head < problem.heads; ++head)
       backward_head(problem, head, g * positions, keys,
                     buffers.all == nullptr ? nullptr : buffers.all + (g * problem.heads + head) * per_head, buffers);
 }
 
-// sums += gradient (height, columns) times the tokens of (C, columns)
+// sums += gradient (height, columns) times the tokens of (C, columns).
 template <typename T>
 void add_weight_gradient(const Problem& problem, const T* gradient, int64_t height, const T* channel_rows,
                          int64_t columns, const BackwardBuffers<T>& buffers, T* to, int64_t to_ld) {
@@ -351,7 +353,7 @@ void add_weight_gradient(const Problem& problem, const T* gradient, int64_t heig
             to_ld / kLanes<T>);
 }
 
-// What forward has computed of a group, where it was not kept; x is in place before and after.
+// Computes again what forward computed for a group and did not keep; x is unchanged.
 template <typename T>
 void compute_again(const Problem& problem, const Packed<T>& packed, const Group& maps, int64_t keys,
                    const BackwardBuffers<T>& buffers) {

@@ -1,45 +1,46 @@
-// The forward pass of a group of maps, in a thread's workspace: project all heads of all maps at once, attend map by map
-// and head by head, project out, add the residual, normalise, store.
+// The forward pass of a group of maps, in a thread's workspace: project all heads of all maps at once, attend map by
+// map and head by head, project the output, add the residual, normalise, store.
 #pragma once
 
 #include "cpu/spatial_attention_map.hpp"
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// Keys per block: the weights of a block for one tile of queries, its keys and values stay in the first-level cache.
+// Keys per block, so that a block's weights for one tile of queries, its keys and its values stay in the first-level
+// cache.
 constexpr int64_t kKeyBlock = 96;
 template <typename T>
-constexpr T kLowest = sizeof(T) == 8 ? -1022 : -126;  // powers of two below are no normal numbers
+constexpr T kLowest = sizeof(T) == 8 ? -1022 : -126;  // smaller powers of two are not normal numbers
 template <typename T>
-constexpr T kMostScore = 100;  // to the base 2, of what is exponentiated as it is
+constexpr T kMostScore = 100;  // largest score, to the base 2, that is exponentiated without a base
 template <typename T>
 constexpr T kLn2 = static_cast<T>(0.6931471805599453);
 template <typename T>
 constexpr int64_t kTileWidth = kTileVectors<T> * kLanes<T>;  // positions per tile
 
-// What a thread needs for a group; N positions a map, all columns of the group in rows of ld.
+// A thread's buffers for a group. A map has N positions; all columns of the group are in rows of ld.
 template <typename T>
 struct GroupBuffers {
   T* x;           // (C, ld)
   T* projected;   // (3C, ld): queries (scaled), keys, values
   T* heads;       // (C, ld): attention of all heads
-  T* normal;      // (C, ld): what LayerNorm was given, normalised; for backward
-  T* base;        // (heads, ld): what is taken from the scores of each query, to the base 2
+  T* normal;      // (C, ld): LayerNorm's input, normalised; for backward
+  T* base;        // (heads, ld): the base subtracted from the scores of each query, to the base 2
   T* sum;         // (heads, ld): sum over the keys of 2^(score - base)
-  T* reciprocal;  // (ld,): of its standard deviations
+  T* reciprocal;  // (ld,): reciprocal standard deviations
   T* query;       // (D, tile width)
   T* weights;     // (key block, tile width): 2^(score - base)
   T* value;       // (N, value_ld): values of one head of one map, one row per key that is not ignored
-  T* key;         // (D, map_ld): the keys that are not ignored, side by side; only with a mask
-  T* columns;     // (D, map_ld): the values likewise
+  T* key;         // (D, map_ld): the keys that are not ignored, next to each other; only with a mask
+  T* columns;     // (D, map_ld): the values in the same way
   int64_t* kept;  // (N,): positions that are not ignored, ascending
   int64_t ld, map_ld, value_ld;
 };
 
-// The same with what backward needs at `rows`, kept_rows() of ld.
+// The same buffers, with those that backward needs at `rows`: kept_rows() rows of ld.
 template <typename T>
 GroupBuffers<T> place_kept(const Problem& problem, GroupBuffers<T> buffers, T* rows) {
-  if (rows == nullptr) return buffers;  // only the size of the workspace is asked for
+  if (rows == nullptr) return buffers;  // only the size of the workspace is needed
   const int64_t ld = buffers.ld, channels = problem.channels;
   buffers.projected = rows;
   buffers.heads = rows + 3 * channels * ld;
@@ -67,7 +68,7 @@ GroupBuffers<T> take_group_buffers(const Problem& problem, bool with_kept, Works
   return with_kept ? place_kept(problem, buffers, workspace.take<T>(kept_rows(problem) * buffers.ld)) : buffers;
 }
 
-// The positions that are not ignored; returns how many. Without a mask `kept` is not written.
+// Lists the positions that are not ignored and returns their number. Without a mask, `kept` is not written.
 inline int64_t keep_positions(const bool* mask, int64_t positions, int64_t* kept) {
   if (mask == nullptr) return positions;
   int64_t count = 0;
@@ -76,7 +77,7 @@ inline int64_t keep_positions(const bool* mask, int64_t positions, int64_t* kept
   return count;
 }
 
-// Leaving ignored positions out saves their work, and nothing they hold (NaN) can reach another position.
+// Leaving out ignored positions saves work, and nothing in them (NaN) can reach another position.
 template <typename T>
 void gather_columns(const T* in, int64_t rows, int64_t ld_in, const int64_t* kept, int64_t count, T* out,
                     int64_t ld_out) {
@@ -92,7 +93,7 @@ struct Head {
   const T* columns;  // (D, key_ld): values
   const T* value;    // (keys, value_ld)
   int64_t width, keys, ld, key_ld, value_ld;
-  T square;  // the largest square of a key's length, but for NaN
+  T square;  // largest square of a key's length, except NaN
 };
 
 template <typename T>
@@ -107,7 +108,7 @@ T largest_square(const T* key, int64_t width, int64_t keys, int64_t ld) {
   return reduce_max<T>(largest);
 }
 
-// The head of the map that begins at `column`; `attends`: with what attend_tile needs.
+// The head of the map that begins at `column`. `attends`: also prepares what attend_tile needs.
 template <typename T>
 Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t keys, bool attends,
                   const GroupBuffers<T>& buffers) {
@@ -127,7 +128,7 @@ Head<T> take_head(const Problem& problem, int64_t index, int64_t column, int64_t
   return head;
 }
 
-// The V vectors of queries at q, side by side, and the squares of their lengths.
+// Copies the V vectors of queries at q next to each other, and computes the squares of their lengths.
 template <int V, typename T>
 SIMMST_INLINE void copy_query(const Head<T>& head, int64_t q, T* query, Vec<T> (&square)[V]) {
   for (int v = 0; v < V; ++v) square[v] = Vec<T>{};
@@ -140,8 +141,8 @@ SIMMST_INLINE void copy_query(const Head<T>& head, int64_t q, T* query, Vec<T> (
     }
 }
 
-// Scores of a tile, or what is left of them over `base`, to weights: 2^score, into `weights`, and their sums over the rows,
-// in pairs and tiles, because an error in the sum shifts all of a row's gradients the same way.
+// Turns the scores of a tile, less `base` if kFromBase, into the weights 2^score, and adds up the weights of the rows:
+// first in pairs, then per tile, because an error in the sum shifts all of a row's gradients the same way.
 template <bool kFromBase, int R, int V, typename T>
 SIMMST_INLINE void keep_weights(const Tile<R, V, T>& tile, const Vec<T>* base, T* weights, Vec<T> (&sum)[V]) {
   tile.store_to(weights, V * kLanes<T>);  // so that a few at a time go through the exponential in registers
@@ -168,7 +169,7 @@ SIMMST_INLINE void keep_weights(const Tile<R, V, T>& tile, const Vec<T>* base, T
   for (int v = 0; v < V; ++v) sum[v] += rows[v];
 }
 
-// weights[k][q] = 2^score of a block of keys, and their sum; kFromBase: 2^(score - base), which cannot overflow then.
+// weights[k][q] = 2^score for a block of keys, and their sum. kFromBase: 2^(score - base), which cannot overflow.
 template <int V, bool kFromBase, typename T>
 SIMMST_INLINE void weight_block(const Head<T>& head, const T* query, int64_t first, int64_t count, const Vec<T>* base,
                                 T* weights, Vec<T> (&sum)[V]) {
@@ -197,7 +198,7 @@ void largest_scores(const Head<T>& head, const T* query, Vec<T> (&largest)[V]) {
   });
 }
 
-// out[d][q] (= or, after the first block, +=) sum over a block of keys of weights[k][q] * value[k][d]; times after[q] in
+// out[d][q] = (after the first block: +=) sum over a block of keys of weights[k][q] * value[k][d]; times after[q] in
 // the last block.
 template <int V, typename T>
 SIMMST_INLINE void weigh_block(const Head<T>& head, int64_t first, int64_t count, const T* weights, T* out,
@@ -219,11 +220,11 @@ SIMMST_INLINE bool is_any(const IntVec<T> (&mask)[V]) {
   return reduce_max<T>(found) > T(0);
 }
 
-// Attention of V vectors of queries starting at q into out (D, ld), and what the softmax divided by. Scores are
-// exponentiated as they are where the lengths of query and keys keep them from overflowing, unless the sum turns out far
-// from 1; of the other queries the largest score is found and taken off first. What becomes of a query depends on nothing in
-// the other lanes. Where `all` is given, the weights go there: blocks of keys one after the other, in each the tiles of
-// queries.
+// Computes the attention of the V vectors of queries that start at q into `out` (D, ld), and the base and sum of their
+// softmax. Scores are exponentiated without a base where the lengths of query and keys rule out an overflow, unless the
+// sum turns out far from 1. For the other queries, the largest score is found and subtracted first. The result of a
+// query does not depend on the other lanes. Where `all` is given, the weights go there: one block of keys after
+// another, and in each block the tiles of queries.
 template <int V, typename T>
 void attend_tile(const Head<T>& head, int64_t q, const GroupBuffers<T>& buffers, T* all, T* out, T* base_of,
                  T* sum_of) {
@@ -248,7 +249,7 @@ void attend_tile(const Head<T>& head, int64_t q, const GroupBuffers<T>& buffers,
         for (int v = 0; v < V; ++v) after[v] = T(1) / sum[v];
       weigh_block<V>(head, first, count, weights, out, is_last, after);
     }
-    for (int v = 0; v < V; ++v) {  // weights too small to be told from 2^-126 are then too small to matter
+    for (int v = 0; v < V; ++v) {  // in this range, weights too small to differ from 2^-126 are too small to matter
       is_new[v] = ~((sum[v] >= T(0x1p-30)) & (sum[v] <= T(0x1p40))) & ~is_far[v];
       is_far[v] |= is_new[v];
     }
@@ -260,15 +261,15 @@ void attend_tile(const Head<T>& head, int64_t q, const GroupBuffers<T>& buffers,
   }
 }
 
-// Projection and attention of all heads of a group into buffers.heads, base and sum. `all`, where given, has room for the
-// weights of all maps and heads, `per_head` entries each. A group of several maps has no mask.
+// Computes projection and attention of all heads of a group into buffers.heads, base and sum. `all`, where given, has
+// room for the weights of all maps and heads, `per_head` entries each. A group of several maps has no mask.
 template <typename T>
 void attend_group(const Problem& problem, const Packed<T>& packed, const Group& group, int64_t keys, T* all,
                   int64_t per_head, const GroupBuffers<T>& buffers) {
   const int64_t ld = buffers.ld, positions = problem.positions(), channels = problem.channels;
   product<false>(packed.in, packed.in_ld, channels, buffers.x, packed.in_bias, buffers.projected, 3 * channels, ld,
                  vectors_for<T>(group.count * positions));
-  for (int64_t g = 0; g < group.count; ++g)  // in this order: a map may write a few columns of the next
+  for (int64_t g = 0; g < group.count; ++g)  // in this order, because a map may write a few columns of the next
     for (int64_t index = 0; index < problem.heads; ++index) {
       const int64_t column = g * positions;
       const Head<T> head = take_head(problem, index, column, keys, true, buffers);
@@ -285,7 +286,7 @@ void attend_group(const Problem& problem, const Packed<T>& packed, const Group& 
     for (int64_t n = columns; n < vectors_for<T>(columns) * kLanes<T>; ++n) buffers.heads[c * ld + n] = T(0);
 }
 
-// lse (heads, N) of every map, +inf where there is no key.
+// Writes lse (heads, N) of every map: +inf where there is no key.
 template <typename T>
 void store_lse(const Problem& problem, const Group& group, int64_t keys, const GroupBuffers<T>& buffers, T* lse) {
   const int64_t positions = problem.positions();
@@ -300,7 +301,8 @@ void store_lse(const Problem& problem, const Group& group, int64_t keys, const G
       }
 }
 
-// to (C, ld) = the branch (output projection of the heads, 0 for a map with no key) + what is there with residual.
+// to (C, ld) = the branch (output projection of the heads, 0 for a map without keys), added to the content of `to` if
+// there is a residual.
 template <typename T>
 void add_branch(const Problem& problem, const Packed<T>& packed, int64_t columns, int64_t keys,
                 const GroupBuffers<T>& buffers, T* to) {
@@ -334,8 +336,8 @@ SIMMST_INLINE void column_moments(const T* columns, int64_t channels, int64_t ld
   for (int v = 0; v < V; ++v) reciprocal[v] = T(1) / sqrt_of(square[v] / static_cast<T>(channels) + eps);
 }
 
-// V vectors of columns -> normalised, and times the weight plus the bias; the former and the reciprocal deviations are
-// stored where `normal` is given.
+// Normalises V vectors of columns, then multiplies by the weight and adds the bias. The normalised columns and the
+// reciprocal deviations are stored where `normal` is given.
 template <int V, typename T>
 void normalise_columns(const Problem& problem, const Packed<T>& packed, T* columns, int64_t ld, T* normal,
                        T* reciprocal_of) {

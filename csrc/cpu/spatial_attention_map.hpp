@@ -1,4 +1,4 @@
-// Between tensors of any dtype and strides and the rows the kernels work on: one row per channel, positions along it.
+// Transfer between tensors of any dtype and strides and the kernels' rows: one row per channel, positions along it.
 #pragma once
 
 #include "cpu/spatial_attention.hpp"
@@ -6,7 +6,7 @@
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-using namespace simmst::cpu::spatial;  // what all instruction sets share
+using namespace simmst::cpu::spatial;  // names shared by all instruction sets
 
 // Hands out parts of a buffer, each aligned to a cache line. With a null buffer it only counts bytes.
 class Workspace {
@@ -25,13 +25,13 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// Maps side by side: `count` of them from map `first` on, position n of the g-th in column g * N + n. Small maps are
-// taken several at a time, so that the products that know no position have long rows.
+// Maps next to each other: `count` maps from map `first` on, with position n of map g in column g * N + n. Several
+// small maps are processed together, so that products that do not depend on the position have long rows.
 struct Group {
   int64_t first, count;
 };
 
-// Whether the positions of one map, and of all maps, lie at one distance from the next.
+// Whether neighbouring positions of one map, and of all maps, are the same distance apart.
 SIMMST_INLINE bool has_even_positions(const Problem& problem, const Map& map) {
   return problem.rows == 1 || map.row == map.column * problem.columns;
 }
@@ -44,7 +44,7 @@ SIMMST_INLINE int64_t position_offset(const Problem& problem, const Map& map, in
   return n / problem.columns * map.row + n % problem.columns * map.column;
 }
 
-// A row whose positions lie one after another; of the last vector the lanes beyond `count` may be anything.
+// A row whose positions are consecutive in memory; lanes of the last vector beyond `count` may hold anything.
 template <typename Storage, typename T>
 void load_contiguous(const Storage* in, int64_t count, T* out) {
   int64_t n = 0;
@@ -54,7 +54,7 @@ void load_contiguous(const Storage* in, int64_t count, T* out) {
   else store(out, load_partial(in, static_cast<int>(count)));
 }
 
-// `positions` positions whose channels lie one after another: squares are transposed in registers.
+// `positions` positions whose channels are consecutive in memory: squares are transposed in registers.
 template <typename Storage, typename T>
 void load_channels_last(const Problem& problem, const Map& map, const Storage* in, int64_t positions, T* out,
                         int64_t ld) {
@@ -98,14 +98,14 @@ void load_map(const Problem& problem, const Map& map, int64_t b, T* out, int64_t
   }
 }
 
-// A group as (C, columns) rows of ld, zeros from the last column to a whole vector.
+// Reads a group as (C, columns) rows of ld, with zeros from the last column to a whole vector.
 template <typename Storage, typename T>
 void load_group(const Problem& problem, const Map& map, const Group& group, T* out, int64_t ld) {
   const int64_t positions = problem.positions(), columns = group.count * positions;
   if (map.channel == 1 && problem.channels > 1 && has_even_maps(problem, map)) {
     const Storage* in = static_cast<const Storage*>(map.data) + group.first * map.batch;
     load_channels_last(problem, map, in, columns, out, ld);
-  } else {  // in this order: a map may write a few columns of the next
+  } else {  // in this order, because a map may write a few columns of the next
     for (int64_t g = 0; g < group.count; ++g) load_map<Storage>(problem, map, group.first + g, out + g * positions, ld);
   }
   for (int64_t c = 0; c < problem.channels; ++c)
@@ -118,7 +118,7 @@ SIMMST_INLINE void store_some(Storage* out, Vec<T> value, int64_t count) {
   else store_partial(out, value, static_cast<int>(count));
 }
 
-// A group, (C, columns) rows of ld, in a contiguous result.
+// Writes a group, (C, columns) rows of ld, to a contiguous result.
 template <typename Storage, typename T>
 void store_group(const Problem& problem, const Group& group, const T* in, int64_t ld, void* result) {
   const int64_t channels = problem.channels, positions = problem.positions(), columns = group.count * positions;
@@ -147,7 +147,7 @@ void store_group(const Problem& problem, const Group& group, const T* in, int64_
 
 // --- weights -------------------------------------------------------------------------------------------------------
 
-// Weights in the dtype of the computation, laid out for product(): the operand broadcast along positions.
+// Weights in the compute type, laid out for product() as the operand that is broadcast along positions.
 template <typename T>
 struct Packed {
   T* in;         // (C, in_ld): in[c][r] = weight[r][c], r < 3C
@@ -181,7 +181,7 @@ T* pack_vector(const void* from, int64_t count, T* to) {
   return to;
 }
 
-// out[c * ld + r] = factor * in[r * columns + c] for r < rows: a call with few maps is mostly this.
+// out[c * ld + r] = factor * in[r * columns + c] for r < rows; this is most of the work of a call with few maps.
 template <typename Storage, typename T>
 void pack_transposed(const Storage* in, int64_t rows, int64_t columns, T factor, T* out, int64_t ld) {
   for (int64_t r = 0; r < rows; r += kLanes<T>)
@@ -201,7 +201,7 @@ void pack_transposed(const Storage* in, int64_t rows, int64_t columns, T factor,
     }
 }
 
-// `query_factor` goes into the query's weights, which saves a multiplication per score.
+// `query_factor` is multiplied into the query's weights, which saves a multiplication per score.
 template <typename Storage, typename T>
 void pack_weights(const Problem& problem, const Weights& weights, T query_factor, Packed<T>& packed) {
   const int64_t channels = problem.channels;

@@ -1,6 +1,6 @@
-// The one inner kernel that every product of spatial attention goes through, and what surrounds it: exponential,
-// logarithm, transposition. Vectors lie along positions (the lanes) and the other operand is broadcast, so no head
-// width or channel count wastes lanes and the softmax over keys needs no reduction across lanes.
+// The inner kernel of every product in spatial attention, and the functions around it: exponential, logarithm,
+// transposition. Vectors run along positions (the lanes) and the other operand is broadcast, so no head width or
+// channel count wastes lanes, and the softmax over keys needs no reduction across lanes.
 #pragma once
 
 #include "cpu/simd.hpp"
@@ -9,9 +9,9 @@
 
 namespace simmst::cpu::SIMMST_ISA::spatial {
 
-// A register tile: broadcast rows by vectors, with room left for the operands. With 16 registers a tile has 12 sums where
-// it can, and 8 at least: as many as two units with a latency of four cycles need. double, which is for checks, has one
-// small tile, because every tile takes the compiler time.
+// A register tile: broadcast rows by vectors, with registers left for the operands. With 16 registers a tile has 12
+// sums where possible, and at least 8, which is what two units with a latency of four cycles need. double, which is for
+// checks, has one small tile, because every tile costs compile time.
 template <typename T>
 constexpr int kTileVectors = sizeof(T) == 8 ? 1 : 3;
 template <typename T, int V>
@@ -21,8 +21,8 @@ constexpr int kTileRows = sizeof(T) == 8     ? 8
                           : V == 2           ? 6
                                              : 8;
 
-// Whether rows that are left over are spread evenly over tiles of any height, rather than over halves of the full one:
-// where few sums in a tile leave the units waiting.
+// Whether leftover rows are divided evenly among tiles of any height, rather than into halves of the full height: where
+// tiles with few sums would leave the units waiting.
 template <typename T>
 constexpr bool kAnyHeight = sizeof(T) == 4 && kVectorBytes == 32;
 
@@ -93,7 +93,7 @@ SIMMST_INLINE void for_halves(int64_t from, int64_t to, const F& f) {
   for (; to - from >= R; from += R) f.template operator()<R>(from);
   if constexpr (R > 1) for_halves<R / 2>(from, to, f);
 }
-// Calls f.template operator()<R>(first) for tiles of R <= kMost rows that cover [from, to): no row is computed in vain.
+// Calls f.template operator()<R>(first) for tiles of R <= kMost rows that cover [from, to) exactly.
 template <typename T, int kMost, typename F>
 SIMMST_INLINE void for_tiles(int64_t from, int64_t to, const F& f) {
   if constexpr (kAnyHeight<T>) {
@@ -108,7 +108,8 @@ SIMMST_INLINE void for_tiles(int64_t from, int64_t to, const F& f) {
   }
 }
 
-// Calls f.template operator()<V>(first) over `count` vectors, three at a time; the rest as 2 + 2 rather than 3 + 1.
+// Calls f.template operator()<V>(first) over `count` vectors, three at a time; the last four as 2 + 2 rather than 3 +
+// 1.
 template <typename T>
 SIMMST_INLINE int64_t next_vectors(int64_t left) {
   if (kTileVectors<T> == 1 || left == 1) return 1;
@@ -124,7 +125,7 @@ SIMMST_INLINE void for_vectors(int64_t count, const F& f) {
   for (; count > from; ++from) f.template operator()<1>(from);
 }
 
-// A row length of at least `count` whole vectors and an odd number of them: rows then spread over all cache sets.
+// A row length of at least `count` entries that is an odd number of vectors, so that rows spread over all cache sets.
 template <typename T>
 constexpr int64_t row_length(int64_t count) {
   return ((count + kLanes<T> - 1) / kLanes<T> | 1) * kLanes<T>;
@@ -144,12 +145,12 @@ SIMMST_INLINE void product_columns(const T* a, int64_t a_step, int64_t a_row, in
     if (bias == nullptr) tile.fill(Vec<T>{});
     else tile.fill_rows(bias + r);
     tile.multiply(a + r * a_row, a_step, a_row, b, ld_b, depth);
-    if constexpr (kAccumulate) tile.add_to(out + r * ld_out, ld_out);  // rounds once, not `depth` times
+    if constexpr (kAccumulate) tile.add_to(out + r * ld_out, ld_out);  // rounds once instead of `depth` times
     else tile.store_to(out + r * ld_out, ld_out);
   });
 }
 
-// The same for all of `vectors` whole vectors; a is (depth, rows), b and out have rows of ld.
+// The same for `vectors` whole vectors; a is (depth, rows), b and out have rows of ld.
 template <bool kAccumulate, typename T>
 void product(const T* a, int64_t a_step, int64_t depth, const T* b, const T* bias, T* out, int64_t rows, int64_t ld,
              int64_t vectors) {
@@ -161,9 +162,9 @@ void product(const T* a, int64_t a_step, int64_t depth, const T* b, const T* bia
 
 // --- exponential and logarithm to the base 2 -----------------------------------------------------------------------
 
-// 2^x for x from -126 to 127 (-1022 to 1023 for double) to about 1 ulp, and NaN for NaN; anything beyond the range. Adding
-// 1.5 * 2^(mantissa bits) rounds to an integer n in the low bits; adding the exponent's bias to that as well leaves 2^n one
-// shift away. K vectors go through it side by side: one alone is a chain of ten dependent operations.
+// 2^x for x from -126 to 127 (-1022 to 1023 for double) to about 1 ulp, and NaN for NaN; undefined beyond the range.
+// Adding 1.5 * 2^(mantissa bits) rounds to an integer n in the low bits; adding the exponent's bias as well leaves 2^n
+// one shift away. K vectors are computed together, because one alone is a chain of ten dependent operations.
 template <int K>
 SIMMST_INLINE void exp2_in_range(Vec<float> (&x)[K]) {
   constexpr float kRounding = 0x1.8p23f + 127.0f;
@@ -199,7 +200,7 @@ template <typename T>
 SIMMST_INLINE Vec<T> log2(Vec<T> x) {
   constexpr int kMantissa = sizeof(T) == 8 ? 52 : 23;
   const IntVec<T> bits = bit_cast<IntVec<T>>(x);
-  // The exponent that leaves a mantissa from 2/3 to 4/3.
+  // The exponent for a mantissa from 2/3 to 4/3.
   const IntVec<T> exponent = (bits - bit_cast<IntOf<T>>(T(2) / T(3))) >> kMantissa;
   const Vec<T> mantissa = bit_cast<Vec<T>>(bits - (exponent << kMantissa));
   const Vec<T> f = (mantissa - T(1)) / (mantissa + T(1)), square = f * f;  // log(m) = 2 atanh(f), |f| <= 1/5
@@ -228,7 +229,7 @@ SIMMST_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, k
   return __builtin_shufflevector(a, b, (kLow + kIndex / 2 + (kIndex % 2) * kLanes<T>)...);
 }
 
-// A square of lanes x lanes, in place: interleaving v[i] with v[i + lanes / 2] once per bit of the index turns it over.
+// Transposes a square of lanes x lanes in place, by interleaving v[i] with v[i + lanes / 2] once per bit of the index.
 template <typename T>
 SIMMST_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   constexpr auto kIndices = std::make_integer_sequence<int, kLanes<T>>{};
@@ -245,7 +246,7 @@ SIMMST_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   }
 }
 
-// out[n * ld_out + r] = factor * in[r * ld_in + n] for r < rows and n < columns; in every row of out the lanes up to a
+// out[n * ld_out + r] = factor * in[r * ld_in + n] for r < rows and n < columns. In every row of out the lanes up to a
 // whole vector are written too, with zeros. Rows of `in` must be readable up to a whole vector.
 template <typename T>
 void transpose_rows(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T factor, T* out, int64_t ld_out) {

@@ -1,4 +1,4 @@
-// What is done to rows of tokens between products: LayerNorm both ways, copies, sums over rows.
+// Operations on rows of tokens between products: LayerNorm forward and backward, copies, sums over rows.
 #pragma once
 
 #include "cpu/matrices.hpp"
@@ -9,12 +9,12 @@ SIMMST_INLINE void clear(float* p, int64_t count) {
   __builtin_memset(p, 0, static_cast<size_t>(count) * sizeof(float));
 }
 
-// A row of `width` entries, zeros up to a whole vector.
+// Copies a row of `width` entries, with zeros up to a whole vector.
 SIMMST_INLINE void copy_row(const float* from, int64_t width, float* to) {
   for (int64_t n = 0; n < width; n += kWide) store(to + n, load_some(from + n, width - n));
 }
 
-// to <- (row - mean) / deviation, zeros up to a whole vector; returns 1 / deviation. `to` may be the row.
+// to <- (row - mean) / deviation, with zeros up to a whole vector; returns 1 / deviation. `to` may be `row`.
 SIMMST_INLINE float normalise(const float* row, int64_t width, float eps, float* to) {
   Vector sum{};
   for (int64_t n = 0; n < width; n += kWide) {
@@ -35,7 +35,7 @@ SIMMST_INLINE float normalise(const float* row, int64_t width, float eps, float*
   return reciprocal;
 }
 
-// The gradient of what was normalised, in place of that of the LayerNorm's result; adds to those of scale and shift.
+// Replaces the gradient of LayerNorm's result by that of its input, and adds to the gradients of scale and shift.
 SIMMST_INLINE void normalise_backward(float* grad, const float* normal, float reciprocal, int64_t width,
                                       const float* norm, float* grad_norm, float* grad_norm_bias) {
   Vector sum{}, along{};
@@ -54,7 +54,7 @@ SIMMST_INLINE void normalise_backward(float* grad, const float* normal, float re
     store(grad + n, (load(grad + n) - mean - load(normal + n) * slope) * reciprocal);
 }
 
-// to[n] += sum over the rows of from[r * ld + n]
+// to[n] += sum over the rows of from[r * ld + n].
 SIMMST_INLINE void add_rows(const float* from, int64_t ld, int64_t rows, int64_t width, float* to) {
   for (int64_t n = 0; n < width; n += kWide) {
     Vector sum{};
