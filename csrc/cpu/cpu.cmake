@@ -1,5 +1,5 @@
-# simmst._cpu: always built. The kernels of the hot paths are compiled once per instruction set, each time in a
-# namespace of its own (SIMMST_ISA), and the one to run is picked when the process starts.
+# simmst._cpu is always built. The kernels of the operators are compiled once per instruction set, each time in a
+# namespace of its own (SIMMST_ISA). Every call picks the set in use.
 set(SIMMST_CPU_KERNELS
   csrc/cpu/cutting_plane.cpp
   csrc/cpu/day_attention.cpp
@@ -33,7 +33,7 @@ endif()
 
 set(SIMMST_ISAS "${available}" CACHE STRING "Instruction sets to compile the CPU kernels for (default: all)")
 set(SIMMST_SANITIZE OFF CACHE STRING "Build simmst._cpu for tests: ON (AddressSanitizer and UndefinedBehaviorSanitizer), \
-thread (ThreadSanitizer), or fuzzer (ON, and counters for libFuzzer); the last two with Clang, whose OpenMP tells ThreadSanitizer what waits for what")
+thread (ThreadSanitizer), or fuzzer (ON, and counters for libFuzzer); the last two need Clang, whose OpenMP reports its barriers to ThreadSanitizer")
 set_property(CACHE SIMMST_SANITIZE PROPERTY STRINGS OFF ON thread fuzzer)
 foreach(isa ${SIMMST_ISAS})
   if(NOT isa IN_LIST available)
@@ -51,7 +51,7 @@ if(SIMMST_SANITIZE)
   if(SIMMST_SANITIZE STREQUAL "thread")
     set(sanitizers thread)
   elseif(SIMMST_SANITIZE STREQUAL "fuzzer")
-    set(sanitizers address,undefined,fuzzer-no-link -fno-sanitize=vptr,function)  # which atheris has not
+    set(sanitizers address,undefined,fuzzer-no-link -fno-sanitize=vptr,function)  # atheris does not provide these two
   endif()
   if(SIMMST_SANITIZE MATCHES "^(thread|fuzzer)$" AND NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     message(FATAL_ERROR "SIMMST_SANITIZE=${SIMMST_SANITIZE} needs Clang, not ${CMAKE_CXX_COMPILER_ID}; set CXX=clang++")
@@ -65,7 +65,7 @@ target_link_libraries(_cpu PRIVATE simmst_flags OpenMP::OpenMP_CXX)
 if(SIMMST_SANITIZE)
   target_compile_options(_cpu PRIVATE ${SIMMST_CPU_OPTIMISATION})
   target_link_options(_cpu PRIVATE -fsanitize=${sanitizers})
-  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND NOT SIMMST_SANITIZE STREQUAL "fuzzer")  # the fuzzer brings a runtime of its own
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND NOT SIMMST_SANITIZE STREQUAL "fuzzer")  # the fuzzer brings its own runtime
     target_link_options(_cpu PRIVATE -shared-libsan)
   endif()
 endif()

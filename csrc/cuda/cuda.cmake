@@ -1,12 +1,12 @@
-# simmst._cuda, linked to the CUDA runtime statically. SIMMST_CUDA=AUTO builds it for the GPUs of this machine and ON for
-# every architecture; CUDAARCHS names others. Sets SIMMST_NO_CUDA_REASON where it cannot be built.
+# simmst._cuda, linked statically to the CUDA runtime. SIMMST_CUDA=AUTO builds it for the GPUs of this machine, and ON for
+# every architecture; CUDAARCHS names others. Sets SIMMST_NO_CUDA_REASON where the module cannot be built.
 include(CheckLanguage)
 if(NOT CMAKE_CUDA_ARCHITECTURES AND DEFINED ENV{CUDAARCHS})
   set(CMAKE_CUDA_ARCHITECTURES $ENV{CUDAARCHS})
 endif()
 set(SIMMST_NO_CUDA_REASON "")
 
-set(SIMMST_GPUS "")  # compute capabilities: 90
+set(SIMMST_GPUS "")  # compute capabilities, for example 90
 if(SIMMST_CUDA STREQUAL "AUTO")
   find_program(SIMMST_NVIDIA_SMI nvidia-smi HINTS /usr/lib/wsl/lib)
   set(listed "")
@@ -68,7 +68,8 @@ endif()
 find_package(CUDAToolkit REQUIRED)
 list(JOIN CMAKE_CUDA_ARCHITECTURES "," SIMMST_CUDA_ARCHITECTURES)
 message(STATUS "simmst._cuda is built for: ${SIMMST_CUDA_ARCHITECTURES}")
-# Kernels apart from the bindings, so that another Python does not compile them again. The slowest come first.
+# Kernels are separate from the bindings, so that a build for another Python does not compile them again. The slowest come
+# first.
 set(SIMMST_CUDA_OBJECTS "")
 foreach(entry float bfloat16 float16)
   add_library(simmst_cuda_kernels_${entry} OBJECT ${SIMMST_CUDA_KERNELS_BY_ENTRY})

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kFinishThreads = 512;
 
-// One block a problem.
+// One block per problem.
 SIMMST_KERNEL(kFinishThreads) finish_planes(const PlanePass pass, const std::int64_t blocks) {
   finish_problem(pass, blocks, block_index().x, kWarp, reinterpret_cast<double*>(shared_memory()));
 }
@@ -70,8 +70,9 @@ RowBlock row_block(const PlanePass& pass, std::int64_t index) {
   return {first, static_cast<int>(left < kRowBlock ? left : kRowBlock)};
 }
 
-// More rows than a block can hold: the first product row block by row block, carried along in float32; the last of them
-// goes on to the update and its own values; the values of the others follow, from the updated point.
+// For more rows than a block can hold. The first product runs row block by row block, with the sum carried in float32.
+// The last row block continues with the update and its own values; the values of the other row blocks follow, from the
+// updated point.
 void run_row_blocks(const PlanePass& pass, const PlaneSchedule& schedule, const Queue& queue) {
   const std::int64_t last = schedule.row_blocks - 1;
   const bool combining = pass.coefficients.data != nullptr;

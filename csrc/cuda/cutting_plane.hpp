@@ -1,8 +1,9 @@
 // Cutting planes v = A x + c on a GPU: both products with A, and the optimiser's step between them, in one pass over A.
 //
-// A is (P, L, N): P independent problems of L planes. One pass reads A once and does, in this order, what is asked for:
+// A is (P, L, N): P independent problems of L planes. One pass reads A once and does those of these steps that are
+// wanted, in this order:
 //   g = gradient + A^T s,   combined <- g,   x <- step(x, g),   v = A (x - anchor), scaled and offset
-// core/cutting_plane_schedule.hpp says how it is divided. Results depend on the sizes and the device alone.
+// core/cutting_plane_schedule.hpp divides the work. Results depend only on the sizes and the device.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ namespace simmst::cuda {
 
 enum class PlaneFormat : std::uint8_t { kFloat32, kBfloat16, kFloat16, kSigns };
 
-// Of planes of a type: packed signs, unless it is a float.
+// The format of planes with this type: packed signs unless the type is a float.
 constexpr PlaneFormat format_of(DataType type) {
   return type == DataType::kFloat32    ? PlaneFormat::kFloat32
          : type == DataType::kBfloat16 ? PlaneFormat::kBfloat16
@@ -23,12 +24,12 @@ constexpr PlaneFormat format_of(DataType type) {
                                        : PlaneFormat::kSigns;
 }
 
-// The columns of one lane: 16 bytes, and 4 bytes of signs.
+// The columns of one lane: 16 bytes of them, or 4 bytes of signs.
 constexpr std::int64_t pack_columns(PlaneFormat format) {
   return format == PlaneFormat::kFloat32 ? 4 : format == PlaneFormat::kSigns ? 32 : 8;
 }
 
-// An array (P, L), (P, N) or (P,) of any strides, in entries; missing when data is null.
+// An array (P, L), (P, N) or (P,) with any strides, in entries; missing when data is null.
 struct Strided {
   void* data = nullptr;
   DataType type = DataType::kFloat32;
@@ -36,7 +37,7 @@ struct Strided {
 };
 
 enum class Update : std::uint8_t { kNone, kSgd, kAdam };
-// What is made of the values: sum_l mu_l max(0, v_l)^2, sum_l mu_l v_l, or nothing.
+// The total made from the values: sum_l mu_l max(0, v_l)^2, sum_l mu_l v_l, or nothing.
 enum class Total : std::uint8_t { kNone, kPenalty, kLagrangian };
 
 struct PlanePass {
@@ -45,20 +46,20 @@ struct PlanePass {
   std::int64_t problem_bytes = 0, row_bytes = 0;
   PlaneFormat format = PlaneFormat::kFloat32;
   bool aligned = false;  // every row begins at a multiple of a pack's bytes
-  Strided scale;         // (P, L), of packed signs
+  Strided scale;         // (P, L), scale of packed signs
 
-  Strided coefficients;        // (P, L): the first product is wanted when given
+  Strided coefficients;        // (P, L); if given, the first product is wanted
   Strided gradient, combined;  // (P, N)
 
-  // Every vector along N that is there, of this line and those below, is float32 with stride 1.
+  // Whether every vector along N that is given is float32 with stride 1.
   bool plain = false;
   Update update = Update::kNone;
   Strided point, exp_avg, exp_avg_sq;  // (P, N)
-  float step_size = 0.0f;  // Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t) when there is no step on the device
+  float step_size = 0.0f;              // Adam: lr / (1 - beta1^t) and sqrt(1 - beta2^t) when `step` is null
   float second_root = 1.0f;
-  Strided step;  // t on the device, one entry; step_size is lr then
+  Strided step;  // t on the device, one entry; step_size is then lr
 
-  bool evaluating = false;       // the second product and what follows from it are wanted
+  bool evaluating = false;       // whether the second product and its results are wanted
   Strided anchor;                // (P, N)
   Strided offsets, multipliers;  // (P, L)
   Total total_of = Total::kNone;

@@ -6,8 +6,8 @@
 
 namespace simmst::cuda {
 
-// A format has kColumns columns a pack; zero(); load(), and load_part() for a pack that is not aligned or of which only
-// `count` columns exist, the others being zero; add_to() for the first product and dot() for the second.
+// A format has kColumns columns per pack; zero(); load(); load_part() for a pack that is not aligned or has only
+// `count` columns, with zeros for the others; add_to() for the first product and dot() for the second.
 template <typename T>
 struct Dense {
   static constexpr int kColumns = 16 / static_cast<int>(sizeof(T));
@@ -41,9 +41,9 @@ struct Dense {
     }
   }
 
-  // Where the sums of the first product begin, given the sum of the coefficients.
+  // The start of the sums in the first product, given the sum of the coefficients.
   static SIMMST_DEVICE float start(float) { return 0.0f; }
-  // sums[i] += coefficient * entry i, what start() has added aside.
+  // sums[i] += coefficient * entry i, less the part that start() has already added.
   static SIMMST_DEVICE void add_to(float (&sums)[kColumns], const Packed& pack, float coefficient) {
     float entries[kColumns];
     unpack(pack, entries);
@@ -51,7 +51,7 @@ struct Dense {
     for (int i = 0; i < kColumns; ++i) sums[i] = fmaf(coefficient, entries[i], sums[i]);
   }
 
-  // What dot() needs of x besides x.
+  // What dot() needs in addition to x.
   struct Prepared {};
   static SIMMST_DEVICE Prepared prepare(const float (&)[kColumns]) { return {}; }
   static SIMMST_DEVICE float dot(const Packed& pack, const float (&x)[kColumns], const Prepared&) {
@@ -63,8 +63,8 @@ struct Dense {
   }
 };
 
-// Bit b of byte i is set where entry 8 i + b is -1. Only set bits cost an addition: a sum with signs is the sum without
-// them less twice what is set, and nvcc turns eight bits at a time into predicates.
+// Bit b of byte i is set where entry 8 i + b is -1. Only set bits cost an addition: a sum with signs is the plain sum
+// less twice the entries with set bits, and nvcc turns eight bits at a time into predicates.
 struct Signs {
   static constexpr int kColumns = 32;
   using Packed = std::uint32_t;
@@ -95,7 +95,7 @@ struct Signs {
   struct Prepared {
     float sum;
   };
-  // Sums of four first, here and below: short sums are exact enough to bear the subtraction.
+  // Here and below, entries are first summed in fours, because short sums are exact enough for the subtraction.
   static SIMMST_DEVICE float sum_of(const float (&fours)[8]) {
     return ((fours[0] + fours[1]) + (fours[2] + fours[3])) + ((fours[4] + fours[5]) + (fours[6] + fours[7]));
   }

@@ -1,4 +1,4 @@
-// The kernel that streams over the planes, and the sums of what it leaves behind.
+// The kernel that streams over the planes, and the final sums over its blocks' shares.
 #pragma once
 
 #include "cuda/cutting_plane_formats.cuh"
@@ -9,31 +9,31 @@ namespace simmst::cuda {
 
 constexpr int kPlaneThreads = kPlaneWarps * kWarp;
 
-// The rows that one pass holds in registers.
+// The rows that one pass keeps in registers.
 struct RowBlock {
   std::int64_t first = 0;
   int count = 0;
 };
 
-// A tile's columns in shared memory: four floats of padding after 32 keep lanes that hold neighbouring packs in
+// A column's place in shared memory. Four floats of padding after every 32 keep lanes with neighbouring packs in
 // different banks.
 SIMMST_HOST_DEVICE constexpr int padded_column(int column) { return column + column / 32 * 4; }
 
 template <typename Format>
 constexpr int kTileColumns = kWarp * Format::kColumns;
 
-// A row of sums for each warp, the tile's point - anchor, the coefficients, and the step sizes.
+// A row of sums per warp, the tile's point - anchor, the coefficients, and the step sizes.
 template <typename Format>
 constexpr std::size_t kPassSharedBytes =
     ((kPlaneWarps + 1) * padded_column(kTileColumns<Format>) + kRowBlock) * sizeof(float) + sizeof(StepSizes);
 
-// One thread's packs of a tile, one for each of its rows.
+// One thread's packs of a tile, one per row.
 template <typename Format, int kRows>
 struct Packs {
   typename Format::Packed row[kRows];
 };
 
-// The columns of a tile that a thread takes through the optimiser.
+// The number of a tile's columns for which one thread runs the optimiser.
 template <typename Format>
 constexpr int kThreadColumns = (kTileColumns<Format> + kPlaneThreads - 1) / kPlaneThreads;
 
@@ -42,8 +42,8 @@ struct States {
   ColumnState column[kThreadColumns<Format>];
 };
 
-// values, total and slopes of one problem, by a whole block: the shares of its blocks are added in order, by one thread
-// a row or (lanes = 32) by one warp a row. `scratch` is shared memory for one double a warp.
+// Computes values, total and slopes of one problem, by a whole block. The shares of the problem's blocks are added in
+// order, by one thread per row or (lanes = 32) one warp per row. `scratch` is shared memory for one double per warp.
 SIMMST_DEVICE void finish_problem(const PlanePass& pass, std::int64_t blocks, std::int64_t problem, int lanes,
                                   double* scratch) {
   const int groups = block_threads() / lanes, group = thread_index() / lanes, lane = thread_index() % lanes;
@@ -72,7 +72,7 @@ SIMMST_DEVICE void finish_problem(const PlanePass& pass, std::int64_t blocks, st
   if (thread_index() == 0) store_number(pass.total, problem, 0, total);
 }
 
-// One block's part in a pass: its tiles, one after another, the next one on its way while one is worked on.
+// One block's part in a pass: its tiles, one after another. The next tile is loaded while one is worked on.
 template <typename Format, int kRows>
 class PlaneBlockPass {
  public:
@@ -101,8 +101,9 @@ class PlaneBlockPass {
   }
 
   SIMMST_DEVICE_MEMBER void run(const PlaneSchedule& schedule, std::int64_t first) {
-    // As much as the registers hold is loaded a tile ahead: packs of up to eight rows, and the vectors where a thread has
-    // one column. Its four columns of signs are loaded at the start of their tile; the first product takes longer.
+    // As much as the registers hold is loaded one tile ahead: packs of up to eight rows, and the vectors where a thread
+    // has one column. For signs a thread has four columns; they are loaded at the start of their tile, since the first
+    // product takes longer.
     constexpr bool kPacksAhead = kRows <= 8, kStatesAhead = kThreadColumns<Format> == 1;
     Packs<Format, kRows> packs{}, coming{};
     States<Format> states{}, coming_states{};
@@ -126,7 +127,7 @@ class PlaneBlockPass {
     }
   }
 
-  // The block's share of the second product, (P, L, blocks).
+  // Writes the block's share of the second product, (P, L, blocks).
   SIMMST_DEVICE_MEMBER void write_shares(const RowBlock& rows, const PlaneSchedule& schedule, std::int64_t place) {
     SIMMST_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -144,7 +145,8 @@ class PlaneBlockPass {
 
   SIMMST_DEVICE_MEMBER float coefficient(std::int64_t plane) const {
     const double given = load_number(pass_.coefficients, problem_, plane);
-    if (given == 0.0 || pass_.scale.data == nullptr) return static_cast<float>(given);  // whatever the scale is
+    // Zero stays zero, whatever the scale is.
+    if (given == 0.0 || pass_.scale.data == nullptr) return static_cast<float>(given);
     return static_cast<float>(given * load_number(pass_.scale, problem_, plane));
   }
 
@@ -168,7 +170,7 @@ class PlaneBlockPass {
     return packs;
   }
 
-  // Whether a tile's columns all exist and their vectors are plain.
+  // Whether all of a tile's columns exist and their vectors are plain.
   SIMMST_DEVICE_MEMBER bool is_plain(std::int64_t tile) const {
     return pass_.plain && (tile + 1) * kTileColumns<Format> <= pass_.size;
   }
@@ -268,8 +270,8 @@ class PlaneBlockPass {
   float values_[kRows];
 };
 
-// sync_block() between two tiles is not needed: a warp writes its sums only behind the second barrier, where all have
-// read the last ones, and moved_ is written behind the first, where all have read it.
+// No sync_block() is needed between two tiles. A warp writes its sums only after the second barrier, when all have read
+// the last ones, and moved_ is written after the first barrier, when all have read it.
 template <typename Format, int kRows>
 SIMMST_KERNEL(kPlaneThreads, plane_blocks_resident(kRows))
 pass_over_planes(const PlanePass pass, const PlaneSchedule schedule, const RowBlock rows) {

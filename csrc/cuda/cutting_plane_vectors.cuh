@@ -1,4 +1,4 @@
-// Entries of the vectors along N and of the arrays with one entry a plane, whatever their dtype.
+// Entries of the vectors along N and of the arrays with one entry per plane, for every dtype.
 #pragma once
 
 #include "cuda/cutting_plane.hpp"
@@ -6,14 +6,15 @@
 
 namespace simmst::cuda {
 
-// As it lies in memory, at the low end: converted when it is used, so that loading does not wait.
+// The bits of an entry as stored in memory, at the low end. They are converted only when used, so that loading does not
+// wait.
 using Raw = std::uint32_t;
 
 SIMMST_DEVICE std::int64_t entry_of(const Strided& array, std::int64_t problem, std::int64_t index) {
   return problem * array.problem_stride + index * array.stride;
 }
 
-// Of float32, bfloat16 or float16.
+// For float32, bfloat16 or float16.
 SIMMST_DEVICE Raw load_raw(const Strided& array, std::int64_t problem, std::int64_t index) {
   const std::int64_t entry = entry_of(array, problem, index);
   if (array.type == DataType::kFloat32) return static_cast<const std::uint32_t*>(array.data)[entry];
@@ -29,7 +30,7 @@ SIMMST_DEVICE float value_of(Raw raw, DataType type) {
   return type == DataType::kBfloat16 ? to_float(bfloat16{bits}) : to_float(float16{bits});
 }
 
-// Of any type that holds numbers.
+// For any numeric type.
 SIMMST_DEVICE double load_number(const Strided& array, std::int64_t problem, std::int64_t index) {
   const std::int64_t entry = entry_of(array, problem, index);
   switch (array.type) {
@@ -44,7 +45,7 @@ SIMMST_DEVICE double load_number(const Strided& array, std::int64_t problem, std
   }
 }
 
-// Rounds to the type of the array. Returns what was stored.
+// Rounds to the array's type and returns the stored value.
 SIMMST_DEVICE float store_float(const Strided& array, std::int64_t problem, std::int64_t index, float value) {
   const std::int64_t entry = entry_of(array, problem, index);
   if (array.type == DataType::kFloat32) {
@@ -68,11 +69,11 @@ SIMMST_DEVICE void store_number(const Strided& array, std::int64_t problem, std:
   }
 }
 
-// What Adam needs of the number of steps taken; for SGD, the learning rate.
+// Adam's factors that depend on the number of steps taken; for SGD, the learning rate.
 struct StepSizes {
   float size, second_root;
 };
-// Rounded from the exact weights: 1 - 0.999f is off by 5e-5 of itself.
+// Rounded from the exact weights, because 1 - 0.999f has a relative error of 5e-5.
 constexpr float kWeight1 = 1e-1f, kBeta2 = 0.999f, kWeight2 = 1e-3f, kEpsilon = 1e-8f;
 
 SIMMST_DEVICE StepSizes step_sizes(const PlanePass& pass) {
@@ -86,10 +87,10 @@ SIMMST_DEVICE StepSizes step_sizes(const PlanePass& pass) {
 // The vectors' entries at one column.
 struct ColumnState {
   Raw gradient, point, first, second;
-  std::uint64_t anchor;  // as it lies in memory
+  std::uint64_t anchor;  // bits as stored in memory
 };
 
-// kPlain: every vector is float32 with stride 1, which is worth instructions of its own.
+// kPlain: every vector is float32 with stride 1, a case that is worth its own instructions.
 template <bool kPlain>
 SIMMST_DEVICE Raw load_vector(const Strided& array, std::int64_t problem, std::int64_t column) {
   if constexpr (kPlain) {
@@ -130,7 +131,7 @@ SIMMST_DEVICE ColumnState load_column(const PlanePass& pass, std::int64_t proble
   return state;
 }
 
-// The optimiser's new point, with torch.optim.Adam's operations in their order.
+// The optimiser's new point, with the operations of torch.optim.Adam in the same order.
 template <bool kPlain>
 SIMMST_DEVICE float updated(const PlanePass& pass, const StepSizes& sizes, const ColumnState& state,
                             std::int64_t problem, std::int64_t column, float gradient) {
@@ -145,7 +146,7 @@ SIMMST_DEVICE float updated(const PlanePass& pass, const StepSizes& sizes, const
   return point - sizes.size * first / (sqrtf(second) / sizes.second_root + kEpsilon);
 }
 
-// point - anchor; in double for a float64 anchor, whose digits count.
+// point - anchor; in double for a float64 anchor, to keep the anchor's digits.
 template <bool kPlain>
 SIMMST_DEVICE float moved_from(const PlanePass& pass, const ColumnState& state, float point) {
   if (pass.anchor.data == nullptr) return point;
@@ -157,7 +158,7 @@ SIMMST_DEVICE float moved_from(const PlanePass& pass, const ColumnState& state, 
   return point - vector_value<kPlain>(static_cast<Raw>(state.anchor), pass.anchor);
 }
 
-// All that happens to one column between the two products: `product` is its entry of A^T s. Returns point - anchor.
+// Does everything between the two products for one column; `product` is its entry of A^T s. Returns point - anchor.
 template <bool kPlain>
 SIMMST_DEVICE float finish_column(const PlanePass& pass, const StepSizes& sizes, const ColumnState& state,
                                   std::int64_t problem, std::int64_t column, float product) {
@@ -169,7 +170,7 @@ SIMMST_DEVICE float finish_column(const PlanePass& pass, const StepSizes& sizes,
   if (pass.update == Update::kNone) {
     point = vector_value<kPlain>(state.point, pass.point);
   } else {
-    // From the point as it is stored, after rounding.
+    // Continue from the point as stored, after rounding.
     const float next = updated<kPlain>(pass, sizes, state, problem, column, gradient);
     point = store_vector<kPlain>(pass.point, problem, column, next);
   }

@@ -1,6 +1,6 @@
-// The words that every CUDA kernel is written in. Under nvcc they are the device's own instructions; with
-// SIMMST_EMULATED any C++20 compiler makes them functions of the emulator (emulation/), which runs a kernel thread by
-// thread on the CPU. README.md lists them and the rules that keep both meanings the same.
+// The vocabulary of every CUDA kernel. Under nvcc its words are the device's own instructions; with SIMMST_EMULATED any
+// C++20 compiler makes them functions of the emulator (emulation/), which runs a kernel thread by thread on the CPU.
+// README.md lists the words and the rules that keep both meanings the same.
 #pragma once
 
 #include <cmath>
@@ -20,7 +20,7 @@ struct BlockIndex {
   unsigned x, y, z;
 };
 
-// N entries read or written at once: 16 bytes unless N says less.
+// N entries read or written at once: 16 bytes unless N is given.
 template <typename T, int N = 16 / static_cast<int>(sizeof(T))>
 struct alignas(sizeof(T) * N) Pack {
   static constexpr int kSize = N;

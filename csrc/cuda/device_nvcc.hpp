@@ -6,7 +6,7 @@
 #include <tuple>
 #include <utility>
 
-// SIMMST_KERNEL(threads) or SIMMST_KERNEL(threads, blocks of it that a multiprocessor should hold) name(parameters) { }
+// SIMMST_KERNEL(threads) or SIMMST_KERNEL(threads, blocks of it per multiprocessor) name(parameters) { }
 #define SIMMST_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define SIMMST_DEVICE __device__ __forceinline__
 #define SIMMST_DEVICE_MEMBER __device__ __forceinline__
@@ -15,15 +15,15 @@
 
 namespace simmst::cuda {
 
-// Throws LaunchError in words for a failed call of the runtime.
+// Throws LaunchError, with an explanation, if a call of the runtime has failed.
 void check(cudaError_t status, const Launch& launch);
 
-// Lets a kernel have the shared memory of a launch, and multiprocessors hold as many of its blocks as that allows: left to
-// itself the driver keeps the split between cache and shared memory that the kernel before asked for, if one block fits.
-// The runtime is asked once for each kernel and device.
+// Allows a kernel the shared memory of a launch, and lets multiprocessors hold as many of its blocks as that memory
+// allows. By default, if one block fits, the driver keeps the split between cache and shared memory that the previous
+// kernel asked for. The runtime is asked once per kernel and device.
 void allow_shared_memory(const void* kernel, const Launch& launch);
 
-// ---- where a thread is
+// ---- the place of a thread
 
 SIMMST_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 SIMMST_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
@@ -85,7 +85,7 @@ SIMMST_DEVICE void store_pack(T* target, const P& pack) {
   *reinterpret_cast<P*>(target) = pack;
 }
 
-// The same from global memory that nobody writes to while the kernel runs.
+// The same from global memory that no thread writes to while the kernel runs.
 template <typename P, typename T>
 SIMMST_DEVICE P load_pack_constant(const T* source) {
   P pack;
@@ -103,7 +103,7 @@ SIMMST_DEVICE P load_pack_constant(const T* source) {
   return pack;
 }
 
-// The same from and to global memory that nobody reads twice: evicted first.
+// The same from and to global memory that is not read twice: evicted first.
 template <typename P, typename T>
 SIMMST_DEVICE P load_pack_streaming(const T* source) {
   P pack;
@@ -138,9 +138,9 @@ SIMMST_DEVICE void store_pack_streaming(T* target, const P& pack) {
   }
 }
 
-// Starts copying 16 bytes from global to shared memory, both aligned to 16; of the source only the first `bytes`
-// (0 to 16) are read, and the rest of the target becomes zero. The thread's copies are grouped by commit_copies();
-// wait_for_copies<N>() returns once all but its N latest groups have arrived, for that thread: sync_block() follows.
+// Starts copying 16 bytes from global to shared memory, both aligned to 16. Only the first `bytes` (0 to 16) of the
+// source are read; the rest of the target becomes zero. commit_copies() groups a thread's copies. wait_for_copies<N>()
+// returns once all groups but the N latest have arrived for that thread, so sync_block() must follow.
 SIMMST_DEVICE void copy_async(void* shared, const void* global, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
@@ -205,8 +205,8 @@ SIMMST_DEVICE FloatPair unpack_pair(std::uint32_t pair) {
 
 // ---- tensor cores
 
-// Registers i = 0, ... hold entries (l / 4, 2 (l % 4)) and the next of the i-th 8 x 8 matrix of 16-bit entries, l being
-// the lane; lane 8 i + r gives the address of its row r. Transposed: entries (2 (l % 4), l / 4) and the one below.
+// Register i holds entries (l / 4, 2 (l % 4)) and the next of the i-th 8 x 8 matrix of 16-bit entries, where l is the
+// lane; lane 8 i + r gives the address of row r of matrix i. Transposed: entries (2 (l % 4), l / 4) and the one below.
 SIMMST_DEVICE void load_matrices(std::uint32_t (&registers)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
@@ -220,7 +220,7 @@ SIMMST_DEVICE void load_matrices_transposed(std::uint32_t (&registers)[4], const
                : "memory");
 }
 
-// c += a b for 16 x 16 by 16 x 8, float32 sums; layouts in matrix.hpp.
+// c += a b for 16 x 16 by 16 x 8, with float32 sums; for the layouts see matrix.hpp.
 template <typename T>
 SIMMST_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<T, bfloat16>) {

@@ -1,4 +1,4 @@
-// How the host side starts kernels: streams, devices, checked launches. The same under nvcc and in the emulator.
+// The host side's way to start kernels: streams, devices, checked launches. The same under nvcc and in the emulator.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace simmst::cuda {
 
-// A device and a stream of it, as Python gives them: the number and the handle of torch's current stream.
+// A device and one of its streams, as Python gives them: the number and the handle of torch's current stream.
 struct Queue {
   int device = 0;
   std::uintptr_t stream = 0;
@@ -24,7 +24,7 @@ struct NamedSize {
   std::int64_t value;
 };
 
-// One launch. `sizes` are what the error message says about the call.
+// One launch. `sizes` describe the call in error messages.
 struct Launch {
   const char* kernel;
   Grid grid;
@@ -39,26 +39,26 @@ class LaunchError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// "kernel (P=2, L=64) on a grid of 8 x 1 x 1 blocks of 256 threads with 1024 bytes of shared memory"
+// For example "kernel (P=2, L=64) on a grid of 8 x 1 x 1 blocks of 256 threads with 1024 bytes of shared memory".
 std::string describe(const Launch& launch);
 
-// Throws LaunchError for a launch that no device of compute capability 8.0 to 10.0 accepts. A grid without blocks is
-// such a launch, too: the caller has nothing to do then.
+// Throws LaunchError for a launch that no device of compute capability 8.0 to 10.0 accepts. That includes a grid
+// without blocks: a caller with nothing to do must not launch.
 void check_limits(const Launch& launch);
 
 #if !defined(SIMMST_EMULATED)
-// An error of the CUDA runtime, by its number, in words with what to do next.
+// An explanation of a CUDA runtime error, given by number, with a remedy.
 std::string explain_error(int status);
 #endif
 
-// What kernels are sized by.
+// The limits that kernels are sized by.
 struct DeviceLimits {
   int multiprocessors = 0;
-  std::size_t shared_bytes = 0;  // the most that one block can have
+  std::size_t shared_bytes = 0;  // the most shared memory that one block can have
 };
 const DeviceLimits& device_limits(int device);
 
-// Makes a device current, and the one before it when it goes.
+// Makes a device current, and restores the previous one on destruction.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device);

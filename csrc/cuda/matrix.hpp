@@ -1,10 +1,10 @@
-// Tiles of a matrix in the registers of a warp, as mma.sync m16n8k16 wants them (PTX ISA, "Matrix Fragments for
+// Tiles of a matrix in the registers of a warp, in the layout of mma.sync m16n8k16 (PTX ISA, "Matrix Fragments for
 // mma.m16n8k16"). With g = lane / 4 and t = lane % 4, a lane holds
 //   A (16 x 16), part i: entries (row g + 8 (i % 2), columns 2 t + 8 (i / 2) and the next)
 //   B (16 x 8),  part i: entries (rows 2 t + 8 i and the next, column g)
 //   C (16 x 8),  part j: entry  (row g + 8 (j / 2), column 2 t + j % 2)
-// Loads are from shared memory: `tile` is 16-byte aligned and so is every row, `pitch` entries (a multiple of 8) apart.
-// A pitch of 8 times an odd number has no bank conflicts.
+// Loads are from shared memory. `tile` and every row are 16-byte aligned; rows are `pitch` entries (a multiple of 8)
+// apart. A pitch of 8 times an odd number has no bank conflicts.
 #pragma once
 
 #include "cuda/device.hpp"
@@ -24,7 +24,7 @@ struct TileC {
 SIMMST_DEVICE int tile_row() { return lane_index() / 4; }           // g
 SIMMST_DEVICE int tile_column() { return 2 * (lane_index() % 4); }  // 2 t
 
-// A from 16 rows of 16.
+// Loads A from 16 rows of 16.
 template <typename T>
 SIMMST_DEVICE TileA load_a(const T* tile, int pitch) {
   TileA a;
@@ -32,7 +32,7 @@ SIMMST_DEVICE TileA load_a(const T* tile, int pitch) {
   return a;
 }
 
-// A from its transpose: 16 rows, each a column of A.
+// Loads A from its transpose: 16 rows, each a column of A.
 template <typename T>
 SIMMST_DEVICE TileA load_a_transposed(const T* tile, int pitch) {
   TileA a;
@@ -41,7 +41,7 @@ SIMMST_DEVICE TileA load_a_transposed(const T* tile, int pitch) {
   return a;
 }
 
-// Two neighbouring B from 16 rows of 16, each row a column of [B B']: keys, when the product is queries times keys.
+// Loads two neighbouring B from 16 rows of 16, each a column of [B B']: keys, when the product is queries times keys.
 template <typename T>
 SIMMST_DEVICE void load_b_columns(TileB (&b)[2], const T* tile, int pitch) {
   std::uint32_t parts[4];
@@ -51,7 +51,7 @@ SIMMST_DEVICE void load_b_columns(TileB (&b)[2], const T* tile, int pitch) {
   b[1] = {{parts[2], parts[3]}};
 }
 
-// Two neighbouring B from 16 rows of 16, each a row of [B B']: values, when the product is weights times values.
+// Loads two neighbouring B from 16 rows of 16, each a row of [B B']: values, when the product is weights times values.
 template <typename T>
 SIMMST_DEVICE void load_b_rows(TileB (&b)[2], const T* tile, int pitch) {
   std::uint32_t parts[4];
@@ -60,7 +60,7 @@ SIMMST_DEVICE void load_b_rows(TileB (&b)[2], const T* tile, int pitch) {
   b[1] = {{parts[2], parts[3]}};
 }
 
-// Two neighbouring C, rounded to T, as an A.
+// Turns two neighbouring C, rounded to T, into an A.
 template <typename T>
 SIMMST_DEVICE TileA as_a(const TileC& left, const TileC& right) {
   return {{pack_pair<T>(left.part[0], left.part[1]), pack_pair<T>(left.part[2], left.part[3]),

@@ -1,5 +1,5 @@
-// ProbSparse attention on a GPU: what a call consists of, and the calls. The formulas are those of
-// simmst/reference/prob_sparse_attention.py; how the work is cut is said in core/prob_sparse_schedule.hpp.
+// ProbSparse attention on a GPU: the arguments of a call, and the calls. The formulas are those of
+// simmst/reference/prob_sparse_attention.py; core/prob_sparse_schedule.hpp divides the work.
 #pragma once
 
 #include <cstdint>
@@ -26,12 +26,12 @@ struct Operand {
 struct Dropout {
   const int64_t* seed = nullptr;  // (2,), on the device; null without dropout
   std::uint32_t threshold = 0;    // the smallest word that survives
-  float factor = 1.0f;            // of the survivors, 1 / (1 - p)
+  float factor = 1.0f;            // factor of the survivors, 1 / (1 - p)
 };
 
 struct Problem {
   DataType type = DataType::kFloat32;
-  int64_t width = 0;  // of the kernels: 16, 32, 64 or 128
+  int64_t width = 0;  // width of the kernels: 16, 32, 64 or 128
   Batch batch;
   Operand query, key;
 };
@@ -42,7 +42,7 @@ struct SelectCall {
   int64_t samples = 0;
   bool shared = false;
   int64_t selected = 0;      // u
-  float divisor = 1.0f;      // of the sum in the measure
+  float divisor = 1.0f;      // divides the sum in the measure
   int64_t* top = nullptr;    // (batch, u)
   float* measure = nullptr;  // (batch, L_Q)
   void* workspace = nullptr;
@@ -75,8 +75,8 @@ void select_queries(const SelectCall& call, const Queue& queue);
 void attend(const AttendCall& call, const Queue& queue);
 void backward(const BackwardCall& call, const Queue& queue);
 
-// Whether a block has room for a whole entry, so that forward_in_one_launch() can do both calls; they share the problem
-// and the selection, and need no workspace.
+// Whether a block has room for a whole entry, so that forward_in_one_launch() can do both calls. The calls share the
+// problem and the selection, and need no workspace.
 bool fits_one_launch(const SelectCall& select, const Queue& queue);
 void forward_in_one_launch(const SelectCall& select, const AttendCall& attend, const Queue& queue);
 

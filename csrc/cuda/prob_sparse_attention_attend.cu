@@ -1,15 +1,15 @@
 // Attention in the selected rows, and the fill in the others: two launches.
 //
-//   1. A block works through a span of keys for 64 selected queries: 16 queries a warp, tiles of 64 keys and values
+//   1. A block goes through a span of keys for 64 selected queries: 16 queries per warp, tiles of 64 keys and values
 //      double-buffered, online softmax. One more "query", whose weights are all one, collects the sum of the values, so
-//      that the fill costs no pass of its own.
-//   2. A block finishes the rows beside a span: combines the spans' parts in their order, and writes every row once,
-//      the mean, or the running sum continued from the sums of the spans before.
+//      that the fill needs no pass of its own.
+//   2. A block finishes the rows of a span: it combines the spans' parts in order, and writes every row once. A filled
+//      row gets the mean, or the running sum continued from the sums of the spans before.
 //
 // Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads K and V once (2 L
 // rows), launch 2 writes L rows (and reads V again for a running fill); parts are 64 * 8 * (u + 1) * 264 bytes.
-// L = 4096: 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products 2 * 64 * 48 * 64 * L, 1.6 GFLOP
-// (u = 45): three, the weights having two terms, 5 GFLOP, 12 us at 400 TFLOP/s, under the loads.
+// L = 4096: 67 + 6 MB, then 6 + 34 MB, 26 us at 4.3 TB/s; products of 2 * 64 * 48 * 64 * L, 1.6 GFLOP each
+// (u = 45). There are three, because the weights have two terms: 5 GFLOP, 12 us at 400 TFLOP/s, hidden under the loads.
 #include "cuda/prob_sparse_attention_attend.cuh"
 
 namespace simmst::cuda::prob_sparse {
@@ -30,7 +30,7 @@ struct AttendParameters {
   float* extremes;  // (batch, spans, rows, 2)
 };
 
-// Tiles of keys and of values in shared memory: two are too much for the widest rows on compute capability 8.0.
+// Tiles of keys and of values in shared memory; two do not fit for the widest rows on compute capability 8.0.
 template <typename T, int W>
 constexpr int kBuffers = sizeof(T) * W > 256 ? 1 : 2;
 
@@ -126,7 +126,7 @@ finish_rows(const FinishParameters p) {
   const int64_t first = chunk * p.spans.size, past = first + p.spans.size;
   const int64_t end = past < rows.out.count ? past : rows.out.count;
   if (p.selected == rows.out.count) {
-    // There are no others.
+    // All rows are selected.
   } else if (p.fill == Fill::kMean) {
     fill_with_mean<W>(rows, shared_memory(), first, end);
   } else {

@@ -1,4 +1,4 @@
-// Attention of a warp's 16 queries, a tile of keys after the other, with the running maximum and total of an online
+// Attention of a warp's 16 queries, one tile of keys after another, with the running maximum and total of an online
 // softmax. A row can stand for the fill instead: all its weights are one, and it collects the sum of the values.
 #pragma once
 
@@ -8,19 +8,19 @@ namespace simmst::cuda::prob_sparse {
 
 struct Softmax {
   int64_t keys;
-  float scale;  // of scores in base 2
+  float scale;  // scale of scores in base 2
   bool is_causal;
   Dropout dropout;
 };
 
-// What a lane knows of its two rows.
+// A lane's state for its two rows.
 struct LaneRows {
   int64_t query[2];  // -1 for the fill
   float largest[2] = {-kInfinity, -kInfinity};
   float total[2] = {0.0f, 0.0f};
 };
 
-// Scores to weights, and the factor that the sums so far take.
+// Turns scores into weights, and computes the factor for the sums so far.
 template <int N>
 SIMMST_DEVICE void online_softmax(const Softmax& how, TileC (&c)[N], LaneRows& rows, float (&factor)[2],
                                   int64_t first_key) {
@@ -39,7 +39,7 @@ SIMMST_DEVICE void online_softmax(const Softmax& how, TileC (&c)[N], LaneRows& r
       }
     }
     largest = reduce_warp<4>(largest, Maximum{});
-    const float base = largest == -kInfinity ? 0.0f : largest;  // never -inf minus -inf
+    const float base = largest == -kInfinity ? 0.0f : largest;  // avoids -inf minus -inf
     float total = 0.0f;
     const bool is_fill = rows.query[r] < 0;
     SIMMST_UNROLL
@@ -76,7 +76,7 @@ SIMMST_DEVICE void drop_weights(const Dropout& dropout, TileC (&c)[N], const Lan
   }
 }
 
-// A tile of keys and values for a warp's 16 queries.
+// Processes a tile of keys and values for a warp's 16 queries.
 template <typename T, int W>
 SIMMST_DEVICE void attend_tile(const Softmax& how, const T* queries, const T* keys, const T* values, LaneRows& rows,
                                TileC (&sum)[W / 8], int64_t entry, int64_t first_key, float* scratch) {
@@ -94,14 +94,15 @@ SIMMST_DEVICE void attend_tile(const Softmax& how, const T* queries, const T* ke
   Product::update(sum, c, values, scratch);
 }
 
-// What became of one row over a span of keys: W sums, and the largest score and total of its exponentials.
+// The partial results of rows over spans of keys: W sums, and the largest score and total of the exponentials of each
+// row.
 struct PartialRows {
   float* sums;
   float* extremes;
   int64_t per_span;  // rows
 };
 
-// The 16 rows of a warp, from row `first` on, of which those before `end` exist.
+// Stores the 16 rows of a warp, from row `first` on; only those before `end` exist.
 template <int W>
 SIMMST_DEVICE void store_partial(const PartialRows& to, const TileC (&sum)[W / 8], const LaneRows& rows, int64_t span,
                                  int64_t first, int64_t end) {
@@ -119,13 +120,13 @@ SIMMST_DEVICE void store_partial(const PartialRows& to, const TileC (&sum)[W / 8
   }
 }
 
-// ---- the rows of the output: the selected ones put together from their parts over spans of keys, the others filled
+// ---- the rows of the output: selected rows are combined from their parts over spans of keys, the others are filled
 
 // The rows of one batch entry.
 template <typename T>
 struct OutputRows {
   Rows<T> out;
-  PartialRows parts;  // row i of a span's parts is the selected query i, row `selected` the fill
+  PartialRows parts;  // row i of a span's parts is selected query i; row `selected` is the fill
   int64_t spans, keys;
   const int64_t* top;
   int64_t selected;
@@ -133,10 +134,10 @@ struct OutputRows {
   float* lse;  // (u)
 };
 
-// A selected row, by a warp: the parts weighted by their totals, in the order of the spans.
+// Combines a selected row, by a warp: the parts, weighted by their totals, in the order of the spans.
 template <int W, typename T>
 SIMMST_DEVICE void combine_row(const OutputRows<T>& rows, int64_t i) {
-  constexpr int kColumns = (W + kWarp - 1) / kWarp;  // of a lane
+  constexpr int kColumns = (W + kWarp - 1) / kWarp;  // columns per lane
   const PartialRows& parts = rows.parts;
   float largest = -kInfinity;
   for (int64_t s = 0; s < rows.spans; ++s) {
@@ -164,7 +165,7 @@ SIMMST_DEVICE void combine_row(const OutputRows<T>& rows, int64_t i) {
   if (lane_index() == 0) rows.lse[i] = (base + log2f(total)) * kLn2;
 }
 
-// The selected rows among [first, end), a warp each.
+// Combines the selected rows among [first, end), one warp per row.
 template <int W, typename T>
 SIMMST_DEVICE void combine_rows(const OutputRows<T>& rows, int64_t first, int64_t end) {
   for (int64_t i = warp_index(); i < rows.selected; i += block_threads() / kWarp) {
@@ -188,7 +189,8 @@ SIMMST_HOST_DEVICE constexpr std::size_t fill_bytes() {
   return kFillWindow * sizeof(bool) + Threads * sizeof(double);
 }
 
-// The mean in all rows among [first, end): the selected ones are written over it, behind a barrier. `shared`: fill_bytes().
+// Writes the mean to all rows among [first, end); after a barrier, the selected ones are overwritten. `shared` has
+// fill_bytes().
 template <int W, typename T>
 SIMMST_DEVICE void fill_with_mean(const OutputRows<T>& rows, unsigned char* shared, int64_t first, int64_t end) {
   constexpr int kPart = 16 / static_cast<int>(sizeof(T)), kAcross = W / kPart;
@@ -203,9 +205,9 @@ SIMMST_DEVICE void fill_with_mean(const OutputRows<T>& rows, unsigned char* shar
     write_part(rows.out, rows.out.row(row), column, part);
 }
 
-// The same with the running sum or mean, `sum` being that of the values before `first` in the thread's column, and
-// value(i) a row of values. A thread has one column and a run of the window's rows; the runs' sums are added up in
-// their order first.
+// The same with the running sum or mean. `sum` is the sum of the values before `first` in the thread's column, and
+// value(i) is a row of values. A thread has one column and a run of the window's rows; the runs' sums are added up
+// first, in order.
 template <int W, int Threads, typename T, typename Value>
 SIMMST_DEVICE void fill_with_running_sum(const OutputRows<T>& rows, unsigned char* shared, int64_t first, int64_t end,
                                          double sum, const Value& value) {

@@ -1,11 +1,11 @@
 // The gradients of attend in closed form, without atomics: three launches.
 //
-//   1. Per span of rows: the sum of dO over the rows that hold the fill, and rowsum(dO O) of the selected rows.
-//   2. A block works through a span of keys, last tile first, and owns its rows of dK and dV: a warp has 16 keys of the
-//      tile against all selected queries, recomputes their weights from lse, and keeps dK and dV in registers. dS goes
-//      through shared memory, turned around, for the block's part of dQ. The fill's gradient joins dV on its way out: a
-//      constant row for the mean, else the sum of dO from the key's row on, carried from tile to tile.
-//   3. dQ: the spans' parts in their order in the selected rows, zero in the others.
+//   1. For each span of rows: the sum of dO over the rows that hold the fill, and rowsum(dO O) of the selected rows.
+//   2. A block goes through a span of keys, last tile first, and owns its rows of dK and dV. A warp takes 16 keys of
+//      the tile against all selected queries, recomputes their weights from lse, and keeps dK and dV in registers. dS
+//      goes through shared memory, transposed, for the block's part of dQ. The fill's gradient is added when dV is
+//      written: a constant row for the mean, otherwise the sum of dO from the key's row on, carried from tile to tile.
+//   3. dQ: the spans' parts, added in order, in the selected rows; zero in the others.
 //
 // Counts for bfloat16, D = 64, 64 heads, a row of 128 bytes: launch 1 reads dO (L rows), launch 2
 // reads K and V and writes dK and dV (4 L rows; 5 L with a running fill), launch 3 writes dQ (L rows): 6 L rows, 201 MB
@@ -22,14 +22,14 @@ constexpr int kThreads = kBackwardThreads;
 constexpr int kChunk = 16;  // queries whose weights a warp holds at a time
 static_assert(kThreads / kWarp * kWarpRows == kTile);
 
-// Blocks of the second launch that a multiprocessor holds: their registers decide.
+// Blocks of the second launch that a multiprocessor holds; registers are the limit.
 constexpr int blocks_beside(int64_t width) { return width <= 64 ? 3 : 2; }
 
 // ---- 1
 
-// The sum of the rows that hold the fill is that of all rows less that of the selected ones: in float64 nothing is lost
-// by it, and no thread asks which rows are selected. A thread adds up four columns of every kRuns-th row; the runs are
-// added up in their order.
+// The sum of the rows that hold the fill is the sum of all rows less that of the selected ones. In float64 this loses
+// nothing, and no thread has to test which rows are selected. A thread adds up four columns of every kRuns-th row; the
+// runs are added up in order.
 template <typename T, int W>
 SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& grad, int64_t entry, int64_t first,
                             int64_t end, double* rest) {
@@ -43,7 +43,7 @@ SIMMST_DEVICE void sum_rest(const BackwardParameters& p, const Rows<const T>& gr
   };
   int64_t row = first + run;
   if (grad.aligned && column + 4 <= grad.columns) {
-    // Without a question between them, loads do not wait for one another.
+    // Without a branch between them, the loads do not wait for one another.
     for (; row + (kTogether - 1) * kRuns < end; row += kTogether * kRuns) {
       Pack<T, 4> parts[kTogether];
       SIMMST_UNROLL
@@ -91,7 +91,7 @@ sum_rows(const BackwardParameters p) {
 
 // ---- 2
 
-// Selected queries [first, first + kQueries) with their dO; the copies are started, not finished.
+// Starts copying selected queries [first, first + kQueries) with their dO; the copies are not finished here.
 template <typename T, int W>
 SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>& shared, int64_t entry,
                                  int64_t first) {
@@ -111,7 +111,7 @@ SIMMST_DEVICE void start_queries(const BackwardParameters& p, const Shared<T, W>
   }
 }
 
-// Weights and dS of a warp's keys and kChunk queries, from the scores and dO V^T; zero for a masked pair.
+// Computes weights and dS of a warp's keys and kChunk queries, from the scores and dO V^T; zero for a masked pair.
 template <typename T, int W>
 SIMMST_DEVICE void weigh(const BackwardParameters& p, const Shared<T, W>& shared, TileC (&weights)[kChunk / 8],
                          TileC (&grads)[kChunk / 8], int64_t entry, int64_t first_key, int first_query) {
@@ -160,7 +160,7 @@ SIMMST_DEVICE void store_turned(const Shared<T, W>& shared, const TileC (&grads)
   }
 }
 
-// A warp's 16 rows of dK or dV leave through their tile, so that they are written as whole rows.
+// Writes a warp's 16 rows of dK or dV through their tile in shared memory, so that whole rows are written.
 template <typename T, int W>
 SIMMST_DEVICE void store_rows(const TileC (&sum)[W / 8], float factor, const float* rest, int rest_pitch, T* tile,
                               const Rows<T>& to, int64_t first_key) {
@@ -187,7 +187,7 @@ SIMMST_DEVICE void store_rows(const TileC (&sum)[W / 8], float factor, const flo
   }
 }
 
-// The block's part of dQ for a warp's 16 selected queries, between registers and workspace.
+// Moves the block's part of dQ for a warp's 16 selected queries between registers and workspace.
 template <int W, typename Move>
 SIMMST_DEVICE void for_grad_query(const BackwardParameters& p, TileC (&sum)[W / 8], int64_t part, int64_t first,
                                   const Move& move) {
@@ -214,7 +214,7 @@ backward_span(const BackwardParameters p) {
   int64_t end = running && p.query.matrices.rows > key.count ? p.query.matrices.rows : key.count;
   end = end < begin + p.spans.size ? end : begin + p.spans.size;
   const bool one_query_tile = p.selected <= kQueries<T, W>;
-  const bool keeps_grad_query = W <= 64 && one_query_tile;  // in registers, from tile to tile
+  const bool keeps_grad_query = W <= 64 && one_query_tile;  // kept in registers from tile to tile
   const int first_row = warp_index() * kWarpRows;
   RunningRest<T, W> rest(p, entry, span);
   if (!running) constant_rest<W>(p, entry, shared.rest);

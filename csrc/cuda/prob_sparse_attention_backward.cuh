@@ -1,4 +1,4 @@
-// What a block of the backward pass keeps: its shared memory, and the gradient of the fill for its keys.
+// The state of a block in the backward pass: its shared memory, and the gradient of the fill for its keys.
 #pragma once
 
 #include "cuda/prob_sparse_attention_tiles.cuh"
@@ -19,18 +19,18 @@ struct BackwardParameters {
   Dropout dropout;
   const float* lse;   // (batch, u)
   double* rest;       // (batch, spans of rows, W): sums of dO over the rows with the fill
-  float* grad_parts;  // (batch, spans of keys, u, W): of dQ
+  float* grad_parts;  // (batch, spans of keys, u, W): parts of dQ
   float* delta;       // (batch, u): rowsum(dO O)
 };
 
-// What the fill in a row passes to each key that it sees.
+// The factor with which a filled row passes its gradient to each key that it sees.
 SIMMST_DEVICE double fill_share(const BackwardParameters& p, int64_t row) {
   const int64_t keys = p.key.matrices.rows;
   return p.fill == Fill::kCummean ? 1.0 / static_cast<double>(row < keys ? row + 1 : keys) : 1.0;
 }
 
-// Selected queries that lie in shared memory: fewer where the rest of a tile would not leave room for 64 on compute
-// capability 8.0.
+// The number of selected queries in shared memory: fewer where the rest of a tile would not leave room for 64 on
+// compute capability 8.0.
 template <typename T, int W>
 constexpr int kQueries = sizeof(T) * W > 256 ? kTile / 2 : kTile;
 
@@ -40,8 +40,8 @@ struct Shared {
   static constexpr int kPitch = Products<T, W>::kPitch;
   static constexpr int kTerms = Products<T, W>::kTerms;
   static constexpr int kTurnedPitch = Products<T, kQueries<T, W>>::kPitch;
-  T* keys;         // (kTile, W): in the end dK
-  T* values;       // (kTile, W): in the end dV
+  T* keys;         // (kTile, W); dK at the end
+  T* values;       // (kTile, W); dV at the end
   T* queries;      // (kQueries, W), selected ones
   T* grads;        // (kQueries, W), their dO
   T* turned;       // (terms, kTile keys, kQueries): dS
@@ -50,7 +50,7 @@ struct Shared {
   float* lse;      // (kQueries), in base 2
   float* delta;    // (kQueries)
   int* position;   // (kQueries): index of the query
-  float* scratch;  // of the warp
+  float* scratch;  // scratch of the warp
   bool* flags;     // (kTile)
 
   static constexpr std::size_t bytes(bool running) {
@@ -77,7 +77,7 @@ struct Shared {
   }
 };
 
-// The sum of dO from a row on, for the rows of a tile, last first; a thread has one column and a run of rows.
+// The sum of dO from a row on, for the rows of a tile, last row first; a thread has one column and a run of rows.
 template <typename T, int W>
 class RunningRest {
  public:
@@ -120,7 +120,7 @@ class RunningRest {
   double carry_ = 0.0;
 };
 
-// The same for every key: the mean's gradient, or zero where all rows are selected.
+// A fill gradient that is the same for every key: that of the mean, or zero where all rows are selected.
 template <int W>
 SIMMST_DEVICE void constant_rest(const BackwardParameters& p, int64_t entry, float* rest) {
   for (int c = thread_index(); c < W; c += kBackwardThreads) {

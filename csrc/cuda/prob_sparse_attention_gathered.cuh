@@ -1,8 +1,8 @@
 // The measure on keys gathered for each query.
 //
-// For the 16-bit types a tensor core takes 16 gathered rows against a group of 8 queries, and the lanes keep the
-// products of a row with its own query. A row is read once, as 16-byte parts: the order of the columns is that of the
-// parts, on both sides of the product alike.
+// For the 16-bit types a tensor core multiplies 16 gathered rows with a group of 8 queries, and the lanes keep the
+// products of a row with its own query. A row is read once, as 16-byte parts; the parts determine the order of the
+// columns, which is the same on both sides of the product.
 #pragma once
 
 #include "cuda/prob_sparse_attention_select.cuh"
@@ -12,9 +12,9 @@ namespace simmst::cuda::prob_sparse {
 constexpr int kGroup = static_cast<int>(simmst::prob_sparse::kGroupQueries);
 constexpr int kTurn = static_cast<int>(simmst::prob_sparse::kTurnRows);
 
-// The parts of a row, of 16 bytes where it is wide enough: with g = lane / 4 and t = lane % 4, a lane reads parts t, t + 4, ...
-// of the rows g and g + 8. They come in pairs, of which lanes of odd g read the second first: two rows of 128 bytes then
-// use all banks of shared memory.
+// The parts of a row, of 16 bytes where it is wide enough. With g = lane / 4 and t = lane % 4, a lane reads parts t, t
+// + 4, ... of the rows g and g + 8. The parts come in pairs, of which lanes with odd g read the second first, so that
+// two rows of 128 bytes use all banks of shared memory.
 template <typename T, int W>
 struct Parts {
   static constexpr int kFull = 16 / static_cast<int>(sizeof(T));
@@ -24,7 +24,7 @@ struct Parts {
 
   static SIMMST_DEVICE_MEMBER int column(int part) { return (lane_index() % 4 + 4 * part) * kSize; }
   static SIMMST_DEVICE_MEMBER bool swapped() { return kCount > 1 && lane_index() / 4 % 2 != 0; }
-  // Of the part that a lane reads as number `part`.
+  // The column of the part that a lane reads as number `part`.
   static SIMMST_DEVICE_MEMBER int column_read(int part) { return column(swapped() ? part ^ 1 : part); }
 };
 
@@ -32,8 +32,8 @@ struct Parts {
 template <typename T, int W>
 struct StagedRows {
   using P = Parts<T, W>;
-  using Row = std::uint32_t;     // bytes before it
-  const unsigned char* read[2];  // of row 0, what the lane reads as parts 0 and 1
+  using Row = std::uint32_t;     // bytes before the row
+  const unsigned char* read[2];  // addresses in row 0 of what the lane reads as parts 0 and 1
   std::uint32_t row_bytes;
 
   SIMMST_DEVICE_MEMBER StagedRows(const T* tile, int row_bytes_)
@@ -60,10 +60,10 @@ struct GlobalRows {
   }
 };
 
-// Products of two rows of a lane with the queries of a group: a lane holds those with the queries 2 t and 2 t + 1, as in
+// Products of a lane's two rows with the queries of a group; a lane holds those with the queries 2 t and 2 t + 1, as in
 // a TileC.
 template <typename T, int W>
-struct GroupProducts {  // of rows that a block has, which are few
+struct GroupProducts {  // the queries of one block, few enough for an int
   using P = Parts<T, W>;
   static constexpr int kSteps = W / 16, kStepsPerPart = P::kSize / 4;
   TileB query[kSteps];
@@ -119,7 +119,7 @@ struct GroupProducts {  // of rows that a block has, which are few
 template <int W>
 struct GroupProducts<float, W> {
   using P = Parts<float, W>;
-  const Rows<const float>& rows;  // of a block: few
+  const Rows<const float>& rows;  // the queries of one block, few enough for an int
   int first;
 
   SIMMST_DEVICE_MEMBER GroupProducts(const Rows<const float>& rows_, int first_) : rows(rows_), first(first_) {}
@@ -148,14 +148,14 @@ struct GroupProducts<float, W> {
   }
 };
 
-// A lane's two queries of a group, over the rows it gathers.
+// The measure of a lane's two queries of a group, over the rows that it gathers.
 template <typename Source, typename T, int W>
 struct GroupMeasure {
   const GroupProducts<T, W>& products;
   Source source;
   Extremes found[2];
 
-  // Two rows, each for a query of the group, or for nobody.
+  // Adds two rows, each for a query of the group or for no query.
   SIMMST_DEVICE_MEMBER void add(typename Source::Row upper, int upper_query, typename Source::Row lower,
                                 int lower_query) {
     TileC c;
@@ -167,7 +167,7 @@ struct GroupMeasure {
     }
   }
 
-  // The turns of a list, two at a time. The next entries are read while the rows of these are: after the last, too.
+  // Adds the turns of a list, two at a time. The next entries are read while these rows are, even after the last turn.
   SIMMST_DEVICE_MEMBER void add_list(const std::uint32_t* list, int turns) {
     using simmst::prob_sparse::entry_query;
     using Two = Pack<std::uint32_t, 2>;
@@ -187,7 +187,7 @@ struct GroupMeasure {
     if (turns > 0) take(first);
   }
 
-  // Over the rows of all lanes: each of the first eight lanes then has one query.
+  // Combines the rows of all lanes; each of the first eight lanes then has one query.
   SIMMST_DEVICE_MEMBER Extremes reduced() const {
     const bool odd = lane_index() / 4 % 2 != 0;
     Extremes mine = odd ? found[1] : found[0];
@@ -200,7 +200,7 @@ struct GroupMeasure {
   static SIMMST_DEVICE_MEMBER int reduced_query() { return tile_column() + lane_index() / 4 % 2; }
 };
 
-// Where the samples of a group are, sample s of query q at q * samples + s, and how many queries it has.
+// A group's samples (sample s of query q is at q * samples + s) and its number of queries.
 struct GroupSamples {
   const int64_t* first;
   int64_t samples, keys;
@@ -214,11 +214,12 @@ struct GroupSamples {
         queries(static_cast<int>(all_queries - group * kGroup < kGroup ? all_queries - group * kGroup : kGroup)) {}
 
   SIMMST_DEVICE_MEMBER int64_t key(int64_t i) const { return clamp_index(first[i], keys); }
-  // Of the list in which eight rows are of one query.
+  // The number of eighths in the list where eight rows at a time belong to one query.
   SIMMST_DEVICE_MEMBER int64_t all_eighths() const { return queries * simmst::prob_sparse::eighths(samples); }
 };
 
-// Eighths [begin, end) of a group's list to `list`, by a warp, and what makes the last turn whole. Returns the turns.
+// Writes eighths [begin, end) of a group's list to `list`, by a warp, and fills up the last turn. Returns the number of
+// turns.
 SIMMST_DEVICE int list_in_order(const GroupSamples& group, int64_t begin, int64_t end, std::uint32_t* list) {
   using namespace simmst::prob_sparse;
   const int64_t each = eighths(group.samples), all = group.all_eighths();
@@ -234,7 +235,7 @@ SIMMST_DEVICE int list_in_order(const GroupSamples& group, int64_t begin, int64_
   return static_cast<int>((last - begin) / 2);
 }
 
-// A group's rows straight from global memory, in the same order.
+// Adds a group's rows directly from global memory, in the same order.
 template <typename T, int W>
 SIMMST_DEVICE void add_in_order(GroupMeasure<GlobalRows<T, W>, T, W>& measure, const GroupSamples& group) {
   const int64_t each = simmst::prob_sparse::eighths(group.samples), all = group.all_eighths();

@@ -1,18 +1,18 @@
-// Selection: the sparsity measure, max_s(q . k_s) - sum_s(q . k_s) / n, of every query, then the u largest of every batch
-// entry, a block for each.
+// Selection: the sparsity measure, max_s(q . k_s) - sum_s(q . k_s) / n, of every query, then the u largest of every
+// batch entry, one block per entry.
 //
-// Samples shared by all queries: a product of Q with the sampled keys, which lie in shared memory while Q streams by.
+// Samples shared by all queries: a product of Q with the sampled keys, which stay in shared memory while Q streams by.
 //
-// A sample per query: keys are gathered from shared memory, all of them or a tile at a time with the samples sorted
-// by tile, or straight from global memory where tiles would be nearly empty. The samples are those of every batch entry:
-// they are put in order once, as a list that the warps read as they need it.
+// Each query's own samples: keys are gathered from shared memory, all of them or one tile at a time with the samples
+// sorted by tile, or directly from global memory where tiles would be nearly empty. All batch entries have the same
+// samples, so they are sorted once, into a list that the warps read as they need it.
 //
 // Counts for bfloat16, D = 64, 64 heads. Shared: Q is read once (L rows of 128 bytes): 34 MB and
 // 8 us at L = 4096, 134 MB and 31 us at 16384, at 4.3 TB/s. Per query: 64 L S rows of 128 bytes from shared memory at
-// 128 bytes a clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us,
-// L = 16384 (S = 50) 235 us; 50 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million, hide
-// under that. The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search: for
-// L = 16384 sixteen loads a thread and pass.
+// 128 bytes per clock and multiprocessor, about 29 TB/s: L = 720 (S = 35) 7 us, L = 4096 (S = 45) 53 us,
+// L = 16384 (S = 50) 235 us. That hides the 50 instructions for 16 rows, of which there are 0.1, 0.74 and 3.3 million.
+// The measures of an entry (4 L bytes) stay in the L1 cache over the five passes of the radix search: for
+// L = 16384 that is sixteen loads per thread and pass.
 #include "cuda/prob_sparse_attention_gathered.cuh"
 
 namespace simmst::cuda::prob_sparse {
@@ -22,9 +22,9 @@ using namespace simmst::prob_sparse;
 namespace {
 
 constexpr int kSharedThreads = 128, kListThreads = 128;
-// One block on a multiprocessor, when all keys take most of its shared memory, or two of half the size.
+// One block per multiprocessor when all keys take most of its shared memory, or two of half the size.
 constexpr int kGatherThreads = 768;
-constexpr int64_t kMostChunkQueries = 4096;  // their running results lie in shared memory
+constexpr int64_t kMostChunkQueries = 4096;  // whose running results are in shared memory
 
 struct MeasureParameters {
   Batch batch;
@@ -33,10 +33,10 @@ struct MeasureParameters {
   int64_t samples;
   float divisor;
   float* measure;  // (batch, L_Q)
-  int64_t chunk;   // queries of a block
+  int64_t chunk;   // queries per block
   KeyTiles tiles;
-  std::uint32_t* list;    // of each group, by tile
-  std::int32_t* offsets;  // (groups, tiles + 1), in turns of a group's list
+  std::uint32_t* list;    // list of each group, by tile
+  std::int32_t* offsets;  // (groups, tiles + 1), counted in turns of a group's list
 };
 
 // ---- samples shared by all queries
@@ -85,7 +85,7 @@ measure_shared(const MeasureParameters p) {
     p.measure[entry * query.count + i] = found[i - begin].measure(p.divisor);
 }
 
-// ---- a sample per query
+// ---- each query's own samples
 
 template <bool kStaged, typename T, int W>
 SIMMST_KERNEL(kStaged ? kGatherThreads : kGatherThreads / 2)
@@ -137,10 +137,12 @@ measure_gathered(const MeasureParameters p) {
 
 // ---- the list of samples
 
-// A warp sorts the samples of a group of queries by tile, stably: the order within a tile is that of the samples.
+// Sorts the samples of a group of queries by tile, by a warp. The sort is stable: within a tile, samples keep their
+// order.
 SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& group, std::uint32_t* list,
                                 std::int32_t* offsets, int* counters) {
-  // At most 1024 tiles, which shared memory holds one at a time, and eight queries: 32 bits are enough for places.
+  // There are at most 1024 tiles, each of which fits in shared memory, and eight queries, so 32 bits are enough for
+  // places.
   const int tiles = static_cast<int>(p.tiles.count), size = static_cast<int>(p.tiles.size), lane = lane_index();
   const int samples = static_cast<int>(p.samples), count = group.queries * samples;
   const auto key = [&](int e) { return static_cast<int>(group.key(e)); };
@@ -151,7 +153,7 @@ SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& 
   int before = 0;  // turns
   for (int t0 = 0; t0 < tiles; t0 += kWarp) {
     const int rows = t0 + lane < tiles ? counters[t0 + lane] : 0, mine = ceil_div(rows, kTurn);
-    int through = mine;  // this tile's and the lanes' before
+    int through = mine;  // this tile and those of the lanes before
     for (int distance = 1; distance < kWarp; distance *= 2) {
       const int other = shuffle_up(through, distance);
       if (lane >= distance) through += other;
@@ -189,7 +191,7 @@ SIMMST_DEVICE void list_by_tile(const MeasureParameters& p, const GroupSamples& 
 SIMMST_KERNEL(kListThreads) list_samples(const MeasureParameters p) {
   const int64_t number = int64_t{block_index().x} * (kListThreads / kWarp) + warp_index();
   const int64_t queries = p.query.matrices.rows;
-  if (number >= ceil_div(queries, kGroupQueries)) return;  // the whole warp
+  if (number >= ceil_div(queries, kGroupQueries)) return;  // returns as a whole warp
   const GroupSamples group(p.sample, p.samples, number, queries, p.key.matrices.rows);
   std::uint32_t* list = p.list + first_entry(number, p.samples, p.tiles.count);
   std::int32_t* offsets = p.offsets + first_offset(number, p.tiles.count);
@@ -207,7 +209,7 @@ struct Plan {
   KeyTiles tiles;
   int64_t chunk;
   int threads;
-  std::size_t bytes;  // of shared memory
+  std::size_t bytes;  // bytes of shared memory
 };
 
 Plan plan_of(const SelectCall& call, const Queue& queue) {
@@ -221,10 +223,10 @@ Plan plan_of(const SelectCall& call, const Queue& queue) {
     return {{Gather::kWhole, 0, 1}, chunk, kSharedThreads, 0};
   }
   const int64_t keys = problem.key.matrices.rows, most_bytes = static_cast<int64_t>(limits.shared_bytes);
-  // Two blocks on a multiprocessor where all keys leave room for another, else one with twice the warps.
+  // Two blocks per multiprocessor where all keys leave room for another, else one with twice the warps.
   const bool paired = keys * row_bytes <= most_bytes / 2 - 1024;
   const int threads = paired ? kGatherThreads / 2 : kGatherThreads;
-  // With tiles, the running results of a block lie beside the keys, and leave them three quarters.
+  // With tiles, the running results of a block share the memory with the keys, and leave them three quarters.
   const int64_t beside = most_bytes / 4 / static_cast<int64_t>(sizeof(Extremes)) / kGroupQueries * kGroupQueries;
   const bool tiled = keys * row_bytes > most_bytes;
   const int64_t chunk =

@@ -1,4 +1,4 @@
-// What selection is made of: the measure of queries on samples that all of them share (with a sample for each, see
+// The parts of selection: the measure of queries on samples that all of them share (for each query's own samples, see
 // prob_sparse_attention_gathered.cuh), and the largest of some values, few or many.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace simmst::cuda::prob_sparse {
 
-// Largest and sum of some scores. The largest loses NaN, which the sum keeps.
+// Largest and sum of some scores. The largest drops NaN, which the sum keeps.
 struct Extremes {
   float largest = -kInfinity, sum = 0.0f;
 
@@ -26,7 +26,7 @@ struct Extremes {
   SIMMST_DEVICE_MEMBER float measure(float divisor) const { return largest - sum / divisor; }
 };
 
-// Scores of a warp's 16 queries on a tile of sampled keys, added to what the queries have so far.
+// Adds the scores of a warp's 16 queries on a tile of sampled keys to the queries' results so far.
 template <typename T, int W>
 SIMMST_DEVICE void measure_tile(const T* queries, const T* keys, int samples, Extremes* found) {
   using Product = Products<T, W>;
@@ -46,14 +46,15 @@ SIMMST_DEVICE void measure_tile(const T* queries, const T* keys, int samples, Ex
   }
 }
 
-// The u largest of a few values, by a block: each value's rank is counted, which takes two barriers where a radix search
+// The u largest of a few values, by a block. Each value's rank is counted, which takes two barriers; a radix search
 // takes a dozen.
 
 constexpr int kMostRanked = 640;
-constexpr int kRankedWords = kMostRanked / kWarp;  // of a bit for each value
+constexpr int kRankedWords = kMostRanked / kWarp;  // one bit per value
 
-// How many of `count` ordered values come before value i: those that are larger, and of equal ones those before it. Lanes
-// of a warp ask for neighbours, the first of which is `run`; what fills the last four is zero.
+// How many of `count` ordered values come before value i: the larger ones, and the equal ones with a lower index. The
+// lanes of a warp ask for neighbouring values, of which `run` is the first; the values that fill up the last four are
+// zero.
 SIMMST_DEVICE int rank_of(const std::uint32_t* ordered, int count, int run, int i) {
   const std::uint32_t mine = ordered[i];
   int rank = 0;
@@ -71,9 +72,9 @@ SIMMST_DEVICE int rank_of(const std::uint32_t* ordered, int count, int run, int 
   return rank;
 }
 
-// top: the indices of the `selected` largest of at most kMostRanked values, ascending; of equal ones the lower. The values
-// are ordered bits in shared memory, zero up to the next multiple of four, and `words` are kRankedWords beside them. Begins
-// with a barrier.
+// Writes to `top` the indices of the `selected` largest of at most kMostRanked values, ascending; among equal values
+// the lower index wins. The values are ordered bits in shared memory, zero up to the next multiple of four; `words` is
+// shared memory for kRankedWords words. Begins with a barrier.
 SIMMST_DEVICE void select_ranked(const std::uint32_t* ordered, int count, int64_t selected, int64_t* top,
                                  std::uint32_t* words) {
   sync_block();
@@ -94,22 +95,22 @@ SIMMST_DEVICE void select_ranked(const std::uint32_t* ordered, int count, int64_
   }
 }
 
-// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits a pass from the top, and a
-// last pass writes the indices in their order. Integer counts alone decide, so the result does not depend on the order
-// in which threads count.
+// The u largest of some values, by a block: a radix search finds the u-th largest, 8 bits per pass from the top, and a
+// last pass writes the indices in order. Only integer counts decide, so the result does not depend on the order in
+// which threads count.
 
 constexpr int kMostWarps = 32;
-// Of shared memory, as integers: a counter for each digit, what a pass found, and two counts of each warp.
+// Integers in shared memory: a counter per digit, the result of a pass, and two counts per warp.
 constexpr int kTopCounters = simmst::prob_sparse::kDigits + 2 + 2 * kMostWarps;
 
-// The digit of the u-th largest, and how many counted values have a larger one: two words at `found`. One warp, lane l
-// has the digits from 8 l on.
+// Finds the digit of the u-th largest, and how many counted values have a larger one: two words at `found`. Run by one
+// warp; lane l has the digits from 8 l on.
 SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
   constexpr int kMine = simmst::prob_sparse::kDigits / kWarp;
   const int lane = lane_index();
   int mine = 0;
   for (int i = 0; i < kMine; ++i) mine += bins[lane * kMine + i];
-  int through = mine;  // this lane's and those of higher digits
+  int through = mine;  // this lane's count and those of higher digits
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const int other = shuffle_down(through, distance);
     if (lane + distance < kWarp) through += other;
@@ -128,7 +129,8 @@ SIMMST_DEVICE void find_digit(const int* bins, int64_t wanted, int* found) {
   }
 }
 
-// Writes the indices of a run of values, given how many before it are larger than the limit and how many equal it.
+// Writes the indices of a run of values. `larger` and `equal` count the values before it that are above and at the
+// limit.
 SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, std::uint32_t limit, int64_t ties,
                              int64_t larger, int64_t equal, int64_t* top) {
   const std::uint32_t below = (1u << lane_index()) - 1;
@@ -146,13 +148,13 @@ SIMMST_DEVICE void write_run(const float* measure, int64_t begin, int64_t end, s
   }
 }
 
-// top: the indices of the `selected` largest of `count` values, ascending; of equal ones the lower. Begins with a
-// barrier.
+// Writes to `top` the indices of the `selected` largest of `count` values, ascending; among equal values the lower
+// index wins. Begins with a barrier.
 SIMMST_DEVICE void select_top(const float* measure, int64_t count, int64_t selected, int64_t* top, int* counters) {
   using namespace simmst::prob_sparse;
   int* bins = counters;
   int* found = bins + kDigits;
-  int* counts = found + 2;  // of larger and of equal values, per warp
+  int* counts = found + 2;  // larger and equal values, per warp
   sync_block();
   RadixState state{0, selected};
   for (int pass = 0; pass < kPasses; ++pass) {

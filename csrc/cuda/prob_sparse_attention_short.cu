@@ -1,11 +1,12 @@
-// The whole forward pass of short sequences in one launch: a block for each batch entry holds its keys and values in
-// shared memory, measures the queries, selects, attends and fills.
+// The whole forward pass of short sequences in one launch: one block per batch entry holds the entry's keys and values
+// in shared memory, measures the queries, selects, attends and fills.
 //
-// Counts for bfloat16, D = 64: the rows of Q, K and V of 144 bytes and some 40 KB more, so that about L = 440 is the longest
-// where a block has 227 KB. Global memory is read at the start alone, 3 L rows of 128 bytes, and L rows are written: 11 MB
-// for L = 336 with 64 heads. The rest is one block's latency, on half of a large GPU's multiprocessors; measured times are
-// in docs/results/speed.md. Per query, L S rows of 128 bytes come from shared memory, 10 thousand clocks for L = 336 (S = 30):
-// there several launches that share a head among blocks are faster, and take over from kMostGathered on.
+// Counts for bfloat16, D = 64: the rows of Q, K and V take 144 bytes each, and there are some 40 KB more, so that about
+// L = 440 is the longest where a block has 227 KB. Global memory is read only at the start, 3 L rows of 128 bytes, and
+// L rows are written: 11 MB for L = 336 with 64 heads. The rest is one block's latency, on half of a large GPU's
+// multiprocessors; measured times are in docs/results/speed.md. Per query, L S rows of 128 bytes come from shared memory,
+// 10 thousand clocks for L = 336 (S = 30). There, several launches that share a head among blocks are faster; they are
+// used above kMostGathered.
 #include "cuda/prob_sparse_attention_attend.cuh"
 #include "cuda/prob_sparse_attention_gathered.cuh"
 
@@ -15,8 +16,8 @@ namespace {
 using namespace simmst::prob_sparse;
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
-constexpr int64_t kMostRows = kWarps * kWarpRows;  // selected queries and the fill: 16 for each warp
-constexpr int64_t kMostGathered = 256;             // queries, when each has samples of its own
+constexpr int64_t kMostRows = kWarps * kWarpRows;  // selected queries and the fill: 16 per warp
+constexpr int64_t kMostGathered = 256;             // queries, when each has its own samples
 
 struct ForwardParameters {
   Batch batch;
@@ -35,20 +36,20 @@ struct ForwardParameters {
 
 constexpr int kListed = 32;  // eighths of a group's samples that a warp lists at a time
 
-// The shared memory of a block, in bytes from its beginning. All that is read from global memory comes at the start.
+// The shared memory of a block, in bytes from its start. Everything from global memory is read at the start.
 struct Layout {
-  int64_t keys;      // (L_K, W): when the scores are done, the warps' partial sums
+  int64_t keys;      // (L_K, W); after the scores, the warps' partial sums
   int64_t values;    // (L_K, W)
   int64_t queries;   // (L_Q, W)
   int64_t chosen;    // (rows, W): the selected queries, in whole tiles
-  int64_t sampled;   // (kTile, W): keys that all queries share; or each warp's list of samples
-  int64_t indices;   // (kThreads): the first samples that all queries share
+  int64_t sampled;   // (kTile, W): the keys that all queries share; or each warp's list of samples
+  int64_t indices;   // (kThreads): the first of the samples that all queries share
   int64_t top;       // (rows)
   int64_t measure;   // (L_Q)
-  int64_t extremes;  // of each row that a warp works on: those of the measure, later those of the softmax
-  int64_t words;     // of the selection
+  int64_t extremes;  // for each row that a warp works on: extremes of the measure, later of the softmax
+  int64_t words;     // for the selection
   int64_t fill;
-  int64_t scratch;  // of each warp
+  int64_t scratch;  // one per warp
   int64_t bytes;
 };
 
@@ -129,7 +130,7 @@ SIMMST_DEVICE void measure_gathered(const ForwardParameters& p, const Layout& at
   }
 }
 
-// The warps share the selected rows, 16 each, and among those with the same rows the tiles of keys.
+// The warps divide the selected rows among them, 16 each; warps with the same rows divide the tiles of keys.
 template <typename T, int W>
 SIMMST_DEVICE void attend_rows_of(const ForwardParameters& p, const Layout& at, int64_t entry, int64_t rows,
                                   int64_t spans) {
@@ -194,7 +195,7 @@ forward_entry(const ForwardParameters p) {
   }
   wait_for_copies<0>();
   sync_block();
-  // The measures leave, and their ordered bits take their place.
+  // Writes the measures out, and replaces them by their ordered bits.
   auto* measure = reinterpret_cast<float*>(memory + at.measure);
   for (int i = thread_index(); i < round_up_to(queries, 4); i += kThreads) {
     const float found = i < queries ? measure[i] : 0.0f;
@@ -220,7 +221,7 @@ forward_entry(const ForwardParameters p) {
       p.fill,
       p.lse + entry * p.selected};
   if (p.selected == query.count) {
-    // There are no others.
+    // All rows are selected.
   } else if (p.fill == Fill::kMean) {
     fill_with_mean<W>(output, memory + at.fill, 0, query.count);
   } else {

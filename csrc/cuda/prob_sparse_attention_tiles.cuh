@@ -1,4 +1,4 @@
-// What the kernels of ProbSparse attention share: the rows of an operand, their tiles in shared memory, and the two
+// The shared parts of the ProbSparse kernels: the rows of an operand, their tiles in shared memory, and the two
 // products of a warp, on tensor cores for the 16-bit types and in IEEE float32 otherwise.
 #pragma once
 
@@ -10,11 +10,11 @@
 namespace simmst::cuda::prob_sparse {
 
 constexpr int kTile = static_cast<int>(simmst::prob_sparse::kTileRows);
-constexpr int kWarpRows = 16;  // of a product
+constexpr int kWarpRows = 16;  // rows in a product
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kInfinity = __builtin_huge_valf();
 
-// The rows of one batch entry. `T` is const where they are read.
+// The rows of one batch entry. `T` is const where they are only read.
 template <typename T>
 struct Rows {
   T* data;
@@ -57,15 +57,15 @@ SIMMST_DEVICE void write_part(const Rows<T>& rows, std::type_identity_t<T>* row,
   }
 }
 
-// Which of the threads that share some work one is.
+// A thread's number among the threads that share some work.
 struct Worker {
   int index, count;
 };
 SIMMST_DEVICE Worker of_block() { return {thread_index(), block_threads()}; }
 SIMMST_DEVICE Worker of_warp() { return {lane_index(), kWarp}; }
 
-// Starts copying `count` rows into shared memory, `pitch` entries apart: row r is source.row(index(r)), W columns of
-// it, zero beyond its columns and where index(r) is negative. commit_copies() and a wait follow.
+// Starts copying `count` rows into shared memory, `pitch` entries apart. Row r is W columns of source.row(index(r)),
+// with zeros beyond its columns and where index(r) is negative. commit_copies() and a wait must follow.
 template <int W, typename T, typename Index>
 SIMMST_DEVICE void start_rows(std::remove_const_t<T>* shared, int pitch, const Rows<T>& source, int count,
                               const Index& index, Worker worker = of_block()) {
@@ -88,7 +88,7 @@ SIMMST_DEVICE void start_rows(std::remove_const_t<T>* shared, int pitch, const R
   }
 }
 
-// Rows [first, first + count) of a tile, zeros from row `end` on.
+// Starts copying rows [first, first + count) of a tile, with zeros from row `end` on.
 template <int W, typename T>
 SIMMST_DEVICE void start_tile(std::remove_const_t<T>* shared, int pitch, const Rows<T>& source, int64_t first,
                               int64_t end, int count = kTile) {
@@ -101,14 +101,14 @@ SIMMST_DEVICE void finish_copies() {
   sync_block();
 }
 
-// The products of a warp: 16 rows on the left, in tiles TileC of the result. Rows in shared memory are kPitch entries
-// apart and W wide.
+// The products of a warp: 16 rows on the left, in tiles TileC of the result. Rows in shared memory are W wide and
+// kPitch entries apart.
 template <typename T, int W>
 struct Products {
   static constexpr int kPitch = W + 8;
   static constexpr int kScratch = 0;  // floats of shared memory that update() needs for each warp
-  // A weight enters its product as the sum of so many numbers of T: rounded to one, its error would show beside that of
-  // rounding the result.
+  // A weight enters its product as the sum of this many numbers of type T. Rounded to one number, its error would be
+  // visible beside the rounding of the result.
   static constexpr int kTerms = 2;
 
   struct Left {
@@ -156,8 +156,8 @@ struct Products {
     }
   }
 
-  // sum += weights^T rows for kTile rows: the terms of the weights (kTile, 16) in shared memory, `pitch` apart, a term
-  // kTile * pitch after the other.
+  // sum += weights^T rows for kTile rows. The terms of the weights (kTile, 16) are in shared memory: rows are `pitch`
+  // apart, and terms kTile * pitch apart.
   static SIMMST_DEVICE_MEMBER void update_transposed(TileC (&sum)[W / 8], const T* weights, int pitch, const T* rows) {
     SIMMST_UNROLL
     for (int n = 0; n < kTile; n += 16) {
@@ -184,7 +184,7 @@ struct Products {
   }
 };
 
-// The same tiles of the result, each lane computing its own entries.
+// The same tiles of the result, where each lane computes its own entries.
 template <int W>
 struct Products<float, W> {
   static constexpr int kPitch = W + 4;
@@ -254,14 +254,14 @@ struct Products<float, W> {
   }
 };
 
-// Whether the weight of a key and a query survives: Philox, counter (key / 4, query, batch entry, 0).
+// The random words that decide which weights survive: Philox, counter (key / 4, query, batch entry, 0).
 SIMMST_DEVICE PhiloxWords dropout_words(const Dropout& dropout, int64_t entry, int64_t query, int64_t key) {
   return philox4x32(static_cast<std::uint32_t>(key / 4), static_cast<std::uint32_t>(query),
                     static_cast<std::uint32_t>(entry), 0, static_cast<std::uint32_t>(dropout.seed[0]),
                     static_cast<std::uint32_t>(dropout.seed[1]));
 }
 
-// Marks which of the rows [first, first + count) are selected, one flag each. Begins and ends with a barrier.
+// Marks the selected rows among [first, first + count), one flag each. Begins and ends with a barrier.
 SIMMST_DEVICE void mark_selected(bool* flags, const int64_t* top, int64_t selected, int64_t first, int count) {
   sync_block();
   for (int i = thread_index(); i < count; i += block_threads()) flags[i] = false;

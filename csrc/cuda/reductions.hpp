@@ -1,4 +1,4 @@
-// Sums and maxima over a warp and a block, in an order that depends on the thread alone.
+// Sums and maxima over a warp and a block, in an order that depends only on the thread.
 #pragma once
 
 #include "cuda/device.hpp"
@@ -18,7 +18,7 @@ struct Maximum {
   }
 };
 
-// Over groups of `Lanes` neighbouring lanes (a power of two), in every lane of a group.
+// Over groups of `Lanes` neighbouring lanes (a power of two); every lane of a group gets the result.
 template <int Lanes = kWarp, typename T, typename Operation>
 SIMMST_DEVICE T reduce_warp(T value, Operation operation) {
   SIMMST_UNROLL
@@ -26,8 +26,8 @@ SIMMST_DEVICE T reduce_warp(T value, Operation operation) {
   return value;
 }
 
-// Over a block, in every thread. `scratch` is shared memory for one T a warp, free for reuse after the call; no thread
-// may be reading it when another enters.
+// Over a block; every thread gets the result. `scratch` is shared memory for one T per warp, free for reuse after the
+// call. No thread may be reading it when another enters.
 template <typename T, typename Operation>
 SIMMST_DEVICE T reduce_block(T value, T* scratch, Operation operation) {
   value = reduce_warp(value, operation);

@@ -1,4 +1,4 @@
-// What launch.hpp declares, on the CUDA runtime.
+// The functions that launch.hpp declares, on the CUDA runtime.
 #include <cuda_runtime_api.h>
 
 #include <array>
@@ -62,7 +62,7 @@ namespace {
 
 void check_call(cudaError_t status, const std::string& doing) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // the next call starts afresh
+  cudaGetLastError();  // clears the error for the next call
   throw LaunchError(doing + ": " + explain_error(status));
 }
 

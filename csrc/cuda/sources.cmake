@@ -1,4 +1,4 @@
-# What simmst._cuda and simmst._cuda_emulated are made of, and what tests need beside them.
+# The sources of simmst._cuda and simmst._cuda_emulated, and those that tests need in addition.
 set(SIMMST_CUDA_KERNELS
   csrc/cuda/cutting_plane.cu
   csrc/cuda/prob_sparse_attention_attend.cu

@@ -1,4 +1,4 @@
-// The host side of spatial attention: which maps fit, how many blocks, and the calls by type.
+// The host side of spatial attention: the maps that fit, the number of blocks, and the calls by type.
 #include "cuda/spatial_attention.hpp"
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 namespace simmst::cuda::spatial {
 namespace {
 
-// f.template operator()<T>() for the type of a problem's entries.
+// Calls f.template operator()<T>() for the type of a problem's entries.
 template <typename F>
 void with_type(DataType type, const F& f) {
   switch (type) {
@@ -23,7 +23,7 @@ void with_type(DataType type, const F& f) {
 
 }  // namespace
 
-// Blocks that take the maps in turn: two for every multiprocessor.
+// The number of blocks, which take the maps in turn: two per multiprocessor.
 std::int64_t block_count(const Problem& problem) {
   return std::min<std::int64_t>(problem.batch, 2 * device_limits(problem.queue.device).multiprocessors);
 }

@@ -1,4 +1,4 @@
-// Spatial attention on a GPU. All pointers are the device's.
+// Spatial attention on a GPU. All pointers are to device memory.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,11 @@ struct Problem {
   simmst::spatial::Sizes sizes() const { return {rows * columns, channels, heads, item_size(type)}; }
 };
 
-// Why these kernels do not take a call on its device, in words; empty if they do.
+// The reason why these kernels do not take a call on its device; empty if they do.
 std::string why_not(const Problem& problem);
 
-// `mask` is (B, N), contiguous, not zero where a position is ignored, or null; `lse` is (B, heads, N). The batch is not
-// empty.
+// `mask` is (B, N), contiguous, not zero where a position is ignored, or null; `lse` is (B, heads, N). The batch must
+// not be empty.
 void forward(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,
              float* lse);
 
@@ -40,7 +40,7 @@ std::int64_t backward_bytes(const Problem& problem);
 void backward(const Problem& problem, const Map& grad, const Map& x, const Weights& weights, const std::uint8_t* mask,
               const float* lse, const Gradients& wanted, void* workspace);
 
-// For entries of one type; block_count() blocks take the maps in turn in the backward pass.
+// For entries of one type. In the backward pass, block_count() blocks take the maps in turn.
 std::int64_t block_count(const Problem& problem);
 template <typename T>
 void forward_of(const Problem& problem, const Map& x, const Weights& weights, const std::uint8_t* mask, void* out,

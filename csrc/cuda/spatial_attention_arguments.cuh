@@ -1,5 +1,6 @@
-// From the untyped arguments of a call to those of a kernel for entries of type T, on the host side. Files with kernels are
-// compiled once for every type, SIMMST_ENTRY, so that the compiler works on several at a time; without it for all.
+// Turns the untyped arguments of a call into those of a kernel for entries of type T, on the host side. Files with
+// kernels are compiled once per type, SIMMST_ENTRY, so that several are compiled in parallel; without SIMMST_ENTRY, for
+// all types.
 #pragma once
 
 #include "cuda/spatial_attention.hpp"
@@ -15,7 +16,7 @@ namespace simmst::cuda::spatial {
 
 inline bool is_multiple_of_16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
-// Whether rows of C entries after an aligned beginning are aligned, too.
+// Whether rows of C entries are aligned if the first one is.
 template <typename T>
 bool rows_align(const Problem& problem) {
   return problem.channels % kPackSize<T> == 0;

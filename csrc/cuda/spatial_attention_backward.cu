@@ -1,4 +1,4 @@
-// Launches the backward pass of spatial attention for one type of entries, or for all.
+// Launches the backward pass of spatial attention for one type of entries, or for all types.
 #include "cuda/spatial_attention_backward.cuh"
 
 #include <algorithm>
@@ -14,13 +14,13 @@ template <typename T>
 struct SumArguments {
   const float* sums;  // (blocks, count)
   std::int64_t blocks, count;
-  T* to[kSums];  // null where not wanted
+  T* to[kSums];  // null for a gradient that is not wanted
   std::int64_t ends[kSums];
 };
 
 constexpr int kSumThreads = 256;
 
-// Adds the blocks' sums in their order; a thread per entry.
+// Adds the blocks' sums in order, one thread per entry.
 template <typename T>
 SIMMST_KERNEL(kSumThreads)
 spatial_attention_sums(SumArguments<T> given) {

@@ -1,13 +1,13 @@
-// The backward pass of spatial attention: a fixed number of blocks, each with every so-manieth map in turn. Projections
-// and heads are recomputed from x and lse; matrices of a map (N rows of C) live in the block's part of a workspace that
-// the second-level cache holds, what the warps multiply in shared memory.
+// The backward pass of spatial attention. A fixed number of blocks take the maps in turn. Projections and heads are
+// recomputed from x and lse. Matrices of a map (N rows of C) are in the block's part of a workspace that the
+// second-level cache holds; the operands of the warps' products are in shared memory.
 //
 //   P = exp2(q k - lse) / its sum, O = P V, delta = rowsum(dO O), dS = P (dO V^T - delta)
-//   dV = P^T dO, dK = dS^T q, dQ = dS K: a warp owns 16 keys for the first two and 16 queries for the last, so that
-//   nothing is added by two of them and P and dS stay in registers (computed twice: 8 products of N x N x D a head).
+//   dV = P^T dO, dK = dS^T q, dQ = dS K: a warp owns 16 keys for the first two and 16 queries for the last, so that no
+//   two warps add to the same entry, and P and dS stay in registers (computed twice: 8 products of N x N x D per head).
 //
-// Gradients of the weights are sums over the block's maps, in their order; a second kernel adds those of the blocks, in
-// theirs. The workspace has 11 N C entries, N sums of P a head, and 4 C^2 + 6 C float32 sums a block.
+// Gradients of the weights are sums over the block's maps, in order; a second kernel adds up the blocks' sums, in
+// order. The workspace has 11 N C entries, N sums of P per head, and 4 C^2 + 6 C float32 sums per block.
 #pragma once
 
 #include "cuda/spatial_attention_backward_head.cuh"
@@ -19,14 +19,14 @@ struct BackwardBlock {
   using A = typename Operand<T>::A;
   using B = typename Operand<T>::B;
   static constexpr int kWarps = simmst::spatial::kBackwardWarps;
-  static constexpr int kUnits = 2;     // tiles of a gradient of weights that a warp sums at once
+  static constexpr int kUnits = 2;     // tiles of a weight gradient that a warp sums at once
   static constexpr int kProducts = 2;  // tiles of columns that a warp computes at once
-  static constexpr int kOwn = simmst::spatial::kMostChannels / kWarp;  // entries of a row in a lane
+  static constexpr int kOwn = simmst::spatial::kMostChannels / kWarp;  // entries of a row per lane
   enum Matrix { kX, kQuery, kKey, kValue, kHeads, kGrad, kBranch, kGradHeads, kGradQuery, kGradKey, kGradValue };
 
   const BackwardArguments<T>& given;
   HeadBuffers<T> shared;
-  int rows, pitch, padded;  // padded: C in whole tiles
+  int rows, pitch, padded;  // padded: C rounded up to whole tiles
   T* matrices;
   float* sums;
   float* weight_sums;  // (heads, rows): log2 of the sums of recomputed softmax weights
@@ -58,10 +58,11 @@ struct BackwardBlock {
 
   SIMMST_DEVICE_MEMBER T* matrix(Matrix m) const { return matrices + static_cast<std::int64_t>(m) * rows * pitch; }
 
-  // A float32 matrix over a matrix and, for 16-bit entries, the one behind it.
+  // A float32 matrix in the place of a matrix and, for 16-bit entries, of the next one.
   SIMMST_DEVICE_MEMBER float* wide(Matrix m) const { return reinterpret_cast<float*>(matrix(m)); }
 
-  // Zero once: no later step writes to the rows and columns of the padding anything but zero or what none reads.
+  // Clears everything once: later steps write only zeros, or values that are never read, to the rows and columns of
+  // padding.
   SIMMST_DEVICE_MEMBER void begin() const {
     for (int i = thread_index(); i < simmst::spatial::kBackwardMatrices * rows * pitch; i += block_threads())
       matrices[i] = T{};
@@ -69,7 +70,7 @@ struct BackwardBlock {
     sync_block();
   }
 
-  // place[i] = position of the i-th key; returns how many there are.
+  // Sets place[i] to the position of the i-th key; returns the number of keys.
   SIMMST_DEVICE_MEMBER int find_keys(std::int64_t map) const {
     const std::uint8_t* mask = given.mask == nullptr ? nullptr : given.mask + map * given.positions;
     int count = 0;
@@ -83,7 +84,7 @@ struct BackwardBlock {
     return count;
   }
 
-  // ---- products with a matrix of weights (C, C), all of it in shared memory
+  // ---- products with a matrix of weights (C, C), which is in shared memory as a whole
 
   SIMMST_DEVICE_MEMBER void stage_weights(const T* weights) const {
     sync_block();
@@ -95,7 +96,7 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER const T* in_weights(int part) const {
     return given.in + static_cast<std::int64_t>(part) * given.channels * given.channels;
   }
-  // For multiply_rows(): 16 rows in global memory.
+  // Reads 16 rows in global memory, for multiply_rows().
   SIMMST_DEVICE_MEMBER auto reader(const T* tile) const {
     return [tile, pitch = pitch](A& a, int k) { fetch_a(a, tile + k, pitch); };
   }
@@ -108,13 +109,13 @@ struct BackwardBlock {
     }
   }
 
-  // f(row, column) of the beginnings of pieces of 16 rows and kProducts tiles of columns, shared out among the warps.
+  // Calls f(row, column) for the start of each piece of 16 rows and kProducts tiles of columns; warps share the pieces.
   template <typename F>
   SIMMST_DEVICE_MEMBER void for_tiles(const F& f) const {
     for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile)
       for (int n = 0; n < padded; n += kProducts * kTile) f(r, n);
   }
-  // f(row, column, entry) of a piece that begins at (r, n)
+  // Calls f(row, column, entry) for the entries of a piece that begins at (r, n).
   template <typename F>
   SIMMST_DEVICE_MEMBER void for_entries(TileC (&c)[kProducts][1][2], int r, int n, const F& f) const {
     SIMMST_UNROLL
@@ -124,7 +125,7 @@ struct BackwardBlock {
     }
   }
 
-  // Queries (times scale * log2(e)), keys and values.
+  // Computes queries (times scale * log2(e)), keys and values.
   SIMMST_DEVICE_MEMBER void project_in() const {
     SIMMST_ROLLED
     for (int part = 0; part < 3; ++part) {
@@ -143,7 +144,7 @@ struct BackwardBlock {
     }
   }
 
-  // Gradient of the heads: that of the branch times the weights.
+  // Computes the gradient of the heads: that of the branch times the weights.
   SIMMST_DEVICE_MEMBER void project_gradient(const T* branch) const {
     stage_weights(given.out);
     for_tiles([&](int r, int n) {
@@ -153,7 +154,7 @@ struct BackwardBlock {
     });
   }
 
-  // Gradient of x; `branch` is added for the residual, `has_keys` says whether there is anything else.
+  // Computes the gradient of x. `branch` is added for the residual; `has_keys` says whether there is another part.
   SIMMST_DEVICE_MEMBER void finish_x(std::int64_t map, const T* branch, bool has_keys) const {
     float* sum = wide(kQuery);
     SIMMST_ROLLED
@@ -170,7 +171,7 @@ struct BackwardBlock {
       });
     }
     for (int r = warp_index() * kTile; r < rows; r += kWarps * kTile) {
-      T* tile = matrix(kGradHeads) + r * pitch;  // done with
+      T* tile = matrix(kGradHeads) + r * pitch;  // no longer needed
       sync_warp();
       for (int i = lane_index(); i < kTile * pitch; i += kWarp) {
         if (i % pitch >= padded) continue;
@@ -185,7 +186,8 @@ struct BackwardBlock {
 
   // ---- LayerNorm
 
-  // For a row y before the LayerNorm: its gradient to kBranch, the normalised row over y. By one warp.
+  // For a row y before the LayerNorm: writes its gradient to kBranch, and replaces y by the normalised row. By one
+  // warp.
   SIMMST_DEVICE_MEMBER void norm_row(float* y, int row) const {
     const float count = static_cast<float>(given.channels);
     const T* upstream = matrix(kGrad) + row * pitch;
@@ -228,7 +230,7 @@ struct BackwardBlock {
     }
   }
 
-  // The LayerNorm's input again, and the gradient through it.
+  // Computes the LayerNorm's input again, and the gradient through the LayerNorm.
   SIMMST_DEVICE_MEMBER void norm_backward(bool has_keys) const {
     float* y = wide(kGradQuery);
     if (has_keys) {
@@ -252,7 +254,7 @@ struct BackwardBlock {
 
   // ---- sums over positions
 
-  // to[c] += sum over n of a[n][c] (times b[n][c])
+  // to[c] += sum over n of a[n][c] (times b[n][c]).
   template <typename U>
   SIMMST_DEVICE_MEMBER void add_column_sums(const T* a, const U* b, float* to) const {
     float* scratch = reinterpret_cast<float*>(shared.first);
@@ -275,7 +277,7 @@ struct BackwardBlock {
     sync_block();
   }
 
-  // 32 rows of a matrix, from row r on, to shared memory.
+  // Copies 32 rows of a matrix, from row r on, to shared memory.
   SIMMST_DEVICE_MEMBER void stage_piece(const T* from, int r, T* to) const {
     const int groups = padded / kPackSize<T>;
     for (int i = thread_index(); i < kWeightRows * groups; i += block_threads()) {
@@ -285,7 +287,7 @@ struct BackwardBlock {
     }
   }
 
-  // to (C, C) += a^T b
+  // to (C, C) += a^T b.
   SIMMST_DEVICE_MEMBER void add_outer(const T* a, const T* b, float* to) const {
     T *left = shared.first, *right = left + kWeightRows * pitch;
     const int side = padded / kTile;
@@ -357,7 +359,7 @@ struct BackwardBlock {
   SIMMST_DEVICE_MEMBER void attention_backward(std::int64_t map, const T* branch, int keys) const {
     project_gradient(branch);
     sync_block();
-    // And of the keys and values: ignored positions have none.
+    // Clears the gradients of keys and values too, because ignored positions have none.
     for (int i = thread_index(); i < 3 * rows * pitch; i += block_threads()) matrix(kGradQuery)[i] = T{};
     for (int head = 0; head < given.heads; ++head) {
       sync_block();

@@ -1,4 +1,4 @@
-// One head of a map in the backward pass: two of its matrices in shared memory, tiles of 16 queries or keys a warp.
+// One head of a map in the backward pass: two of its matrices in shared memory, tiles of 16 queries or keys per warp.
 #pragma once
 
 #include "cuda/spatial_attention_tiles.cuh"
@@ -8,7 +8,7 @@ namespace simmst::cuda::spatial {
 template <typename T>
 struct BackwardArguments {
   Maps<const T> grad, x;
-  Maps<T> grad_x;  // of null data where not wanted
+  Maps<T> grad_x;  // data is null where not wanted
   const T *in, *in_bias, *out, *out_bias, *norm;
   const std::uint8_t* mask;
   const float* lse;
@@ -17,12 +17,12 @@ struct BackwardArguments {
   std::int64_t batch;
   int positions, channels, heads;
   bool residual, aligned;
-  bool wants_attention;  // a gradient that goes through the scores
-  bool wants_weights;    // gradients of projections
+  bool wants_attention;  // some gradient goes through the scores
+  bool wants_weights;    // some gradient of a projection is wanted
   float eps, scale;
 };
 
-// Where the sums of a block lie, for the gradients in the order of struct Gradients from `in` on.
+// The places of a block's sums, for the gradients in the order of struct Gradients from `in` on.
 struct SumPlaces {
   std::int64_t channels;
   SIMMST_DEVICE_MEMBER std::int64_t in() const { return 0; }
@@ -36,7 +36,7 @@ struct SumPlaces {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-// A of 16-bit entries from global memory; rows `pitch` apart.
+// Loads A of 16-bit entries from global memory; rows are `pitch` apart.
 template <typename T>
 SIMMST_DEVICE void fetch_a(TileA& a, const T* tile, int pitch) {
   SIMMST_UNROLL
@@ -54,7 +54,7 @@ struct HeadBuffers {
 
   T *first, *second;   // (rows, head pitch): queries and their gradients, or keys and values
   float *lse, *delta;  // (rows,): to the base 2, +inf beyond N; rowsum(dO O), 0 beyond N
-  float* rest;         // (rows,), float32 alone: what lse lacks for weights whose sum is 1
+  float* rest;         // (rows,), only float32: a correction of lse that makes the weights sum to 1
   int* place;          // (keys,): positions of the keys
   int positions, rows, pitch, width;
 
@@ -69,8 +69,9 @@ struct HeadBuffers {
       if constexpr (sizeof(T) == 4) rest[n] = 0.0f;
     }
   }
-  // And log2 of the sums that attend() found: lse was rounded, and queries and keys may round to T in another way than in
-  // the forward pass. Where a weight is near 1, its gradient is a difference that such a sum would swamp.
+  // Also adds log2 of the sums that attend() found: lse was rounded, and queries and keys may round to T differently
+  // than in the forward pass. Where a weight is near 1, its gradient is a small difference, which a wrong sum would
+  // swamp.
   SIMMST_DEVICE_MEMBER void read_lse(const float* from, const float* sums) const {
     for (int n = thread_index(); n < rows; n += block_threads()) {
       const float base = n < positions ? from[n] * kLog2E : INFINITY, low = n < positions ? sums[n] : 0.0f;
@@ -91,7 +92,7 @@ struct HeadBuffers {
     }
   }
 
-  // `count` rows of the head's columns, chosen by `chosen` unless it is null; zero up to whole tiles.
+  // Copies `count` rows of the head's columns, those in `chosen` unless it is null, with zeros up to whole tiles.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void stage(T* to, const T* from, int column, const int* chosen, int count) const {
     constexpr int kPitch = pitch_for<kHeadTiles>(), kSize = kPackSize<T>, kGroups = kHeadTiles * kTile / kSize;
@@ -113,7 +114,7 @@ struct HeadBuffers {
     }
   }
 
-  // The head's columns of rows low and high (a lane's two; -1 for zero) of a matrix in global memory.
+  // Reads the head's columns of rows low and high (a lane's two; -1: zeros) of a matrix in global memory.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void gather(A (&a)[kHeadTiles][1], const T* from, int low, int high, int column) const {
     SIMMST_UNROLL
@@ -140,7 +141,7 @@ struct HeadBuffers {
     }
   }
 
-  // c += a times the 16 rows at `tile`, transposed
+  // c += a times the 16 rows at `tile`, transposed.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void dot(TileC (&c)[1][2], const A (&a)[kHeadTiles][1], const T* tile) const {
     SIMMST_UNROLL
@@ -150,7 +151,7 @@ struct HeadBuffers {
       multiply<T>(c, a[k], b);
     }
   }
-  // c += a times the 16 rows at `tile`
+  // c += a times the 16 rows at `tile`.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void weigh(TileC (&c)[kHeadTiles][1][2], const A (&a)[1], const T* tile) const {
     SIMMST_UNROLL
@@ -161,7 +162,7 @@ struct HeadBuffers {
     }
   }
 
-  // scores <- softmax weights, for queries along the rows; columns from `left` on are no keys.
+  // Turns scores into softmax weights, with queries along the rows; columns from `left` on are not keys.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void weights_of_rows(TileC (&scores)[1][2], const float (&row_lse)[2],
                                             const float (&row_rest)[2], int left) const {
@@ -193,8 +194,8 @@ struct HeadBuffers {
     }
   }
 
-  // heads = P V for 16 queries, whose weights are brought to a sum of 1, and log2 of the sums they had; keys and values are
-  // staged.
+  // Computes heads = P V for 16 queries, whose weights are scaled to a sum of 1, and log2 of the sums before that; keys
+  // and values are staged.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void attend(const T* queries, int column, int n, int keys, T* heads, float* sums) const {
     int row[2];
@@ -225,7 +226,7 @@ struct HeadBuffers {
     scatter<kHeadTiles>(heads, row[0], row[1], column, sum, 1.0f);
   }
 
-  // dQ of 16 queries; keys and values are staged.
+  // Computes dQ of 16 queries; keys and values are staged.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void query_gradients(const T* queries, const T* gradients, int column, int n, int keys,
                                             float scale, T* to) const {
@@ -252,7 +253,7 @@ struct HeadBuffers {
     scatter<kHeadTiles>(to, row[0], row[1], column, sum, scale);
   }
 
-  // dK and dV of 16 keys; queries and the gradients of the heads are staged.
+  // Computes dK and dV of 16 keys; queries and the gradients of the heads are staged.
   template <int kHeadTiles>
   SIMMST_DEVICE_MEMBER void key_gradients(const T* keys, const T* values, int column, int n, int count, T* to_keys,
                                           T* to_values) const {
@@ -293,7 +294,7 @@ struct HeadBuffers {
       weigh<kHeadTiles>(value_sum, weights, second + query * pitch_for<kHeadTiles>());
       weigh<kHeadTiles>(key_sum, slopes, first + query * pitch_for<kHeadTiles>());
     }
-    // The queries carry scale * log2(e); the gradient has scale alone.
+    // The queries contain the factor scale * log2(e); the gradient needs only scale.
     scatter<kHeadTiles>(to_keys, row[0], row[1], column, key_sum, 1.0f / kLog2E);
     scatter<kHeadTiles>(to_values, row[0], row[1], column, value_sum, 1.0f);
   }

@@ -1,4 +1,4 @@
-// Launches the forward pass of spatial attention for one type of entries, or for all.
+// Launches the forward pass of spatial attention for one type of entries, or for all types.
 #include "cuda/spatial_attention_forward.cuh"
 
 #include <algorithm>

@@ -1,26 +1,27 @@
 // The forward pass of spatial attention: a block per map, a warp per 32 positions (16 where there are at most 128).
 //
-//   1. Every warp reads its positions of x, by any strides, into registers as the left operand of all projections.
-//   2. The weights pass through shared memory once per block; keys and values go to shared memory without the ignored
-//      positions, queries (times scale * log2(e)) to where x was.
-//   3. Head by head, 16 keys at a time, scores and softmax weights stay in registers. A sum of weights is a product with
-//      ones, so that the tensor cores compute it. No score exceeds the product of the largest norms of queries and keys:
-//      where that is small, softmax needs no maximum; otherwise a first pass over the keys finds it.
-//   4. The heads, written over their queries, are projected out; bias, residual and LayerNorm follow in registers.
+//   1. Every warp reads its positions of x, with any strides, into registers, as the left operand of all projections.
+//   2. The weights pass through shared memory once per block. Keys and values go to shared memory without the ignored
+//      positions, queries (times scale * log2(e)) to the place of x.
+//   3. Head by head, 16 keys at a time, scores and softmax weights stay in registers. A sum of weights is a product
+//      with ones, so that the tensor cores compute it. No score exceeds the product of the largest norms of queries and
+//      keys: where that is small, softmax needs no maximum; otherwise a first pass over the keys finds it.
+//   4. The heads, written over their queries, go through the output projection; bias, residual and LayerNorm follow in
+//      registers.
 //
 // Counted for bf16, 4 heads, C = 64, per map of N = 121 / 225 / 400 (measured: docs/results/speed.md):
 //   exponentials   0.07 / 0.24 / 0.67 million with the padding, a quarter of them on the FMA units: 3.1 / 11.5 / 31
-//                  thousand cycles of the special-function units of a multiprocessor (16 a cycle)
+//                  thousand cycles of the special-function units of a multiprocessor (16 per cycle)
 //   instructions   105 for 16 keys of 32 queries (sm_90; 12 of them exponentials, 10 products of the tensor cores):
-//                  3.4 / 12.6 / 34 thousand cycles, and about 3 / 6 / 10 thousand for all the rest. Where the maximum is
-//                  needed, 150.
-//   global memory  31 / 58 / 102 KB: x read and y written once, 2 N C entries. From the second-level cache x again for
+//                  3.4 / 12.6 / 34 thousand cycles, and about 3 / 6 / 10 thousand for all the rest. 150 where the
+//                  maximum is needed.
+//   global memory  31 / 58 / 102 KB: x read and y written once, 2 N C entries. From the second-level cache, x again for
 //                  the residual and 32 KB of weights.
 //   launches       1
 //   shared memory  66 / 114 / 183 KB: 3 / 2 / 1 blocks of 4 / 8 / 13 warps on a multiprocessor with 228 KB
 // So 1024 maps need at least 28 / 83 / 195 us on 132 multiprocessors at 1.75 GHz. The chain of linear, SDPA, linear,
-// residual and LayerNorm moves 18 N C entries, 66 / 123 / 219 us at 4.3 TB/s, in 6 launches, and its SDPA is bound by
-// exponentials, too, none of them on the FMA units: 20 / 80 / 290 us with tiles of 128 x 128. That is a ratio of about 3 /
+// residual and LayerNorm moves 18 N C entries, 66 / 123 / 219 us at 4.3 TB/s, in 6 launches. Its SDPA is also bound by
+// exponentials, none of them on the FMA units: 20 / 80 / 290 us with tiles of 128 x 128. That is a ratio of about 3 /
 // 2.4 / 2.6, without the launches.
 #pragma once
 
@@ -42,18 +43,18 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
   using B = typename Operand<T>::B;
   using Map::chunks, Map::first, Map::given, Map::has_tile, Map::key, Map::kWarpTiles, Map::pitch, Map::stage,
       Map::tile_of, Map::value, Map::width;
-  // Tiles of queries that attend at once, as registers allow.
+  // Tiles of queries that attend at once, as many as the registers allow.
   static constexpr int kQueries = kHeadTiles > 2 ? 1 : kWarpTiles;
 
   using Map::Map;
 
-  // Zero values for the keys that fill the last tile: their weights are zero, and zero times NaN is not.
+  // Clears the values of the keys that fill up the last tile: their weights are zero, but zero times NaN is not zero.
   SIMMST_DEVICE_MEMBER void clear_last_values(int keys) const {
     const int end = static_cast<int>(round_up_to(keys, kTile));
     for (int i = keys * pitch + thread_index(); i < end * pitch; i += block_threads()) value[i] = T{};
   }
 
-  // Whether no score of this warp and head needs a maximum; a NaN says no.
+  // Whether the scores of this warp and head need no maximum; false for a NaN.
   SIMMST_DEVICE_MEMBER bool is_bounded(int head) const {
     float query = 0.0f, keys = 0.0f;
     for (int k = head * width / kTile; k <= (head * width + width - 1) / kTile; ++k) {
@@ -65,11 +66,11 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
       keys += largest;
       query += Map::query_norms[warp_index() * kColumnTiles + k];
     }
-    // Two per cent for the rounding of queries and keys to T.
+    // Two per cent are allowed for the rounding of queries and keys to T.
     return query * keys * 1.04f <= kBoundedScore<T> * kBoundedScore<T>;
   }
 
-  // c[t] = scores of 16 keys.
+  // c[t] += the scores of 16 keys.
   SIMMST_DEVICE_MEMBER void score(TileC (&c)[kQueries][2], const A (&query)[kHeadTiles][kQueries], int tiles,
                                   const T* keys) const {
     SIMMST_UNROLL
@@ -81,14 +82,14 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
       }
     }
   }
-  // Scores of the keys from `left` on become -inf.
+  // Sets the scores of the keys from `left` on to -inf.
   SIMMST_DEVICE_MEMBER void cut(TileC (&c)[kQueries][2], int left) const {
     SIMMST_UNROLL
     for (int i = 0; i < 8 * kQueries; ++i)
       if (8 * (i / 4 % 2) + tile_column() + i % 2 >= left) c[i / 8][i / 4 % 2].part[i % 4] = -INFINITY;
   }
 
-  // The largest score of every row.
+  // Finds the largest score of every row.
   SIMMST_DEVICE_MEMBER void find_largest(float (&largest)[kQueries][2], const A (&query)[kHeadTiles][kQueries],
                                          int tiles, int column, int keys) const {
     SIMMST_UNROLL
@@ -107,7 +108,8 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
     for (int i = 0; i < 2 * kQueries; ++i) largest[i / 2][i % 2] = reduce_warp<4>(largest[i / 2][i % 2], Maximum{});
   }
 
-  // heads = weights times values, and the sum of weights of every row; kShift: weights are 2^(score - largest).
+  // Computes heads = weights times values, and the sum of weights of every row. kShift: weights are 2^(score -
+  // largest).
   template <bool kShift>
   SIMMST_DEVICE_MEMBER void weigh(TileC (&heads)[kHeadTiles][kQueries][2], float (&total)[kQueries][2],
                                   const float (&largest)[kQueries][2], const A (&query)[kHeadTiles][kQueries],
@@ -151,7 +153,7 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
     }
   }
 
-  // One head of `kQueries` tiles from tile t on; the result replaces the queries.
+  // Attends with one head, for `kQueries` tiles from tile t on; the result replaces the queries.
   SIMMST_DEVICE_MEMBER void attend(std::int64_t map, int head, int t, int keys) const {
     const int column = head * width / kTile * kTile, end = head * width + width;
     const int tiles = (end - 1) / kTile - column / kTile + 1;
@@ -211,7 +213,7 @@ struct ForwardBlock : ForwardMap<T, WarpTiles> {
   }
 };
 
-// Small maps leave room for two blocks on a multiprocessor; their registers must, too.
+// Small maps leave room for two blocks per multiprocessor, so their registers must fit twice, too.
 template <typename T, int WarpTiles>
 constexpr int kForwardThreads =
     kWarp * (WarpTiles == 1 ? simmst::spatial::kSmallTiles : simmst::spatial::most_warps(sizeof(T)));

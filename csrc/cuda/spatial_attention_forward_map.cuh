@@ -1,5 +1,5 @@
-// A map in the forward pass of spatial attention, before and after its attention: which positions are keys, the
-// projections in and out, residual and LayerNorm. spatial_attention_forward.cuh says how it goes.
+// A map in the forward pass of spatial attention, before and after its attention: the positions that are keys, the
+// input and output projections, residual and LayerNorm. spatial_attention_forward.cuh gives an overview.
 #pragma once
 
 #include "cuda/spatial_attention_tiles.cuh"
@@ -24,7 +24,7 @@ struct ForwardArguments {
   float factor;  // scale * log2(e)
 };
 
-// One map in the shared memory of a block: its keys, its projections and how it is finished; all but the attention.
+// One map in the shared memory of a block, with every step except the attention: keys, projections, and the output.
 template <typename T, int WarpTiles>
 struct ForwardMap {
   using A = typename Operand<T>::A;
@@ -32,11 +32,11 @@ struct ForwardMap {
   static constexpr int kMostWarps = simmst::spatial::kMostWarps;
 
   const ForwardArguments<T>& given;
-  int rows, pitch, width, chunks;  // chunks: of 32 rows in C rows of weights
+  int rows, pitch, width, chunks;  // chunks: number of chunks of 32 rows in the C rows of weights
   T *stage, *key, *value;          // (rows, pitch)
   float *query_norms, *key_norms;  // (warps, column tiles): largest squared norm
   WeightRing<T> ring;
-  int first;  // of the warp's positions
+  int first;  // first position of the warp
 
   SIMMST_DEVICE_MEMBER ForwardMap(const ForwardArguments<T>& arguments, unsigned char* memory)
       : given(arguments),
@@ -58,8 +58,8 @@ struct ForwardMap {
 
   // ---- which positions are keys
 
-  // Where the positions of this lane's rows (row g + 8 h of tile t) stand among the keys: -1 for ignored ones and beyond
-  // N. Returns the number of keys.
+  // Finds the places of this lane's positions (row g + 8 h of tile t) among the keys: -1 for ignored positions and
+  // beyond N. Returns the number of keys.
   SIMMST_DEVICE_MEMBER int find_keys(std::int64_t map, int (&slot)[kWarpTiles][2]) const {
     const std::uint8_t* mask = given.mask == nullptr ? nullptr : given.mask + map * given.positions;
     int count = given.positions, before = first;
@@ -70,7 +70,7 @@ struct ForwardMap {
         const int position = n + lane_index();
         const std::uint32_t bits = ballot(position < given.positions && mask[position] == 0);
         if (n <= first) {
-          // Of the warp's own positions, and those before them among these 32.
+          // `own`: how many of these 32 positions come before the warp's own.
           const int own = first - n < kWarp ? first - n : 0;
           before += count_bits(own == 0 && n < first ? bits : bits & ((1u << own) - 1));
           kept = bits >> own;
@@ -99,7 +99,7 @@ struct ForwardMap {
                  ring.slot(3 * chunks + i), pitch);
   }
 
-  // The largest over the warp's rows of the sum of squares along a row of 16 columns.
+  // Stores the largest sum of squares along a row of 16 columns, over the warp's rows.
   SIMMST_DEVICE_MEMBER void keep_norm(const TileC (&c)[kWarpTiles][2], const bool (&counts)[kWarpTiles][2],
                                       float* norms, int column) const {
     float largest = 0.0f;
@@ -112,7 +112,7 @@ struct ForwardMap {
         sum = fmaf(entry, entry, sum);
       }
       sum = reduce_warp<4>(sum, Sum{});
-      // A NaN must survive: it turns the bound off.
+      // A NaN must survive, because it turns the bound off.
       if (counts[i / 2][i % 2] && !(sum <= largest)) largest = sum;
     }
     SIMMST_UNROLL
@@ -123,7 +123,7 @@ struct ForwardMap {
     if (lane_index() == 0) norms[warp_index() * kColumnTiles + column / kTile] = largest;
   }
 
-  // 16 columns of keys (part 0), values (1) or queries (2).
+  // Stores 16 columns of keys (part 0), values (1) or queries (2).
   SIMMST_DEVICE_MEMBER void keep_projected(TileC (&c)[kWarpTiles][2], int part, int column,
                                            const int (&slot)[kWarpTiles][2]) const {
     const T* bias = given.in_bias == nullptr ? nullptr : given.in_bias + (part + 1) % 3 * given.channels;
@@ -152,7 +152,7 @@ struct ForwardMap {
     if (part != 1) keep_norm(c, counts, part == 0 ? key_norms : query_norms, column);
   }
 
-  // Keys, values and queries of the warp's positions.
+  // Computes keys, values and queries of the warp's positions.
   SIMMST_DEVICE_MEMBER void project_in(std::int64_t map, const int (&slot)[kWarpTiles][2]) const {
     start_in(0);
     A x[kColumnTiles][kWarpTiles];
@@ -182,9 +182,9 @@ struct ForwardMap {
     }
   }
 
-  // ---- projection out, residual, LayerNorm
+  // ---- output projection, residual, LayerNorm
 
-  // Of tile t with the branch y, which is zero for a map without keys.
+  // Finishes tile t with the branch y, which is zero for a map without keys.
   SIMMST_DEVICE_MEMBER void finish(std::int64_t map, int t, TileC (&y)[kColumnTiles][1][2], bool has_keys) const {
     if (!has_tile(t)) return;
     T* tile = tile_of(stage, t);
@@ -246,7 +246,7 @@ struct ForwardMap {
     }
   }
 
-  // The weights stay in the ring for both tiles if they have no more than two chunks.
+  // The weights stay in the ring for both tiles if they have at most two chunks.
   SIMMST_DEVICE_MEMBER void project_out(std::int64_t map) const {
     const bool stay = chunks <= 2;
     SIMMST_ROLLED

@@ -1,6 +1,6 @@
-// Tiles of spatial attention for every dtype: 16-bit entries go to the tensor cores as matrix.hpp has them; float32
-// goes through the FMA units (IEEE), in tiles with the same place for every entry. Also the exponential, and rows of a
-// map on their way between global and shared memory.
+// Tiles of spatial attention for every dtype. 16-bit entries go to the tensor cores in the layout of matrix.hpp;
+// float32 goes through the FMA units (IEEE), in tiles that have every entry in the same place. Also the exponential,
+// and the transfer of a map's rows between global and shared memory.
 #pragma once
 
 #include "core/spatial_attention_plan.hpp"
@@ -42,7 +42,7 @@ SIMMST_DEVICE void clear(WideA& a) {
   for (int i = 0; i < 8; ++i) a.part[i] = 0.0f;
 }
 
-// A, and two neighbouring B, from shared memory; as load_a, load_b_columns and load_b_rows of matrix.hpp.
+// Loads A, and two neighbouring B, from shared memory, as load_a, load_b_columns and load_b_rows of matrix.hpp do.
 template <typename T>
 SIMMST_DEVICE void read_a(TileA& a, const T* tile, int pitch) {
   a = load_a(tile, pitch);
@@ -82,7 +82,7 @@ SIMMST_DEVICE void read_rows(WideB (&b)[2], const float* tile, int pitch) {
   b[1] = {tile + 8, pitch, 1};
 }
 
-// Two neighbouring C as an A of T.
+// Turns two neighbouring C into an A of T.
 template <typename T>
 SIMMST_DEVICE typename Operand<T>::A to_a(const TileC& left, const TileC& right) {
   if constexpr (sizeof(T) == 2) {
@@ -93,7 +93,7 @@ SIMMST_DEVICE typename Operand<T>::A to_a(const TileC& left, const TileC& right)
   }
 }
 
-// Zeroes the columns of A outside of [first, last).
+// Clears the columns of A outside of [first, last).
 SIMMST_DEVICE void keep_columns(TileA& a, int first, int last) {
   SIMMST_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -111,7 +111,7 @@ SIMMST_DEVICE void keep_columns(WideA& a, int first, int last) {
   }
 }
 
-// c[m][n] += a[m] b[n]
+// c[m][n] += a[m] b[n].
 template <typename T, int M>
 SIMMST_DEVICE void multiply(TileC (&c)[M][2], const typename Operand<T>::A (&a)[M],
                             const typename Operand<T>::B (&b)[2]) {
@@ -141,7 +141,7 @@ SIMMST_DEVICE void multiply(TileC (&c)[M][2], const typename Operand<T>::A (&a)[
   }
 }
 
-// Two entries side by side, at an even place.
+// Stores two neighbouring entries, at an even place.
 template <typename T>
 SIMMST_DEVICE void store_pair(T* target, float low, float high) {
   if constexpr (sizeof(T) == 2) {
@@ -167,10 +167,11 @@ SIMMST_DEVICE std::uint32_t float_as_bits(float value) {
   return bits;
 }
 
-// 2^x on the FMA units, to 2.4e-7 relative: 2^round(x) is exact and the polynomial (minimax) covers the rest. For x from
-// -126 to 127; NaN for NaN, because the last step is a product: adding to the exponent's bits would make a number of a NaN.
+// 2^x on the FMA units, to 2.4e-7 relative: 2^round(x) is exact, and the polynomial (minimax) covers the rest. For x
+// from -126 to 127. NaN gives NaN because the last step is a product; adding to the exponent's bits would turn a NaN
+// into a number.
 SIMMST_DEVICE float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the sum has no bits for a fraction
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23, so that the sum has no bits for a fraction
   const float shifted = x + kRound, r = x - (shifted - kRound);
   float p = fmaf(r, 0x1.5c08e6p-10f, 0x1.3d0c52p-7f);
   p = fmaf(p, r, 0x1.c6b6e4p-5f);
@@ -180,8 +181,8 @@ SIMMST_DEVICE float exp2_polynomial(float x) {
   return p * bits_as_float((float_as_bits(shifted) << 23) + 0x3f800000u);
 }
 
-// Softmax weights 2^x of a tile of scores. One in four goes to the FMA units when 16-bit entries and narrow heads leave
-// the special-function unit as the bound. Below -126 they are 0 or tiny.
+// Turns a tile of scores x into softmax weights 2^x. One in four goes to the FMA units when 16-bit entries and narrow
+// heads make the special-function unit the bottleneck. Below -126 the weights are 0 or tiny.
 template <typename T, bool kShared>
 SIMMST_DEVICE void exponentiate(TileC& c) {
   if constexpr (sizeof(T) == 4) {
@@ -205,7 +206,7 @@ struct Maps {
   T* data;
   std::int64_t batch, channel, row, column;
   int columns;  // positions in a row
-  bool packed;  // channels lie side by side and start at multiples of 16 bytes
+  bool packed;  // channels are consecutive and start at multiples of 16 bytes
 
   SIMMST_DEVICE_MEMBER T* at(std::int64_t map, int position) const {
     const int r = position / columns;
@@ -216,7 +217,7 @@ struct Maps {
 template <typename T>
 constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
 
-// Rows [first, first + 16) of a map to shared memory, by one warp: zero beyond N and C.
+// Loads rows [first, first + 16) of a map to shared memory, by one warp, with zeros beyond N and C.
 template <typename T>
 SIMMST_DEVICE void load_rows(const Maps<const T>& maps, std::int64_t map, int first, int positions, int channels, T* to,
                              int pitch) {
@@ -238,7 +239,7 @@ SIMMST_DEVICE void load_rows(const Maps<const T>& maps, std::int64_t map, int fi
   }
 }
 
-// And back.
+// Stores them back.
 template <typename T>
 SIMMST_DEVICE void store_rows(const Maps<T>& maps, std::int64_t map, int first, int positions, int channels,
                               const T* from, int pitch) {
@@ -258,10 +259,10 @@ SIMMST_DEVICE void store_rows(const Maps<T>& maps, std::int64_t map, int first, 
   }
 }
 
-// ---- weights on their way from global memory (where they stay in the second-level cache) to the multiplying warps: slots
-// of 32 rows in shared memory, one filled while the other is read
+// ---- weights on their way from global memory (where the second-level cache keeps them) to the multiplying warps:
+// slots of 32 rows in shared memory, one filled while the other is read
 
-// Starts copying rows [first, first + 32) of a matrix (rows, channels) to a slot; zero beyond both.
+// Starts copying rows [first, first + 32) of a matrix (rows, channels) to a slot, with zeros beyond both.
 template <typename T>
 SIMMST_DEVICE void copy_weights(const T* matrix, int first, int rows, int channels, bool aligned, T* slot, int pitch) {
   constexpr int kSize = kPackSize<T>;
@@ -283,8 +284,8 @@ SIMMST_DEVICE void copy_weights(const T* matrix, int first, int rows, int channe
   commit_copies();
 }
 
-// Of one operation's chain of slots: chunk i lies in slot i % 2. `start(i)` may be called once all warps have read chunk
-// i - 2, which `arrive()` for chunk i - 1 makes sure of.
+// The slots of one operation's chunks: chunk i is in slot i % 2. `start(i)` may be called once all warps have read
+// chunk i - 2, which `arrive()` for chunk i - 1 ensures.
 template <typename T>
 struct WeightRing {
   T* slots;
@@ -297,7 +298,7 @@ struct WeightRing {
   }
 };
 
-// sums[m] += a[k][m] (rows, channels) times 16 rows of weights at `tile`, transposed; all channels.
+// sums[m] += a[k][m] (rows, channels) times 16 rows of weights at `tile`, transposed, over all channels.
 template <typename T, int M>
 SIMMST_DEVICE void multiply_weights(TileC (&sums)[M][2], const typename Operand<T>::A (&a)[kColumnTiles][M],
                                     const T* tile, int pitch) {
@@ -311,8 +312,8 @@ SIMMST_DEVICE void multiply_weights(TileC (&sums)[M][2], const typename Operand<
   }
 }
 
-// sums[n] += 16 rows, whose columns from k on `fetch(a, k)` reads, times column n of tiles of the weights in shared
-// memory, of which there are `columns` columns; the transpose of the weights if kTransposed.
+// sums[n] += 16 rows, whose columns from k on `fetch(a, k)` reads, times column n of the tiles of weights in shared
+// memory, which have `columns` columns; the transpose of the weights if kTransposed.
 template <typename T, bool kTransposed, int N, typename Fetch>
 SIMMST_DEVICE void multiply_rows(TileC (&sums)[N][1][2], const Fetch& fetch, const T* weights, int pitch, int columns) {
   SIMMST_ROLLED

@@ -1,5 +1,5 @@
-// What tests call and no installation needs: the words that kernels are written in, one by one, and how the kernels cut
-// their work. Part of simmst._cuda_emulated; for a GPU a module of its own, simmst._cuda_checks.
+// Functions for tests; no installation needs them. They run the words of the kernels one by one, and show how the
+// kernels divide their work. Part of simmst._cuda_emulated; for a GPU, a module of its own, simmst._cuda_checks.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -34,7 +34,7 @@ void run_check(const std::string& name, const py::tuple& in, const py::tuple& ou
   device_check(name, input.as<float>(), output.as<std::uint32_t>(), input.shape[0], queue);
 }
 
-// ---- how the work is cut: plain arithmetic that needs no device
+// ---- how the work is divided: plain arithmetic that needs no device
 
 namespace schedule = simmst::prob_sparse;
 
@@ -64,13 +64,13 @@ py::tuple list_begin(int64_t group, int64_t samples, int64_t tiles) {
   return py::make_tuple(schedule::first_entry(group, samples, tiles), schedule::first_offset(group, tiles));
 }
 
-// The bytes before a row and the query of its entry in a list.
+// The bytes before a list entry's row, and its query.
 py::tuple list_entry(int64_t row, int64_t query, std::uint32_t row_bytes) {
   const std::uint32_t entry = schedule::list_entry(row, query);
   return py::make_tuple(schedule::entry_bytes(entry, row_bytes), schedule::entry_query(entry));
 }
 
-// The radix search for the `wanted`-th largest, over counts made one value at a time.
+// A radix search for the `wanted`-th largest, with counts made one value at a time.
 std::uint32_t radix_search(const std::vector<std::uint32_t>& ordered, int64_t wanted) {
   schedule::RadixState state{0, wanted};
   for (int pass = 0; pass < schedule::kPasses; ++pass) {

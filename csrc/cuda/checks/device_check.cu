@@ -61,7 +61,7 @@ SIMMST_KERNEL(kThreads) numbers(const float* in, std::uint32_t* out, std::int64_
   for (int j = 0; j < 4; ++j) out[(2 + j) * count + i] = words.word[j];
 }
 
-// In three stages: in[i] reaches its reversed place through shared memory; what lies past `count` is zero.
+// In three stages: in[i] goes to its mirrored place through shared memory; entries past `count` are zero.
 SIMMST_KERNEL(kThreads) copies(const float* in, std::uint32_t* out, std::int64_t count) {
   constexpr int kStages = 3, kStage = 4 * kThreads;
   float* shared = reinterpret_cast<float*>(shared_memory());
@@ -88,7 +88,7 @@ SIMMST_KERNEL(kThreads) copies(const float* in, std::uint32_t* out, std::int64_t
   wait_for_copies<0>();
 }
 
-// in: A (16 x 16) and B (16 x 16), row-major. out: A B four times, its operands loaded in each of their four ways.
+// in: A (16 x 16) and B (16 x 16), row-major. out: A B four times, with the operands loaded in each of the four ways.
 template <typename T>
 SIMMST_KERNEL(32)
 products(const float* in, std::uint32_t* out, std::int64_t) {
@@ -122,9 +122,9 @@ struct Check {
   void (*kernel)(const float*, std::uint32_t*, std::int64_t);
   int threads;
   std::size_t shared_bytes;
-  std::int64_t inputs;      // exactly so many; 0 for any number
-  std::int64_t per_block;   // inputs of a block; 0 for one block
-  std::int64_t outputs[2];  // so many words, and so many for each input (rounded up to the last number of inputs)
+  std::int64_t inputs;      // exact number; 0 for any number
+  std::int64_t per_block;   // inputs per block; 0: one block
+  std::int64_t outputs[2];  // words in all, and words per input (rounded up to the last number of inputs)
   std::int64_t rounded;
 };
 

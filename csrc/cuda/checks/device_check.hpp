@@ -1,4 +1,5 @@
-// Small kernels that use one word of device.hpp each: on a device they show that the emulator means the same by it.
+// Small kernels that use one word of device.hpp each, to show on a device that the emulator gives the word the same
+// meaning.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 
 namespace simmst::cuda {
 
-// Runs the check of that name: reads `count` floats and writes device_check_outputs(name, count) 32-bit words.
-// Throws std::invalid_argument for an unknown name.
+// Runs the check with this name: reads `count` floats and writes device_check_outputs(name, count) 32-bit words. Throws
+// std::invalid_argument for an unknown name.
 void device_check(const std::string& name, const float* in, std::uint32_t* out, std::int64_t count, const Queue& queue);
 std::int64_t device_check_outputs(const std::string& name, std::int64_t count);
 

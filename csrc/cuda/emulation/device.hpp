@@ -1,4 +1,4 @@
-// The words of device.hpp in the emulator. What each means is said in device_nvcc.hpp.
+// The words of device.hpp in the emulator. device_nvcc.hpp explains their meaning.
 #pragma once
 
 #include <tuple>
@@ -36,7 +36,7 @@ inline void sync_block(Place place = Place::current()) { emulation::wait_for_blo
 inline void sync_warp(Place place = Place::current()) { emulation::exchange(nullptr, 0, "sync_warp()", place); }
 inline void fence_device() {}
 
-// The value of lane source(lane), the thread's own where that is none of 0 to 31.
+// The value of lane source(lane), or the thread's own value if source(lane) is not between 0 and 31.
 template <typename T>
 T shuffle_from(T value, int source, const char* operation, const Place& place) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
@@ -118,8 +118,8 @@ void wait_for_copies() {
   emulation::wait_for_copies(N);
 }
 
-// The one NaN that a GPU's arithmetic gives, whatever went in. A processor's is another, and what is done with its bits
-// comes out differently. Plain + and * hand a NaN on as it is, and so keep this one.
+// Replaces every NaN by the one that a GPU's arithmetic gives for any NaN. A processor's NaN has other bits, and code
+// that uses the bits would give other results. Plain + and * pass a NaN on unchanged, and so keep this one.
 inline float as_on_a_gpu(float x) { return std::isnan(x) ? emulation::float_of(0x7fffffffu) : x; }
 inline float fmaf(float x, float y, float z) { return as_on_a_gpu(std::fma(x, y, z)); }
 inline float exp2f(float x) { return as_on_a_gpu(std::exp2(x)); }
@@ -168,7 +168,7 @@ inline void load_matrices_from(std::uint32_t (&registers)[4], const void* row, b
     };
     registers[matrix] = transposed ? entry(t, g) | entry(t + 1, g) << 16 : entry(g, t) | entry(g, t + 1) << 16;
   }
-  emulation::exchange(nullptr, 0, operation, place);  // nobody writes there before all have read
+  emulation::exchange(nullptr, 0, operation, place);  // no thread writes there before all have read
 }
 inline void load_matrices(std::uint32_t (&registers)[4], const void* row, Place place = Place::current()) {
   load_matrices_from(registers, row, false, "load_matrices()", place);
@@ -191,7 +191,7 @@ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_
   const int g = lane_index() / 4, t = lane_index() % 4;
   for (int j = 0; j < 4; ++j) {
     const int upper = j / 2, column = 2 * t + j % 2;
-    double sum = 0.0;  // the products are exact in it
+    double sum = 0.0;  // which holds the products exactly
     for (int k = 0; k < 16; ++k) {
       const int quad = k % 8 / 2, late = k / 8;
       sum += static_cast<double>(entry(4 * g + quad, upper + 2 * late, k % 2)) *

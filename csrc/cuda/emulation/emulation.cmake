@@ -1,8 +1,8 @@
-# simmst._cuda_emulated: the same kernels and bindings compiled by the C++ compiler, without a CUDA toolkit, and run on
-# the CPU thread by thread. For tests only.
+# simmst._cuda_emulated: the same kernels and bindings, compiled by the C++ compiler without a CUDA toolkit, and run thread
+# by thread on the CPU. For tests only.
 set(SIMMST_EMULATED_SOURCES)
 foreach(source ${SIMMST_CUDA_KERNELS} ${SIMMST_CUDA_KERNELS_BY_ENTRY} ${SIMMST_CUDA_CHECK_KERNELS})
-  # A .cu is a source of the CUDA language wherever it is listed; here it is included by a source of C++.
+  # CMake compiles a listed .cu as CUDA, so here a C++ source includes it.
   get_filename_component(name ${source} NAME_WE)
   set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
   string(REPLACE "csrc/" "" path ${source})
@@ -15,7 +15,7 @@ add_library(simmst_emulated_kernels OBJECT ${SIMMST_EMULATED_SOURCES} ${SIMMST_C
 target_compile_definitions(simmst_emulated_kernels PRIVATE SIMMST_EMULATED)
 target_compile_options(simmst_emulated_kernels PRIVATE -fvisibility=hidden)
 target_link_libraries(simmst_emulated_kernels PRIVATE simmst_flags)
-# NO_EXTRAS: optimising when it is linked would take longer than the tests gain.
+# NO_EXTRAS, because link-time optimisation would take longer than the tests gain from it.
 pybind11_add_module(_cuda_emulated NO_EXTRAS ${SIMMST_CUDA_BINDINGS} ${SIMMST_CUDA_CHECK_BINDINGS})
 target_compile_definitions(_cuda_emulated PRIVATE SIMMST_EMULATED)
 target_link_libraries(_cuda_emulated PRIVATE simmst_flags simmst_emulated_kernels)

@@ -12,8 +12,8 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves the registers that a call preserves and the stack, and takes up those of the other side. (swapcontext would do,
-// with a system call each time for the signal mask.)
+// Saves the registers that a call preserves and the stack pointer, and loads those of the other fiber. (swapcontext
+// would do, but it makes a system call each time for the signal mask.)
 extern "C" __attribute__((naked, noipa, used)) void simmst_switch_stack(void** /*leave, rdi*/, void* /*enter, rsi*/) {
   asm(R"(
     pushq %rbp
@@ -64,9 +64,9 @@ void Fiber::prepare(void (*entry)()) {
   sanitizer_stack_ = nullptr;
 #endif
 #if defined(__x86_64__)
-  // As if simmst_switch_stack had been called by a function that was about to call `entry`.
+  // The stack looks as if a function that was about to call `entry` had called simmst_switch_stack.
   auto** top = reinterpret_cast<void**>(static_cast<char*>(stack_) + bytes_);
-  *--top = nullptr;  // where `entry` would return to; leaves the stack as a call would
+  *--top = nullptr;  // return address of `entry`; leaves the stack as a call would
   *--top = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   top_ = top;
@@ -97,7 +97,7 @@ void Fiber::arrived([[maybe_unused]] Fiber& here) {
   const void* stack = nullptr;
   std::size_t bytes = 0;
   __sanitizer_finish_switch_fiber(here.sanitizer_stack_, &stack, &bytes);
-  left->stack_ = const_cast<void*>(stack);  // that of the caller's own, too, which nobody told us
+  left->stack_ = const_cast<void*>(stack);  // also for the caller's own stack, whose place is not known otherwise
   left->bytes_ = bytes;
 #endif
 }

@@ -1,4 +1,4 @@
-// A thread of control with a stack of its own, resumed and left by hand.
+// A thread of control with its own stack, which is switched by hand.
 #pragma once
 
 #include <cstddef>
@@ -11,19 +11,20 @@ namespace simmst::cuda::emulation {
 
 class Fiber {
  public:
-  Fiber() = default;  // the caller's own stack, to come back to
+  Fiber() = default;  // for the caller's own stack, to return to
   explicit Fiber(std::size_t stack_bytes);
   ~Fiber();
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // The next switch to this fiber begins at `entry`, which must never return. What it ran before is forgotten.
+  // The next switch to this fiber begins at `entry`, which must never return. Whatever the fiber ran before is
+  // forgotten.
   void prepare(void (*entry)());
 
-  // Leaves `from`, which is running, for `to`; returns when something switches back. `forever`: nothing will.
+  // Switches from `from`, which is running, to `to`; returns when something switches back. `forever`: nothing will.
   static void switch_to(Fiber& from, Fiber& to, bool forever = false);
 
-  // To be called first at an entry.
+  // Must be called first at an entry.
   static void arrived(Fiber& here);
 
  private:

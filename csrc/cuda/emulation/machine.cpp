@@ -35,13 +35,13 @@ enum class State : std::uint8_t { kReady, kAtBlockBarrier, kInExchange, kReturne
 
 struct Thread {
   State state = State::kReady;
-  const char* operation = "";  // what it waits in, and where
+  const char* operation = "";  // the operation in which it waits, and the place
   Place place;
-  std::vector<std::vector<Copy>> committed;  // the oldest first
+  std::vector<std::vector<Copy>> committed;  // oldest first
   std::vector<Copy> uncommitted;
 };
 
-// What the lanes of a warp give one another. Two sets take turns: a lane can be one exchange ahead of another.
+// The data that the lanes of a warp exchange. Two sets take turns, because a lane can be one exchange ahead of another.
 struct Warp {
   alignas(16) unsigned char slots[2][kLanes * kSlotBytes];
   int turn = 0;
@@ -95,7 +95,7 @@ class Machine {
     }
     SharedMemory shared(launch.shared_bytes);
     shared_ = &shared;
-    // An affine map visits every block once, in no kind order.
+    // An affine map visits every block once, in an order that is unlikely to hide mistakes.
     const auto blocks = static_cast<std::uint64_t>(launch.grid.x * launch.grid.y * launch.grid.z);
     std::uint64_t factor = blocks / 2 + random_.below(blocks);
     while (std::gcd(factor, blocks) != 1) ++factor;
@@ -126,7 +126,7 @@ class Machine {
         }
         wake(i);
       }
-      // The last one to come is not to be the first one to go.
+      // The last thread to arrive must not always be the first to leave.
       ready_.push_back(here_.thread);
       go_on(State::kReady, "", place);
     } else {
@@ -159,7 +159,7 @@ class Machine {
   }
 
   void start_copy(const Copy& copy) {
-    // Until it arrives there is no telling what lies there.
+    // Until the copy arrives, the content of the target is undefined.
     std::memset(copy.shared, 0xff, 16);
     threads_[here_.thread].uncommitted.push_back(copy);
   }
@@ -223,7 +223,7 @@ class Machine {
     ready_.push_back(thread);
   }
 
-  // Leaves the running thread for one that is ready.
+  // Switches from the running thread to one that is ready.
   void go_on(State state, const char* operation, const Place& place) {
     const int thread = here_.thread;
     threads_[thread].state = state;

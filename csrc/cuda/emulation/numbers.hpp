@@ -1,4 +1,4 @@
-// The 16-bit floats in plain C++, as the device converts them: to the nearest, ties to even, NaN stays NaN.
+// The 16-bit floats in plain C++, converted as the device does: to nearest, ties to even, NaN stays NaN.
 #pragma once
 
 #include <cmath>
@@ -43,7 +43,7 @@ inline void narrow(float x, float16& out) {
   }
   if (magnitude >= 0x47800000u) {  // 65536 and beyond, and infinity
     half = 0x7c00;
-  } else if (magnitude >= 0x38800000u) {  // normal from 2^-14 on; rounding up may carry into infinity
+  } else if (magnitude >= 0x38800000u) {  // normal from 2^-14; rounding up may carry into infinity
     half = (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000u) >> 13;
   } else {
     half = static_cast<std::uint32_t>(std::nearbyint(float_of(magnitude) * 0x1p24f));

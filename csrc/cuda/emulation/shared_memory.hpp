@@ -35,12 +35,12 @@ class SharedMemory {
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
 
-  // Every float and half in it is NaN, every integer -1.
+  // Makes every float and half NaN, and every integer -1.
   unsigned char* poison() {
     std::memset(begin(), 0xff, bytes_);
     return begin();
   }
-  // Whether a guard was written to. (With AddressSanitizer the access itself is reported.)
+  // Whether a guard was overwritten. (With AddressSanitizer the access itself is reported.)
   bool overrun() const {
 #if defined(__SANITIZE_ADDRESS__)
     return false;
