@@ -2,10 +2,10 @@
 //
 // A is (P, L, N): P independent problems of L planes. The columns are divided into tiles. While
 //   g = gradient + A^T s,   x <- step(x, g),   v += A (x - anchor)
-// run on a tile, its slices of the point, the gradient and the partial sums stay in the first-level cache, and its slice
-// of A stays in the second-level cache, so that A is read from memory once, whatever the number of products. Tiles are
-// grouped into chunks that depend only on the sizes. Threads share the chunks, and the chunks' sums are added in order,
-// so that results do not depend on the team size.
+// run on a tile, its slices of the point, the gradient and the partial sums stay in the first-level cache, and its
+// slice of A stays in the second-level cache, so that A is read from memory once, whatever the number of products.
+// Tiles are grouped into chunks that depend only on the sizes. Threads share the chunks, and the chunks' sums are added
+// in order, so that results do not depend on the team size.
 #pragma once
 
 #include <cstdint>

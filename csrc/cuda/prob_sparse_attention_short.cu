@@ -4,9 +4,9 @@
 // Counts for bfloat16, D = 64: the rows of Q, K and V take 144 bytes each, and there are some 40 KB more, so that about
 // L = 440 is the longest where a block has 227 KB. Global memory is read only at the start, 3 L rows of 128 bytes, and
 // L rows are written: 11 MB for L = 336 with 64 heads. The rest is one block's latency, on half of a large GPU's
-// multiprocessors; measured times are in docs/results/speed.md. Per query, L S rows of 128 bytes come from shared memory,
-// 10 thousand clocks for L = 336 (S = 30). There, several launches that share a head among blocks are faster; they are
-// used above kMostGathered.
+// multiprocessors; measured times are in docs/results/speed.md. Per query, L S rows of 128 bytes come from shared
+// memory, 10 thousand clocks for L = 336 (S = 30). There, several launches that share a head among blocks are faster;
+// they are used above kMostGathered.
 #include "cuda/prob_sparse_attention_attend.cuh"
 #include "cuda/prob_sparse_attention_gathered.cuh"
 
