@@ -18,6 +18,11 @@ exclude_patterns = ["_build", "results/*/**"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+# A name of simmst that a page or docstring refers to must be documented; those of other packages are not looked up.
+# Names with four parts are types in signatures, written with the file that they come from.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!simmst\.).*"), (r"py:.*", r"simmst(\.\w+){3,}")]
+
 # In docstrings, one pair of backticks is code, as in Markdown.
 default_role = "literal"
 autodoc_default_options = {"members": True}
