@@ -1,7 +1,7 @@
 """simmst: cellular traffic forecasting with Sim-MSTNet, and its hot paths as fast drop-in operators.
 
-Three doors: :mod:`simmst.ops` and :mod:`simmst.nn` for the operators and layers, :mod:`simmst.models` for the networks,
-:class:`Forecaster` (or the command ``simmst``) for forecasts of a city's cells.
+There are three entry points: :mod:`simmst.ops` and :mod:`simmst.nn` for the operators and layers, :mod:`simmst.models`
+for the networks, and :class:`Forecaster` (or the command ``simmst``) for forecasts of a city's cells.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simmst.forecaster import Forecaster
     from simmst.models import SimMSTNet, STNet
 
-# Imported on first use, so that a kernel user pays for the kernels alone.
+# Imported on first use, so that users of the kernels alone do not pay for the rest.
 _ATTRIBUTES = {
     "Forecaster": "simmst.forecaster",
     "TrafficDataset": "simmst.data",

@@ -1,4 +1,4 @@
-"""The errors users meet. Each message names the value, where it was found and the next thing to do."""
+"""The errors that users meet. Each message names the value, says where it was found and what to do next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ConfigError(SimmstError, ValueError):
 
 
 class DataError(SimmstError, ValueError):
-    """A data set or data file does not hold what it should."""
+    """A data set or data file does not have the expected content."""
 
 
 class CheckpointError(SimmstError, ValueError):
@@ -20,11 +20,11 @@ class CheckpointError(SimmstError, ValueError):
 
 
 class BackendUnavailableError(SimmstError, RuntimeError):
-    """A backend was asked for by name and cannot run the call."""
+    """A backend was requested by name and cannot run the call."""
 
 
 class MissingExtraError(SimmstError, ImportError):
-    """A feature needs a package that comes with one of the extras."""
+    """A feature needs a package that one of the extras installs."""
 
 
 class RayTracingError(SimmstError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The hot paths as functions: check the arguments, choose a backend, run with autograd."""
+"""The hot paths as functions, which check their arguments, choose a backend and run with autograd."""
 
 from simmst.ops.cutting_plane import (
     PackedSigns,

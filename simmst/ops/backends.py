@@ -1,4 +1,4 @@
-"""Which implementation runs a call: one predicate per backend says whether it can, and if not, why."""
+"""The choice of the backend that runs a call. One predicate per backend says why it cannot run the call, if so."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from simmst.ops.limits import why_too_large, why_too_little_memory
 
 BACKENDS = ("reference", "cpu", "triton", "cuda", "chain")
 GPU_OPERATORS = ("prob_sparse_attention", "spatial_attention", "cutting_plane")
-# Layers with C++ kernels for float32 alone: what the backend that is named has no kernel for, the reference runs.
+# Layers whose C++ kernels take only float32. The reference runs what a named backend has no kernel for.
 PLAIN_LAYERS = ("feed_forward", "day_attention", "projection")
 OPERATORS = GPU_OPERATORS + PLAIN_LAYERS
 
-# Where the functions of a backend live: {operator} is one of OPERATORS. Imported on first use.
+# The module with the functions of a backend; {operator} is one of OPERATORS. Imported on first use.
 _MODULES = {
     "reference": "simmst.reference.{operator}",
     "chain": "simmst.reference.{operator}_chain",
@@ -35,9 +35,9 @@ _MODULES = {
     "triton": "simmst.kernels.{operator}",
     "cuda": "simmst.native.cuda.{operator}",
 }
-# Operators that one would otherwise put together from PyTorch's fused ones: the backend "chain" does that.
+# Operators that can be built from PyTorch's fused operators, which is what backend "chain" does.
 CHAINED = ("spatial_attention",)
-# Tried in this order when no backend is named; on a GPU those come first that measured_choice.json says are faster.
+# Tried in this order when no backend is named. On a GPU, backends that measured_choice.json lists as faster come first.
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "chain", "reference")}
 
 
@@ -65,7 +65,7 @@ def load_native(name: str) -> tuple[ModuleType | None, str]:
     except ImportError as error:
         if name == "simmst._cpu":
             warn_of_hidden_installation()
-        remedy = "; where there is nvcc, SIMMST_CUDA=ON pip install . builds it" if name == "simmst._cuda" else ""
+        remedy = "; on a machine with nvcc, build it: SIMMST_CUDA=ON pip install ." if name == "simmst._cuda" else ""
         return None, f"the compiled module {name} is not in this installation ({error}){remedy}"
 
 
@@ -77,7 +77,7 @@ def _why_not_reference(operator: str, device: torch.device, dtype: torch.dtype) 
 
 def _why_not_chain(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
     if operator not in CHAINED:
-        return f"PyTorch has no fused operators to put {operator} together from; the chain runs {', '.join(CHAINED)}"
+        return f"{operator} cannot be built from PyTorch's fused operators; the chain runs {', '.join(CHAINED)}"
     return _why_not_reference(operator, device, dtype)
 
 
@@ -95,7 +95,7 @@ def _why_not_cpu(operator: str, device: torch.device, dtype: torch.dtype) -> str
 
 
 def _why_not_triton(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    # Looking for the file imports neither triton nor the kernel.
+    # Only look for the file, which imports neither triton nor the kernel.
     if not any(Path(folder, f"{operator}.py").is_file() for folder in _kernel_folders()):
         return f"this version of simmst has no Triton kernel for {operator}"
     if importlib.util.find_spec("triton") is None:
@@ -112,7 +112,7 @@ def _why_not_interpreted(operator: str, dtype: torch.dtype) -> str | None:
 
 
 def interpreted() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, which takes CPU tensors: slow, for tests alone.
+    """Tell whether Triton kernels run in Triton's interpreter, which takes CPU tensors and is slow: for tests only.
 
     The variable ``TRITON_INTERPRET=1`` must be set before triton is first imported.
     """
@@ -171,7 +171,7 @@ _PREDICATES = {
 
 
 def why_not(operator: str, backend: str, *, device: torch.device, dtype: torch.dtype, **sizes: int) -> str | None:
-    """Say why a backend cannot run an operator on this device, dtype and sizes; None when it can.
+    """Say why a backend cannot run an operator with this device, dtype and sizes; None if it can.
 
     Example:
         >>> why_not("cutting_plane", "cuda", device=torch.device("cpu"), dtype=torch.float32) is None
@@ -194,18 +194,18 @@ def choose(
 
     Args:
         operator: one of ``OPERATORS``.
-        backend: a name (never replaced silently), or None for the value of the environment variable
-            ``SIMMST_BACKEND`` and, without that, the first backend that can run the call.
-        device: where the inputs lie.
-        dtype: what they hold.
+        backend: name of a backend (never replaced silently), or None for the value of the environment variable
+            ``SIMMST_BACKEND`` or, if that is not set, for the first backend that can run the call.
+        device: device of the inputs.
+        dtype: dtype of the inputs.
         bucket: :func:`simmst.ops.measured_choice.bucket` of the size that the work grows with.
-        head_width: D, which kernels limit (:mod:`simmst.ops.limits`); a plain integer, which :func:`concrete` makes of
-            it while torch.compile traces.
-        training: whether gradients are wanted, which may make another backend the fastest.
+        head_width: D, which kernels limit (:mod:`simmst.ops.limits`), as a plain integer; while torch.compile traces,
+            :func:`concrete` makes it one.
+        training: whether gradients are wanted, because another backend may then be the fastest.
 
     Raises:
-        ValueError: the name is no backend.
-        BackendUnavailableError: the backend named cannot run the call; the message says why.
+        ValueError: the name is not that of a backend.
+        BackendUnavailableError: the named backend cannot run the call; the message says why.
 
     Example:
         >>> choose("cutting_plane", "reference", device=torch.device("cpu"), dtype=torch.float32)
@@ -218,20 +218,20 @@ def choose(
     return _resolve(operator, named, source, device, dtype, is_transformed(), bucket, head_width, training)
 
 
-# torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This is
-# torch.compiler.assume_constant_result without its import of the compiler, which takes longer than all of simmst.
+# torch.compile evaluates the choice while it traces, instead of tracing the imports and look-ups in it. This has the
+# effect of torch.compiler.assume_constant_result without importing the compiler, which takes longer than all of simmst.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _transforms = torch._C._functorch.peek_interpreter_stack
 
-# A size as a plain integer. torch.compile then makes a program for each value, which a head's width has few of.
+# Makes a size a plain integer. torch.compile then makes one program per value; a head has few different widths.
 concrete = index
 
 
 def is_transformed() -> bool:
-    """Whether a torch.func transform or forward-mode AD is under way.
+    """Tell whether a torch.func transform or forward-mode AD is active.
 
-    Only plain PyTorch can follow one, and a tensor made inside must not outlive it: keep none in a cache.
+    Only plain PyTorch works inside a transform. A tensor made inside must not outlive it, so never cache one.
     """
     return _transforms() is not None or forward_ad._current_level >= 0
 
@@ -283,7 +283,7 @@ def _candidates(
 
 @functools.cache
 def implementation(operator: str, backend: str) -> ModuleType:
-    """Import the module that holds an operator's functions on a backend.
+    """Import the module with an operator's functions for a backend.
 
     Example:
         >>> implementation("prob_sparse_attention", "reference").__name__
@@ -293,7 +293,7 @@ def implementation(operator: str, backend: str) -> ModuleType:
 
 
 def availability() -> list[Availability]:
-    """List every operator and backend with whether float32 tensors can use it here, and why not.
+    """List every operator and backend, whether it can run float32 tensors here, and if not, why.
 
     Example:
         >>> [row.backend for row in availability() if row.operator == "cutting_plane"]

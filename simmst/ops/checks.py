@@ -1,4 +1,4 @@
-"""Checks shared by the operators: each raises TypeError or ValueError with what it got, before anything runs."""
+"""Checks that the operators share. Each raises TypeError or ValueError with the value it got, before anything runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_float_tensors(**tensors: Tensor) -> None:
     """Require tensors of one floating dtype on one device.
 
     Raises:
-        TypeError: one is no tensor, holds another kind of number, or the dtypes differ.
+        TypeError: an argument is not a tensor or not floating, or the dtypes differ.
         ValueError: the devices differ.
 
     Example:
@@ -66,8 +66,8 @@ def check_index_tensor(name: str, tensor: Tensor, *, device: torch.device) -> No
     """Require an int64 tensor on a device.
 
     Raises:
-        TypeError: it is no tensor or not int64.
-        ValueError: it lies on another device.
+        TypeError: the argument is not a tensor or not int64.
+        ValueError: the tensor is on another device.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be an int64 torch.Tensor, got {type(tensor).__name__}")
@@ -83,7 +83,7 @@ def check_index_range(name: str, tensor: Tensor, upper: int) -> None:
     On a GPU the values are not read, because that would wait for the device.
 
     Raises:
-        ValueError: an index lies outside; the message gives the smallest and the largest.
+        ValueError: an index is out of range; the message gives the smallest and the largest index.
 
     Example:
         >>> check_index_range("top", torch.tensor([0, 7]), 5)
@@ -100,7 +100,7 @@ def check_index_range(name: str, tensor: Tensor, upper: int) -> None:
 
 
 def _is_readable(tensor: Tensor) -> bool:
-    # Fake tensors are subclasses; tensors inside torch.func transforms are not and have no single value to read.
+    # Fake tensors are subclasses. Tensors inside torch.func transforms are plain, but have no single value to read.
     return (
         type(tensor) is Tensor
         and tensor.device.type == "cpu"
@@ -113,7 +113,7 @@ def check_choice(name: str, value: str | None, choices: Sequence[str | None]) ->
     """Require one of a few names.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the value is none of them.
 
     Example:
         >>> check_choice("fill", "zero", ("mean", "cumsum"))
@@ -125,11 +125,11 @@ def check_choice(name: str, value: str | None, choices: Sequence[str | None]) ->
 
 
 def check_integer(name: str, value: int, *, minimum: int, maximum: int | None = None) -> None:
-    """Require an integer in a range; True and 5.0 are none.
+    """Require an integer in a range; True and 5.0 are not integers.
 
     Raises:
-        TypeError: it is no integer.
-        ValueError: it is out of range.
+        TypeError: the value is not an integer.
+        ValueError: the value is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
@@ -142,7 +142,7 @@ def check_flag(name: str, value: bool) -> None:
     """Require True or False.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the value is neither.
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
@@ -152,8 +152,8 @@ def check_number(name: str, value: float) -> None:
     """Require a real number that is not NaN.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is NaN.
+        TypeError: the value is not a number.
+        ValueError: the value is NaN.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
@@ -165,8 +165,8 @@ def check_dropout(dropout_p: float) -> None:
     """Require 0 <= dropout_p < 1.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is out of range.
+        TypeError: the value is not a number.
+        ValueError: the value is out of range.
 
     Example:
         >>> check_dropout(1.5)

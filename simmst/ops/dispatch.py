@@ -1,14 +1,14 @@
-"""From a checked call to its kernel: the one machine that every operator goes through.
+"""The dispatch of every operator, from a checked call to its kernel.
 
-A call on backend ``"reference"`` runs plain PyTorch in place, open to autograd of any order, ``torch.func`` and
-``torch.compile``; one on ``"chain"`` runs PyTorch's fused operators in place. On every other backend it takes the
-shortest of three ways that all lead to the same kernel::
+On backend ``"reference"`` a call runs plain PyTorch directly, open to autograd of any order, ``torch.func`` and
+``torch.compile``. On ``"chain"`` it runs PyTorch's fused operators directly. On every other backend it takes the
+shortest of three ways to the same kernel, depending on what watches the call::
 
-    nothing watches it                      the kernel
-    autograd alone does                     the kernel inside an autograd.Function
+    nothing                                 the kernel
+    only autograd                           the kernel inside an autograd.Function
     a compiler, tracer, mode or subclass    torch.ops.simmst.<name>, registered with schema, fake and autograd
 
-The dispatcher's share of a small call is larger than the kernel's, so eager calls on plain tensors skip it.
+In a small call the dispatcher takes longer than the kernel, so eager calls on plain tensors skip it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.compiler import is_compiling
 from simmst.ops.backends import implementation
 
 _PLAIN = {Tensor, torch.nn.Parameter, type(None), bool, int, float, str}
-# Under names of this file, which are found sooner than names of torch.
+# Names of this module, because Python finds them faster than attributes of torch.
 is_any_autocast = torch._C._is_any_autocast_enabled
 _count_of_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 _LIBRARY = torch.library.Library("simmst", "FRAGMENT")  # kept alive: the operators disappear with it
@@ -34,19 +34,20 @@ _TYPES = {bool: "bool", int: "int", float: "float", float | None: "float?", str 
 class Operator:
     """An operator of the compiled backends, defined once for eager calls, compilers and autograd.
 
-    It is called with its operands, a named tuple of options where it has one, and the name of a backend.
+    It is called with its operands, a named tuple of options if it has options, and the name of a backend.
 
     Args:
-        schema: of torch.library: the operands, ``{options}`` in place of the options, ``str backend`` at the end.
-        path: the hot path, one of ``simmst.ops.backends.OPERATORS``.
-        kernel: finds the function in the module of a backend; it takes operands and options.
-        plain: the same in plain PyTorch.
-        chain: the same in PyTorch's fused operators, for the operators in ``simmst.ops.backends.CHAINED``.
-        fake: empty results, from what the operator is called with.
-        options: the type of the options.
-        context: keeps what the gradients need: (ctx, operands, results). ``ctx.options`` and ``ctx.backend`` are there.
-        gradients: of the first operands: (ctx, gradients of the results). None where the operator has none and updates
-            its operands; :func:`no_gradients` where its results carry none.
+        schema: schema for torch.library: the operands, ``{options}`` in place of the options, ``str backend`` last.
+        path: name of the hot path, one of ``simmst.ops.backends.OPERATORS``.
+        kernel: function that finds the kernel in a backend's module; the kernel takes operands and options.
+        plain: the same computation in plain PyTorch.
+        chain: the same computation in PyTorch's fused operators, for operators in ``simmst.ops.backends.CHAINED``.
+        fake: function of the operator's arguments that returns empty results.
+        options: type of the options.
+        context: function (ctx, operands, results) that saves what the gradients need. ``ctx.options`` and
+            ``ctx.backend`` are already set.
+        gradients: function (ctx, gradients of the results) that returns the gradients of the first operands. None for
+            an operator without gradients that updates its operands; :func:`no_gradients` if the results carry none.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class Operator:
         self._overload = getattr(torch.ops.simmst, name).default
 
     def __call__(self, *args: Any) -> Any:
-        """Run it: operands, options if it has them, and the name of a backend that can."""
+        """Run the operator with its operands, its options if it has any, and the name of a backend that can run it."""
         if is_any_autocast() and _is_autocast(args[0]):
-            with torch.autocast(args[0].device.type, enabled=False):  # what was to be cast has been
+            with torch.autocast(args[0].device.type, enabled=False):  # the operands are cast already
                 return self(*args)
         if args[-1] in self._in_place:
             return self._in_place[args[-1]](*args[:-1])
@@ -118,7 +119,7 @@ class Operator:
 
 
 class _Eager(torch.autograd.Function):
-    """The autograd of an operator for eager calls, without the dispatcher."""
+    """The autograd function of an operator for eager calls, without the dispatcher."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
@@ -135,17 +136,17 @@ class _Eager(torch.autograd.Function):
 
 
 def no_gradients(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    """The gradients of an operator whose results carry none."""
+    """Return no gradients, for an operator whose results carry none."""
     return ()
 
 
 def marks_all(ctx: Any, operands: tuple[Any, ...], output: Any) -> None:
-    """The context of an operator whose results carry no gradient."""
+    """Mark all results as not differentiable, as the context of an operator whose results carry no gradient."""
     ctx.mark_non_differentiable(*output)
 
 
 def is_unwatched(*args: Any) -> bool:
-    """Whether nothing but autograd wants to see a call: no compiler, tracer, dispatch mode or tensor subclass.
+    """Tell whether nothing except autograd watches a call: no compiler, tracer, dispatch mode or tensor subclass.
 
     Example:
         >>> is_unwatched(torch.ones(2), None, 3)
@@ -153,14 +154,14 @@ def is_unwatched(*args: Any) -> bool:
     """
     if is_compiling() or _count_of_modes() or _tracing_state():
         return False
-    for each in args:  # noqa: SIM110 a generator costs a microsecond
+    for each in args:  # noqa: SIM110 a generator takes a microsecond longer
         if type(each) not in _PLAIN and isinstance(each, Tensor):
             return False
     return True
 
 
 def wants_gradient(*args: Any) -> bool:
-    """Whether autograd is on and one of the tensors requires a gradient."""
+    """Tell whether autograd is on and one of the tensors requires a gradient."""
     if torch.is_grad_enabled():
         for each in args:
             if isinstance(each, Tensor) and each.requires_grad:
@@ -169,9 +170,9 @@ def wants_gradient(*args: Any) -> bool:
 
 
 def cast(*tensors: Any) -> tuple[Any, ...]:
-    """What scaled_dot_product_attention does under torch.autocast: cast all floating tensors but those of float64.
+    """Cast as scaled_dot_product_attention does under torch.autocast: all floating tensors except float64 ones.
 
-    The first decides whose autocast is asked. Whatever is no tensor comes back as it is.
+    The device of the first tensor decides which autocast applies. Other values than tensors are returned unchanged.
 
     Example:
         >>> with torch.autocast("cpu", dtype=torch.bfloat16):

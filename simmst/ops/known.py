@@ -1,4 +1,4 @@
-"""Eager calls that have passed their checks, remembered by all that the checks depend on."""
+"""Memory of eager calls that have passed their checks, keyed by everything that the checks depend on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.compiler import is_compiling
 from simmst.ops.backends import is_transformed
 from simmst.ops.dispatch import is_unwatched
 
-_MOST = 1024  # calls that are remembered
+_MOST = 1024  # number of calls to remember
 
 
 class Known:
-    """What a backend has prepared for calls, each by its key.
+    """What a backend has prepared for calls, by key.
 
-    A key holds the :func:`layout` of every tensor and all options. 1, 1.0 and True are one key of a dictionary, so the
-    types of options that are checked for their type are part of it.
+    A key holds the :func:`layout` of every tensor and all options. A dictionary takes 1, 1.0 and True for the same key,
+    so a key also holds the types of those options whose type is checked.
 
     Example:
         >>> import torch
@@ -32,30 +32,30 @@ class Known:
         self._prepared: dict[Any, Any] = {}
 
     def may_hold(self, *args: Any) -> bool:
-        """Whether it is worth looking: something is known, and nothing but autograd watches the call."""
+        """Tell whether a look-up can succeed: something is known, and nothing except autograd watches the call."""
         return not is_compiling() and bool(self._prepared) and is_unwatched(*args) and not is_transformed()
 
     def find(self, key: Any) -> Any:
-        """What was prepared for a key, or None; None for a key that cannot be one, too."""
+        """Return what was prepared for a key, or None. An unhashable key also gives None."""
         try:
             return self._prepared.get(key)
         except TypeError:
             return None
 
     def keep(self, key: Any, prepared: Any) -> None:
-        """Remember what was prepared. The oldest are forgotten all at once."""
+        """Remember what was prepared. When the memory is full, everything in it is forgotten first."""
         if len(self._prepared) >= _MOST:
             self._prepared.clear()
         self._prepared[key] = prepared
 
 
 def layout(tensor: Tensor | None) -> Any:
-    """All that checks and plans depend on of a tensor; its values and its place in memory are not among it."""
+    """Return the properties of a tensor that checks and plans depend on, which leave out its values and its address."""
     return None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def named(backend: str | None) -> str | None:
-    """The backend that a call names: by its argument, or else by the environment."""
+    """Return the backend that a call names by its argument or, without one, by the environment."""
     return os.environ.get("SIMMST_BACKEND") if backend is None else backend
 
 

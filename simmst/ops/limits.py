@@ -1,4 +1,4 @@
-"""What sizes the GPU kernels take, as data: asked before a kernel, or the compiler that makes it, is imported."""
+"""The sizes that the GPU kernels take, as data, so that no kernel or kernel compiler is imported to ask for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-# backend -> operator -> size -> the largest that its kernels are made for; a size that is not listed has no limit.
+# backend -> operator -> size -> the largest value that its kernels take; a size that is not listed has no limit.
 LARGEST: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "triton": {
         "prob_sparse_attention": {"head_width": 128},
@@ -18,15 +18,15 @@ LARGEST: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     },
 }
 
-# backend -> operator -> dtype -> bytes of shared memory that a block needs for its largest kernel; where none is listed
-# the kernels fit into the 99 KiB of compute capabilities 8.6, 8.9 and 12.0, or choose by what the device has.
+# backend -> operator -> dtype -> bytes of shared memory that a block of the largest kernel needs. Kernels without an
+# entry fit into the 99 KiB of compute capabilities 8.6, 8.9 and 12.0, or adapt to what the device has.
 SHARED_BYTES: Mapping[str, Mapping[str, Mapping[torch.dtype, int]]] = {
     "cuda": {"prob_sparse_attention": {torch.float32: 129_984}},
 }
 
 
 def why_too_large(operator: str, backend: str, sizes: Mapping[str, int]) -> str | None:
-    """Say which size is beyond what a backend's kernels take; None where none is.
+    """Say which size is too large for a backend's kernels; None if none is.
 
     Example:
         >>> why_too_large("prob_sparse_attention", "cuda", {"head_width": 160})
@@ -41,7 +41,7 @@ def why_too_large(operator: str, backend: str, sizes: Mapping[str, int]) -> str 
 
 
 def why_too_little_memory(operator: str, backend: str, dtype: torch.dtype, shared_bytes: int) -> str | None:
-    """Say that a block needs more shared memory than a device has; None where it does not.
+    """Say so if a block needs more shared memory than a device has; None if it does not.
 
     Example:
         >>> why_too_little_memory("prob_sparse_attention", "cuda", torch.float32, 99 * 1024)

@@ -1,18 +1,18 @@
-"""Which GPU backend an operator prefers, as measured: the table measured_choice.json beside this file.
+"""The measured order of GPU backends for each operator, from the table measured_choice.json beside this file.
 
 `python benchmarks gpu` measures the backends against each other and against the chain of PyTorch's operators that one
 would write without this package; `python benchmarks gpu --apply gpu.json` writes the table from its result:
 
-    version      of this format
+    version      version of this format
     measured     {"device", "date", "commit", "versions"} of the measurement; null until there is one
-    inference    operator -> list of [dtype, bucket, backends, the first that can run a call taken]
-    training     the same where gradients are wanted; an operator or dtype that it lacks takes those of inference,
-                 and float16 those of bfloat16
+    inference    operator -> list of [dtype, bucket, backends]; the first backend that can run a call is taken
+    training     the same for calls that want gradients; an operator or dtype without an entry takes that of inference,
+                 and float16 takes that of bfloat16
 
-Backends that are fast enough come first, from the fastest on, then the chain, then the others.
+Backends that are fast enough against the chain come first, the fastest at the front, then the chain, then the others.
 
 A bucket is the size that the work grows with, rounded up to a power of two: L_Q of ProbSparse attention, the positions
-N of spatial attention, the length N of cutting planes. A size between or beyond those measured gets the nearest.
+N of spatial attention, the length N of cutting planes. A size that was not measured takes the nearest bucket.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ GPU_BACKENDS = ("cuda", "triton")
 ORDERED = (*GPU_BACKENDS, "chain")
 _MODES = ("inference", "training")
 _DTYPES = ("float32", "bfloat16", "float16")
-_ALIKE = {"float16": "bfloat16"}  # the same kernels, and entries of the same size: where the first was not measured
+_ALIKE = {"float16": "bfloat16"}  # stands in for a dtype without measurements: same kernels, entries of the same size
 
 
 def bucket(size: int) -> int | None:
-    """Round a size up to a power of two; None where it may be a symbol, as while torch.compile traces.
+    """Round a size up to a power of two; None where the size may be symbolic, as while torch.compile traces.
 
     Example:
         >>> bucket(720), bucket(1024), bucket(0)
@@ -49,11 +49,11 @@ def bucket(size: int) -> int | None:
 
 
 def order(operator: str, dtype: torch.dtype, size: int | None, *, training: bool = False) -> tuple[str, ...]:
-    """Return the backends for a bucket in the order to try them; empty where nothing was measured.
+    """Return the backends for a bucket in the order to try them, or none if nothing was measured.
 
     Args:
         operator: one of ``simmst.ops.backends.OPERATORS``.
-        dtype: of the inputs.
+        dtype: dtype of the inputs.
         size: a bucket, or None for the order that most buckets have.
         training: whether gradients are wanted.
 
@@ -72,13 +72,13 @@ def order(operator: str, dtype: torch.dtype, size: int | None, *, training: bool
         return ()
     if size is None:
         return Counter(measured[key] for key in sorted(measured)).most_common(1)[0][0]
-    # The ratio of two sizes counts, not their difference; of two as near, the larger.
+    # Nearest by ratio, not by difference; of two equally near buckets the larger.
     nearest = min(measured, key=lambda each: (abs(each.bit_length() - size.bit_length()), -each))
     return measured[nearest]
 
 
 def measured() -> dict[str, Any] | None:
-    """Return device, date, commit and versions of the measurement; None where there was none."""
+    """Return device, date, commit and versions of the measurement, or None if there is none."""
     found: dict[str, Any] | None = json.loads(FILE.read_text())["measured"]
     return found
 
@@ -96,12 +96,12 @@ def parse(content: dict[str, Any]) -> Table:
     """Check the content of a measured_choice.json.
 
     Raises:
-        ConfigError: it is of another version, a part is missing, or a line is not [dtype, bucket, backends].
+        ConfigError: the content has another version, lacks a part, or has a line that is not [dtype, bucket, backends].
     """
     if content.get("version") != VERSION:
         raise ConfigError(
             f"{FILE.name} must be of version {VERSION}, got {content.get('version')!r}; "
-            "write it anew with: python benchmarks gpu --apply gpu.json"
+            "write it again with: python benchmarks gpu --apply gpu.json"
         )
     if set(content) != {"version", "measured", *_MODES}:
         raise ConfigError(f"{FILE.name} must hold version, measured, {' and '.join(_MODES)}, got {sorted(content)}")

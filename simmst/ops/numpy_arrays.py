@@ -1,4 +1,4 @@
-"""NumPy arrays as arguments of the operators: seen as tensors without a copy, results given back as arrays."""
+"""Calls of the operators with NumPy arrays: arguments become tensors without a copy, results become arrays."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def call_with_arrays(
     """Call a function of tensors with arrays, and return its result as an array.
 
     Args:
-        function: takes tensors, returns one.
-        args: arrays, seen as tensors that share their memory; tuples of them; anything else is passed on as it is.
-        updated: those of the arrays that the function writes to.
-        kwargs: the same.
+        function: function that takes tensors and returns a tensor.
+        args: arrays or tuples of arrays, which become tensors that share their memory; other arguments are passed on.
+        updated: the arrays that the function writes to.
+        kwargs: named arguments, treated like args.
 
     Raises:
-        TypeError: an array holds something that is no dtype of torch.
-        ValueError: an array that is to be updated is read-only or runs backwards through memory.
+        TypeError: an array has a dtype that torch lacks.
+        ValueError: an array to be updated is read-only or runs backwards through memory.
 
     Example:
         >>> call_with_arrays(torch.add, np.ones(2), np.array([1.0, 2.0]))
@@ -48,6 +48,6 @@ def _convert(argument: Any, targets: set[int]) -> Any:
             f"a NumPy array of shape {argument.shape} that is to be updated in place {state}; pass a copy() of it"
         )
     with warnings.catch_warnings():
-        # torch warns of read-only arrays because a tensor can be written to; these are only read.
+        # torch warns about read-only arrays because a tensor is writable; these tensors are only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
         return torch.from_numpy(argument.copy() if backwards else argument)

@@ -260,7 +260,7 @@ def test_training_and_inference_are_chosen_apart_and_the_chain_is_among_them(mon
     assert at(128, training=True) == at(128, training=False) == "chain", (
         "no kernel runs here, and the reference is slower"
     )
-    with pytest.raises(BackendUnavailableError, match="fused operators to put cutting_plane together from"):
+    with pytest.raises(BackendUnavailableError, match="cutting_plane cannot be built from PyTorch's fused operators"):
         backends.choose("cutting_plane", "chain", device=GPU, dtype=torch.float32)
     sparse = {"device": GPU, "dtype": torch.bfloat16, "bucket": 256, "training": True}
     assert measured_choice.order("prob_sparse_attention", torch.bfloat16, 256, training=True) == ("triton", "cuda")
@@ -305,7 +305,7 @@ def test_a_damaged_table_is_refused(line: list[object]) -> None:
     content = {"version": 2, "measured": {}, "inference": {"cutting_plane": [line]}, "training": {}}
     with pytest.raises(ValueError, match=r"measured_choice\.json, inference, cutting_plane: a line must be \[one of "):
         measured_choice.parse(content)
-    with pytest.raises(ValueError, match="must be of version 2, got None; write it anew with: python benchmarks gpu"):
+    with pytest.raises(ValueError, match="must be of version 2, got None; write it again with: python benchmarks gpu"):
         measured_choice.parse({"measured": {}, "choices": {}})
     with pytest.raises(ValueError, match="does not say what they were measured with"):
         measured_choice.parse({**content, "measured": None})

@@ -1,4 +1,4 @@
-"""The public functions of cutting planes: check the arguments, choose a backend, run."""
+"""The public functions of cutting planes, which check their arguments and choose a backend."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _NO_STATE = (None, None, None)
 def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, backend: str | None = None) -> Tensor:
     """Evaluate cutting planes at a point: v = A x + c, for one problem or a batch of P independent ones.
 
-    Products are summed in the dtype of the point, at least float32. Differentiable in the point alone: planes and
-    offsets are constants and get no gradient. Sim-MSTNet, Algorithm 1.
+    Products are summed in the dtype of the point, at least float32. The result is differentiable only in the point:
+    planes and offsets are constants and get no gradient. Sim-MSTNet, Algorithm 1.
 
     Args:
         planes: A, (P, L, N) or (L, N): float32, bfloat16, float16, float64, or ``PackedSigns``.
         offsets: c, (P, L) or (L,), any of those four dtypes.
-        point: x, (P, N) or (N,), any of those four dtypes. A NumPy array goes with NumPy arrays for the rest, and the
-            result is one; so for the other functions here.
+        point: x, (P, N) or (N,), any of those four dtypes. If it is a NumPy array, the other arguments and the result
+            are NumPy arrays, too; this holds for all functions of cutting planes.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
@@ -41,7 +41,7 @@ def cutting_plane_values(planes: Planes, offsets: Tensor, point: Tensor, *, back
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or devices do not fit.
-        BackendUnavailableError: the backend named cannot run this call.
+        BackendUnavailableError: the named backend cannot run this call.
 
     Example:
         >>> planes = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
@@ -70,8 +70,8 @@ def cutting_plane_penalty(
 ) -> Tensor:
     """Penalise violated planes: sum_l mu_l max(0, v_l)^2 with v = A x + c.
 
-    Differentiable in point and multipliers, to any order; planes and offsets are constants and get no gradient. The
-    second phase of Sim-MSTNet's Algorithm 1.
+    The result is differentiable in point and multipliers, to any order; planes and offsets are constants and get no
+    gradient. This is the second phase of Sim-MSTNet's Algorithm 1.
 
     Args:
         planes: A, (P, L, N) or (L, N), as in ``cutting_plane_values``.
@@ -86,7 +86,7 @@ def cutting_plane_penalty(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or devices do not fit.
-        BackendUnavailableError: the backend named cannot run this call.
+        BackendUnavailableError: the named backend cannot run this call.
 
     Example:
         >>> planes = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
@@ -107,8 +107,8 @@ def cutting_plane_lagrangian(
 ) -> Tensor:
     """Add up planes by their multipliers: sum_l mu_l v_l with v = A x + c.
 
-    Differentiable in point and multipliers, to any order; planes and offsets are constants and get no gradient. The
-    first phase of Sim-MSTNet's Algorithm 1.
+    The result is differentiable in point and multipliers, to any order; planes and offsets are constants and get no
+    gradient. This is the first phase of Sim-MSTNet's Algorithm 1.
 
     Args:
         planes: A, (P, L, N) or (L, N), as in ``cutting_plane_values``.
@@ -123,7 +123,7 @@ def cutting_plane_lagrangian(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or devices do not fit.
-        BackendUnavailableError: the backend named cannot run this call.
+        BackendUnavailableError: the named backend cannot run this call.
 
     Example:
         >>> planes = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
@@ -157,21 +157,21 @@ def cutting_plane_step_(
 
         g = gradient + A^T s;   x <- x - lr g   (or Adam's step);   return v_0 + A (x - x_0)
 
-    Evaluating from an anchor keeps the values from drifting: refresh it with the planes. Rows whose coefficient is zero
-    are skipped in A^T s, even if they hold inf or NaN. Products are summed in the dtype of the point, at least float32.
-    Not differentiable; runs as under ``torch.no_grad``.
+    Evaluating from an anchor keeps the values from drifting. Set a new anchor whenever the planes change. Rows whose
+    coefficient is zero are skipped in A^T s, even if they hold inf or NaN. Products are summed in the dtype of the
+    point, at least float32. The step is not differentiable; it runs as under ``torch.no_grad``.
 
     Args:
         planes: A, (P, L, N) or (L, N), as in ``cutting_plane_values``.
         coefficients: s, (P, L) or (L,): mu in the first phase, 2 mu max(0, v) in the second.
-        gradient: of everything else, the shape of point.
+        gradient: gradient of all other terms at the point, of the shape of point.
         point: x, (P, N) or (N,), updated in place.
-        anchor: x_0, the shape of point, not the same memory; float64 keeps its precision in x - x_0.
+        anchor: x_0, of the shape of point but in other memory; float64 keeps its precision in x - x_0.
         anchor_values: v_0, (P, L) or (L,).
         lr: step size, at least 0.
         adam_state: None for plain gradient descent, or (exp_avg, exp_avg_sq, step) as torch.optim.Adam keeps them: two
             tensors of the shape and dtype of point (or float32 for a half-precision point) and a tensor of shape (), on
-            the device of point or on the CPU. Updated in place, with betas (0.9, 0.999) and eps 1e-8.
+            the device of point or on the CPU. They are updated in place, with betas (0.9, 0.999) and eps 1e-8.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
@@ -180,7 +180,7 @@ def cutting_plane_step_(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or devices do not fit, lr is out of range, or point shares its memory with another argument.
-        BackendUnavailableError: the backend named cannot run this call.
+        BackendUnavailableError: the named backend cannot run this call.
 
     Example:
         >>> planes, point = torch.tensor([[1.0, 0.0]]), torch.zeros(2)
@@ -247,7 +247,7 @@ def _check_tensor(name: str, argument: str, tensor: Any, device: torch.device | 
 
 
 def _check(name: str, planes: Planes, point: Tensor, **per_row: Tensor) -> None:
-    """Check the planes against the point, and the tensors with one entry a plane against the planes."""
+    """Check the planes against the point, and the tensors with one entry per plane against the planes."""
     _check_tensor(name, "point", point)
     if isinstance(planes, PackedSigns):
         _check_packed(name, planes, point.device)

@@ -1,14 +1,14 @@
-"""The seam between the cutting planes and their kernels: their operators with fakes and gradients.
+"""The registered operators of cutting planes, with their fakes and gradients.
 
 The module of a backend (:func:`simmst.ops.backends.implementation`) has the functions ``values``,
 ``{penalty,lagrangian}_and_values``, ``{penalty,lagrangian}_and_gradient``, ``combine`` and ``step_`` with the
 signatures and semantics of :mod:`simmst.reference.cutting_plane`. It may rely on the checks of the public functions.
-Inputs may have any strides, the tensors that ``step_`` updates too; results are new and contiguous.
+Inputs may have any strides, and so may the tensors that ``step_`` updates; results are new and contiguous.
 
-Packed planes travel as their bits with a scale beside them; plain planes have no scale. The values that penalty and
-Lagrangian return beside the result are what their gradients need. ``with_gradient`` has them make the gradient for the
-point, too, while the planes are in the cache; a first derivative then reads the planes no second time. Every other
-gradient is made of operators of this file, so all orders exist in reverse mode.
+Packed planes are passed as two tensors, bits and scale; plain planes have no scale. Penalty and Lagrangian also return
+the values of the planes, which their gradients need. With ``with_gradient`` they compute the gradient for the point,
+too, while the planes are in the cache, so that a first derivative does not read the planes again. Every other gradient
+is built from operators of this file, so all orders exist in reverse mode.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PATH = "cutting_plane"
 _PLANES = "Tensor planes, Tensor? scale"
 _PAIR = f"({_PLANES}, Tensor offsets, Tensor multipliers, Tensor point, bool with_gradient, str backend)"
 
-Pair = tuple[Tensor, Tensor, Tensor]  # total, values, and the gradient for the point or nothing
+Pair = tuple[Tensor, Tensor, Tensor]  # total, values, and the gradient for the point or an empty tensor
 
 
 def flat(planes: Planes) -> tuple[Tensor, Tensor | None]:
-    """Planes as the operators take them: what is stored, and the scale of packed signs."""
+    """Split planes into the two operands of an operator: the stored tensor, and the scale of packed signs or None."""
     return (planes.bits, planes.scale) if isinstance(planes, PackedSigns) else (planes, None)
 
 
@@ -153,7 +153,7 @@ def _keep_pair(ctx: Any, operands: tuple[Any, ...], output: Pair) -> None:
 
 
 def _pair_gradients(is_penalty: bool, ctx: Any, grad: Tensor | None, grad_values: Tensor | None, _: None) -> Any:
-    """The gradients for multipliers and point."""
+    """Return the gradients for multipliers and point."""
     planes, scale, multipliers, plane_values, gradient = ctx.saved_tensors
     _, _, _, wants_multipliers, wants_point, *_ = ctx.needs_input_grad
     grad_multipliers = grad_point = coefficients = None
@@ -173,7 +173,7 @@ def _pair_gradients(is_penalty: bool, ctx: Any, grad: Tensor | None, grad_values
 
 
 def _with_nothing(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None, None]]:
-    """The reference's total alone, as plain PyTorch differentiates it."""
+    """Wrap a function of the reference so that it returns only its total, which plain PyTorch differentiates."""
     return lambda planes, scale, offsets, multipliers, point, _: (
         function(_whole(planes, scale, point.shape[-1]), offsets, multipliers, point),
         None,

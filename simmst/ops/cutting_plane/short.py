@@ -1,4 +1,4 @@
-"""The shortest way to the CUDA kernels of values and steps: for a call of which all but the memory was checked."""
+"""The shortest way to the CUDA kernels of values and steps, for a call like one that has passed all checks before."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ _known = Known()
 def seen_before(
     function: str, backend: str | None, planes: Planes, *rest: Tensor | None
 ) -> tuple[Any, Operands] | None:
-    """What was prepared for a call like this one, and its operands; None where nothing was or a gradient is wanted.
+    """Return what was prepared for a call like this one and its operands, or None.
+
+    None also if a gradient is wanted.
 
     Args:
-        function: of the backend, ``"Values"`` or ``"Step"``.
-        backend: that the call names.
-        planes: of the call.
-        rest: the other tensors; a point that is updated among them must not require a gradient.
+        function: function of the backend, ``"Values"`` or ``"Step"``.
+        backend: backend that the call names.
+        planes: planes of the call.
+        rest: the other tensors. A point to be updated must not require a gradient.
     """
     try:
         operands = (*flat(planes), *rest)
@@ -35,7 +37,7 @@ def seen_before(
             return None
         found = _known.find(_key(function, backend, planes, operands))
     except (AttributeError, RuntimeError):
-        return None  # the long way words the error
+        return None  # the long way raises the error
     return None if found is None else (found, operands)
 
 
@@ -47,7 +49,7 @@ def remember(function: str, backend: str | None, planes: Planes, *rest: Tensor |
     rows, vector = operands[0], rest[1]  # the point, or the gradient
     gaps = rows is None or (rows.stride(-1) != 1 and rows.shape[-1] > 1)
     if gaps or vector is None or vector.dtype == torch.float64 or not is_unwatched(*operands):
-        return  # copied or rounded before it is read
+        return  # the backend copies or rounds these before it reads them
     prepare = getattr(implementation(PATH, "cuda"), f"Prepared{function}")
     _known.keep(_key(function, backend, planes, operands), prepare(*operands))
 

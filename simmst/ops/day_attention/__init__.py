@@ -1,4 +1,4 @@
-"""Attention of slots over the days before as one operator."""
+"""Attention from slots to the days before as one operator."""
 
 from simmst.ops.day_attention.api import day_attention
 

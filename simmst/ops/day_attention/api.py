@@ -1,4 +1,4 @@
-"""The public function of day attention: check the arguments, choose a backend, run."""
+"""The public function of day attention, which checks its arguments and chooses a backend."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def day_attention(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Attend from each slot over the same slot on the days before: what `simmst.models` recalls of them.
+    r"""Attend from each slot to the same slot on the days before, as the memory in `simmst.models` does.
 
-    The weight of day l for slot t is, over the days on which the slot is known, the softmax of
+    The weight of day l for slot t is the softmax, over the days on which the slot is known, of
 
     .. math:: q_t \cdot k_l / \sqrt{E} + b_l + w_1 m_{lt1} + w_2 m_{lt2}
 
-    and zero on the others; where no day is known, all are zero. Every head gives the weighted mean of the days' values,
-    and the weighted mean of how far apart the days are.
+    and zero on the other days. If the slot is known on no day, all weights are zero. Every head returns the weighted
+    mean of the days' values and the weighted mean of the days' offsets.
 
-    The C++ kernels of backend "cpu" take float32. What a backend has no kernel for (another dtype or device,
-    ``torch.func``, autocast, gradients of alike, values or apart) plain PyTorch runs.
+    The C++ kernels of backend "cpu" take float32. Plain PyTorch runs every call that a backend has no kernel for
+    (another dtype or device, ``torch.func``, autocast, gradients of alike, values or apart).
 
     Args:
         query: (N, T, heads, E); float32, bfloat16, float16 or float64.
-        key: (N, L, heads, E). All but known have the dtype and device of query.
-        bias: (heads, L).
-        alike: (N, L, T, 2), in what a day is like that of the slot.
-        alike_weight: (heads, 2).
-        known: bool (N, L, T).
+        key: (N, L, heads, E). All tensors except known have the dtype and device of query.
+        bias: (heads, L), b of each day.
+        alike: (N, L, T, 2), the two similarities m between a day and the day of a slot.
+        alike_weight: (heads, 2), their weights w.
+        known: bool (N, L, T), whether a day's value is known.
         values: (N, L, T), finite also where they are not known.
-        apart: (N, L).
+        apart: (N, L), offset of today from each day.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
-        (N, T, 2 heads): the means of the values, then those of how far apart the days are.
+        (N, T, 2 heads): the mean values of all heads, then their mean offsets.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.

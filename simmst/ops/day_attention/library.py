@@ -1,8 +1,8 @@
-"""The seam between day attention and its kernels: its operators with fakes and gradients.
+"""The registered operators of day attention, with their fakes and gradients.
 
-The module of a backend has ``forward`` and ``backward`` as :mod:`simmst.native.cpu.day_attention` has them; it may rely
-on the checks of the public function. Inputs may have any strides, results are contiguous. Gradients are of query, key,
-bias and alike_weight, always all of them.
+The module of a backend has ``forward`` and ``backward`` with the signatures of :mod:`simmst.native.cpu.day_attention`;
+it may rely on the checks of the public function. Inputs may have any strides, results are contiguous. ``backward``
+always returns the gradients of query, key, bias and alike_weight.
 """
 
 from __future__ import annotations

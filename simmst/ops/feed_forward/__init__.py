@@ -1,4 +1,4 @@
-"""The feed-forward part as one operator."""
+"""The feed-forward part of a transformer layer as one operator."""
 
 from simmst.ops.feed_forward.api import feed_forward
 

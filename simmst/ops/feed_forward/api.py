@@ -1,4 +1,4 @@
-"""The public function of the feed-forward part: check the arguments, choose a backend, run."""
+"""The public function of the feed-forward part, which checks its arguments and chooses a backend."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def feed_forward(
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Two linear layers around a GELU, with the residual, LayerNorm and what else stands beside them.
+    r"""Apply two linear layers around a GELU, with residual, LayerNorm, addend and scale in the same operator.
 
     .. math:: y = x + s \odot (W_2\, \mathrm{GELU}(W_1\, \mathrm{LN}(x) + b_1 + a) + b_2)
 
-    with the exact GELU, :math:`x \Phi(x)`; with ``norm_first=False`` the LayerNorm is of the sum instead of x. The
-    feed-forward part of a transformer layer (Vaswani et al. 2017; normalised first: Xiong et al. 2020).
+    The GELU is exact, :math:`x \Phi(x)`. With ``norm_first=False`` the LayerNorm is applied to the sum instead of x.
+    This is the feed-forward part of a transformer layer (Vaswani et al. 2017; normalised first: Xiong et al. 2020).
 
     The C++ kernels of backend "cpu" take float32: blocks of tokens pass both layers while they are in the cache, and
-    the backward pass computes the hidden layer again, so that it is never kept. Where a backend has no kernel for a
-    call (another dtype or device, ``torch.func``, autocast), plain PyTorch runs it: with backend "reference" it always
-    does, and derivatives of any order work.
+    the backward pass computes the hidden layer again, so that it is never kept. Plain PyTorch runs every call that a
+    backend has no kernel for (another dtype or device, ``torch.func``, autocast). With backend "reference" it runs all
+    calls, and derivatives of any order work.
 
     Args:
         x: tokens (..., C); float32, bfloat16, float16 or float64.
@@ -50,12 +50,12 @@ def feed_forward(
         out_bias: (O,) or None.
         norm_weight: scale of the LayerNorm, (C,), or (O,) with ``norm_first=False``; None for no LayerNorm.
         norm_bias: shift of the LayerNorm, of the same shape, or None.
-        norm_first: normalise the input, otherwise the output.
-        addend: (..., H) for x (..., T, C): what is added to the hidden layer of every token of a series.
-        scale: (..., O) for x (..., T, C): factors of the branch of every token of a series, as dropout draws them. It
-            has no gradient.
-        residual: add x; O must be C.
-        eps: of the LayerNorm.
+        norm_first: whether to normalise the input; otherwise the output is normalised.
+        addend: term a for the hidden layer of every token of a series, (..., H) for x (..., T, C), or None.
+        scale: factors s of the branch for every token of a series, (..., O) for x (..., T, C), as dropout draws them,
+            or None. They get no gradient.
+        residual: whether to add x; then O must be C.
+        eps: LayerNorm epsilon.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
@@ -93,7 +93,7 @@ def feed_forward(
     if not 0.0 <= eps < math.inf:
         raise ValueError(f"eps must be at least 0 and finite, got {eps}")
     if scale is not None and scale.requires_grad:
-        raise ValueError("scale requires a gradient, and has none; multiply the result without a residual instead")
+        raise ValueError("scale requires a gradient but gets none; multiply the result without a residual instead")
     options = Options(residual, norm_first, float(eps))
     operands = x, in_weight, in_bias, out_weight, out_bias, norm_weight, norm_bias, addend, scale
     if cast:

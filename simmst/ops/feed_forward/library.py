@@ -1,7 +1,8 @@
-"""The seam between the feed-forward part and its kernels: its operators with fakes and gradients.
+"""The registered operators of the feed-forward part, with their fakes and gradients.
 
-The module of a backend has ``forward`` and ``backward`` as :mod:`simmst.native.cpu.feed_forward` has them; it may rely
-on the checks of the public function. Inputs may have any strides, results are contiguous; the scale has no gradient.
+The module of a backend has ``forward`` and ``backward`` with the signatures of :mod:`simmst.native.cpu.feed_forward`;
+it may rely on the checks of the public function. Inputs may have any strides, results are contiguous; the scale has no
+gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WEIGHTS = (
     "Tensor x, Tensor in_weight, Tensor? in_bias, Tensor out_weight, Tensor? out_bias, Tensor? norm_weight, "
     "Tensor? norm_bias, Tensor? addend, Tensor? scale"
 )
-_DIFFERENTIABLE = 8  # the first operands
+_DIFFERENTIABLE = 8  # number of leading operands that have gradients
 
 
 def in_plain_torch(
@@ -68,7 +69,7 @@ def _backward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _all_tensors(backward: Callable[..., Gradients], grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """A library operator returns tensors: an empty one in the place of a gradient that is not wanted."""
+    """Put an empty tensor in place of each unwanted gradient, because a library operator returns only tensors."""
     return tuple(grad.new_empty(0) if gradient is None else gradient for gradient in backward(grad, *rest))
 
 

@@ -1,4 +1,4 @@
-"""ProbSparse attention: full attention for the queries that need it, a cheap fill for the rest."""
+"""ProbSparse attention: real attention for the queries that need it, a cheap fill for the rest."""
 
 from simmst.ops.prob_sparse_attention.api import (
     ProbSparseAux,

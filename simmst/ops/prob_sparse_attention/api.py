@@ -1,4 +1,4 @@
-"""The public functions of ProbSparse attention: check the arguments, choose a backend, run."""
+"""The public functions of ProbSparse attention, which check their arguments and choose a backend."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from simmst.ops.prob_sparse_attention.short import again, draw, remember
 
 
 class ProbSparseAux(NamedTuple):
-    """What the operator found on its way.
+    """Intermediate results of ProbSparse attention.
 
     Attributes:
-        top: int64 (..., u), the selected queries, ascending.
+        top: int64 (..., u), the selected queries in ascending order.
         lse: (..., u), logsumexp of their scaled scores; float32, or float64 for float64 inputs.
-        measure: (..., L_Q), the sparsity measure of every query; the same dtype.
+        measure: (..., L_Q), the sparsity measure of every query, in the dtype of lse.
     """
 
     top: Tensor
@@ -94,7 +94,7 @@ def prob_sparse_attention(
     return_aux: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, ProbSparseAux]:
-    """Attention for the u queries whose sampled scores are the least uniform, a fill in all other rows.
+    """Attend with the u queries whose sampled scores are the least uniform, and fill all other rows.
 
         S = min(factor * ceil(ln L_K), L_K) keys are sampled, u = min(factor * ceil(ln L_Q), L_Q), both at least 1
         measure_i = max_s(q_i . k_s) - sum_s(q_i . k_s) / L_K
@@ -102,33 +102,33 @@ def prob_sparse_attention(
 
     Args:
         query: (..., L_Q, D); float32, bfloat16, float16 or float64. Half types are computed in float32.
-        key: (..., L_K, D), same leading sizes, L_K >= 1.
+        key: (..., L_K, D) with the leading sizes of query and L_K >= 1.
         value: (..., L_K, D_V).
-        factor: Informer's c; a larger one selects and samples more.
-        is_causal: row i sees the keys j <= i, also where L_Q != L_K (aligned at the top left). The selection still
-            sees every key, as Informer's does.
-        scale: of the scores in the softmax; None is 1 / sqrt(D). The measure is taken of unscaled scores.
+        factor: Informer's c; a larger factor selects more queries and samples more keys.
+        is_causal: whether row i sees only the keys j <= i, also where L_Q != L_K (aligned at the top left). The
+            selection still sees every key, as in Informer.
+        scale: factor of the scores in the softmax; None is 1 / sqrt(D). The measure uses unscaled scores.
         dropout_p: probability of dropping an attention weight, in [0, 1); applied whenever it is positive.
-        sample: int64 (L_Q, S) or, shared by all queries, (S,): the keys of the measure. None draws them.
-        sampling: which of the two to draw, ``"per_query"`` (Informer) or ``"shared"`` (faster on long sequences).
-        generator: source of sample and dropout, on any device. None is torch's global one on the device of query.
-            A CPU generator gives one selection on every device and backend, Informer's for the same seed.
+        sample: keys of the measure, int64 (L_Q, S), or (S,) if all queries share them. None draws them.
+        sampling: shape of a drawn sample, ``"per_query"`` (Informer) or ``"shared"`` (faster on long sequences).
+        generator: source of sample and dropout, on any device. None is torch's global generator on the device of
+            query. A CPU generator gives the same selection on every device and backend: Informer's for the same seed.
         fill: ``"mean"`` of all values; ``"cumsum"`` or ``"cummean"``, the sum or mean of the values j <= min(i, L_K-1).
             None is Informer's choice: ``"cumsum"`` when causal, else ``"mean"``.
         normalizer: ``"keys"`` divides the sum in the measure by L_K (Informer), ``"samples"`` by S.
-        return_aux: also return a :class:`ProbSparseAux`.
+        return_aux: whether to return a :class:`ProbSparseAux`, too.
         backend: ``"reference"``, ``"cpu"``, ``"triton"``, ``"cuda"``, or None to choose.
 
     Returns:
-        out (..., L_Q, D_V) in the dtype of query, or (out, aux). Differentiable in query, key and value; the selection
-        carries no gradient, nor does aux.
+        out (..., L_Q, D_V) in the dtype of query, or (out, aux). Differentiable in query, key and value; neither the
+        selection nor aux carries a gradient.
 
     Raises:
         TypeError, ValueError: an input has a wrong type, shape, device or value.
-        BackendUnavailableError: the backend named cannot run the call.
+        BackendUnavailableError: the named backend cannot run the call.
 
-    Ties of the measure go to the lower index. A query whose measure is NaN counts as larger than every number, so NaN
-    in the input is selected and shows in the output.
+    If two measures are equal, the lower index is selected. A NaN measure counts as larger than every number, so NaN in
+    the input is selected and shows in the output.
 
     Source: Informer, Zhou et al. 2021, Eq. 4 and Algorithm 1, and the authors' code where it differs (the divisor, the
     sampling with replacement, the fills). Used in Sim-MSTNet's temporal branch and decoder, Eq. 9 and 12.
@@ -190,10 +190,10 @@ def prob_sparse_select(
     Args:
         query: (..., L_Q, D).
         key: (..., L_K, D).
-        sample: int64 (L_Q, S) or (S,), the keys of the measure.
-        u: how many to select, from 1 to L_Q.
+        sample: keys of the measure, int64 (L_Q, S) or (S,).
+        u: number of queries to select, from 1 to L_Q.
         normalizer: ``"keys"`` or ``"samples"``, see :func:`prob_sparse_attention`.
-        backend: a name, or None to choose.
+        backend: name of a backend, or None to choose.
 
     Returns:
         top: int64 (..., u), ascending. measure: (..., L_Q), float32, or float64 for float64 inputs. Neither carries a
@@ -201,7 +201,7 @@ def prob_sparse_select(
 
     Raises:
         TypeError, ValueError: an input has a wrong type, shape, device or value.
-        BackendUnavailableError: the backend named cannot run the call.
+        BackendUnavailableError: the named backend cannot run the call.
 
     Source: Informer, Zhou et al. 2021, Eq. 4.
 
@@ -236,19 +236,21 @@ def prob_sparse_attend(
     generator: torch.Generator | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention in the rows ``top``, the fill in all others; the second half of ProbSparse attention.
+    """Attend in the rows ``top`` and fill all others; the second half of ProbSparse attention.
+
+    The arguments from is_causal on mean the same as in :func:`prob_sparse_attention`.
 
     Args:
         query: (..., L_Q, D).
         key: (..., L_K, D).
         value: (..., L_K, D_V).
-        top: int64 (..., u), the rows with attention, each at most once, in any order.
-        is_causal: as in :func:`prob_sparse_attention`, like all that follow.
-        scale: of the scores.
+        top: rows with attention, int64 (..., u), each at most once, in any order.
+        is_causal: whether row i sees only the keys j <= i.
+        scale: factor of the scores.
         fill: ``"mean"``, ``"cumsum"``, ``"cummean"`` or None.
         dropout_p: probability of dropping an attention weight.
         generator: source of the dropout.
-        backend: a name, or None to choose.
+        backend: name of a backend, or None to choose.
 
     Returns:
         out: (..., L_Q, D_V), differentiable in query, key and value. lse: (..., u), logsumexp of the scaled scores
@@ -256,7 +258,7 @@ def prob_sparse_attend(
 
     Raises:
         TypeError, ValueError: an input has a wrong type, shape, device or value.
-        BackendUnavailableError: the backend named cannot run the call.
+        BackendUnavailableError: the named backend cannot run the call.
 
     Source: Informer, Zhou et al. 2021, Algorithm 1.
 
@@ -317,7 +319,7 @@ def _check_query_key(query: Tensor, key: Tensor) -> None:
 
 
 def _checked(options: Options) -> Options:
-    """The options, numbers as floats, once each is what it must be."""
+    """Check the options and return them with numbers as floats."""
     is_causal, scale, fill, dropout_p = options
     check_flag("is_causal", is_causal)
     if scale is not None:

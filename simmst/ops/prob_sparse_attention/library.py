@@ -1,16 +1,16 @@
-"""The seam between ProbSparse attention and its kernels: its operators with fakes and gradients.
+"""The registered operators of ProbSparse attention, with their fakes and gradients.
 
 The module of a backend (:func:`simmst.ops.backends.implementation`) has the functions ``select``, ``attend`` and
 ``attend_backward`` with the signatures and semantics of :mod:`simmst.reference.prob_sparse_attention`. It may rely on
-the checks of the public functions having passed, except for the range of indices that lie on a GPU. ``top`` may have
-any strides. Results are new tensors:
+the checks of the public functions, except that nobody checks the range of indices on a GPU. ``top`` may have any
+strides. Results are new tensors:
 
     top, measure, lse    contiguous
     out                  as simmst.core.prob_sparse_attention.empty_out
     gradients            as torch.empty_like of their tensors
 
-A backend of ``FUSED`` has ``forward``, too: ``select`` followed by ``attend`` at once. The backend ``"cpu"`` has
-``infer``: the same, but the output alone.
+A backend in ``FUSED`` also has ``forward``, which does the work of ``select`` and ``attend`` in one call. The backend
+``"cpu"`` has ``infer``, which does the same and returns only the output.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def infer(
     options: Options,
     backend: str | None,
 ) -> Tensor | None:
-    """The shortest way to the C++ kernels, for eager calls that want the output alone.
+    """Take the shortest way to the C++ kernels, for eager calls that want only the output.
 
-    None where that is not possible or an argument is wrong: the long way checks one argument after the other and words
+    Return None where that is not possible or an argument is wrong: the long way then checks each argument and raises
     the error. Both ways run the same kernels.
 
     Example:
@@ -116,7 +116,7 @@ def _gradients(ctx: Any, grad_out: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 def _no_second_order(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     raise RuntimeError(
-        "the compiled backends of prob_sparse_attention have gradients of first order; "
+        "the compiled backends of prob_sparse_attention have first derivatives only; "
         'call it with backend="reference" to differentiate twice'
     )
 

@@ -1,8 +1,8 @@
-"""The shortest way to the CUDA kernels: for an eager call of which everything but the memory was checked before.
+"""The shortest way to the CUDA kernels, for an eager call like one that has passed all checks before.
 
-A call that has gone the long way is remembered by all that its checks depend on. One like it goes straight to what the
-backend has prepared for it: no check is made twice, and nothing is allocated but what the caller gets, what the
-backward pass needs, and one piece of memory for the rest.
+A call that has gone the long way is remembered by everything its checks depend on. The next call like it goes straight
+to what the backend has prepared: no check runs twice, and the only allocations are the caller's result, what the
+backward pass needs, and one block of memory for the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _known = Known()
 
 
 def draw(upper: int, shape: tuple[int, ...], query: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Random integers below a bound, on the device of query."""
+    """Draw random integers below a bound, on the device of query."""
     if generator is None:
         return torch.randint(upper, shape, device=query.device)
     return torch.randint(upper, shape, generator=generator, device=generator.device).to(query.device)
@@ -42,7 +42,7 @@ def again(
     options: Options,
     backend: str | None,
 ) -> Tensor | None:
-    """The output of a call like one that is remembered; None for any other.
+    """Return the output of a call that is like a remembered one, or None for any other call.
 
     Example:
         >>> x = torch.ones(3, 1)
@@ -54,7 +54,7 @@ def again(
     try:
         found = _known.find(_key(query, key, value, sample, factor, sampling, normalizer, options, backend))
     except (AttributeError, RuntimeError):
-        return None  # the long way words the error
+        return None  # the long way raises the error
     if found is None:
         return None
     prepared, shape = found
@@ -84,13 +84,13 @@ def remember(
     backend: str | None,
     chosen: str,
 ) -> None:
-    """Remember a call whose arguments were checked, where the backend chosen can prepare for others like it.
+    """Remember a call whose arguments were checked, if the chosen backend can prepare for others like it.
 
     Args:
-        query, key, value, factor, sampling, normalizer, options, backend: of the call.
+        query, key, value, factor, sampling, normalizer, options, backend: arguments of the call.
         given: the sample that the caller gave, or None.
-        sample: that, or the one drawn.
-        chosen: the backend.
+        sample: the sample that was used, given or drawn.
+        chosen: the backend that ran the call.
     """
     if is_compiling() or not is_unwatched(query, key, value, sample):
         return  # the compiler must not look for a backend's module
@@ -99,7 +99,7 @@ def remember(
         return
     plain = type(factor) is int and type(options.is_causal) is bool and type(options.dropout_p) is float
     if not plain or type(options.scale) not in (float, type(None)):
-        return  # 1 and True are one key of a dictionary
+        return  # a dictionary takes 1 and True for the same key
     prepared = prepare.of(query, key, value, sample, informer_count(query.shape[-2], factor), normalizer, options)
     if prepared is not None:
         name = _key(query, key, value, given, factor, sampling, normalizer, options, backend)
@@ -135,7 +135,7 @@ def _key(
 
 
 class _Short(torch.autograd.Function):
-    """What was prepared, with autograd."""
+    """The prepared call with autograd."""
 
     @staticmethod
     def forward(
@@ -152,7 +152,7 @@ class _Short(torch.autograd.Function):
         query, key, value, out, kept, seed = ctx.saved_tensors
         prepared = ctx.prepared
         if torch.is_grad_enabled() or is_transformed() or not is_unwatched(grad_out, query, key, value):
-            top, lse = prepared.selection(kept)  # the operator knows what to say of it
+            top, lse = prepared.selection(kept)  # the operator handles this case or raises the error
             found = attend_backward(grad_out, query, key, value, top, out, lse, seed, prepared.options, "cuda")
         else:
             found = prepared.backward(grad_out, query, key, value, out, kept, seed)

@@ -1,4 +1,4 @@
-"""The linear layers before and behind attention as operators."""
+"""The linear layers before and after attention as operators."""
 
 from simmst.ops.projection.api import merge_heads, split_heads
 

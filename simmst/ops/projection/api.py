@@ -1,4 +1,4 @@
-"""The public functions of the projections: check the arguments, choose a backend, run."""
+"""The public functions of the projections, which check their arguments and choose a backend."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ def split_heads(
     eps: float = 1e-5,
     backend: str | None = None,
 ) -> tuple[Tensor, ...]:
-    r"""Project tokens for the heads of an attention: :math:`\mathrm{LN}(x) W_i^T + b_i` for up to three layers at once.
+    r"""Project tokens for the heads of attention: :math:`\mathrm{LN}(x) W_i^T + b_i` for up to three layers at once.
 
-    The C++ kernels of backend "cpu" take float32: tokens are read and normalised once for all layers, and results lie
-    as attention reads them. What a backend has no kernel for (another dtype or device, ``torch.func``, autocast) plain
-    PyTorch runs: with backend "reference" it always does, and derivatives of any order work.
+    The C++ kernels of backend "cpu" take float32: tokens are read and normalised once for all layers, and results have
+    the memory layout that attention reads. Plain PyTorch runs every call that a backend has no kernel for (another
+    dtype or device, ``torch.func``, autocast). With backend "reference" it runs all calls, and derivatives of any order
+    work.
 
     Args:
         x: tokens (N, T, C); float32, bfloat16, float16 or float64.
-        weights: one to three of (O, C), as in nn.Linear. All tensors have the dtype and device of x.
-        biases: as many of (O,) or None.
-        num_heads: a divisor of O.
-        norm_weight: (C,), scale of a LayerNorm of x; None for none.
+        weights: one to three tensors (O, C), as in nn.Linear. All tensors have the dtype and device of x.
+        biases: the bias of each layer, (O,) or None.
+        num_heads: number of heads, a divisor of O.
+        norm_weight: (C,), scale of a LayerNorm of x; None for no LayerNorm.
         norm_bias: (C,), shift of the LayerNorm, or None.
-        eps: of the LayerNorm.
+        eps: LayerNorm epsilon.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
-        (N, num_heads, T, O / num_heads) of each layer.
+        One tensor (N, num_heads, T, O / num_heads) for each layer.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -101,16 +102,16 @@ def merge_heads(
     scale: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Project what the heads of an attention found: :math:`r + s \odot (x W^T + b)`.
+    r"""Project the outputs of the heads of attention: :math:`r + s \odot (x W^T + b)`.
 
-    Backends and dtypes are those of `split_heads`.
+    Backends and dtypes are the same as for `split_heads`.
 
     Args:
         x: (N, heads, T, D); float32, bfloat16, float16 or float64.
         weight: (O, heads * D), as in nn.Linear. All tensors have the dtype and device of x.
         bias: (O,) or None.
-        residual: (N, T, O), what is added, or None.
-        scale: (N, O), factors of every token of a series, as dropout draws them, or None. It has no gradient.
+        residual: (N, T, O), the term r, or None.
+        scale: (N, O), factors s of every token of a series, as dropout draws them, or None. They get no gradient.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda".
 
     Returns:
@@ -141,7 +142,7 @@ def merge_heads(
     for name, tensor in named.items():
         _check_shape(name, tensor, wanted[name], x)
     if scale is not None and scale.requires_grad:
-        raise ValueError("scale requires a gradient, and has none; multiply the result without a residual instead")
+        raise ValueError("scale requires a gradient but gets none; multiply the result without a residual instead")
     chosen = "reference" if cast or 0 in x.shape else choose(PATH, backend, device=x.device, dtype=x.dtype)
     if chosen == "reference":
         return reference.merge_heads(x, weight, bias, residual=residual, scale=scale)

@@ -1,8 +1,8 @@
-"""The seam between the projections and their kernels: their operators with fakes and gradients.
+"""The registered operators of the projections, with their fakes and gradients.
 
-The module of a backend has ``forward`` and ``backward`` as :mod:`simmst.native.cpu.projection` has them; it may rely on
-the checks of the public functions, which run the reference themselves. Inputs may have any strides, results are
-contiguous; the scale has no gradient.
+The module of a backend has ``forward`` and ``backward`` with the signatures of :mod:`simmst.native.cpu.projection`; it
+may rely on the checks of the public functions, which call the reference directly. Inputs may have any strides, results
+are contiguous; the scale has no gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAYERS = (
     "Tensor x, Tensor first, Tensor? first_bias, Tensor? second, Tensor? second_bias, Tensor? third, "
     "Tensor? third_bias, Tensor? norm_weight, Tensor? norm_bias"
 )
-_LEARNED = 9  # the operands of _LAYERS
+_LEARNED = 9  # number of operands in _LAYERS
 
 
 def _forward_fake(x: Tensor, first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +51,7 @@ def _backward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, ...]]:
 def _all_tensors(
     backward: Callable[..., list[Tensor | None]], a: Tensor, b: Tensor, c: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    """A library operator returns tensors: an empty one in the place of a gradient that is not wanted."""
+    """Put an empty tensor in place of each unwanted gradient, because a library operator returns only tensors."""
     found = backward([a, b, c], *rest)
     return tuple(a.new_empty(0) if gradient is None else gradient for gradient in found)
 

@@ -1,4 +1,4 @@
-"""The public function of spatial attention: check the arguments, choose a backend, run."""
+"""The public function of spatial attention, which checks its arguments and chooses a backend."""
 
 from __future__ import annotations
 
@@ -33,35 +33,36 @@ def spatial_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Multi-head self-attention over the positions of each map, projections, residual and LayerNorm included.
+    """Apply multi-head self-attention to the positions of each map, with projections, residual and LayerNorm.
 
     For every map, with the heads side by side in C = num_heads * D channels::
 
         [Q K V] = x W_in^T + b_in,   O = softmax(scale Q K^T) V,   y = O W_out^T + b_out
         y = x + y  (residual),       y = LayerNorm(y) over C  (norm_weight given)
 
-    Computed in float32 (float64 for float64 inputs) and rounded to the dtype of x at the end. Under autocast the inputs
-    are cast to the autocast dtype first, float64 excepted. Sim-MSTNet, Eq. 10; weights as in nn.MultiheadAttention.
+    The result is computed in float32 (float64 for float64 inputs) and rounded to the dtype of x at the end. Autocast
+    first casts all inputs except float64 ones. Sim-MSTNet, Eq. 10; weights as in nn.MultiheadAttention.
 
-    With backend "reference" derivatives of any order, forward mode and ``torch.func`` work; the other backends have
-    first derivatives in reverse mode. The mask has no gradient. Backend "chain" is what one writes without this
-    operator: linear, ``scaled_dot_product_attention``, linear, LayerNorm. It rounds to the dtype of x after each.
+    With backend "reference", derivatives of any order, forward mode and ``torch.func`` work; the other backends have
+    first derivatives in reverse mode. The mask has no gradient. Backend "chain" is the code that one would write
+    without this operator: linear, ``scaled_dot_product_attention``, linear, LayerNorm. It rounds to the dtype of x
+    after each of them.
 
     Args:
         x: maps (B, C, H, W), N = H * W positions, or tokens (B, N, C); float32, bfloat16, float16 or float64.
-        in_proj_weight: (3C, C), the rows of query, key and value in this order. All weights have the dtype
-            and device of x.
+        in_proj_weight: (3C, C), the rows of query, key and value in this order. All weights have the dtype and device
+            of x.
         in_proj_bias: (3C,) or None.
         out_proj_weight: (C, C).
         out_proj_bias: (C,) or None.
         num_heads: number of heads, a divisor of C.
-        key_padding_mask: bool (B, N), True where a position is ignored by all others; its own output is computed as any
-            other. What it holds counts as zero where it is NaN or infinite, and reaches no gradient. A map with every
-            position ignored has an attention branch of zeros (after the output projection).
-        residual: add x.
+        key_padding_mask: bool (B, N), True where all other positions ignore a position. The position's own output is
+            computed like any other. NaN and infinity in it count as zero and reach no gradient. If every position of a
+            map is ignored, its attention branch is zero (after the output projection).
+        residual: whether to add x.
         norm_weight: (C,), scale of the LayerNorm; None for no LayerNorm.
         norm_bias: (C,), shift of the LayerNorm, or None.
-        eps: of the LayerNorm.
+        eps: LayerNorm epsilon.
         scale: factor of the scores, 1 / sqrt(D) when None.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
 
@@ -71,7 +72,7 @@ def spatial_attention(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes, devices or options do not fit.
-        BackendUnavailableError: the backend named cannot run this call.
+        BackendUnavailableError: the named backend cannot run this call.
 
     Example:
         >>> layer = torch.nn.MultiheadAttention(16, 4, batch_first=True)
@@ -137,14 +138,14 @@ def spatial_attention(
 
 
 def finite_where_ignored(x: Tensor, key_padding_mask: Tensor) -> Tensor:
-    """Put zeros where an ignored position holds NaN or infinity: 0 * NaN is NaN in every product of the gradients.
+    """Put zeros where an ignored position holds NaN or infinity, because 0 * NaN would spread through the gradients.
 
     Args:
         x: maps (B, C, H, W) or tokens (B, N, C).
         key_padding_mask: bool (B, N), True where a position is ignored.
 
     Returns:
-        x itself where nothing is to be done and looking is free, else a tensor of its shape and dtype.
+        x itself if a cheap check finds only finite values, else a new tensor of its shape and dtype.
 
     Example:
         >>> x = torch.tensor([[[1.0], [torch.nan]]])

@@ -1,9 +1,9 @@
-"""The seam between spatial attention and its kernels: its operators with fakes and gradients.
+"""The registered operators of spatial attention, with their fakes and gradients.
 
 The module of a backend (:func:`simmst.ops.backends.implementation`) has ``forward`` and ``backward`` with the
 signatures and semantics of :mod:`simmst.reference.spatial_attention`; it may rely on the checks of the public function.
-Inputs may have any strides, results are contiguous; lse, the second output, is not differentiable. A module may have
-``forward_keeping``, too, whose third output its ``backward`` takes as ``kept``; the others keep nothing.
+Inputs may have any strides, results are contiguous; lse, the second output, is not differentiable. A module may also
+have ``forward_keeping``, whose third output its ``backward`` takes as ``kept``; the other modules keep nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WEIGHTS = (
     "Tensor x, Tensor in_proj_weight, Tensor? in_proj_bias, Tensor out_proj_weight, Tensor? out_proj_bias, "
     "Tensor? key_padding_mask, Tensor? norm_weight, Tensor? norm_bias"
 )
-# Where the seven differentiable inputs stand among the operands; the mask between them has no gradient.
+# Positions of the seven differentiable inputs among the operands; the mask between them has no gradient.
 DIFFERENTIABLE = (0, 1, 2, 3, 4, 6, 7)
 
 
@@ -58,7 +58,7 @@ def _in_plain_torch(
 
 
 def _in_a_chain(*args: Any) -> tuple[Tensor, None, None]:
-    return chained(*args[:-1]), None, None  # the last says what to keep
+    return chained(*args[:-1]), None, None  # without keeps: the chain keeps nothing
 
 
 def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +101,7 @@ def _backward_kernel(module: ModuleType) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _all_tensors(backward: Callable[..., Gradients], grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """A library operator returns tensors: an empty one in the place of a gradient that is not wanted."""
+    """Put an empty tensor in place of each unwanted gradient, because a library operator returns only tensors."""
     *operands, kept, options, wanted = rest
     found = backward(grad, *operands, options, wanted, *([kept] if kept.numel() else []))
     return tuple(grad.new_empty(0) if gradient is None else gradient for gradient in found)

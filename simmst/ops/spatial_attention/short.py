@@ -1,4 +1,4 @@
-"""The shortest way to the fused CUDA kernels: for an eager call of which all but the memory was checked before."""
+"""The shortest way to the fused CUDA kernels, for an eager call like one that has passed all checks before."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _known = Known()
 def seen_before(
     operands: Operands, num_heads: int, residual: bool, eps: float, scale: float | None, backend: str | None
 ) -> Any:
-    """What was prepared for a call like this one; None where nothing was."""
+    """Return what was prepared for a call like this one, or None."""
     if operands[_MASK] is not None or not _known.may_hold(*operands):
         return None
     try:
         return _known.find(_key(operands, num_heads, residual, eps, scale, backend))
     except (AttributeError, RuntimeError):
-        return None  # the long way words the error
+        return None  # the long way raises the error
 
 
 def run(prepared: Any, operands: Operands) -> Tensor:
-    """The output of a call like one before it, with autograd where it is wanted."""
+    """Return the output of a call that was prepared for, with autograd if a gradient is wanted."""
     out: Tensor = _Short.apply(prepared, *operands) if wants_gradient(*operands) else prepared.forward(*operands)[0]
     return out
 
@@ -65,7 +65,7 @@ def _key(
 
 
 class _Short(torch.autograd.Function):
-    """What was prepared, with autograd."""
+    """The prepared call with autograd."""
 
     @staticmethod
     def forward(ctx: Any, prepared: Any, *operands: Any) -> Tensor:
