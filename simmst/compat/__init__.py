@@ -1,4 +1,4 @@
-"""Our layers in other people's models: Hugging Face, neuralforecast, Time-Series-Library, Informer2020, PyPOTS."""
+"""Our layers in models of other libraries: Hugging Face, neuralforecast, Time-Series-Library, Informer2020, PyPOTS."""
 
 from simmst.compat.swap import restore, swap
 

@@ -1,8 +1,8 @@
-"""A layer of another library takes up our forward pass, and gives it back: its class changes, its state does not.
+"""The exchange of a layer's forward pass for ours and back. Only the class of the layer changes, not its state.
 
-Parameters, submodules, hooks, training mode and place in the model stay what and where they are, so state dicts,
-optimizers, checkpoints and what others have attached to the layer are as before. No library is imported here: the class
-to derive from is that of the layer at hand.
+Parameters, submodules, hooks, training mode and the layer's place in the model stay the same, so state dicts,
+optimizers, checkpoints and everything attached to the layer still work. This module imports no other library: the new
+class derives from the class of the given layer.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any
 from torch import nn
 
 _CLASSES: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
-SETTINGS = "_simmst"  # where a layer that has taken up our forward pass keeps its settings
+SETTINGS = "_simmst"  # attribute with the settings of a layer that has our forward pass
 
 
 class Exchanged(nn.Module):
-    """What our forward passes derive from, together with the class whose place they take.
+    """Base class of our forward passes, which also derive from the class that they replace.
 
     Attributes:
-        original: the class whose place is taken.
+        original: the replaced class.
     """
 
     original: type[nn.Module]
 
     @staticmethod
     def settings(layer: nn.Module, name: str, exact: bool, keep_layout: bool | None) -> dict[str, Any]:
-        """What the forward pass is to know of a layer; plain values."""
+        """Return the settings of the forward pass for a layer, as plain values."""
         return {"exact": exact}
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # The class is made while the program runs, so pickle cannot find it by its name.
+        # The class is made at run time, so pickle cannot find it by its name.
         state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
         return _empty, (forward_of(self), self.original), state
 
 
 def exchange(layer: nn.Module, ours: type[Exchanged], settings: dict[str, Any]) -> None:
-    """Give a layer our forward pass, or other settings where it has it.
+    """Give a layer our forward pass, or new settings if it has our forward pass already.
 
     Args:
-        layer: of another library.
-        ours: the forward pass.
-        settings: what it is to know.
+        layer: layer of another library.
+        ours: class of our forward pass.
+        settings: settings of the forward pass.
     """
     if not isinstance(layer, Exchanged):
         layer.__class__ = _exchanged_class(ours, type(layer))
@@ -56,12 +56,12 @@ def give_back(layer: Exchanged) -> None:
 
 
 def forward_of(layer: Exchanged) -> type[Exchanged]:
-    """Which of our forward passes a layer has taken up."""
+    """Return which of our forward passes a layer has."""
     return next(base for base in type(layer).__bases__ if issubclass(base, Exchanged))
 
 
 def _exchanged_class(ours: type[Exchanged], original: type[nn.Module]) -> type[nn.Module]:
-    """The class of a layer of ``original`` that computes as ``ours``; one for every pair."""
+    """Return the class that computes as ``ours`` in place of ``original``; there is one class per pair."""
     pair = ours, original
     if pair not in _CLASSES:
         members = {"original": original, "__module__": __name__, "__doc__": ours.__doc__}

@@ -31,16 +31,16 @@ _PARTS = (
 
 
 def fits(layer: nn.Module) -> bool:
-    """Whether a layer is one that this forward pass can take the place of."""
+    """Tell whether this forward pass can replace that of a layer."""
     return type(layer).__name__ == NAME and all(hasattr(layer, part) for part in _PARTS)
 
 
 class Fast(Exchanged):
     """The forward pass of Hugging Face's layer on simmst's operators.
 
-    Each query is measured on ``factor * ceil(ln L_K)`` keys, drawn for it alone, as the paper has it; or, with the
-    setting ``exact``, on the keys that the library draws. The rest is the library's own: how many queries are selected,
-    masks, dropout, the fill, the cache of keys and values, the weights that it returns.
+    Each query is measured on ``factor * ceil(ln L_K)`` keys, drawn separately for each query as in the paper, or, with
+    the setting ``exact``, on the keys that the library draws. Everything else follows the library: the number of
+    selected queries, masks, dropout, the fill, the cache of keys and values, and the returned weights.
     """
 
     q_proj: nn.Module
@@ -67,13 +67,13 @@ class Fast(Exchanged):
         Args:
             hidden_states: (B, L_Q, C).
             key_value_states: (B, L_K, C) in a cross-attention.
-            cache: the library's cache of keys and values; ``past_key_values`` in its versions before 5.24.
+            cache: the library's cache of keys and values; its versions before 5.24 call it ``past_key_values``.
             attention_mask: (B, 1, L_Q, L_K), added to the scores.
-            kwargs: what else the library hands on.
+            kwargs: other arguments that the library passes.
 
         Returns:
-            (B, L_Q, C), and the weights of the selected queries, (B, H, u, L_K); None in their place without a mask
-            where nobody looks at them.
+            (B, L_Q, C), and the weights of the selected queries, (B, H, u, L_K). An encoder layer without a mask
+            returns None instead of weights that nobody reads.
 
         Raises:
             ValueError: the mask has another shape.
@@ -99,12 +99,13 @@ class Fast(Exchanged):
         return projected, weights
 
     def _hands_out_weights(self, kwargs: dict[str, Any]) -> bool:
-        """Whether somebody will look at the weights: a caller, a hook, or the library's recorder of attentions."""
+        """Tell whether anything may read the weights: a caller, a hook, or the library's recorder of attentions."""
         if kwargs.get("output_attentions") or torch.compiler.is_compiling():
             return True
         if self.training:
-            # A checkpoint computes this pass again in the backward pass, when no recorder runs: ask the layer alone.
-            exact: bool = getattr(self, SETTINGS)["exact"]  # whose dropout is drawn for the weights
+            # Activation checkpointing runs this pass again during the backward pass, when no recorder runs, so the
+            # answer must depend only on the layer.
+            exact: bool = getattr(self, SETTINGS)["exact"]  # draws dropout for the weights
             return exact or bool(self._forward_hooks)
         if any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in self._forward_hooks.values()):
             return True
@@ -118,7 +119,7 @@ class Fast(Exchanged):
 
     def _keys_and_values(self, hidden_states: Tensor, others: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
         crossed, store = others is not None, cache
-        if hasattr(cache, "cross_attention_cache"):  # one cache for each of the two
+        if hasattr(cache, "cross_attention_cache"):  # separate caches for self-attention and cross-attention
             store = cache.cross_attention_cache if crossed else cache.self_attention_cache
             if crossed and cache.is_updated.get(self.layer_idx):
                 kept = store.layers[self.layer_idx]
@@ -148,21 +149,21 @@ class Fast(Exchanged):
 
 
 def select_as_drawn(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
-    """Select the queries that have the largest measure on keys drawn for all of them alike, in torch.topk's order.
+    """Select the queries with the largest measure on keys that all queries share, in torch.topk's order.
 
-    A key counts in the maximum once however often it was drawn; so that is taken over the distinct ones, and what the
-    repetitions add to the sum is made up for by one product.
+    Repeated draws of a key change the sum in the measure, but not the maximum. The measure is therefore computed on the
+    distinct keys, and one product adds the repetitions to the sum.
 
     Args:
         query: (B, H, L_Q, D).
         key: (B, H, L_K, D).
-        drawn: int64 (S,), with repetitions.
-        count: how many queries to select.
+        drawn: drawn keys, int64 (S,), with repetitions.
+        count: number of queries to select.
 
     Returns:
         int64 (B, H, count).
     """
-    if torch.compiler.is_exporting():  # how many are distinct depends on the draw, and no graph can hold that
+    if torch.compiler.is_exporting():  # a graph cannot hold the number of distinct keys, which depends on the draw
         measure = prob_sparse_select(query, key, drawn, u=1)[1]
         return measure.topk(count, sorted=False).indices
     distinct, times = drawn.unique(return_counts=True)

@@ -1,4 +1,4 @@
-"""``ProbAttention``, the layer of Informer2020 that Time-Series-Library, neuralforecast and PyPOTS took over."""
+"""``ProbAttention``, the layer of Informer2020 that Time-Series-Library, neuralforecast and PyPOTS have adopted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT = {"q": "queries", "k": "keys", "v": "values"}  # PyPOTS
 
 
 def fits(layer: nn.Module) -> bool:
-    """Whether a layer is one that this forward pass can take the place of."""
+    """Tell whether this forward pass can replace that of a layer."""
     has_parts = all(hasattr(layer, part) for part in ("factor", "scale", "mask_flag"))
     return type(layer).__name__ == NAME and has_parts and next(layer.parameters(), None) is None
 
@@ -28,8 +28,9 @@ def fits(layer: nn.Module) -> bool:
 class Fast(Exchanged):
     """The forward pass of ``ProbAttention`` on simmst's operators.
 
-    Settings: ``exact``, draw as the library does, from torch's global generator on the CPU; ``heads_first``, return
-    (B, H, L, D) where the library does, in place of (B, L, H, D); ``weights``, return those of all queries.
+    Settings: with ``exact`` samples are drawn as in the library, from torch's global generator on the CPU; ``faulty``
+    tells that the library's layer returns (B, H, L, D) instead of (B, L, H, D), and with ``heads_first`` this one does,
+    too.
     """
 
     factor: int
@@ -38,7 +39,7 @@ class Fast(Exchanged):
 
     @staticmethod
     def settings(layer: nn.Module, name: str, exact: bool, keep_layout: bool | None) -> dict[str, Any]:
-        """What the forward pass is to know, by what the layer does."""
+        """Return the settings of the forward pass, which depend on what the layer returns."""
         faulty = (
             getattr(layer, SETTINGS)["faulty"] if isinstance(layer, Exchanged) else _returns_heads_first(layer, name)
         )
@@ -49,12 +50,12 @@ class Fast(Exchanged):
         """Attend.
 
         Args:
-            args: queries (B, L_Q, H, D), keys (B, L_K, H, D) and values (B, L_K, H, D_V); what follows (a mask, the
-                factors of a non-stationary attention) is ignored as the library ignores it.
-            kwargs: the same by name.
+            args: queries (B, L_Q, H, D), keys (B, L_K, H, D) and values (B, L_K, H, D_V). Further arguments (a mask,
+                the factors of a non-stationary attention) are ignored, as in the library.
+            kwargs: the same arguments by name.
 
         Returns:
-            (B, L_Q, H, D_V) contiguous, and the weights (B, H, L_K, L_K) where the layer has ``output_attention``.
+            (B, L_Q, H, D_V) contiguous, and the weights (B, H, L_Q, L_K) if the layer has ``output_attention``.
         """
         given = {_SHORT.get(name, name): value for name, value in kwargs.items()}
         given.update(zip(_ORDER, args, strict=False))
@@ -92,19 +93,20 @@ class Fast(Exchanged):
 
 @torch.no_grad()
 def _returns_heads_first(layer: nn.Module, name: str) -> bool:
-    """Ask the layer itself, on five steps of two heads."""
+    """Find out by calling the layer on five steps of two heads."""
     x = torch.ones(2, 5, 2, 3, device="cpu")
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             out = layer(x, x, x, None)[0]
-    except Exception as error:  # whatever a layer that is not known may raise
+    except Exception as error:  # an unknown layer may raise anything
         raise ValueError(
-            f"the ProbAttention {name!r} cannot be swapped, it fails on 5 steps of 2 heads: {error}"
+            f"the ProbAttention {name!r} cannot be swapped, because it fails on 5 steps of 2 heads: {error}"
         ) from error
     shapes = {(2, 2, 5, 3): True, (2, 5, 2, 3): False}
     if tuple(out.shape) not in shapes:
         raise ValueError(
-            f"the ProbAttention {name!r} cannot be swapped: of (B, L, H, D) = (2, 5, 2, 3) it makes {tuple(out.shape)}"
+            f"the ProbAttention {name!r} cannot be swapped: it turns (B, L, H, D) = (2, 5, 2, 3) into "
+            f"{tuple(out.shape)}"
         )
     return shapes[tuple(out.shape)]
 

@@ -1,4 +1,4 @@
-"""Attention in selected rows in plain PyTorch, for layers that hand out weights, take masks or drop as torch does."""
+"""Attention in selected rows in plain PyTorch, for layers that return weights, take masks or use torch's dropout."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional
 def attend_rows(
     query: Tensor, key: Tensor, top: Tensor, *, scale: float, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """The attention weights of the selected rows.
+    """Return the attention weights of the selected rows.
 
     Args:
         query: (B, H, L_Q, D).
         key: (B, H, L_K, D).
         top: int64 (B, H, u), the rows, in any order.
-        scale: of the scores.
+        scale: factor of the scores.
         mask: (B, 1 or H, L_Q, L_K), added to the scores.
-        is_causal: row i sees the keys j <= i.
+        is_causal: whether row i sees only the keys j <= i.
 
     Returns:
         (B, H, u, L_K), each row summing to one, in the order of top.
@@ -39,14 +39,14 @@ def attend_rows(
 
 
 def fill_and_place(rows: Tensor, top: Tensor, value: Tensor, queries: int, *, running: bool) -> Tensor:
-    """The selected rows among those that are not selected: the mean of the values, or their running sum.
+    """Put the selected rows in their places and fill the others with the mean or the running sum of the values.
 
     Args:
         rows: (B, H, u, D).
         top: int64 (B, H, u).
         value: (B, H, L_K, D).
-        queries: L_Q; where it is less than L_K, the queries are the last ones.
-        running: the running sum, taken in float32.
+        queries: number of queries, L_Q; if it is less than L_K, the queries are the last positions.
+        running: whether to fill with the running sum, taken in float32.
 
     Returns:
         (B, H, L_Q, D).
@@ -61,7 +61,7 @@ def fill_and_place(rows: Tensor, top: Tensor, value: Tensor, queries: int, *, ru
 
 
 def dropped(weights: Tensor, probability: float, *, training: bool) -> Tensor:
-    """Weights with dropout from torch's global generator."""
+    """Apply dropout to weights, drawn from torch's global generator."""
     return functional.dropout(weights, probability, training) if training and probability > 0.0 else weights
 
 

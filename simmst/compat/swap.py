@@ -1,4 +1,4 @@
-"""The one door: put our layers into a model of another library, and take them out again."""
+"""The public functions of compat, which put our layers into a model of another library and take them out again."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from simmst.compat.exchange import Exchanged, exchange, forward_of, give_back
 
 
 def swap(model: Any, exact: bool = False, *, keep_layout: bool | None = None) -> int:
-    """Let the ProbSparse attention of a model compute on simmst's operators.
+    """Run the ProbSparse attention of a model on simmst's operators.
 
-    Recognised are the layers ``InformerProbSparseAttention`` of Hugging Face transformers, and ``ProbAttention`` as
-    Informer2020, Time-Series-Library, neuralforecast and PyPOTS have it, wherever they stand in the model. Their
-    parameters, buffers, hooks and names stay, so state dicts, optimizers and checkpoints fit as before.
+    The function recognises the layers ``InformerProbSparseAttention`` of Hugging Face transformers and
+    ``ProbAttention`` of Informer2020, Time-Series-Library, neuralforecast and PyPOTS, anywhere in the model. Their
+    parameters, buffers, hooks and names stay, so state dicts, optimizers and checkpoints still fit.
 
     Args:
-        model: an ``nn.Module``, or an object with such ``models``, as ``NeuralForecast`` is.
-        exact: select what the library would: same draws from torch's global generator, same outputs up to rounding.
-            Otherwise each query is measured on keys of its own, as the paper has it, drawn anew in each training step
-            and fixed in evaluation mode, so that forecasts do not change from call to call.
-        keep_layout: Time-Series-Library and neuralforecast hand heads and time on in the wrong order, which the layer
-            around then mixes up. True keeps that, for weights that were trained with it; False mends it. None keeps it
-            where ``exact`` asks for the library's own outputs, and mends it otherwise.
+        model: an ``nn.Module``, or an object with a list of them in ``models``, such as ``NeuralForecast``.
+        exact: whether to select the same queries as the library, with the same draws from torch's global generator and
+            the same outputs up to rounding. Otherwise each query is measured on its own sample of keys, as in the
+            paper: drawn again in each training step, and fixed in evaluation mode, so that forecasts do not change from
+            call to call.
+        keep_layout: whether to keep a fault of Time-Series-Library and neuralforecast, whose layer returns heads and
+            time in the wrong order, so that the layer around it mixes them up. True keeps the order, for weights that
+            were trained with it; False corrects it. None keeps it if ``exact`` is set, and corrects it otherwise.
 
     Returns:
-        How many layers compute on simmst's operators now; with settings other than before where they already did.
+        Number of layers that now run on simmst's operators, including those that already did and have new settings.
 
     Raises:
-        TypeError: model is no module.
-        ValueError: a ``ProbAttention`` does not compute as any that is known; names it.
+        TypeError: model is not a module.
+        ValueError: a ``ProbAttention`` does not compute like any known one; the message names it.
 
     Example:
         >>> swap(nn.Sequential(nn.Linear(2, 2)))
@@ -54,13 +55,13 @@ def swap(model: Any, exact: bool = False, *, keep_layout: bool | None = None) ->
 
 
 def restore(model: Any) -> int:
-    """Let every layer that :func:`swap` changed compute as its library does again.
+    """Give every layer that :func:`swap` changed the forward pass of its library again.
 
     Args:
-        model: as for :func:`swap`.
+        model: a model as for :func:`swap`.
 
     Returns:
-        How many layers were changed back.
+        Number of layers that were changed back.
 
     Example:
         >>> restore(nn.Linear(2, 2))

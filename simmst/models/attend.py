@@ -1,4 +1,4 @@
-"""Attention as a part of a layer: normalised before and added to its input."""
+"""Attention as a part of a layer, with a LayerNorm before it and a residual around it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from simmst.nn.prob_sparse_attention import ProbSparseAttention
 def attend(
     tokens: Tensor, norm: nn.Module, attention: nn.Module, dropout: FeatureDropout, memory: Tensor | None = None
 ) -> Tensor:
-    """Return ``tokens + dropout(attention(norm(tokens), memory))``, in few operators where the attention is plain.
+    """Return ``tokens + dropout(attention(norm(tokens), memory))``, in few operators if the attention is plain.
 
     Args:
         tokens: (B, T, C).
         norm: LayerNorm of the tokens.
-        attention: `ProbSparseAttention`, or what stands in its place.
-        dropout: of what it found.
-        memory: (B, L, C), keys and values; None for the normalised tokens.
+        attention: `ProbSparseAttention` or its replacement.
+        dropout: dropout of the attention's output.
+        memory: (B, L, C), keys and values; None uses the normalised tokens.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The configuration of the models: one frozen dataclass whose every field is JSON-able."""
+"""The configuration of the models, one frozen dataclass of JSON-able fields."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ _MOST = {
 
 @dataclass(frozen=True)
 class SimMSTNetConfig:
-    """Everything that decides the shape and the behaviour of a model.
+    """All settings that determine the shape and the behaviour of a model.
 
     Args:
-        services: names of the tasks, any number of them.
-        input_length: steps of the input window, T_in.
-        horizon: steps to forecast, T_out.
-        label_length: how many of the last input steps start the decoder's input (Informer's label_len).
-        neighbourhood: side of the square of cells around the target cell, odd; 1 is the target cell alone.
-        num_marks: calendar features of a step, M.
-        width: features of a token.
-        num_heads: heads of every attention; divides the width.
-        encoder_layers: layers of the temporal encoder.
-        decoder_layers: layers of the decoder.
+        services: names of the tasks, at least one.
+        input_length: number of slots in the input window, T_in.
+        horizon: number of steps ahead to forecast, T_out.
+        label_length: number of latest input slots at the start of the decoder's input (Informer's label_len).
+        neighbourhood: side of the square of cells around the target cell, odd; 1 is only the target cell.
+        num_marks: number of calendar features of a slot, M.
+        width: number of features of a token.
+        num_heads: number of heads of every attention, a divisor of width.
+        encoder_layers: number of layers of the temporal encoder.
+        decoder_layers: number of layers of the decoder.
         feedforward: hidden width of the feed-forward parts and of the task MLPs.
-        factor: ProbSparse's factor, which sets the samples per query and the queries given real attention.
+        factor: ProbSparse's factor, which sets the numbers of sampled keys and of selected queries.
         dropout: probability of dropping a feature while training.
-        memory_days: previous days whose slots the model is told, L.
-        spatial_steps: latest input steps that the spatial branch sees.
+        memory_days: number of previous days in the memory, L.
+        spatial_steps: number of latest input slots that the spatial branch sees.
         interaction: whether tasks exchange features (False is the ablation oInter).
-        spatial: whether the spatial branch is there (False is the ablation oSpatial).
+        spatial: whether the model has a spatial branch (False is the ablation oSpatial).
         task_weights: ``"loss_share"`` (Sim-MSTNet, Eq. 13-14), ``"average"`` (the ablation Average), or a method of
             torchjd: see `TaskWeights`.
         highway: whether a linear autoregression is added to the network's forecast.
-        backend: the implementation of every attention; None chooses for each call.
+        backend: backend of every attention; None chooses for each call.
 
     Raises:
-        ConfigError: a field is out of range; the message names it, the value it got and what is allowed.
+        ConfigError: a field is out of range; the message names the field, its value and the allowed range.
 
     Example:
         >>> config = SimMSTNetConfig(services=("internet",), horizon=24)
@@ -129,7 +129,7 @@ class SimMSTNetConfig:
         self._check_size()
 
     def _check_size(self) -> None:
-        """Refuse a network that no memory holds, by an estimate within a factor of two or so."""
+        """Refuse a network that fits into no memory, by an estimate that is right to about a factor of two."""
         width, hidden, cells = self.width, self.feedforward, self.neighbourhood**2
         layers = self.encoder_layers + 2 * self.decoder_layers
         parameters = layers * (4 * width**2 + 2 * width * hidden) + 4 * hidden**2 + (cells + 9) * width**2
@@ -157,7 +157,7 @@ class SimMSTNetConfig:
                 task weights) or ``"full"`` (this configuration).
 
         Raises:
-            ConfigError: there is no ablation of this name.
+            ConfigError: no ablation has this name.
 
         Example:
             >>> SimMSTNetConfig().ablation("oSpatial").spatial
@@ -171,7 +171,7 @@ class SimMSTNetConfig:
         """Derive the configuration of ``STNet`` for one of the services.
 
         Raises:
-            ConfigError: the service is none of this configuration.
+            ConfigError: the configuration lacks the service.
 
         Example:
             >>> SimMSTNetConfig().single_task("sms").services
@@ -193,10 +193,10 @@ class SimMSTNetConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SimMSTNetConfig:
-        """Build a configuration from what ``to_dict`` gave; fields left out take their defaults.
+        """Build a configuration from the result of ``to_dict``; missing fields take their defaults.
 
         Raises:
-            ConfigError: a key is no field of the configuration, or a value is out of range.
+            ConfigError: a key is not a field of the configuration, or a value is out of range.
 
         Example:
             >>> SimMSTNetConfig.from_dict({"widht": 64})  # doctest: +ELLIPSIS

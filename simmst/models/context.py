@@ -1,4 +1,4 @@
-"""What a model makes of a window and its memory: every series relative to its own level, and bounded."""
+"""The scaled inputs that a model computes from a window and its memory: series relative to their level, and bounded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from simmst.foundation.memory import Memory
 
-# Deviations from a level are bounded: on the log scale this is a factor of 150, so one outage or burst is told, and is
-# not more than that.
+# Bound of the deviations from a level. On the log scale it is a factor of 150, so an outage or a burst shows, but does
+# not dominate.
 BOUND = 5.0
 SMALLEST_SPREAD = 0.05
 
@@ -22,17 +22,17 @@ class Context(NamedTuple):
         series: (N, T_in), the target cell.
         observed: (N, T_in), one where observed.
         unusual: (N, T_in), difference from the mean of the days before; zero where that is unknown.
-        patch: (N, S, H, W), the neighbourhood, the latest S input slots of it.
+        patch: (N, S, H, W), the latest S input slots of the neighbourhood.
         patch_observed: (N, S, H, W), one where observed and inside the city.
-        patch_unusual: (N, S, H, W), as `unusual`.
-        city: (N, T_in), how far the whole city is from usual.
+        patch_unusual: (N, S, H, W), like `unusual`.
+        city: (N, T_in), difference of the whole city from usual.
         past: (N, L, T_in), the input slots on the days before.
         past_known: (N, L, T_in) bool.
         days: (N, L, T_out), the slots to forecast on the days before.
         days_known: (N, L, T_out) bool.
         same_day: (N, L, T_out, 2), as in `Memory`.
-        level: (N,), what all are relative to, on the scale of the values.
-        features: (N, F), log spread, log days of context, log slots a day.
+        level: (N,), the level of each series, on the scale of the values.
+        features: (N, F), log spread, log days of context, log slots per day.
     """
 
     series: Tensor
@@ -55,7 +55,7 @@ NUM_FEATURES = 3
 
 
 def no_memory(values: Tensor, mask: Tensor, days: int, horizon: int) -> Memory:
-    """Return the memory of windows that have none: nothing is known but the window's own level and spread.
+    """Return the memory of windows without one, which holds only the window's own level and spread.
 
     Args:
         values: (B, T_in, K, H, W), NaN = missing.
@@ -87,8 +87,8 @@ def relate(values: Tensor, mask: Tensor, memory: Memory, patch_steps: int | None
     Args:
         values: (B, T_in, K, H, W), NaN = missing.
         mask: (B, H, W) bool, False outside the city.
-        memory: of the same windows.
-        patch_steps: S, None for all.
+        memory: memory of the same windows.
+        patch_steps: number of latest slots of the patch, S; None for all.
     """
     steps, centre = values.shape[1], values.shape[-1] // 2
     latest = 0 if patch_steps is None else steps - patch_steps
@@ -141,12 +141,12 @@ def relate(values: Tensor, mask: Tensor, memory: Memory, patch_steps: int | None
 
 
 def _by_series(values: Tensor) -> Tensor:
-    """(B, T, K, ...) -> (B * K, T, ...)."""
+    """Reshape (B, T, K, ...) to (B * K, T, ...)."""
     return values.transpose(1, 2).flatten(0, 1)
 
 
 def _relate_cells(values: Tensor, usual: Tensor, level: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values relative to the level, whether they are observed, and relative to what is usual: (N, T, ...) each."""
+    """Return values relative to the level, whether they are observed, and values relative to usual, (N, T, ...)."""
     seen = ~torch.isnan(values) & inside[:, None]
     difference = values - usual
     unusual = bounded(difference, ~torch.isnan(difference) & inside[:, None])
@@ -159,7 +159,7 @@ def bounded(values: Tensor, known: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, known: Tensor, dim: int) -> Tensor:
-    """Return the mean of what is known, zero where nothing is; unknown values must be zero.
+    """Return the mean of the known values, or zero if none is known; unknown values must be zero.
 
     Example:
         >>> masked_mean(torch.tensor([[2.0, 0.0]]), torch.tensor([[True, False]]), 1).tolist()

@@ -1,4 +1,4 @@
-"""What the days before say of each slot to forecast: attention from the slots over the days."""
+"""Features of each slot to forecast from the days before, by attention from the slots to the days."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from simmst.ops import day_attention
 
 _KEY_WIDTH = 8
 _HIDDEN = 32
-_WINDOWS = (1, 3, 6)  # latest input slots by which today is compared with another day
+_WINDOWS = (1, 3, 6)  # numbers of latest input slots in which today is compared with another day
 _DAY_FEATURES = 2 * len(_WINDOWS) + 6
 NUM_DISTANCES = 4
 _REACH = 1.0  # on the log scale
-_LATEST_DAYS = 7  # whose median is a feature
+_LATEST_DAYS = 7  # number of days whose median is a feature
 _STATISTICS = 9
 
 
 class Recollection(NamedTuple):
-    """What is remembered for each slot to forecast, N = B * K series.
+    """What the days before tell about each slot to forecast, for N = B * K series.
 
     Attributes:
         base: (N, T_out), the robust mean of the days before; zero (the level) where none is known.
-        features: (N, T_out, F), what the days say beside it.
+        features: (N, T_out, F), further features from the days before.
     """
 
     base: Tensor
@@ -36,19 +36,19 @@ class Recollection(NamedTuple):
 
 
 class DayAttention(nn.Module):
-    r"""Attend from each slot to forecast over the same slot on the days before.
+    r"""Attend from each slot to forecast to the same slot on the days before.
 
     The weight of day d for the slot h steps ahead is the softmax, over the days on which the slot is known, of
 
     .. math:: q_h \cdot k_d + b_d + w \cdot [\text{both working days or both days of rest}, \text{same day of the week}]
 
-    where the key :math:`k_d` tells how far today's latest slots are from those of day d, and the query :math:`q_h` the
-    calendar and the distance of the slot. Every head gives the weighted mean of the days, and the weighted mean of how
-    far today lies from them. Beside these stand the mean, median and deviation over the days, the mean over the days of
-    the same class and weekday, yesterday and the week before.
+    where the key :math:`k_d` encodes how today's latest slots differ from those of day d, and the query :math:`q_h`
+    encodes the calendar and the distance of the slot. Every head returns the weighted mean of the days and the weighted
+    mean of today's offsets from them. Further features are the mean, median and deviation over the days, the means over
+    the days of the same class and of the same weekday, yesterday, and the week before.
 
     Args:
-        config: the model's configuration; `memory_days` and `num_marks` are used.
+        config: configuration of the model.
         heads: number of heads.
 
     Example:
@@ -77,18 +77,18 @@ class DayAttention(nn.Module):
         self.register_buffer("windows", (slots[:, None] <= windows).to(torch.float32), persistent=False)
 
     age: Tensor
-    windows: Tensor  # (T_in, 4), one where a slot is among the latest 1, 3, 6, all
+    windows: Tensor  # (T_in, 4), one where a slot is among the latest 1, 3, 6 or all slots
 
     @property
     def num_features(self) -> int:
-        """Features of a slot to forecast, F."""
+        """The number of features of a slot to forecast, F."""
         return 2 * self.heads + _STATISTICS
 
     def forward(self, context: Context, marks: Tensor) -> Recollection:
-        """Recall a batch.
+        """Return what the days before tell about a batch.
 
         Args:
-            context: the windows, N series.
+            context: context of N series.
             marks: (N, T_out, M), calendar features of the slots to forecast.
         """
         days, known = context.days, context.days_known  # (N, L, T_out)
@@ -126,11 +126,11 @@ class DayAttention(nn.Module):
         return Recollection(base, features)
 
     def _compare(self, context: Context) -> tuple[Tensor, Tensor]:
-        """How far today is from each day, (N, L), and what the keys are made of, (N, L, _DAY_FEATURES)."""
+        """Return today's offset from each day, (N, L), and the inputs of the keys, (N, L, _DAY_FEATURES)."""
         both = context.past_known & (context.observed[:, None] > 0)
         difference = torch.where(both, context.series[:, None] - context.past, 0.0)  # (N, L, T_in)
         counted = both.to(difference.dtype)
-        # Sums over the latest slots and over all, by a product: (N, L, 4).
+        # A product with the windows sums over the latest slots and over all: (N, L, 4).
         windows = self.windows.to(difference.dtype)
         count = (counted @ windows).clamp(min=1)
         apart = difference @ windows / count
@@ -139,16 +139,16 @@ class DayAttention(nn.Module):
         around = (difference - whole * counted).abs().sum(2, keepdim=True) / count[..., -1:]
         shared = counted.mean(2, keepdim=True)
         latest = torch.stack((apart[..., :-1], distance[..., :-1]), dim=-1).flatten(2)
-        # The slot right ahead tells how today and that day compare, whatever the horizon.
+        # same_day of the first step ahead describes the pair of days, whatever the horizon.
         columns = latest, whole, around, shared, self.age.to(whole)[:, None].expand_as(whole), context.same_day[:, :, 0]
         return apart[..., len(_WINDOWS) - 1], torch.cat(columns, dim=-1)
 
 
 @torch.no_grad()
 def _location(values: Tensor, known: Tensor) -> Tensor:
-    """Mean over the days, (N, T_out), to which no day counts from further than `_REACH` off their median.
+    """Return the mean over the days, (N, T_out), with each day clipped to within `_REACH` of their median.
 
-    A day of outage among seven would otherwise halve what is expected (Huber 1964, "Robust estimation of a location
+    Otherwise one day of outage among seven would halve the expected value (Huber 1964, "Robust estimation of a location
     parameter", one step from the median).
     """
     if values.shape[1] == 0:
@@ -160,7 +160,7 @@ def _location(values: Tensor, known: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _median(values: Tensor, known: Tensor) -> Tensor:
-    """Lower median over the days that are known, (N, T_out); zero where none is. It carries no gradient."""
+    """Return the lower median over the known days, (N, T_out), or zero if none is known. It carries no gradient."""
     if values.shape[1] == 0:
         return values.new_zeros(values.shape[0], values.shape[2])
     if is_exporting():
@@ -169,7 +169,7 @@ def _median(values: Tensor, known: Tensor) -> Tensor:
 
 
 def distances(context: Context, horizon: int) -> Tensor:
-    """Tell how far ahead the slots to forecast are, (N, T_out, 4): in days, its root, log slots, log slots a day."""
+    """Return how far ahead the slots to forecast are, (N, T_out, 4): days, their root, log slots, log slots per day."""
     ahead = torch.arange(1, horizon + 1, dtype=context.series.dtype, device=context.series.device)
     per_day = context.features[:, 2:3]
     days = ahead / (24 * (3 * per_day).exp())  # (N, T_out)

@@ -20,11 +20,12 @@ _EVERY_QUERY = 10_000  # a factor that gives every query of any horizon real att
 
 
 class DecoderLayer(nn.Module):
-    """Masked self-attention, cross-attention and a feed-forward part, each normalised before and added.
+    """Masked self-attention, cross-attention and a feed-forward part, each with LayerNorm before and residual around.
 
-    Both have a factor so large that every query gets real attention: ProbSparse's selection looks at keys of the future
-    and its causal fill is no mean, full causal attention leaks nothing; and in the cross-attention the slots to
-    forecast would compete, so that a slot's forecast depended on how many others are asked for.
+    Both attentions have a factor so large that every query gets real attention. In the self-attention, ProbSparse's
+    selection would see future keys, and its causal fill is not a mean; full causal attention leaks nothing. In the
+    cross-attention, the slots to forecast would compete for selection, and a slot's forecast would depend on how many
+    other slots are forecast.
 
     Example:
         >>> import torch
@@ -51,7 +52,7 @@ class DecoderLayer(nn.Module):
         Args:
             tokens: (B, label_length + T_out, C).
             memory: (B, T_in, C), the fused features.
-            keep: go on with the last so many tokens after the self-attention, with all of them when 0.
+            keep: number of last tokens to continue with after the self-attention; 0 for all.
         """
         tokens = attend(tokens, self.self_attention_norm, self.self_attention, self.dropout)
         tokens = tokens[:, -keep:]
@@ -60,14 +61,15 @@ class DecoderLayer(nn.Module):
 
 
 class TargetEmbedding(nn.Module):
-    """Embed the slots to forecast by what they were on the days before, in place of the zeros of Eq. 12.
+    """Embed the slots to forecast from the days before, in place of the zeros of Eq. 12.
 
-    Each slot is told what is remembered of it, the calendar, how far ahead it lies, the latest values and differences
-    from usual of the target cell and of the city, and the context; a residual MLP makes a vector of it.
+    The input of each slot is its recalled features, the calendar, how far ahead it is, the latest values and
+    differences from usual of the target cell, the differences of the city, and the context. A residual MLP maps them
+    to a vector.
 
     Args:
-        config: the model's configuration.
-        num_recalled: features of what is remembered of a slot.
+        config: configuration of the model.
+        num_recalled: number of recalled features of a slot.
     """
 
     def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
@@ -86,10 +88,10 @@ class TargetEmbedding(nn.Module):
         """Embed a batch.
 
         Args:
-            context: the windows, N series.
-            recalled: of the slots to forecast.
-            marks: (N, T_out, M).
-            ahead: (N, T_out, 4), their distances.
+            context: context of N series.
+            recalled: what the days before tell about the slots to forecast.
+            marks: (N, T_out, M), calendar features of the slots.
+            ahead: (N, T_out, 4), how far ahead the slots are.
             task: (N, C), the embedding of each series' task.
 
         Returns:
@@ -107,13 +109,13 @@ class TargetEmbedding(nn.Module):
 class Decoder(nn.Module):
     """Forecast the tasks from their fused features in one pass (Sim-MSTNet, Eq. 12).
 
-    The decoder's input is the last ``label_length`` values, embedded like the encoder's, and the slots to forecast,
-    each embedded by what it was on the days before (`TargetEmbedding`). There are no learned positions among the slots
-    to forecast, so one set of weights serves any horizon.
+    The decoder's input is the last ``label_length`` values, embedded like the encoder's input, and the slots to
+    forecast, each embedded from the days before (`TargetEmbedding`). The slots to forecast have no learned positions,
+    so one set of weights serves any horizon.
 
     Args:
-        config: the model's configuration.
-        num_recalled: features of what is remembered of a slot.
+        config: configuration of the model.
+        num_recalled: number of recalled features of a slot.
     """
 
     def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
@@ -134,14 +136,14 @@ class Decoder(nn.Module):
 
         Args:
             fused: (N, T_in, C), the fused features.
-            context: the windows, N series.
-            recalled: of the slots to forecast.
-            marks: (N, label_length + T_out, M).
+            context: context of N series.
+            recalled: what the days before tell about the slots to forecast.
+            marks: (N, label_length + T_out, M), calendar features.
             ahead: (N, T_out, 4), how far ahead the slots to forecast are.
             task: (N, C), the embedding of each series' task.
 
         Returns:
-            (N, T_out, Q), quantiles relative to what is remembered.
+            (N, T_out, Q), quantiles relative to the base of ``recalled``.
         """
         horizon = ahead.shape[1]
         remembered = self.target(context, recalled, marks[:, -horizon:], ahead, task)
@@ -152,7 +154,7 @@ class Decoder(nn.Module):
             tokens = torch.cat((self.label(channels, marks[:, :label], context.features, task), tokens), dim=1)
         for layer in self.layers[:-1]:
             tokens = layer(tokens, fused)
-        # Of the last layer only the slots to forecast are wanted.
+        # The last layer only needs to return the slots to forecast.
         decoded = self.norm(self.layers[-1](tokens, fused, keep=horizon))
         quantiles: Tensor = self.head(remembered + self.hidden(decoded))
         return quantiles

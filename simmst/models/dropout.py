@@ -1,4 +1,4 @@
-"""Dropout that drops a feature of a whole series."""
+"""Dropout of a feature in a whole series."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from simmst.models.noise import uniform
 
 
 class FeatureDropout(nn.Module):
-    """Drop features of a token series (B, T, C), the same ones at each of its steps.
+    """Drop features of a token series (B, T, C), the same features for all of its tokens.
 
-    The variational dropout of Gal and Ghahramani 2016: noise that differs from step to step averages out over a series,
-    and drawing it costs a CPU more than the layers it regularises.
+    This is the variational dropout of Gal and Ghahramani 2016: noise that differs from token to token averages out over
+    a series, and drawing it takes a CPU longer than the layers that it regularises.
 
     Args:
         p: probability of dropping a feature while training.
@@ -28,12 +28,12 @@ class FeatureDropout(nn.Module):
         self.p = p
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Drop features of tokens (B, T, C) while training; the rest is scaled by 1 / (1 - p)."""
+        """Drop features of tokens (B, T, C) while training, and scale the others by 1 / (1 - p)."""
         factors = self.factors(tokens, tokens.shape[2])
         return tokens if factors is None else tokens * factors[:, None]
 
     def factors(self, tokens: Tensor, width: int) -> Tensor | None:
-        """Draw what the features of tokens (B, T, ...) are multiplied by, (B, width); None where nothing is dropped."""
+        """Draw the factors (B, width) of the features of tokens (B, T, ...), or return None if nothing is dropped."""
         if not self.training or self.p == 0.0:
             return None
         kept = uniform(tokens.shape[0], 1, width, device=tokens.device) >= self.p

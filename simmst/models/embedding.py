@@ -28,20 +28,20 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 
 class SeriesEmbedding(nn.Module):
-    r"""Embed a series: value + external time + position (Sim-MSTNet, Eq. 9), and what is known of the whole series.
+    r"""Embed a series: value + external time + position (Sim-MSTNet, Eq. 9) + features of the whole series.
 
     .. math:: e_t = W_x [z_t, u_t, o_t] + b + W_m m_t + p_t + W_f f + e_k
 
     with :math:`z_t` the value relative to the series' level, :math:`u_t` its difference from the same slot of the days
     before, :math:`o_t` one where it was observed, :math:`m_t` the calendar features, :math:`p_t` the position,
     :math:`f` the features of the context and :math:`e_k` the embedding of the task. Positions start at the sinusoids
-    and are learned: slots of a window need not be evenly spaced.
+    and are learned, because the slots of a window need not be evenly spaced.
 
     Args:
-        length: tokens of a series, T.
-        width: features of a token, C.
-        num_marks: calendar features, M; 0 leaves that term out.
-        num_features: features of the context, F.
+        length: number of tokens of a series, T.
+        width: number of features of a token, C.
+        num_marks: number of calendar features, M; 0 leaves that term out.
+        num_features: number of features of the context, F.
         dropout: probability of dropping a feature while training.
 
     Example:

@@ -1,4 +1,4 @@
-"""Two linear layers around a GELU, run as one operator where they are no more than their weights."""
+"""Two linear layers around a GELU, which run as one operator if they are plain modules."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def two_layers(
     residual: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Run `simmst.ops.feed_forward` on modules; in parts where one is more than its weights (an adapter, a hook).
+    """Run `simmst.ops.feed_forward` on modules, or call each module if one is not plain (an adapter, a hook).
 
     Args:
         x: (B, T, C).
-        first: the linear layer before the GELU.
-        second: the one behind it.
-        norm: LayerNorm of x, or of the result.
-        norm_first: which of the two.
-        addend: (B, H), added before the GELU.
-        dropout: of the branch, a `FeatureDropout`.
-        residual: add x.
-        backend: None to choose, or a name.
+        first: linear layer before the GELU.
+        second: linear layer after the GELU.
+        norm: LayerNorm of x or of the result, or None.
+        norm_first: whether to normalise x; otherwise the result is normalised.
+        addend: (B, H), added before the GELU, or None.
+        dropout: dropout of the branch, a `FeatureDropout`, or None.
+        residual: whether to add x.
+        backend: name of a backend, or None to choose.
 
     Example:
         >>> import torch

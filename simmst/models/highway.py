@@ -1,4 +1,4 @@
-"""The linear autoregression beside the network: what a ridge on lags can do, the model can do."""
+"""The linear autoregression beside the network, with which the model can do all that a ridge regression on lags can."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Highway(nn.Module):
 
     .. math:: \hat z_h = a \cdot x_h + 2^{-(h-1)/2}\, b \cdot x_h + d_h\, c \cdot x_h
 
-    with :math:`x_h` the latest values, their differences from usual, the city's differences from usual and what is
-    remembered of the slot h steps ahead, :math:`d_h` its distance in days: the coefficients change smoothly with the
-    distance, so one set serves every horizon and every length of slot. All start at zero, which leaves the mean of the
-    days before. The idea is LSTNet's autoregressive component (Lai et al. 2018).
+    with :math:`x_h` the latest values, their differences from usual, the city's differences from usual and the recalled
+    features of the slot h steps ahead, and :math:`d_h` the slot's distance in days. The coefficients change smoothly
+    with the distance, so one set serves every horizon and every slot length. All start at zero, which leaves the mean
+    of the days before. The idea is LSTNet's autoregressive component (Lai et al. 2018).
 
     Args:
-        config: the model's configuration.
-        num_recalled: features of what is remembered of a slot.
+        config: configuration of the model.
+        num_recalled: number of recalled features of a slot.
     """
 
     def __init__(self, config: SimMSTNetConfig, num_recalled: int) -> None:
@@ -37,9 +37,9 @@ class Highway(nn.Module):
         """Return the autoregression's forecast, (N, T_out).
 
         Args:
-            context: the windows, N series.
-            recalled: of the slots to forecast.
-            marks: (N, T_out, M), of the slots to forecast.
+            context: context of N series.
+            recalled: what the days before tell about the slots to forecast.
+            marks: (N, T_out, M), calendar features of the slots to forecast.
             distance: (N, T_out), days ahead.
         """
         latest, slots = self._inputs(context, recalled, marks)
@@ -49,14 +49,14 @@ class Highway(nn.Module):
 
     @staticmethod
     def _inputs(context: Context, recalled: Recollection, marks: Tensor) -> tuple[Tensor, Tensor]:
-        """What the coefficients stand before: what all slots share, (N, I'), and what each has, (N, T_out, I - I')."""
+        """Return the inputs that all slots share, (N, I'), and the inputs of each slot, (N, T_out, I - I')."""
         latest = torch.cat((context.series, context.unusual, context.city), dim=-1)
         once = marks.new_ones(*marks.shape[:2], 1)
         return latest, torch.cat((recalled.features, marks, once), dim=-1)
 
     @staticmethod
     def _scales(distance: Tensor) -> Tensor:
-        """How much each row of the coefficients counts, (N, T_out, 3)."""
+        """Return the factor of each row of the coefficients, (N, T_out, 3)."""
         ahead = torch.arange(distance.shape[1], dtype=distance.dtype, device=distance.device)
         return torch.stack((torch.ones_like(distance), (-ahead / 2).exp2().expand_as(distance), distance), dim=-1)
 
@@ -71,14 +71,14 @@ class Highway(nn.Module):
         *,
         ridge: float,
     ) -> None:
-        """Move the coefficients by a ridge regression of what the present forecast leaves over.
+        """Update the coefficients by a ridge regression on the residual of the present forecast.
 
         Args:
-            context: the windows, N series.
-            recalled: of the slots to forecast.
-            marks: (N, T_out, M), of the slots to forecast.
+            context: context of N series.
+            recalled: what the days before tell about the slots to forecast.
+            marks: (N, T_out, M), calendar features of the slots to forecast.
             distance: (N, T_out), days ahead.
-            residual: (N, T_out), target less the present forecast, NaN = missing.
+            residual: (N, T_out), target minus present forecast, NaN = missing.
             ridge: penalty on the change of the coefficients, relative to the mean square of an input.
         """
         observed = ~torch.isnan(residual)
@@ -92,6 +92,6 @@ class Highway(nn.Module):
         penalty = ridge * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
         system = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         change = torch.linalg.lstsq(system.cpu(), (rows.t() @ residual[observed].double()).cpu()[:, None]).solution
-        # The last bits depend on where the arrays lie in memory: without them, runs are the same to the bit.
+        # The last bits depend on the addresses of the arrays. Rounding them off makes runs identical to the bit.
         change = torch.round(change / _GRAIN) * _GRAIN
         self.coefficients.add_(change.reshape(3, -1).to(self.coefficients))

@@ -1,4 +1,4 @@
-"""What tasks exchange, and the task MLP that fuses a task's temporal and spatial features (Sim-MSTNet, Eq. 11)."""
+"""The exchange of features between tasks, and the MLP that fuses a task's two branches (Sim-MSTNet, Eq. 11)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from simmst.nn.task_interaction import TaskInteraction
 
 
 class FeatureInteraction(nn.Module):
-    """Attention over the concatenated features of all tasks, temporal and spatial apart (Sim-MSTNet, Eq. 11).
+    """Attention over the concatenated features of all tasks, temporal and spatial separately (Sim-MSTNet, Eq. 11).
 
-    Each of the two has its own residual and LayerNorm. The embedding of its task is added to every token before it:
-    attention over a set could not tell otherwise whose they are. A task of which nothing is observed is seen by no
-    other, as if it were not there.
+    Both attentions have their own residual and LayerNorm. The embedding of its task is added to every token first,
+    because attention over a set cannot tell which task a token belongs to. The other tasks ignore a task without any
+    observed value, as if it did not exist.
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ class FeatureInteraction(nn.Module):
             absent: (B, K) bool, True where nothing of a task is observed.
 
         Returns:
-            The same two, each task's tokens having seen every task's.
+            temporal and spatial after the exchange, in the same shapes.
         """
         task = task[:, :, None]
         temporal = self.temporal(temporal + task, absent[:, :, None].expand(temporal.shape[:3]))

@@ -1,4 +1,4 @@
-"""Losses of forecasts per task, with missing targets masked."""
+"""Losses of forecasts for each task, with missing targets masked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from simmst.foundation.memory import Memory
 from simmst.models.quantiles import LEVELS, MEDIAN
 
 LOSSES = ("quantile", "huber", "mae", "mse")
-# The error of the median counts as much as those of so many other quantiles.
+# The error of the median counts as much as the errors of this many other quantiles.
 _MEDIAN_WEIGHT = 4.0
-# Errors count by the square root of the traffic relative to the cell's usual, mildly towards the error in raw units.
+# Power of the traffic, relative to the cell's level, that weights an error: mildly towards the error in raw units.
 _TRAFFIC_POWER = 0.5
 _LARGEST_DEVIATION = 3.0
 
@@ -26,10 +26,10 @@ def masked_loss(forecast: Tensor, target: Tensor, kind: str = "huber", *, per_sa
         forecast: (B, T_out, K).
         target: (B, T_out, K) on the same scale, NaN = missing.
         kind: ``"huber"`` (threshold 1), ``"mae"`` or ``"mse"``.
-        per_sample: average over the steps alone and keep the samples apart.
+        per_sample: whether to average only over the steps ahead and keep the samples separate.
 
     Returns:
-        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
+        (K,), or (B, K) per sample. If nothing was observed, the loss and its gradient are 0.
 
     Raises:
         ConfigError: the kind is unknown.
@@ -69,18 +69,18 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
 
     .. math:: \ell_q(y, \hat y) = \max(q (y - \hat y), (q - 1)(y - \hat y))
 
-    The median counts four times. An error is multiplied by the square root of its traffic relative to the cell's level,
-    and by 1 where that is unknown: on the log scale an error at night would otherwise weigh as much as one at noon. The
-    average is over the number of observed targets, so that batches and samples can be averaged in turn.
+    The median counts four times. An error is multiplied by the square root of the traffic relative to the cell's level,
+    or by 1 if the level is unknown, because on the log scale an error at night would otherwise weigh as much as one at
+    noon. The average divides by the number of observed targets, so that batches and samples can be averaged in turn.
 
     Args:
         quantiles: (B, T_out, K, Q) at `simmst.models.LEVELS`.
         target: (B, T_out, K) on the same scale, NaN = missing.
         level: (B, K), the level of each cell's context on that scale; NaN where unknown.
-        per_sample: average over the steps alone and keep the samples apart.
+        per_sample: whether to average only over the steps ahead and keep the samples separate.
 
     Returns:
-        (K,), or (B, K) per sample. Where nothing was observed the loss is 0 and so is its gradient.
+        (K,), or (B, K) per sample. If nothing was observed, the loss and its gradient are 0.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -106,7 +106,7 @@ def _quantile_sums(quantiles: Tensor, target: Tensor, level: Tensor, *, per_samp
 
 
 def _weighted_error_sums(forecast: Tensor, target: Tensor, level: Tensor, *, per_sample: bool) -> tuple[Tensor, Tensor]:
-    """The quantile loss of a forecast of the median alone."""
+    """Return the sums of the quantile loss for a forecast of only the median."""
     observed = ~torch.isnan(target)
     known = torch.where(observed, target, 0.0)
     error = torch.where(observed, forecast - known, 0.0).abs()
@@ -115,13 +115,13 @@ def _weighted_error_sums(forecast: Tensor, target: Tensor, level: Tensor, *, per
 
 
 def _traffic_weight(target: Tensor, level: Tensor) -> Tensor:
-    """The square root of the traffic relative to the cell's level, (B, T_out, K); 1 where the level is unknown."""
+    """Return the square root of the traffic relative to the cell's level, (B, T_out, K), or 1 if it is unknown."""
     deviation = torch.nan_to_num(target - level[:, None])
     return (_TRAFFIC_POWER * deviation.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)).exp()
 
 
 def mean_loss(total: Tensor, mass: Tensor) -> Tensor:
-    """Return losses from the sums of `task_loss_sums`, or from such sums over several batches; 0 without any mass.
+    """Return losses from the sums of `task_loss_sums`, over one or several batches; 0 where the mass is 0.
 
     Example:
         >>> mean_loss(torch.tensor([6.0, 0.0]), torch.tensor([2.0, 0.0])).tolist()
@@ -143,12 +143,12 @@ def task_losses(
 ) -> Tensor:
     """Forecast a batch and return the loss of each task, (K,), or (B, K) per sample, in float32 or wider.
 
-    A model is called as ``model(values, marks, mask=mask)``, and tells by attributes what else it takes or gives:
+    A model is called as ``model(values, marks, mask=mask)``. Its attributes tell what else it takes or returns:
 
-    - `takes_memory`: it is given the memory;
-    - `forecasts_quantiles`: it is asked for quantiles under the "quantile" loss, which for any other model is the
-      absolute error of its forecast, weighted by the traffic in the same way;
-    - `takes_target`: in training it is given the target (scheduled sampling);
+    - `takes_memory`: it gets the memory;
+    - `forecasts_quantiles`: it returns quantiles under the "quantile" loss, which for any other model is the absolute
+      error of its forecast, weighted by the traffic in the same way;
+    - `takes_target`: in training it gets the target (scheduled sampling);
     - `has_penalty`: in training it returns (forecast, penalty), and the penalty (B, K) of each sample is added to the
       loss.
     """
@@ -166,9 +166,9 @@ def task_loss_sums(
     *,
     per_sample: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `task_losses` divides: the weighted errors and their weights, each summed, (K,) or (B, K).
+    """Return the two sums that `task_losses` divides: weighted errors and number of targets, (K,) or (B, K) each.
 
-    Both can be summed over parts of a batch: `mean_loss` of the sums is the loss of the whole.
+    Both can be summed over parts of a batch; `mean_loss` of the sums is the loss of the whole batch.
     """
     wide = torch.promote_types(target.dtype, torch.float32)
     options: dict[str, Any] = {}

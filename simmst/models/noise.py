@@ -13,13 +13,14 @@ _PARTS: list[tuple[Tensor, int]] = []
 
 @contextmanager
 def part_of_batch(rows: Sequence[int], total: int) -> Iterator[None]:
-    """Give a model inside the block some rows of a batch, and the noise that these have in the whole.
+    """Run a model inside the block on some samples of a batch, with the noise that they have in the whole batch.
 
-    Processes whose generators are in one state thus train with the noise of one process, and stay in one state.
+    Processes whose generators have the same state thus train with the noise of a single process, and their states stay
+    the same.
 
     Args:
-        rows: places in the batch, at least one.
-        total: samples of the batch.
+        rows: indices of the samples in the batch, at least one.
+        total: number of samples in the batch.
 
     Example:
         >>> state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Quantiles of a forecast that cannot cross."""
+"""Quantiles of a forecast, which cannot cross."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional
 
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 MEDIAN = LEVELS.index(0.5)
-_GAP = 0.3  # of the log scale, on which a gap of softplus(0) = 0.69 would be wide
+_GAP = 0.3  # factor for the log scale, on which a gap of softplus(0) = 0.69 would be wide
 
 
 class QuantileHead(nn.Module):
     """Map features to a median and to the positive gaps between neighbouring quantiles.
 
     Args:
-        width: features of a token, C.
+        width: number of features of a token, C.
 
     Example:
         >>> quantiles = QuantileHead(8)(torch.randn(4, 2, 8))
@@ -32,7 +32,7 @@ class QuantileHead(nn.Module):
             self.linear.bias[MEDIAN] = 0.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return quantiles (..., Q) at `LEVELS` of features (..., C)."""
+        """Return quantiles (..., Q) at `LEVELS` from features (..., C)."""
         values = self.linear(tokens)
         median = values[..., MEDIAN : MEDIAN + 1]
         gaps = _GAP * functional.softplus(values)
@@ -42,11 +42,11 @@ class QuantileHead(nn.Module):
 
 
 def at_levels(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Interpolate quantiles at `LEVELS` linearly in the normal score of the level, and extrapolate likewise.
+    """Interpolate and extrapolate quantiles at `LEVELS` linearly in the normal score of the level.
 
     Args:
         quantiles: (..., Q), ascending.
-        levels: above 0 and below 1.
+        levels: levels wanted, above 0 and below 1.
 
     Returns:
         (..., len(levels)).

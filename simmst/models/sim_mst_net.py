@@ -22,17 +22,17 @@ from simmst.models.temporal_encoder import TemporalEncoder
 
 
 class SimMSTNet(nn.Module):
-    """Forecast the services of a cell from their past on its neighbourhood and from the calendar (Sim-MSTNet).
+    """Forecast a cell's services from the history of its neighbourhood and from the calendar (Sim-MSTNet).
 
     Each task (service) has a temporal branch over the target cell's series (Eq. 9) and a spatial branch over the
-    neighbourhood (Eq. 10); tasks exchange features and fuse the two (Eq. 11); a decoder forecasts each (Eq. 12). Every
-    series is taken relative to its level over the whole context, and the slots to forecast are told what they were on
-    the days before (`DayAttention`); the forecast is a difference from that. A linear autoregression is added. All
-    tasks share their weights and are told apart by a learned embedding: they run side by side in one pass, and weights
-    learned on some services serve others. ``task_weights`` holds the weights of the task losses (Eq. 13-14).
+    neighbourhood (Eq. 10). Tasks exchange features and fuse the two branches (Eq. 11), and a decoder forecasts each
+    task (Eq. 12). Every series is relative to its level over the whole context. The slots to forecast get features of
+    the days before (`DayAttention`), and the network forecasts the difference from their mean. A linear autoregression
+    is added. All tasks share their weights and differ by a learned embedding, so they run side by side in one pass, and
+    weights learned on some services serve others. ``task_weights`` holds the weights of the task losses (Eq. 13-14).
 
     Args:
-        config: shape and switches; its ``ablation`` gives the paper's ablations.
+        config: shape and switches; its method ``ablation`` gives the paper's ablations.
 
     Example:
         >>> config = SimMSTNetConfig(input_length=12, horizon=3, label_length=4, num_marks=2, width=8, num_heads=2)
@@ -75,18 +75,18 @@ class SimMSTNet(nn.Module):
         """Forecast the target cell, the centre of the neighbourhood.
 
         Args:
-            values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing; float32 or float64, as the parameters.
-            marks: (B, T_in + T_out, M), calendar features of the input steps and the steps to forecast.
-            mask: (B, H, W) bool, False outside the city; None when every cell is inside.
-            memory: what is known of the days before, as `simmst.data.Windows` gives it; None where nothing is.
-            quantiles: return the quantiles at `simmst.models.LEVELS` instead of the median alone.
+            values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing; float32 or float64, like the parameters.
+            marks: (B, T_in + T_out, M), calendar features of the input slots and the slots to forecast.
+            mask: (B, H, W) bool, False outside the city; None if every cell is inside.
+            memory: memory of the windows from `simmst.data.Windows`; None if nothing is known of the days before.
+            quantiles: whether to return the quantiles at `simmst.models.LEVELS` instead of only the median.
 
         Returns:
-            (B, T_out, K) on the scale of ``values``, the medians; or (B, T_out, K, Q), ascending in Q.
+            The medians (B, T_out, K) on the scale of ``values``, or the quantiles (B, T_out, K, Q), ascending in Q.
 
         Raises:
             ValueError: a shape does not fit the configuration.
-            TypeError: a dtype does not.
+            TypeError: a dtype does not fit the parameters.
         """
         context, mask = self._relate(values, marks, mask, memory)
         batch, tasks = values.shape[0], self.config.num_tasks
@@ -110,12 +110,12 @@ class SimMSTNet(nn.Module):
     ) -> None:
         """Start the autoregression at its least-squares solution instead of the mean of the days before.
 
-        Gradient steps take thousands of updates to get where the normal equations get at once. Errors count on the
-        scale of ``values``.
+        Gradient descent needs thousands of updates to reach what the normal equations give at once. Errors are measured
+        on the scale of ``values``.
 
         Args:
-            values: (B, T_in, K, H, W), as in ``forward``; some thousand training windows are plenty.
-            marks: (B, T_in + T_out, M).
+            values: (B, T_in, K, H, W), as in ``forward``; a few thousand training windows are plenty.
+            marks: (B, T_in + T_out, M), as in ``forward``.
             target: (B, T_out, K) on the scale of ``values``, NaN = missing.
             memory: as in ``forward``.
             ridge: penalty on the change from the present coefficients, relative to the mean square of an input.
@@ -151,7 +151,7 @@ class SimMSTNet(nn.Module):
         return relate(values, mask, memory, patch_steps), mask
 
     def _encode(self, context: Context, marks: Tensor, mask: Tensor, task: Tensor) -> Tensor:
-        """Run both branches of every task, let the tasks interact, and fuse the two: (N, T_in, C)."""
+        """Run both branches of every task, let the tasks interact, and fuse the branches: (N, T_in, C)."""
         config = self.config
         tasks = (mask.shape[0], config.num_tasks)
         channels = torch.stack((context.series, context.unusual, context.observed), dim=-1)

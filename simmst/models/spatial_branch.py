@@ -16,12 +16,12 @@ class SpatialBranch(nn.Module):
     """Summarise the neighbourhood of the target cell as one token (Sim-MSTNet, Eq. 10).
 
     The latest input slots of the patch are the channels of a two-layer CNN: values relative to each cell's own level,
-    differences from its usual day, and whether it was observed. Positions attend to each other; a linear layer over all
-    positions gives the token. Cells outside the city are zero after every convolution, are no keys of the attention,
-    and are zero before the last layer: they contribute nothing.
+    differences from its usual day, and whether it was observed. Positions attend to each other, and a linear layer over
+    all positions gives the token. Cells outside the city contribute nothing: they are zero after every convolution,
+    ignored as keys of the attention, and zero before the last layer.
 
     Args:
-        config: the model's configuration.
+        config: configuration of the model.
 
     Example:
         >>> from simmst.models.context import no_memory, relate
@@ -47,18 +47,18 @@ class SpatialBranch(nn.Module):
         """Summarise a batch of patches.
 
         Args:
-            context: the windows, N = B * K series.
+            context: context of N = B * K series.
             mask: (B, H, W) bool, False outside the city.
 
         Returns:
-            One token a patch, (N, 1, C).
+            One token per patch, (N, 1, C).
         """
         latest = slice(-self.steps, None)
         channels = (context.patch[:, latest], context.patch_unusual[:, latest], context.patch_observed[:, latest])
         inside = mask.repeat_interleave(self.num_tasks, dim=0)[:, None]
         planes = torch.cat(channels, dim=1)
         planes = functional.gelu(self.conv_in(planes))
-        one = inside.to(planes.dtype)  # a product with it takes a third of the time of a choice by `inside`
+        one = inside.to(planes.dtype)  # multiplying by it takes a third of the time of torch.where with `inside`
         planes = functional.gelu(self.conv_out(planes * one)) * one
         planes = self.attention(planes, key_padding_mask=~inside.flatten(1)) * one
         token: Tensor = self.dropout(self.linear(planes.flatten(1))[:, None])

@@ -1,4 +1,4 @@
-"""STNet: the single-task case."""
+"""STNet, the single-task case of Sim-MSTNet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from simmst.models.sim_mst_net import SimMSTNet
 
 
 class STNet(SimMSTNet):
-    """Forecast one service: Sim-MSTNet's branches and decoder with no other task to interact with.
+    """Forecast one service with Sim-MSTNet's branches and decoder, without interaction between tasks.
 
     Args:
-        config: a configuration with one service, such as ``config.single_task("internet")`` gives; its ``interaction``
-            is switched off.
+        config: configuration with one service, for example ``config.single_task("internet")``; its ``interaction`` is
+            switched off.
 
     Raises:
         ConfigError: the configuration has several services.

@@ -10,21 +10,22 @@ from simmst.foundation.task_weights import SIMPLEX_WEIGHTS, TASK_WEIGHTS
 
 
 class TaskWeights(nn.Module):
-    r"""Weights of the task losses, on the simplex where they are of the losses alone (Sim-MSTNet, Eq. 13-14).
+    r"""Weights of the task losses (Sim-MSTNet, Eq. 13-14).
 
     .. math:: \lambda_k = L_k \Big/ \sum_j L_j, \qquad L = \sum_k \lambda_k L_k
 
-    The losses are taken as they are, so they should be computed on normalised targets. Weights are constants to the
-    gradient. They are a buffer, so they travel with checkpoints. The other modes take more than a step's losses: the
-    training loop finds their weights (`simmst.training.task_weighting`) and keeps them here.
+    The losses are not scaled, so they should be computed on standardised targets. Gradients treat the weights as
+    constants. The weights are a buffer, so checkpoints hold them. Weights that depend only on a step's losses are on
+    the simplex. The other modes need more than the losses: the training loop finds their weights
+    (`simmst.training.task_weighting`) and keeps them here.
 
     Args:
-        num_tasks: K.
-        mode: ``"loss_share"``; ``"average"`` for 1/K always; or, with the extra ``mtl``, one of torchjd's methods
+        num_tasks: number of tasks, K.
+        mode: ``"loss_share"``; ``"average"``, which is always 1/K; or, with the extra ``mtl``, one of torchjd's methods
             ``"uncertainty"``, ``"dwa"``, ``"imtl-l"``, ``"famo"``, ``"stch"``, ``"upgrad"``, ``"mgda"``, ``"pcgrad"``.
 
     Raises:
-        ConfigError: the mode is unknown, or there is no task.
+        ConfigError: the mode is unknown, or num_tasks is less than 1.
 
     Example:
         >>> weights = TaskWeights(2)
@@ -49,14 +50,15 @@ class TaskWeights(nn.Module):
     def update(self, losses: Tensor) -> Tensor:
         """Set the weights from the losses of the tasks and return them.
 
-        A loss that is NaN or infinite, or zero because nothing was observed, has no share; when no task has one, all
-        weigh the same. The buffer is replaced, never changed in place: a graph that holds the old one stays valid.
+        A loss that is NaN or infinite, or zero because nothing was observed, has no share; if no task has a share, all
+        weigh the same. The buffer is replaced and never changed in place, so a graph that holds the old one stays
+        valid.
 
         Args:
             losses: (K,), not negative.
 
         Raises:
-            ValueError: the shape differs from the weights', or the mode's weights are not of the losses alone.
+            ValueError: the shape differs from the weights', or the mode needs more than the losses.
         """
         if self.mode not in SIMPLEX_WEIGHTS:
             raise ValueError(f"weights of mode {self.mode!r} are found by the training loop, not from losses alone")
@@ -67,7 +69,7 @@ class TaskWeights(nn.Module):
             losses = losses.detach().to(self.weights)
             losses = torch.where(torch.isfinite(losses), losses, 0.0).clamp(min=0.0)
             total = losses.sum()
-            # Dividing by the largest first keeps the shares exact where the sum would underflow.
+            # Dividing by the largest loss first keeps the shares exact where the sum would underflow.
             share = losses / losses.amax().clamp(min=torch.finfo(losses.dtype).tiny)
             average = torch.full_like(losses, 1.0 / len(losses))
             self.weights = torch.where(total > 0, share / share.sum().clamp(min=1.0), average)
@@ -80,9 +82,9 @@ class TaskWeights(nn.Module):
         return self.weights
 
     def combine(self, losses: Tensor) -> Tensor:
-        """Return the weighted sum of the losses: (K,) gives a scalar, (B, K) one value a sample.
+        """Return the weighted sum of the losses: (K,) gives a scalar, (B, K) gives one value per sample.
 
-        A NaN loss makes the sum NaN: a diverging model must not pass for a missing task, whose loss is 0.
+        A NaN loss makes the sum NaN, so that a diverging model does not look like a missing task, whose loss is 0.
         """
         self._check(losses)
         return (self.weights.to(losses.dtype) * losses).sum(-1)

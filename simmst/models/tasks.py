@@ -1,4 +1,4 @@
-"""Which service a series is of, told to a network whose weights all services share."""
+"""The embedding of the service, which tells the services apart in a network whose weights they share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from simmst.models.noise import uniform
 
 KNOWN_SERVICES = ("call", "sms", "internet")
 _UNKNOWN = len(KNOWN_SERVICES)
-# How often a training sample's services go unnamed, so that a service of another name can be forecast as well.
+# Share of training samples with unnamed services, so that the network can also forecast services with other names.
 _UNNAMED_SHARE = 0.15
 
 
 class TaskEmbedding(nn.Module):
-    """Embed the services of a model; one that has no embedding of its own takes that of an unknown service.
+    """Embed the services of a model; a service without its own embedding takes that of the unknown service.
 
     Args:
-        services: names of the tasks, K.
-        width: features of a token, C.
+        services: names of the K tasks.
+        width: number of features of a token, C.
 
     Example:
         >>> tasks = TaskEmbedding(("sms", "voice"), 8).eval()
@@ -36,7 +36,7 @@ class TaskEmbedding(nn.Module):
     numbers: Tensor
 
     def forward(self, batch: int) -> Tensor:
-        """Return the embeddings of B samples' tasks, (B * K, C), task after task."""
+        """Return the embeddings of the tasks of B samples, (B * K, C), with the tasks of a sample side by side."""
         numbers = self.numbers.repeat(batch)
         if self.training:
             unnamed = uniform(batch, 1, device=numbers.device) < _UNNAMED_SHARE

@@ -12,7 +12,7 @@ from simmst.nn.prob_sparse_attention import ProbSparseAttention
 
 
 class EncoderLayer(nn.Module):
-    """ProbSparse self-attention and a feed-forward part, each normalised before and added to its input.
+    """ProbSparse self-attention and a feed-forward part, each with LayerNorm before and residual around.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ class EncoderLayer(nn.Module):
 class TemporalEncoder(nn.Module):
     """The attention encoder of a task (Informer, Zhou et al. 2021, without distilling): layers, then LayerNorm.
 
-    Windows are short, so the layers keep every token: the decoder and the other tasks see each step.
+    Windows are short, so the layers keep every token, and the decoder and the other tasks see each slot.
 
     Example:
         >>> import torch

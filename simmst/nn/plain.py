@@ -1,4 +1,4 @@
-"""Whether a module is no more than its weights, so that an operator may take them and leave the module uncalled."""
+"""The check that a module is fully described by its weights, so that an operator may replace the call of the module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether calling a module does no more than its weights say: it is of one of the kinds, no subclass, has no hook.
+    """Tell whether a module is exactly of one of the kinds (no subclass) and has no hook.
 
     Example:
         >>> layer = nn.Linear(2, 2)

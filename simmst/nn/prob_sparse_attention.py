@@ -15,7 +15,7 @@ from simmst.ops.checks import check_choice, check_dropout, check_integer, descri
 from simmst.ops.prob_sparse_attention import prob_sparse_attention
 from simmst.ops.projection import merge_heads, split_heads
 
-# The Philox seed of every layer's samples in evaluation mode. Any constant would do; forecasts depend on it.
+# The Philox seed of every layer's samples in evaluation mode. The value is arbitrary, but forecasts depend on it.
 EVALUATION_SEED = (0x51E57, 0x2021)
 
 _SampleKey = tuple[int, int, int, bool, torch.device]
@@ -24,14 +24,14 @@ _MAX_CACHED = 64
 
 
 def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, device: torch.device) -> Tensor:
-    """The fixed sample of evaluation mode: the same on every machine, device and call.
+    """Return the fixed sample of evaluation mode, which is the same on every machine, device and call.
 
     Args:
-        queries: L_Q.
-        keys: L_K.
-        samples: S.
-        shared: one sample for all queries.
-        device: where to put it.
+        queries: number of queries, L_Q.
+        keys: number of keys, L_K.
+        samples: number of sampled keys, S.
+        shared: whether all queries share one sample.
+        device: device of the sample.
 
     Returns:
         int64 (L_Q, S), or (S,) when shared. Eager calls share one tensor; do not write to it.
@@ -40,8 +40,8 @@ def evaluation_sample(queries: int, keys: int, samples: int, *, shared: bool, de
         >>> evaluation_sample(4, 96, 3, shared=True, device=torch.device("cpu"))
         tensor([74,  1, 32])
     """
-    # Compiled, the graph holds the operator and not a tensor of this process; a tensor made inside a transform of
-    # torch.func belongs to the transform. An exported program holds the numbers, lest whoever runs it need simmst.
+    # A compiled graph holds the operator and not a tensor of this process; a tensor made inside a transform of
+    # torch.func belongs to the transform. An exported program holds the numbers, so that it runs without simmst.
     if is_exporting() and all(type(size) is int for size in (queries, keys, samples)):
         return torch.tensor(_evaluation_numbers(queries, keys, samples, shared), device=device)
     if torch.compiler.is_compiling() or is_transformed():
@@ -65,8 +65,9 @@ def _draw_evaluation_sample(queries: int, keys: int, samples: int, shared: bool,
     return sample[0].clone() if shared else sample
 
 
-# Opaque to the compiler: inductor inlines the ten rounds into each other, doubling the work with every one. Eager calls
-# go past it, since the first call of any custom operator imports torch._dynamo, which takes more than a second.
+# Opaque to the compiler, because inductor inlines the ten rounds into each other and doubles the work with each. Eager
+# calls bypass the operator, because the first call of any custom operator imports torch._dynamo, which takes more than
+# a second.
 _opaque_evaluation_sample = torch.library.custom_op(
     "simmst::evaluation_sample",
     _draw_evaluation_sample,
@@ -81,7 +82,7 @@ def _(queries: int, keys: int, samples: int, shared: bool, device: torch.device)
 
 
 def _evaluation_numbers(queries: int, keys: int, samples: int, shared: bool) -> list[int] | list[list[int]]:
-    with _disable_current_modes():  # of the export, whose tensors hold no numbers
+    with _disable_current_modes():  # the tensors of an export hold no numbers
         sample = _draw_evaluation_sample(queries, keys, samples, shared, torch.device("cpu"))
         numbers: list[int] | list[list[int]] = sample.tolist()
     return numbers
@@ -98,19 +99,20 @@ class ProbSparseAttention(nn.Module):
 
     Args:
         embed_dim: width C of query and output.
-        num_heads: heads; it divides embed_dim.
+        num_heads: number of heads, a divisor of embed_dim.
         kdim: width of key; None is embed_dim.
         vdim: width of value; None is embed_dim.
         dropout: probability of dropping an attention weight in training.
-        bias: whether the four projections have one.
-        factor: as in :func:`simmst.ops.prob_sparse_attention`, like all that follow.
-        is_causal: row i sees the keys j <= i.
-        fill: of the rows that are not selected.
-        normalizer: of the measure.
+        bias: whether the four projections have biases.
+        factor: Informer's c. It and the next four arguments mean the same as in
+            :func:`simmst.ops.prob_sparse_attention`.
+        is_causal: whether row i sees only the keys j <= i.
+        fill: fill of the rows that are not selected.
+        normalizer: divisor of the sum in the measure.
         sampling: ``"per_query"`` or ``"shared"``.
-        backend: a name, or None to choose at each call.
-        device: of the parameters.
-        dtype: of the parameters.
+        backend: name of a backend, or None to choose at each call.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Source: Informer, Zhou et al. 2021; Sim-MSTNet's temporal branch and decoder, Eq. 9 and 12.
 
@@ -187,13 +189,13 @@ class ProbSparseAttention(nn.Module):
     def added(
         self, tokens: Tensor, norm: nn.Module, memory: Tensor | None = None, scale: Tensor | None = None
     ) -> Tensor:
-        """Attend as a transformer layer does, ``tokens + scale * self(norm(tokens), memory)``, in fewer operators.
+        """Return ``tokens + scale * self(norm(tokens), memory)``, as in a transformer layer, in fewer operators.
 
         Args:
             tokens: (B, L_Q, embed_dim).
             norm: LayerNorm of the tokens.
-            memory: (B, L_K, kdim), keys and values; None is the normalised tokens.
-            scale: (B, embed_dim), factors that dropout draws, or None.
+            memory: (B, L_K, kdim), keys and values; None uses the normalised tokens.
+            scale: (B, embed_dim), the factors drawn by dropout, or None.
 
         Returns:
             (B, L_Q, embed_dim).
@@ -267,7 +269,7 @@ class ProbSparseAttention(nn.Module):
             raise ValueError(f"key must have at least one position, got {describe_all(key=key)}")
 
     def extra_repr(self) -> str:
-        """The settings, for print(layer)."""
+        """Describe the settings for print(layer)."""
         return (
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, factor={self.factor}, dropout={self.dropout}, "
             f"is_causal={self.is_causal}, fill={self.fill!r}, normalizer={self.normalizer!r}, "

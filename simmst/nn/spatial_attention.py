@@ -15,22 +15,22 @@ from simmst.ops.spatial_attention import finite_where_ignored, spatial_attention
 class SpatialAttention(nn.Module):
     """Multi-head self-attention over the positions of a map, optionally with residual and LayerNorm.
 
-    The projections are named and laid out as in ``nn.MultiheadAttention``, whose state_dict loads with ``strict=True``
-    when ``norm=False``; initialised as there, too. Sim-MSTNet, Eq. 10.
+    The projections have the names, the shapes and the initialisation of ``nn.MultiheadAttention``, whose state_dict
+    loads with ``strict=True`` when ``norm=False``. Sim-MSTNet, Eq. 10.
 
     Args:
         embed_dim: C, the number of channels, a multiple of num_heads.
         num_heads: number of attention heads.
         bias: whether the projections have biases.
-        residual: add the input.
-        norm: LayerNorm over the channels at the end; parameters ``norm.weight`` and ``norm.bias``.
-        eps: of the LayerNorm.
+        residual: whether to add the input.
+        norm: whether to end with a LayerNorm over the channels, with parameters ``norm.weight`` and ``norm.bias``.
+        eps: LayerNorm epsilon.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
-        device: of the parameters.
-        dtype: of the parameters.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
-    ``out_proj`` and ``norm`` run inside the operator while they are a plain ``nn.Linear`` and ``nn.LayerNorm``. What
-    else is put in their place (an adapter, a quantised layer, another norm, a hook) is called as a module.
+    ``out_proj`` and ``norm`` run inside the operator while they are a plain ``nn.Linear`` and ``nn.LayerNorm``. Any
+    replacement (an adapter, a quantised layer, another norm) or a layer with a hook is called as a module.
 
     Raises:
         ValueError: num_heads does not divide embed_dim.
@@ -77,20 +77,20 @@ class SpatialAttention(nn.Module):
     def from_torch(
         cls, module: nn.MultiheadAttention | nn.TransformerEncoderLayer, *, backend: str | None = None
     ) -> SpatialAttention:
-        """Take over the self-attention of one of torch's modules, its weights copied.
+        """Build the layer from the self-attention of a torch module, with a copy of its weights.
 
         Args:
-            module: an ``nn.MultiheadAttention``; or an ``nn.TransformerEncoderLayer``, of which the layer computes the
-                first half, ``norm1(x + self_attn(x, x, x))``.
+            module: an ``nn.MultiheadAttention``, or an ``nn.TransformerEncoderLayer``, whose first half,
+                ``norm1(x + self_attn(x, x, x))``, the layer computes.
             backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
 
         Returns:
-            A layer on the device and in the dtype of the module, in its mode. It takes maps or tokens with the batch
-            first, whatever ``batch_first`` of the module says, and drops nothing while training.
+            A layer with the device, dtype and mode of the module. It takes maps or tokens with the batch first,
+            regardless of the module's ``batch_first``, and has no dropout.
 
         Raises:
-            TypeError: module is neither.
-            ValueError: the module has what the layer has not: keys of another width, ``add_bias_kv``,
+            TypeError: module is neither of these.
+            ValueError: the module uses something that the layer lacks: keys of another width, ``add_bias_kv``,
                 ``add_zero_attn``, ``norm_first``.
 
         Warns:
@@ -106,7 +106,7 @@ class SpatialAttention(nn.Module):
         if isinstance(module, nn.TransformerEncoderLayer):
             if module.norm_first:
                 raise ValueError(
-                    "the TransformerEncoderLayer has norm_first=True, which is another order; take "
+                    "the TransformerEncoderLayer has norm_first=True, which normalises in another order; use "
                     "from_torch(layer.self_attn) and compute x + attention(layer.norm1(x))"
                 )
             attention, norm, dropout = module.self_attn, module.norm1, module.dropout1.p
@@ -187,7 +187,7 @@ class SpatialAttention(nn.Module):
         )
 
     def _in_parts(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """Call out_proj and norm, which are more than their weights: adapters, quantised layers, layers with hooks."""
+        """Call out_proj and norm as modules: they may be adapters, quantised layers or layers with hooks."""
         heads = spatial_attention(
             x,
             self.in_proj_weight,
@@ -227,13 +227,13 @@ def _refuse_what_is_missing(attention: nn.MultiheadAttention) -> None:
     else:
         return
     raise ValueError(
-        f"the MultiheadAttention has {found}; SpatialAttention attends from a map to itself "
-        "alone: keep torch's module here"
+        f"the MultiheadAttention has {found}; SpatialAttention only attends from a map to itself, "
+        "so keep torch's module here"
     )
 
 
 def _to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) or (B, N, C) -> (B, N, C)."""
+    """Reshape (B, C, H, W) to (B, N, C), and leave (B, N, C) unchanged."""
     return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
 

@@ -9,7 +9,7 @@ from simmst.nn.spatial_attention import SpatialAttention
 
 
 class TaskInteraction(nn.Module):
-    """Let tasks exchange features: attention over all tasks' tokens side by side, then residual and LayerNorm.
+    """Let tasks exchange features by attention over the tokens of all tasks, followed by residual and LayerNorm.
 
     ``Y = LayerNorm(X + MultiHead(X))`` with X the K * S tokens of a sample. Sim-MSTNet, Eq. 11.
 
@@ -17,8 +17,8 @@ class TaskInteraction(nn.Module):
         embed_dim: C, the width of a token, a multiple of num_heads.
         num_heads: number of attention heads.
         backend: None to choose, or one of "reference", "cpu", "triton", "cuda", "chain".
-        device: of the parameters.
-        dtype: of the parameters.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Example:
         >>> TaskInteraction(16, 4)(torch.randn(2, 3, 10, 16)).shape
@@ -44,7 +44,7 @@ class TaskInteraction(nn.Module):
 
         Args:
             x: (B, K, S, C), S tokens of each of K tasks.
-            key_padding_mask: bool (B, K, S), True where a token is ignored by all others.
+            key_padding_mask: bool (B, K, S), True where all other tokens ignore a token.
 
         Returns:
             (B, K, S, C).

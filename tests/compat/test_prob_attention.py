@@ -135,7 +135,7 @@ def test_layers_that_compute_something_else_are_named() -> None:
                 raise RuntimeError("no such thing")
             return queries.flatten(2), None
 
-    for factor, message in ((1, r"'0\.1' cannot be swapped, it fails .*no such thing"), (5, r"it makes \(2, 5, 6\)")):
+    for factor, message in ((1, r"'0\.1' cannot be swapped, because it fails .*such thing"), (5, r"into \(2, 5, 6\)")):
         with pytest.raises(ValueError, match=message):
             swap(nn.Sequential(nn.Sequential(nn.Identity(), ProbAttention(factor=factor))))
 
