@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import sys
 from argparse import ArgumentError
@@ -73,7 +75,9 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
         _check_config(path)
     parser = command.parser()
     try:
-        return command, parser.parse_args(command.words(words[1:]))
+        options = parser.parse_args(command.words(words[1:]))
+        _check_groups(options, [action.dest for action in parser._actions])
+        return command, options
     except (ArgumentError, UnicodeDecodeError) as error:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         message = usage_error(error, words[1:], flags)
@@ -112,6 +116,24 @@ def _check_config(path: Path) -> None:
         raise ArgumentError(None, message) from error
     if settings is not None and not isinstance(settings, Mapping):
         raise ArgumentError(None, f"{path} holds no settings; write them as 'name: value', one a line")
+
+
+def _check_groups(options: Namespace, names: Sequence[str]) -> None:
+    """Refuse a single value where a YAML file ought to have settings, which the parser lets through.
+
+    Args:
+        options: what was read.
+        names: of all settings, such as forecaster.horizon.
+
+    Raises:
+        ArgumentError: names the group of settings.
+    """
+    for group in sorted({name.rpartition(".")[0] for name in names if "." in name}):
+        value = options.get(group)
+        if not hasattr(value, "as_dict"):
+            raise ArgumentError(
+                None, f"{group}: expected settings, such as '{group}: {{name: value}}'. Got value: {value}"
+            )
 
 
 def overview() -> str:
@@ -171,6 +193,19 @@ def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) ->
         r"Expected an? <class '([\w.]+)'>", lambda found: f"expected {_KINDS.get(found[1], found[1])}", message
     )
     message = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", message)
+    # and, of --data.path FILE: data: Expected a <class 'str'>. Got value: NestedArg(key='path', val='FILE')
+    message = re.sub(
+        r"^(\S+): expected (.*)\. Got value: NestedArg\(key='([^']*)', val=.*",
+        r"there is no setting '\1.\3'; '\1' takes \2",
+        message,
+    )
+    # and: forecaster: Unable to load config '3' - Parser key "forecaster": Unable to load config "3"
+    message = re.sub(
+        r"""^(\S+): Unable to load config (['"])(.*?)\2 - .*""",
+        r"\1: expected settings, or a YAML file of them. Got value: \3",
+        message,
+    )
+    message = re.sub(r"(?<=Got value: ).+", lambda found: _as_in_yaml(found[0]), message)
     # and: Group 'forecaster' does not accept option 'training.epoch'
     message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"there is no setting '\1.\2'", message)
     # and: in "<unicode string>", line 1, column 4
@@ -185,6 +220,15 @@ def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) ->
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
     near = nearest(unknown[1], flags) if unknown else None
     return message.rstrip(".") + (f"; did you mean {near}?" if near else "")
+
+
+def _as_in_yaml(value: str) -> str:
+    """Write a value as it stands in YAML where the parser quotes it as Python does."""
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    return json.dumps(read, default=str) if read is None or isinstance(read, (bool, dict, list, tuple)) else value
 
 
 def _no_command(word: str) -> str:
