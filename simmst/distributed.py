@@ -241,15 +241,10 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
         ...     processes.world_size
         1
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with answered():
-        dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
-        )
+    _meet(device, timeout_seconds)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
         with answered():
@@ -257,6 +252,26 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
     finally:
         time.sleep(_LETTING_GO)
         dist.destroy_process_group()
+
+
+def _meet(device: str, timeout_seconds: float) -> None:
+    """Wait for the other ranks where MASTER_ADDR and MASTER_PORT say."""
+    rank, size, address, port = (
+        os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    )
+    try:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_seconds)
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise RankError(
+            f"rank {rank} of {size} did not reach the other ranks at {address}:{port} ({str(error).splitlines()[0]}); "
+            f"it waits {timeout_seconds:g} s: start every rank with torchrun, and read the output of the missing ones"
+        ) from error
 
 
 @contextmanager
