@@ -17,6 +17,7 @@ for package in ("pandas", "pyarrow", "matplotlib", "rich", "safetensors", "jsona
     pytest.importorskip(package)
 
 _QUICK = [job for job in JOBS if job.name in ("simulate", "simulate-official", "prepare")]
+_LONG = [job for job in JOBS if job.name in ("train", "pretrain", "evaluate")]
 _TRAIN = next(job for job in JOBS if job.name == "train")
 ROOM = 128 << 20
 Mount = Callable[[str, str], Path]
@@ -95,15 +96,20 @@ def test_a_full_disk_loses_nothing_that_was_finished(job, data, tmp_path, mount)
 
 
 @pytest.mark.slow
-def test_a_training_whose_disk_is_full_goes_on_when_there_is_room(data, tmp_path, mount):
+@pytest.mark.parametrize("job", _LONG, ids=lambda job: job.name)
+def test_long_work_whose_disk_is_full_goes_on_when_there_is_room(job, data, tmp_path, mount):
     disk = mount("disk", f"size={ROOM}")
-    fill(disk, ROOM - (96 << 10))
     log = tmp_path / "log"
-    assert killable.finish(_TRAIN.arguments(data, disk / "run"), log) == 2
-    assert "the disk is full" in line(log)
-    (disk / "other").unlink()
-    assert killable.finish(_TRAIN.arguments(data, disk / "run"), log) == 0, log.read_text()
-    content(disk / "run")
+    assert killable.finish(job.arguments(data, tmp_path / "whole"), log) == 0, log.read_text()
+    log.unlink()
+    for part in (0.1, 0.6):
+        fill(disk, ROOM - used(disk) - int(part * used(tmp_path / "whole")) // 4096 * 4096)
+        assert killable.finish(job.arguments(data, disk / "out"), log) == 2, log.read_text()
+        assert re.match(r"simmst: the disk is full \(.*\); make room; the same command goes on", line(log))
+        content(disk / "out")
+        (disk / "other").unlink()
+    assert killable.finish(job.arguments(data, disk / "out"), log) == 0, log.read_text()
+    assert content(disk / "out") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job.ranks == 1], ids=lambda job: job.name)
