@@ -1,4 +1,4 @@
-"""Batches of samples, and the protocol of everything that gives them."""
+"""Batches of samples, and the protocol of their sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
         mask: bool (B, n, n), True inside the city.
         target: float32 (B, T_out, K), the centre cell.
         index: int64 (B,), the samples' numbers.
-        days: as in `Memory`, like all that follow; None where the windows have no memory.
+        days: this and the following fields are those of `Memory`; None where the windows have no memory.
     """
 
     values: torch.Tensor
@@ -56,7 +56,7 @@ def _batch(tensors: Iterable[torch.Tensor | None]) -> Batch:
 
 
 def concat_batches(batches: Iterable[Batch]) -> Batch:
-    """Return batches one after the other as one; there must be at least one."""
+    """Concatenate batches; there must be at least one."""
     return _batch(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*batches, strict=True))
 
 
@@ -66,10 +66,9 @@ def index_batch(batch: Batch, rows: torch.Tensor) -> Batch:
 
 
 class WindowSource(Protocol):
-    """Samples by number, and epochs of them in batches: windows of a city, of many, or a choice or mixture of these.
+    """A source of samples, by number or as epochs of batches: windows of one city or many, or a choice or mixture.
 
-    A class that derives from it gives `__len__` and `batch`; `order` and `batches` then draw the samples in a shuffled
-    order.
+    A subclass defines `__len__` and `batch`; `order` and `batches` then draw the samples in shuffled order.
 
     Example:
         >>> class Zeros(WindowSource):
@@ -84,7 +83,7 @@ class WindowSource(Protocol):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:
@@ -95,18 +94,18 @@ class WindowSource(Protocol):
         """
 
     def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
-        """Yield the numbers of the samples of an epoch's batches, int64 (B,); they depend on (seed, epoch) alone.
+        """Yield the sample numbers of an epoch's batches, int64 (B,); they depend on (seed, epoch) alone.
 
-        The arguments are those of `batches`. A batch is to be gathered before the next one's numbers are asked for.
+        The arguments are those of `batches`. Gather each batch before asking for the numbers of the next one.
         """
         return batch_numbers(len(self), batch_size, seed=seed, epoch=epoch, limit=limit)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield an epoch of batches, those of `order`."""
+        """Yield the batches of an epoch, in the order that `order` gives."""
         return map(self.batch, self.order(batch_size, seed=seed, epoch=epoch, limit=limit))
 
     def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-        """Return the places in a batch's sample numbers of those that one of several processes gathers."""
+        """Return the positions, in a batch's sample numbers, of the samples that one of several processes gathers."""
         return np.arange(rank, len(numbers), world_size)
 
 
@@ -119,15 +118,15 @@ def batches(
     shuffle: bool = True,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Go once through the samples in batches; the order depends on (seed, epoch) alone.
+    """Iterate once over the samples in batches; the order depends on (seed, epoch) alone.
 
     Args:
         windows: the samples.
-        batch_size: samples a batch; the last one may be smaller.
+        batch_size: number of samples in a batch; the last batch may be smaller.
         seed: seed of the order.
         epoch: number of the pass; every epoch has its own order.
-        shuffle: whether to shuffle; otherwise by number.
-        limit: at most that many samples, another draw without repeats every epoch.
+        shuffle: whether to shuffle the samples; False takes them by number.
+        limit: largest number of samples, drawn without repeats in each epoch; None takes all of them.
 
     Raises:
         ConfigError: batch_size or limit below 1.
@@ -139,7 +138,7 @@ def batches(
 def batch_numbers(
     total: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, limit: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield the sample numbers of each batch of `batches`, of `total` samples."""
+    """Yield the sample numbers of each batch that `batches` gathers from `total` samples."""
     check_sizes(batch_size, limit)
     generator = np.random.default_rng([seed, epoch])
     if limit is not None and limit < total:
@@ -153,13 +152,13 @@ def batch_numbers(
 
 
 def check_sizes(batch_size: int, limit: int | None) -> None:
-    """Raise ConfigError where an epoch is asked for in batches, or of a size, below 1."""
+    """Refuse a batch size or limit below 1 with a ConfigError."""
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
 
 
 def gather_from(sources: Sequence[WindowSource], index: np.ndarray) -> Batch:
-    """Gather samples of several sources, numbered one source after the other; every source is asked once."""
+    """Gather samples of several sources, numbered one source after the other; each source is called once."""
     starts = np.cumsum([0, *map(len, sources)])
     which = np.searchsorted(starts, index, side="right") - 1
     asked = [(number, np.flatnonzero(which == number)) for number in np.unique(which)] or [(0, which)]
@@ -175,7 +174,7 @@ def gather_from(sources: Sequence[WindowSource], index: np.ndarray) -> Batch:
 
 
 def as_index(indices: Indices, total: int) -> np.ndarray:
-    """Sample numbers as int64 (B,); IndexError where one is outside 0..total-1."""
+    """Return sample numbers as int64 (B,); raise IndexError if one is outside 0..total-1."""
     index = np.asarray(indices).astype(np.int64).reshape(-1)
     if index.size and (index.min() < 0 or index.max() >= total):
         bad = int(index.min() if index.min() < 0 else index.max())

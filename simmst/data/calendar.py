@@ -35,7 +35,7 @@ _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
 @lru_cache(maxsize=64)
 def zone(name: str) -> ZoneInfo:
-    """The time zone of an IANA name; DataError where there is none."""
+    """Return the time zone of an IANA name; raise DataError if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
@@ -52,7 +52,7 @@ def _offset_at(seconds: int, local: ZoneInfo) -> int:
 
 
 def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
-    """Seconds to add to UTC to get local time, daylight saving included.
+    """Return the seconds to add to UTC to get local time, daylight saving included.
 
     Args:
         time_utc: datetime64 (T,), UTC.
@@ -62,7 +62,7 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
         int64 (T,).
 
     Raises:
-        DataError: a time is of no year from 1 to 9998.
+        DataError: a time lies outside the years 1 to 9998.
 
     Example:
         >>> import numpy as np
@@ -75,26 +75,26 @@ def utc_offset_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
     beyond = np.flatnonzero((seconds < _FIRST) | (seconds >= _LAST))
     if len(beyond):
         moment = np.datetime64(int(seconds[beyond[0]]), "s")
-        raise DataError(f"time {beyond[0]} is {moment}, of no year from 1 to 9998; check the unit of the times")
+        raise DataError(f"time {beyond[0]} is {moment}, outside the years 1 to 9998; check the unit of the times")
     days, place = np.unique(seconds // _DAY, return_inverse=True)
     edges = {int(day): _offset_at(int(day) * _DAY, local) for day in np.union1d(days, days + 1)}
     offsets = np.array([edges[int(day)] for day in days], dtype=np.int64)[place]
     changes = np.array([edges[int(day)] != edges[int(day) + 1] for day in days], dtype=bool)[place]
-    # Only on the days the clocks change does the offset depend on the moment.
+    # The offset depends on the moment only on the days when the clocks change.
     for i in np.flatnonzero(changes):
         offsets[i] = _offset_at(int(seconds[i]), local)
     return offsets
 
 
 def local_seconds(time_utc: np.ndarray, timezone: str) -> np.ndarray:
-    """Local wall-clock time as seconds since 1970-01-01 00:00 local, int64 (T,)."""
+    """Return local wall-clock time as seconds since 1970-01-01 00:00 local, int64 (T,)."""
     seconds: np.ndarray = np.asarray(time_utc).astype("datetime64[s]").astype(np.int64)  # a copy
     seconds += utc_offset_seconds(time_utc, timezone)
     return seconds
 
 
 def moments_of_wall_clock(local: np.ndarray, timezone: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last moment at which a clock on the wall showed each time; they differ where it is put back.
+    """Return the first and the last moment at which a wall clock showed each time; they differ where it is put back.
 
     Args:
         local: wall-clock time as seconds since 1970-01-01 00:00 local, (T,).
@@ -110,7 +110,7 @@ def moments_of_wall_clock(local: np.ndarray, timezone: str) -> tuple[np.ndarray,
         [['2020-10-25T00:00:00', 'NaT'], ['2020-10-25T01:00:00', 'NaT']]
     """
     every = np.asarray(local).astype(np.int64)
-    # The offset is one of those a day and a half before and after: no place changes its clocks twice in three days.
+    # The offset is the one a day and a half before or after, because no place changes its clocks twice in three days.
     around = every + np.array([[-_DAY * 3 // 2], [_DAY * 3 // 2]])
     both = every - np.stack([utc_offset_seconds(probe.astype("datetime64[s]"), timezone) for probe in around])
     right = np.stack([local_seconds(one.astype("datetime64[s]"), timezone) for one in both]) == every
@@ -122,9 +122,10 @@ def moments_of_wall_clock(local: np.ndarray, timezone: str) -> tuple[np.ndarray,
 
 
 def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
-    """The moments at which a clock on the wall showed the given times, which are in the order of time.
+    """Return the moments at which a wall clock showed the given times, which are in chronological order.
 
-    Where clocks are put back, one hour is shown twice: there a time is the first moment after that of the time before.
+    Where clocks are put back, one hour is shown twice. A time in that hour is the first such moment after the time
+    before.
 
     Args:
         local: wall-clock time as seconds since 1970-01-01 00:00 local, (T,).
@@ -160,20 +161,20 @@ def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
 
 
 def slot_of_day(time_utc: np.ndarray, timezone: str, step_minutes: int) -> np.ndarray:
-    """Index of each slot within its local day, int64 (T,), 0 at local midnight."""
+    """Return the index of each slot within its local day, int64 (T,), 0 at local midnight."""
     slot: np.ndarray = (local_seconds(time_utc, timezone) % _DAY) // (step_minutes * 60)
     return slot
 
 
 def weekday(time_utc: np.ndarray, timezone: str) -> np.ndarray:
-    """Local day of the week, int64 (T,), 0 = Monday."""
+    """Return the local day of the week, int64 (T,), 0 = Monday."""
     day: np.ndarray = (local_seconds(time_utc, timezone) // _DAY + _EPOCH_WEEKDAY) % 7
     return day
 
 
 @lru_cache(maxsize=256)
 def _holidays(country: str, year: int) -> frozenset[int]:
-    """Public holidays of a year as day numbers since 1970-01-01."""
+    """Return the public holidays of a year as day numbers since 1970-01-01."""
     holidays = import_extra("holidays", extra="forecast")
     code, _, part = country.partition("-")
     try:
@@ -187,12 +188,12 @@ def _holidays(country: str, year: int) -> frozenset[int]:
 
 
 def is_holiday(time_utc: np.ndarray, timezone: str, country: str | None, events: Sequence[str] = ()) -> np.ndarray:
-    """Whether each slot lies on a public holiday or an event's day in local time, bool (T,).
+    """Return whether each slot lies on a public holiday or an event's day in local time, bool (T,).
 
     Args:
         time_utc: datetime64 (T,), UTC.
         timezone: IANA name.
-        country: ISO code, with a part of the country after a hyphen or without; None for no public holidays.
+        country: ISO code, with or without a part of the country after a hyphen; None for no public holidays.
         events: further days, such as ``"2013-12-07"``.
     """
     day_numbers = local_seconds(time_utc, timezone) // _DAY
@@ -214,13 +215,13 @@ def _as_day(text: str) -> np.datetime64:
 
 
 def checked_days(events: Iterable[Any]) -> tuple[str, ...]:
-    """Return the days of events as text, in order, each once.
+    """Return the days of events as text, sorted and without repeats.
 
     Args:
         events: dates, datetimes, or text such as ``"2013-12-07"``.
 
     Raises:
-        DataError: one is no day.
+        DataError: an event is not a day.
 
     Example:
         >>> checked_days([date(2013, 12, 8), "2013-12-07"])
@@ -229,14 +230,14 @@ def checked_days(events: Iterable[Any]) -> tuple[str, ...]:
     days = [str(event)[:10] for event in ([events] if isinstance(events, str) else events)]
     wrong = [day for day in days if not _DAY_TEXT.fullmatch(day) or np.isnat(_as_day(day))]
     if wrong:
-        raise DataError(f"event {wrong[0]!r} is no day; write it as 2013-12-07")
+        raise DataError(f"event {wrong[0]!r} is not a day; write it as 2013-12-07")
     return tuple(sorted(set(days)))
 
 
 def calendar_features(
     time_utc: np.ndarray, timezone: str, country: str | None, events: Sequence[str] = ()
 ) -> np.ndarray:
-    r"""Calendar features of slots, in the order of `CALENDAR_FEATURES`.
+    r"""Return the calendar features of slots, in the order of `CALENDAR_FEATURES`.
 
     With d in [0, 1) the time of the local day and w in [0, 1) the time of the local week from Monday:
     sin and cos of 2 pi d, 4 pi d and 2 pi w, then 1 on Saturdays and Sundays, then 1 on public holidays (national ones;
@@ -246,13 +247,13 @@ def calendar_features(
         time_utc: datetime64 (T,), slot starts in UTC.
         timezone: IANA name of the local time; daylight saving is followed.
         country: ISO code for the `holidays` library, such as ``"IT"`` or ``"DE-BY"``; None for no holidays.
-        events: further days that are as a holiday, such as ``"2013-12-07"``.
+        events: further days that count as holidays, such as ``"2013-12-07"``.
 
     Returns:
         float32 (T, 8).
 
     Raises:
-        DataError: unknown time zone or country.
+        DataError: the time zone or the country is unknown.
         MissingExtraError: a country is given and the `holidays` package is not installed.
 
     Example:
@@ -286,7 +287,7 @@ def check_time_axis(time: np.ndarray) -> None:
         time: datetime64[s] (T,).
 
     Raises:
-        DataError: naming the index and value of the first slot that breaks the rule.
+        DataError: a slot breaks the rule; the message names the index and value of the first such slot.
     """
     if len(time) < 2:
         raise DataError(f"a series needs at least two slots to have a step, got {len(time)}")

@@ -1,4 +1,4 @@
-"""The manifest of a folder of simulated cities: what they were made from, and which city lies where."""
+"""The manifest of a folder of simulated cities: their settings, and where each city is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ListedCity:
 
     Attributes:
         file: name of the shard or folder that holds it.
-        index: its number in the family of cities of the seed.
-        parameters: what the prior drew for it, by name.
+        index: number of the city in the family of cities of the seed.
+        parameters: parameters that the prior drew for the city, by name.
     """
 
     file: str
@@ -28,20 +28,20 @@ class ListedCity:
 
     def __post_init__(self) -> None:
         if self.file in ("", ".", "..") or Path(self.file).name != self.file or "\\" in self.file:
-            raise ValueError(f"file is {self.file!r}, which is no name of a file in this folder")
+            raise ValueError(f"file is {self.file!r}, which is not the name of a file in this folder")
 
 
 @dataclass
 class Manifest:
-    """What all cities of a folder have in common, and the list of them; empty while they are being made.
+    """What all cities of a folder have in common, and the list of the cities, empty while they are being made.
 
     Attributes:
-        simmst: the version that made them.
-        seed: of the family of cities.
+        simmst: version that made the cities.
+        seed: seed of the family of cities.
         city: fields of `simmst.simulation.CityConfig` that were held fixed.
-        prior: the law of the parameters.
+        prior: law of the parameters.
         format: "shards" or "official".
-        cities: in order.
+        cities: the cities, in order.
     """
 
     simmst: str
@@ -53,10 +53,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder; None where there is none.
+    """Read the manifest of a folder; return None if there is none.
 
     Raises:
-        DataError: it is damaged, or lists no simulated cities.
+        DataError: the manifest is damaged, or lists no simulated cities.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():

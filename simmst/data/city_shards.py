@@ -1,4 +1,4 @@
-"""Many cities in few files: Parquet shards, one row group a city, read city by city."""
+"""Many cities in few files: Parquet shards with one row group for each city, read city by city."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _LONGEST = 7 * 24 * 60  # minutes of a slot
 
 
 def write_shard(path: str | Path, cities: Iterable[TrafficDataset]) -> Path:
-    """Write cities to one Parquet file, whole or not at all; one city at a time is in memory beside its source.
+    """Write cities to one Parquet file, whole or not at all, with one city at a time in memory.
 
-    A row group holds the activity of one city, flat in the order (T, K, H, W), compressed with zstd after a byte-stream
-    split; the file's metadata hold everything else, so that `CityShards` gives back equal data sets.
+    A row group holds the activity of one city, flattened in the order (T, K, H, W) and compressed with zstd after a
+    byte-stream split. The file's metadata hold everything else, so `CityShards` returns equal data sets.
 
     Args:
-        path: the file, named ``cities-*.parquet`` to be found by `CityShards`.
-        cities: at least one.
+        path: file to write, named ``cities-*.parquet`` so that `CityShards` finds it.
+        cities: cities to write, at least one.
 
     Returns:
         The path.
 
     Raises:
-        DataError: there is no city, or one whose places have names (simulated cities have none).
+        DataError: there is no city, or a city's places have names (simulated cities have none).
         MissingExtraError: pyarrow is not installed.
 
     Example:
@@ -77,14 +77,14 @@ def write_shard(path: str | Path, cities: Iterable[TrafficDataset]) -> Path:
 
 
 class CityShards(Sequence[TrafficDataset]):
-    """The cities of a folder of shards, in the order of the files' names, read one by one when asked for.
+    """The cities of a folder of shards, in the order of the files' names, each read on access.
 
     Args:
-        folder: holds ``cities-*.parquet`` files.
-        keep: how many cities stay in memory, the last used ones.
+        folder: folder of ``cities-*.parquet`` files.
+        keep: number of cities that stay in memory, the last used ones.
 
     Raises:
-        DataError: there is no shard, or a file that is none; the message names it.
+        DataError: there is no shard, or a file is not a shard; the message names it.
 
     Example:
         >>> import tempfile
@@ -139,11 +139,11 @@ class CityShards(Sequence[TrafficDataset]):
         return (self[i] for i in range(len(self)))
 
     def names(self) -> list[str]:
-        """The cities' names, without reading the cities."""
+        """Return the cities' names, without reading the cities."""
         return [header.name for header in self._headers]
 
     def shape(self, index: int) -> tuple[int, int, int, int]:
-        """(T, K, H, W) of a city, without reading it."""
+        """Return the shape (T, K, H, W) of a city, without reading it."""
         return self._headers[index].shape
 
     def _read(self, number: int) -> TrafficDataset:
@@ -169,7 +169,7 @@ class PackedArray:
     zlib: str
 
     def unpack(self) -> np.ndarray:
-        """Return the array; no more is unpacked than its shape says."""
+        """Return the array, unpacking no more bytes than its shape needs."""
         dtype = np.dtype(self.dtype)
         size = math.prod(self.shape) * dtype.itemsize
         data = zlib.decompressobj().decompress(base64.b64decode(self.zlib), max(size, 0) + 1)
@@ -180,7 +180,7 @@ class PackedArray:
 
 @dataclass
 class CityHeader:
-    """What a shard says of a city beside its activity."""
+    """What a shard says about a city besides its activity."""
 
     services: tuple[str, ...]
     geometry: str
@@ -201,7 +201,7 @@ class CityHeader:
         if min(self.shape) < 1 or self.size > _MOST_VALUES:
             raise ValueError(f"shape is {self.shape}; a city has 1 to {_MOST_VALUES:,} values")
         if abs(self.start_utc_s) > _LATEST or not 1 <= self.step_minutes <= _LONGEST:
-            raise ValueError(f"slots of {self.step_minutes} minutes from {self.start_utc_s} are no time of day")
+            raise ValueError(f"slots of {self.step_minutes} minutes from {self.start_utc_s} are not a valid time axis")
 
     @property
     def size(self) -> int:
@@ -216,10 +216,10 @@ class _ShardHeader:
 
 
 def read_headers(path: Path) -> list[CityHeader]:
-    """Read what a shard says of its cities.
+    """Read what a shard says about its cities.
 
     Raises:
-        DataError: the file is damaged, or is no shard of this version.
+        DataError: the file is damaged, or is not a shard of this version.
     """
     with _open(path) as file:
         text, groups = (file.metadata.metadata or {}).get(_KEY), file.metadata.num_row_groups
@@ -231,20 +231,20 @@ def read_headers(path: Path) -> list[CityHeader]:
             raise DocumentError(f"{len(found.cities)} cities in {groups} groups of rows")
     except DocumentError as error:
         raise DataError(
-            f"{path} is no shard of simulated cities ({error}); remove it from the folder, or simulate into another one"
+            f"{path} is not a shard of simulated cities ({error}); remove it from the folder, or simulate into another"
         ) from error
     return found.cities
 
 
 def _check_complete(folder: Path, there: Counter[str]) -> None:
-    """Refuse a folder that lacks cities of its manifest's list."""
+    """Refuse a folder that lacks cities on its manifest's list."""
     manifest = read_manifest(folder)
     listed = Counter(city.file for city in manifest.cities) if manifest else Counter[str]()
     for name, number in listed.items():
         if number > there[name]:
             raise DataError(
                 f"{folder / name} holds {there[name]} of the {number} cities that {MANIFEST_FILE} lists; simulate into "
-                "the folder again with the same settings, which makes what is missing"
+                "the folder again with the same settings, which makes the missing ones"
             )
 
 
@@ -262,7 +262,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 def _damaged(path: Path, error: object) -> DataError:
-    return DataError(f"{path} cannot be read as Parquet ({error}); remove it and simulate its cities anew")
+    return DataError(f"{path} cannot be read as Parquet ({error}); remove it and simulate its cities again")
 
 
 def _header(city: TrafficDataset) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _dataset(flat: np.ndarray, header: CityHeader, path: Path) -> TrafficDataset
         }
     except (ValueError, zlib.error) as error:
         raise DataError(
-            f"{path}: {header.name} is damaged ({error}); remove it and simulate its cities anew"
+            f"{path}: {header.name} is damaged ({error}); remove it and simulate its cities again"
         ) from error
     return TrafficDataset(activity=flat.reshape(header.shape), time=seconds.astype("datetime64[s]"), **text, **arrays)
 

@@ -1,4 +1,4 @@
-"""What is known in advance besides the calendar, such as the weather: numbers of the whole city, past and coming."""
+"""Numbers about the whole city that are known in advance, such as the weather."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simmst.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
-    """Numbers that are known for the slots to forecast as well as for those before, on an even time axis of their own.
+    """Numbers that are known for the slots to forecast and for those before, on an even time axis of their own.
 
     Attributes:
         names: M names, such as ``("temperature", "rain")``.
@@ -49,13 +49,15 @@ class Covariates:
         infinite = np.argwhere(np.isinf(self.values))
         if len(infinite):
             slot, which = infinite[0]
-            raise DataError(f"covariate {self.names[which]!r} is infinite at {self.time[slot]}Z; NaN is missing")
+            raise DataError(
+                f"covariate {self.names[which]!r} is infinite at {self.time[slot]}Z; write NaN for missing values"
+            )
 
     def at(self, time: np.ndarray, step_minutes: int) -> np.ndarray:
-        """Values in some slots, float32 (n, M), NaN where missing.
+        """Return the values in some slots, float32 (n, M), NaN where missing.
 
-        Of covariates with shorter slots it is the mean over the slot, of those with longer ones that of the one that
-        the slot starts in.
+        Covariates with shorter slots are averaged over each slot; those with longer slots give the value of the slot
+        that the start falls in.
 
         Args:
             time: datetime64[s] (n,), starts in UTC.
@@ -65,7 +67,7 @@ class Covariates:
         past = (np.asarray(time, dtype="datetime64[s]") - self.time[0]).astype(np.int64)
         if own < wanted:
             place = -(-past // own)[:, None] + np.arange(wanted // own)
-        else:  # slots of one length are told apart by their nearest start: a local day may start an hour beside it
+        else:  # slots of one length match by their nearest start, because a local day may start an hour off
             place = ((past + own // 2 if own == wanted else past) // own)[:, None]
         there = (place >= 0) & (place < len(self.time))
         values = self.values[np.where(there, place, 0)]
@@ -73,10 +75,10 @@ class Covariates:
         return found
 
     def known_at(self, time: np.ndarray, step_minutes: int) -> np.ndarray:
-        """Values in slots that are to be forecast: as `at`, but for those that are missing.
+        """Return the values in slots that are to be forecast, as `at` does, and refuse missing ones.
 
         Raises:
-            DataError: one is missing; the message names it and its slots.
+            DataError: a value is missing; the message names the covariate and its slots.
         """
         values = self.at(time, step_minutes)
         for name, column in zip(self.names, values.T, strict=True):
@@ -89,10 +91,10 @@ class Covariates:
         return values
 
     def joined(self, later: Covariates) -> Covariates:
-        """These and later ones; where both have a value the later one wins.
+        """Return these covariates joined with later ones; where both have a value, the later one wins.
 
         Raises:
-            DataError: they have other names or slots.
+            DataError: the later covariates have other names or slots.
         """
         step = self.time[1] - self.time[0]
         ahead, off = divmod((later.time[0] - self.time[0]).astype(np.int64), step.astype(np.int64))

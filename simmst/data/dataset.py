@@ -34,18 +34,18 @@ class TrafficDataset:
         mask: bool (H, W), True inside the city; row 0 is south, column 0 west.
         cell_id: int64 (H, W), -1 outside the city.
         geometry: ``"grid"`` (neighbours on the raster are neighbours) or ``"points"`` ((1, W) unrelated places).
-        timezone: IANA name of the local time, for the calendar.
-        country: ISO code whose public holidays count; None for none.
+        timezone: IANA name of the local time zone, for the calendar.
+        country: ISO code of the country whose public holidays count; None for none.
         unit: unit of the activity; ``"z-score"`` for standardised values.
         name: a short name for tables and pictures.
         surrogate: True where the data was simulated and stands in for a real city.
         cell_size_m: edge of a cell in metres, where known.
         lonlat: float64 (H, W, 2), longitude and latitude of the cells' centres, where known.
         cell_name: text or numbers (H, W), the ``unique_id`` of data frames, where that is not `cell_id`.
-        events: local days, such as ``"2013-12-07"``, that are as a public holiday: matches, strikes, a patron saint;
-            past and coming ones.
-        covariates: numbers of the whole city that are known in advance, such as the weather; None for none.
-        layout: how data frames go out: as the one came in that the data set was built from.
+        events: local days that count as public holidays, such as ``"2013-12-07"``: matches, strikes, a patron saint's
+            day; past and coming ones.
+        covariates: numbers about the whole city that are known in advance, such as the weather; None for none.
+        layout: layout of the data frames that `to_dataframe` returns; that of the frame the data set was built from.
 
     Raises:
         DataError: a shape, type or time axis does not fit; the message names the value.
@@ -86,7 +86,7 @@ class TrafficDataset:
         if len(self.services) != services:
             raise DataError(
                 f"activity {self.activity.shape} has {services} services, but {len(self.services)} names were given: "
-                f"{', '.join(self.services)}; give one name a service"
+                f"{', '.join(self.services)}; give one name for each service"
             )
         if len(set(self.services)) != len(self.services):
             raise DataError(f"service names must differ, got {', '.join(self.services)}")
@@ -145,7 +145,7 @@ class TrafficDataset:
         return np.argwhere(self.mask).astype(np.int64)
 
     def series(self) -> np.ndarray:
-        """The activity of the cells inside the city, float32 (T, K, C), in the order of `cells`."""
+        """Return the activity of the cells inside the city, float32 (T, K, C), in the order of `cells`."""
         return np.ascontiguousarray(self.activity[:, :, self.mask])
 
     def with_(self, **changes: Any) -> TrafficDataset:
@@ -153,10 +153,10 @@ class TrafficDataset:
         return dataclasses.replace(self, **changes)
 
     def select_services(self, names: Sequence[str]) -> TrafficDataset:
-        """Return the data set with the named services alone, in that order.
+        """Return the data set with only the named services, in that order.
 
         Raises:
-            DataError: a name is not among the services; the message lists those that are.
+            DataError: a name is not among the services; the message lists the services.
 
         Example:
             >>> import numpy as np
@@ -195,7 +195,7 @@ class TrafficDataset:
         keep an even spacing, so they move by an hour on the local clock when daylight saving time changes.
 
         Args:
-            step_minutes: a multiple of the present step that divides 24 hours.
+            step_minutes: new step in minutes, a multiple of the current step that divides 24 hours.
 
         Raises:
             DataError: the step does not fit, no whole slots remain, or the values are z-scores.
@@ -236,15 +236,15 @@ class TrafficDataset:
         )
 
     def with_covariates(self, source: Any, **options: Any) -> TrafficDataset:
-        """Return the data set with numbers that are known in advance, such as the weather, beside it.
+        """Return the data set with covariates: numbers that are known in advance, such as the weather.
 
         Args:
-            source: a table with a column of times and a column for each; a frame, a path, or `Covariates`. It should
-                reach over the slots to forecast. Times without a time zone are local times of the data set.
+            source: table with a column of times and one column for each covariate: a frame, a path, or `Covariates`. It
+                should cover the slots to forecast. Times without a time zone are local times of the data set.
             **options: see `simmst.data.readers.covariates.read_covariates`.
 
         Raises:
-            DataError: the table is none of this.
+            DataError: `source` is not such a table.
 
         Example:
             >>> import pandas as pd
@@ -256,24 +256,24 @@ class TrafficDataset:
         return self.with_(covariates=read_covariates(source, self.timezone, **options))
 
     def clock(self, time_utc: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return slot starts and the time zone by which the calendar of this data set is told: `simmst.data.calendar`.
+        """Return slot starts and a time zone as the functions of `simmst.data.calendar` take them.
 
-        Slots of the local calendar are told by the clock on the wall that they were counted by.
+        Slots of the local calendar are moved to the wall clock that they were counted by, with "UTC" as their zone.
         """
         if self.layout.wall_offset is None:
             return time_utc, self.timezone
         return time_utc + np.timedelta64(self.layout.wall_offset, "s"), "UTC"
 
     def unique_ids(self) -> np.ndarray:
-        """Identifiers of the cells inside the city, (C,): their names where there are any, else their cell ids."""
+        """Return the identifiers of the cells inside the city, (C,): their names if there are any, else their ids."""
         ids: np.ndarray = (self.cell_id if self.cell_name is None else self.cell_name)[self.mask]
         return ids
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a long frame: unique_id, ds (slot start with the time zone), service, y (NaN = missing).
 
-        A data set that was built from a frame gives the names, the kind of identifiers and times, and the library
-        (pandas or polars) of that one.
+        A data set that was built from a frame returns that frame's column names, kinds of identifiers and times, and
+        library (pandas or polars).
         """
         ids, time = self.unique_ids(), self.layout.times_of(self.time, self.timezone)
         values = self.series().transpose(2, 1, 0)  # (C, K, T)
@@ -306,7 +306,7 @@ class TrafficDataset:
     ) -> TrafficDataset:
         """Build a data set from a data frame of any layout; see `simmst.data.readers.frames.read_dataframe`.
 
-        `covariates` are those of `with_covariates`.
+        `covariates` is passed on to `with_covariates`.
         """
         found = cls(**frames.read_dataframe(frame, cells=cells, **options))
         return found if covariates is None else found.with_covariates(covariates)

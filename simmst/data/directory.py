@@ -12,7 +12,7 @@ SUFFIXES = (".npz", ".txt", ".csv", ".tsv", ".parquet", ".h5", ".hdf5")
 
 
 def data_directory() -> Path:
-    """The folder of data files, ``$SIMMST_DATA``.
+    """Return the folder of data files, ``$SIMMST_DATA``.
 
     Raises:
         DataError: the variable is not set, or names no folder.
@@ -27,7 +27,7 @@ def data_directory() -> Path:
 
 
 def available() -> list[str]:
-    """Names of the data folder's files; empty where there is no folder."""
+    """Return the names of the data folder's files, without suffixes; empty where there is no folder."""
     try:
         folder = data_directory()
     except DataError:  # no folder, no names

@@ -25,7 +25,7 @@ class Grid:
         mask: bool (H, W), True at the cells of the official list.
         cell_size_m: edge of a cell in metres.
         lonlat: float64 (H, W, 2), NaN off the list; None without the grids file.
-        official: whether `mask` is the official list; otherwise (Trento without the grids file) it is the whole raster.
+        official: whether `mask` is the official list; False (Trento without the grids file) means the whole raster.
 
     Example:
         >>> milan = load_grid("milan")
@@ -46,13 +46,13 @@ class Grid:
         return np.where(self.mask, ids, -1)
 
     def contains(self, ids: np.ndarray) -> np.ndarray:
-        """Whether each id is a cell of the grid, bool, of the shape of `ids`."""
+        """Return whether each id is a cell of the grid, bool, with the shape of `ids`."""
         inside: np.ndarray = (ids >= 1) & (ids <= self.mask.size)
         inside &= self.mask.reshape(-1)[np.where(inside, ids, 1) - 1]
         return inside
 
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        """Row and column of cells, int64 (..., 2).
+        """Return the row and column of cells, int64 (..., 2).
 
         Raises:
             DataError: an id is not on the grid.
@@ -64,12 +64,12 @@ class Grid:
         return np.stack(np.divmod(ids - 1, self.mask.shape[1]), axis=-1)
 
     def crop(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Cell ids and places of the box low <= (row, column) < high."""
+        """Return the cell ids and places of the box low <= (row, column) < high."""
         box = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
         return self.cell_id[box], None if self.lonlat is None else self.lonlat[box]
 
     def describe(self) -> str:
-        """The ids in words, for messages."""
+        """Describe the ids in words, for messages."""
         return f"which has {int(self.mask.sum())} cells with ids in 1..{self.mask.size}"
 
 
@@ -81,10 +81,10 @@ def load_grid(name: str, path: str | Path | None = None) -> Grid:
 
     Args:
         name: ``"milan"`` or ``"trento"``.
-        path: the grids file or a folder that holds it; by default the data folder, where there is one.
+        path: grids file, or a folder that holds it; by default the data folder, if there is one.
 
     Raises:
-        ConfigError: another name.
+        ConfigError: the name is unknown.
         DataError: `path` was given and has no grids file.
     """
     if name not in _RASTERS:
@@ -106,7 +106,7 @@ def load_grid(name: str, path: str | Path | None = None) -> Grid:
 
 
 def _grids_file(path: str | Path | None) -> Path | None:
-    """The grids file at, in or beside `path`, which must lead to it, or in the data folder, which may lack it."""
+    """Return the grids file at or in `path`, which must lead to it, or in the data folder, which may lack it."""
     if path is not None:
         file = Path(path) if Path(path).is_file() else Path(path) / GRIDS_FILE
         if not file.is_file():

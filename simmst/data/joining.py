@@ -9,14 +9,14 @@ import numpy as np
 from simmst.data.dataset import TrafficDataset
 from simmst.errors import DataError
 
-_MOST_SLOTS = 3 * 366 * 144  # an odd time, not a gap
+_MOST_SLOTS = 3 * 366 * 144  # more is a wrong time, not a gap
 
 
 def with_services(dataset: TrafficDataset, names: tuple[str, ...]) -> TrafficDataset:
-    """Return a data set with the named services in that order; those that it lacks are NaN throughout.
+    """Return a data set with the named services in that order; services that it lacks are NaN throughout.
 
     Raises:
-        DataError: it has none of them.
+        DataError: the data set has none of them.
 
     Example:
         >>> city = TrafficDataset.from_arrays(np.ones(24), np.arange(24) * 3600, services=["sms"])
@@ -38,16 +38,18 @@ def with_services(dataset: TrafficDataset, names: tuple[str, ...]) -> TrafficDat
 def append(series: TrafficDataset, new: TrafficDataset) -> TrafficDataset:
     """Return a series with new slots at its end.
 
-    Cells are known by their identifiers and services by their names; those that the new slots lack are NaN there. Where
-    both have a slot, what is new and not NaN wins: late counts correct early ones. Slots between both are NaN.
-    Covariates are joined alike.
+    Cells are matched by their identifiers and services by their names; those that the new slots lack are NaN there.
+    Where both have a slot, new values that are not NaN win, so late counts correct early ones. Slots between the two
+    are NaN. Covariates are joined in the same way.
 
     Args:
-        series: what is known.
-        new: the same cells or some of them; it may begin before the end of `series`, but not before its start.
+        series: series to extend.
+        new: new slots, of the same cells or some of them; they may begin before the end of `series`, but not before its
+            start.
 
     Raises:
-        DataError: slots of another length or off the series' slots, an unknown cell or service, or an early start.
+        DataError: slots have another length or are off the series' slots, a cell or service is unknown, or the start is
+            too early.
 
     Example:
         >>> city = TrafficDataset.from_arrays(np.zeros(24), np.arange(24) * 3600)
@@ -96,17 +98,19 @@ def append(series: TrafficDataset, new: TrafficDataset) -> TrafficDataset:
 
 
 def _places(series: TrafficDataset, new: TrafficDataset) -> list[int]:
-    """Which cell of the series each new one is."""
+    """Return the number in the series of each new cell."""
     known = {key: number for number, key in enumerate(series.unique_ids().tolist())}
     unknown = [key for key in new.unique_ids().tolist() if key not in known]
     if unknown:
         shown = ", ".join(map(repr, list(known)[:5]))
-        raise DataError(f"the new slots have cell {unknown[0]!r}, which {series.name} has not; it has {shown}, ...")
+        raise DataError(
+            f"the new slots have cell {unknown[0]!r}, which {series.name} does not have; it has {shown}, ..."
+        )
     return [known[key] for key in new.unique_ids().tolist()]
 
 
 def _on_one_wall(series: TrafficDataset, new: TrafficDataset) -> tuple[TrafficDataset, TrafficDataset]:
-    """Bring slots of the local calendar to one distance from UTC: that of standard time, if either has it."""
+    """Bring slots of the local calendar to one offset from UTC: that of standard time, if either has it."""
     ours, theirs = series.layout.wall_offset, new.layout.wall_offset
     if ours is None or theirs is None or ours == theirs:
         return series, new

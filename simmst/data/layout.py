@@ -1,4 +1,4 @@
-"""How a data frame was laid out, so that frames go out as they came in."""
+"""The layout of a data frame, so that frames go out as they came in."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NAIVE = "naive"
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """Names, times and library of the frames that a data set gives.
+    """Names, times and library of the frames that a data set returns.
 
     Attributes:
-        id_col: the column of the cells' identifiers.
-        time_col: the column of the slots' starts.
-        target_col: the column of the activity.
-        service_col: the column of the services' names.
-        times: the time zone of the times, or "naive" for local times without one; None takes the data set's.
-        wall_offset: seconds from UTC to the clock on the wall for slots of the local calendar: days that start at
-            midnight in summer and winter alike. None for slots of even length.
+        id_col: column of the cells' identifiers.
+        time_col: column of the slots' starts.
+        target_col: column of the activity.
+        service_col: column of the services' names.
+        times: time zone of the times, or "naive" for local times without one; None takes the data set's.
+        wall_offset: seconds from UTC to the wall clock for slots of the local calendar: days that start at midnight in
+            summer and winter alike. None for slots of even length.
         library: "pandas" or "polars".
-        notes: what was taken for what, where names had to be guessed.
+        notes: roles that were guessed, in words.
     """
 
     id_col: str = "unique_id"
@@ -49,15 +49,15 @@ class FrameLayout:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> FrameLayout:
-        """Build it from what `to_dict` gave; the usual one from None."""
+        """Restore a layout from `to_dict`; None gives the default layout."""
         return cls() if values is None else cls(**{**values, "notes": tuple(values["notes"])})
 
     def times_of(self, time_utc: np.ndarray, timezone: str) -> pandas.DatetimeIndex:
-        """Return slot starts as the frame is to show them.
+        """Return slot starts as the frame shows them.
 
         Args:
             time_utc: datetime64[s] (T,), UTC.
-            timezone: IANA name of the data set's local time.
+            timezone: IANA name of the data set's local time zone.
 
         Example:
             >>> midsummer = np.array(["2013-06-30T23:00"], dtype="datetime64[s]")
@@ -84,5 +84,5 @@ class FrameLayout:
         return self.in_its_library(table)
 
     def in_its_library(self, table: pandas.DataFrame) -> Any:
-        """Return a frame of pandas as one of this layout's library."""
+        """Convert a pandas frame to this layout's library."""
         return import_extra("polars", extra="forecast").from_pandas(table) if self.library == "polars" else table

@@ -1,4 +1,4 @@
-"""Loading any data set, by path or by its name in the data folder."""
+"""Loading of data sets, by path or by name in the data folder."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def load(
     """Load a data set from a file, or from the data folder by name (with or without its suffix).
 
     - ``.npz``: see `TrafficDataset.from_npz`.
-    - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`; hourly ones of the
+    - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`. Hourly tables of
       official cells are of Trento or Milan by their name, as below.
-    - ``.txt``: official Telecom Italia rows (of Trento where the name has ``-tn-`` or ``trento`` in it, else of Milan),
+    - ``.txt``: official Telecom Italia rows (of Trento if the name contains ``-tn-`` or ``trento``, else of Milan),
       cropped to the cells they hold, see `TrafficDataset.from_telecom_italia`.
     - ``.h5``, ``.hdf5``: the published files of FedDA and STCNet.
 
-    Tables and official rows may be packed as ``.gz`` or ``.zip``, and lie in several files: a folder, a pattern such as
-    ``"november/*.csv"``, or a list.
+    Tables and official rows may be packed as ``.gz`` or ``.zip``, and may be spread over several files: a folder, a
+    pattern such as ``"november/*.csv"``, or a list.
 
     Args:
-        path_or_name: the file or files.
-        like: a series of the same cells, which says what a table leaves open; see `as_traffic`.
-        covariates: what is known in advance, such as the weather: see `TrafficDataset.with_covariates`.
-        **options: of `TrafficDataset.from_dataframe`, for tables; of `TrafficDataset.from_telecom_italia` for official
-            rows.
+        path_or_name: file or files, or a name in the data folder.
+        like: series of the same cells, which fills in what a table leaves open; see `as_traffic`.
+        covariates: numbers that are known in advance, such as the weather: see `TrafficDataset.with_covariates`.
+        **options: options of `TrafficDataset.from_dataframe` for tables, of `TrafficDataset.from_telecom_italia` for
+            official rows.
 
     Raises:
-        DataError: no such file (the message lists the data folder's), or a file that holds no traffic.
+        DataError: there is no such file (the message lists those of the data folder), or a file holds no traffic.
     """
     data = _load(path_or_name, like, options)
     return data if covariates is None else data.with_covariates(covariates)
@@ -56,7 +56,7 @@ def _load(
     kinds = {_kind(path) for path in files}
     if len(kinds) > 1:
         raise DataError(
-            f"{_shown(path_or_name)} has files of several kinds ({', '.join(sorted(kinds))}); give those of one"
+            f"{_shown(path_or_name)} has files of several kinds ({', '.join(sorted(kinds))}); give files of one kind"
         )
     kind, first = kinds.pop(), files[0]
     name = first.name.lower()
@@ -75,22 +75,22 @@ def _load(
     if len(files) > 1:
         raise DataError(f"{_shown(path_or_name)} has {len(files)} files of {kind}; give one")
     if options:
-        raise DataError(f"{first} says itself what it holds; leave out {', '.join(options)}")
+        raise DataError(f"{first} describes its own contents; leave out {', '.join(options)}")
     if kind == ".npz":
         return TrafficDataset.from_npz(first)
     return TrafficDataset.from_hdf5(first)
 
 
 def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDataset:
-    """Return traffic as a data set: one as it is, a data frame, or a file by its path or name.
+    """Return traffic as a data set, from a data set, a data frame, or a file's path or name.
 
     Args:
         source: the traffic.
-        like: a series of the same cells, which says what a frame leaves open: their places, time zone, country, unit,
-            and the name of the one service.
+        like: series of the same cells, which fills in what a frame leaves open: places, time zone, country, unit, and
+            the name of a single service.
 
     Raises:
-        DataError: the source is nothing of these, or its frame or file holds no traffic.
+        DataError: the source is none of these, or its frame or file holds no traffic.
 
     Example:
         >>> import numpy as np
@@ -110,7 +110,7 @@ def as_traffic(source: Any, like: TrafficDataset | None = None) -> TrafficDatase
 
 
 def _options_like(like: TrafficDataset, columns: Any) -> dict[str, Any]:
-    """What a series of the same cells says of a table."""
+    """Return the options of a table that a series of the same cells fills in."""
     places = None
     if like.geometry == "grid":
         places = {key: tuple(place) for key, place in zip(like.unique_ids().tolist(), like.cells.tolist(), strict=True)}
@@ -131,7 +131,7 @@ def _options_like(like: TrafficDataset, columns: Any) -> dict[str, Any]:
 
 
 def _kind(path: Path) -> str:
-    """What a file is read as: "table", "text", or its suffix."""
+    """Return how a file is read: "table", "text", or its suffix."""
     inner = Path(inner_name(path)) if path.suffix.lower() != ".zip" else Path(members(path)[0])
     suffix = inner.suffix.lower()
     if suffix == ".txt" or (suffix in (".csv", ".tsv") and is_official_text(path)):
@@ -146,7 +146,7 @@ def _kind(path: Path) -> str:
 
 
 def _named(read: Callable[[], TrafficDataset], source: Any) -> TrafficDataset:
-    """Read, and let errors name the file."""
+    """Read, and name the file in errors."""
     try:
         return read()
     except DataError as error:
@@ -158,7 +158,7 @@ def _shown(source: Any) -> str:
 
 
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files of a path, a name, a pattern, a folder or a list of them."""
+    """Return the files of a path, a name, a pattern, a folder or a list of them."""
     if not isinstance(source, (str, Path)):
         found = [path for one in source for path in _find(one)]
         if not found:

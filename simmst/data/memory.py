@@ -1,4 +1,4 @@
-"""The memory of a series: what its slots were on the days before, and how far today is from a usual day."""
+"""The memory of a series: its slots on the days before, and how far today is from a usual day."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_FEW = 4  # origins for which summing up is quicker than a running sum
-_AT_ONCE = 1 << 17  # numbers worked on together: their copies stay in the cache
+_FEW = 4  # up to this many origins, plain sums are quicker than a running sum
+_AT_ONCE = 1 << 17  # numbers processed at a time, so that their copies stay in the cache
 
 
 class _Usual(NamedTuple):
-    """What was usual at input slots that may be compared with the same number of days.
+    """The usual values at those input slots that are compared with the same number of days.
 
     Attributes:
-        columns: int64 (c,), the places of these slots among the input slots.
+        columns: int64 (c,), positions of these slots among the input slots.
         slots: int64 (s,), the slots of all origins, ascending.
         usual: float32 (s, K, H, W), mean of the days before; NaN where none is known.
-        city: float32 (s, K), how far the mean of all cells was from usual; NaN where nothing is known.
+        city: float32 (s, K), mean deviation of all cells from the usual; NaN where nothing is known.
     """
 
     columns: np.ndarray
@@ -32,15 +32,15 @@ class SeriesMemory:
 
     Args:
         values: float32 (t, K, H, W), or (t, K, W) for points; scaled, NaN = missing. H and W include the padding.
-        marks: float32 (t, M), calendar features; columns 6 and 7 tell weekends and holidays.
+        marks: float32 (t, M), calendar features; columns 6 and 7 mark weekends and holidays.
         weekday: int64 (t,), local day of the week.
-        origins: int64 (O,), ascending, the first target slots, counted in the stretch.
+        origins: int64 (O,), ascending first target slots, counted from the start of the stretch.
         offsets: int64 (T_in,), input slots relative to an origin.
-        horizon: target slots, T_out.
-        days: L, days that a sample looks back.
-        context_days: days of the series that a forecast may know, at most L.
-        steps_per_day: slots a day.
-        padding: slots of the stretch that lie before the series.
+        horizon: number of target slots, T_out.
+        days: L, number of days that a sample looks back.
+        context_days: number of days of the series that a forecast may know, at most L.
+        steps_per_day: number of slots in a day.
+        padding: number of slots of the stretch that lie before the series.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class SeriesMemory:
 
         Args:
             origin: int64 (B,), first target slots, among the origins.
-            centre: the target cells' index into the last axes of the values, each (B,).
-            patch: the index of their neighbourhoods, each broadcastable to (B, n, n).
+            centre: indices of the target cells on the last axes of the values, each (B,).
+            patch: indices of their neighbourhoods, each broadcastable to (B, n, n).
         """
         slots = origin[:, None] + np.concatenate([self.offsets, np.arange(self.horizon)])  # (B, J)
         lags = slots[:, None] - np.arange(1, self.days + 1)[:, None] * self.steps_per_day  # (B, L, J)
@@ -94,7 +94,7 @@ class SeriesMemory:
         return days, same.astype(np.float32), usual, city, level, spread, context, per_day
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each origin's context, float32 (O, K, ...); NaN where nothing is known."""
+        """Return each origin's mean and deviation over its context, float32 (O, K, ...); NaN where nothing is known."""
         start = np.maximum(self.origins - self.context_days * self.steps_per_day, 0)
         level = np.empty((len(self.origins), *self.values.shape[1:]), dtype=np.float32)
         spread = np.empty_like(level)
@@ -113,7 +113,7 @@ class SeriesMemory:
         return level, spread
 
     def _recall_usual(self, slots: np.ndarray, patch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """What was usual at slots (B, T_in) of neighbourhoods (B, T_in, K, n, n), and the city's, (B, T_in, K)."""
+        """Return the usual values of neighbourhoods at slots (B, T_in), (B, T_in, K, n, n); and `city` (B, T_in, K)."""
         services, sides = self.values.shape[1], np.broadcast_shapes(*(axis.shape for axis in patch))[1:]
         usual = np.empty((*slots.shape, services, *sides), dtype=np.float32)
         city = np.empty((*slots.shape, services), dtype=np.float32)
@@ -126,7 +126,7 @@ class SeriesMemory:
         return usual, city
 
     def _usual(self, columns: np.ndarray, days: int) -> _Usual:
-        """Compare some of the input slots of every origin with as many days before them."""
+        """Compare some of the input slots of every origin with the same slots on the `days` days before."""
         slots = np.unique(self.origins[:, None] + self.offsets[columns])
         usual = np.empty((len(slots), *self.values.shape[1:]), dtype=np.float32)
         city = np.empty(usual.shape[:2], dtype=np.float32)
@@ -135,7 +135,7 @@ class SeriesMemory:
         return _Usual(columns, slots, usual, city)
 
     def _compare(self, slots: np.ndarray, days: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of the days before some slots, (s, K, H, W), and how far the mean of all cells was from it, (s, K)."""
+        """Return the mean of the days before some slots, (s, K, H, W), and the cells' mean deviation, (s, K)."""
         total = np.zeros((len(slots), *self.values.shape[1:]), dtype=np.float32)
         count = np.zeros_like(total)
         for day in range(1, days + 1):
@@ -158,13 +158,13 @@ class SeriesMemory:
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:
-    """Cut 0..total - 1 into stretches of at most so many, at least one each."""
+    """Cut 0..total - 1 into stretches of at most `size` (at least 1) each."""
     size = max(size, 1)
     return (slice(start, start + size) for start in range(0, total, size))
 
 
 def _sums(terms: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Sums over some stretches of the first axis, (O, ...)."""
+    """Return the sums over stretches of the first axis, (O, ...)."""
     if len(starts) <= _FEW:
         return np.stack([terms[start:stop].sum(axis=0) for start, stop in zip(starts, stops, strict=True)])
     running = np.concatenate([np.zeros_like(terms[:1]), np.cumsum(terms, axis=0)])

@@ -1,4 +1,4 @@
-"""Scaling of activity, fitted on training slots alone."""
+"""Scaling of activity, fitted on training slots only."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from simmst.data.dataset import TrafficDataset
 from simmst.errors import DataError
 
 KINDS = ("relative", "log", "linear")
-_UNIT = 0.01  # of the mean: values below it are all but zero on the relative scale
-_LARGEST = 40.0  # on the relative scale: exp(40) hundredths of the mean are still a number
-_BEYOND = 1e5  # times what is typical: no traffic, but a counter that overflowed or a unit that slipped
+_UNIT = 0.01  # of the mean: smaller values are nearly zero on the relative scale
+_LARGEST = 40.0  # on the relative scale: exp(40) hundredths of the mean are still finite
+_BEYOND = 1e5  # times a typical value: not traffic but an overflowed counter or a wrong unit
 _LARGEST_TRAFFIC = math.log(_BEYOND / _UNIT)  # on the relative scale
-_SAMPLE = 20_000  # values of a service that tell what is typical
+_SAMPLE = 20_000  # values of a service that the typical value is taken from
 _CHUNK = 64  # slots scaled at a time while fitting, so that float64 copies stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """z = (f(x) - mean) / std per service, with f = log1p ("log") or the identity ("linear"); or "relative".
+    """A scale per service: z = (f(x) - mean) / std, with f = log1p ("log") or the identity ("linear"); or "relative".
 
-    "relative" is z = log1p(max(x - mean, 0) / std), with std a hundredth of the mean activity and mean zero, or for
-    values that may be negative (z-scores) a little under the smallest one: the same for a series in any unit. Values
-    beyond 100,000 times the median (of those above zero) have no part in that mean, and beyond 100,000 times the mean
-    they count as missing.
+    "relative" is z = log1p(max(x - mean, 0) / std), which is the same for a series in any unit: std is a hundredth of
+    the mean activity, and mean is zero, or a little under the smallest value where values may be negative (z-scores).
+    Values beyond 100,000 times the median (of those above zero) are left out of that mean, and values beyond 100,000
+    times the mean count as missing.
 
     Attributes:
         kind: ``"relative"``, ``"log"`` or ``"linear"``.
-        mean: float64 (K,), of f(x) over the training slots and cells; for "relative" the shift.
-        std: float64 (K,), likewise, and 1 for a constant service; for "relative" the unit.
+        mean: float64 (K,), mean of f(x) over the training slots and cells; for "relative" the shift.
+        std: float64 (K,), deviation of f(x), and 1 for a constant service; for "relative" the unit.
 
     Example:
         >>> import numpy as np
@@ -68,8 +68,8 @@ class Scaler:
                 values is negative, and "log" elsewhere.
 
         Raises:
-            DataError: no slots, slots outside the series, or, but for "relative", a service with no value at all among
-                them.
+            DataError: there are no slots, slots lie outside the series, or a service has no value at all in them
+                (except for "relative").
         """
         if len(steps) == 0 or steps[0] < 0 or steps[-1] >= dataset.num_steps:
             raise DataError(f"cannot fit a scaler to slots {steps} of a series of {dataset.num_steps} slots")
@@ -111,7 +111,7 @@ class Scaler:
         """Scale raw values, services along `axis`; float32, NaN stays NaN.
 
         Raises:
-            DataError: a negative value on the "log" scale, or another number of services.
+            DataError: a value is negative on the "log" scale, or the number of services differs.
         """
         x = np.asarray(x)
         mean, std = self._shaped(x, axis)
@@ -135,7 +135,7 @@ class Scaler:
         return scaled
 
     def inverse(self, z: Any, axis: int) -> np.ndarray:
-        """Return scaled values to raw units, services along `axis`; float32.
+        """Convert scaled values back to raw units, services along `axis`; float32.
 
         On the log scale results below zero, which only a forecast can have, become 0: activity is never negative.
         """
@@ -155,7 +155,7 @@ class Scaler:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Scaler:
-        """Restore from `to_dict`.
+        """Restore a scaler from `to_dict`.
 
         Raises:
             DataError: a key is missing or a value does not fit.
@@ -178,12 +178,12 @@ class Scaler:
 
 
 def _inside(activity: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The cells inside the city, (t, K, C); a view where all are, of which no copy is made."""
+    """Return the cells inside the city, (t, K, C); a view, without a copy, if all cells are inside."""
     return activity.reshape(*activity.shape[:2], -1) if mask.all() else activity[:, :, mask]
 
 
 def _beyond(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """The size from which values (t, K, C) of a service are none, (K,); infinite where all are zero or missing."""
+    """Return the magnitude above which values (t, K, C) do not count, (K,); infinite where all are zero or missing."""
     every = max(sum(block[:, 0].size for block in blocks) // _SAMPLE, 1)
     limits = []
     for service in range(blocks[0].shape[1]):
@@ -194,7 +194,7 @@ def _beyond(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _largest(block: np.ndarray) -> np.ndarray:
-    """The largest size of a value of each service, (K,); NaN where there is none."""
+    """Return the largest magnitude of each service, (K,); NaN where there is no value."""
     extremes = np.fmax.reduce(block, axis=(0, 2)), -np.fmin.reduce(block, axis=(0, 2))
     largest: np.ndarray = np.fmax(*extremes)
     return largest

@@ -13,10 +13,10 @@ class Split:
     """Slots of training, then validation, then test.
 
     Attributes:
-        train: slots 0 up to the validation.
-        validation: slots up to the test.
-        test: the last slots.
-        note: says in words when the customary days were shrunk; empty otherwise.
+        train: slots from 0 to the validation.
+        validation: slots from the training to the test.
+        test: last slots.
+        note: message where the usual days were shortened; empty otherwise.
     """
 
     train: range
@@ -28,7 +28,7 @@ class Split:
         """Keep only the first `days` days of training (the low-data protocol); validation and test stay.
 
         Raises:
-            DataError: fewer than one day, or more than the training part has.
+            DataError: `days` is below one, or more than the training part has.
 
         Example:
             >>> chronological_split(23 * 24, 24).first_days(4, 24).train
@@ -52,16 +52,16 @@ def chronological_split(num_steps: int, steps_per_day: int, *, test_days: int = 
     """Split a series: the last days test, the days before them validation, the rest training.
 
     Test and validation take min(days, floor(total_days / 3)) whole days each. Series below three days are cut into
-    thirds of their slots. `Split.note` says so whenever the customary days were shrunk.
+    thirds of their slots. `Split.note` says so whenever the usual days were shortened.
 
     Args:
-        num_steps: slots in the series.
-        steps_per_day: slots in 24 hours.
-        test_days: customary length of the test.
-        validation_days: customary length of the validation.
+        num_steps: number of slots in the series.
+        steps_per_day: number of slots in 24 hours.
+        test_days: usual length of the test.
+        validation_days: usual length of the validation.
 
     Raises:
-        DataError: fewer than three slots, or days that are not positive.
+        DataError: there are fewer than three slots, or a number of days is not positive.
 
     Example:
         >>> split = chronological_split(23 * 24, 24)

@@ -19,21 +19,21 @@ class StreamedWindows(WindowSource):
     """A fixed number of samples of each of many cities, read when they are needed.
 
     Sample j is number ``j % per_city`` of those drawn from city ``j // per_city``; the draw depends on (seed, city)
-    alone, so a weight can be kept for every sample, or tied for all of a city. Each city has a scaler of its own,
-    fitted to all its slots. No more than `keep` cities are in memory.
+    alone, so each sample can keep a weight of its own, or all samples of a city can share one. Each city has a scaler
+    of its own, fitted to all its slots. At most one city more than `keep` is in memory.
 
     Args:
-        cities: anything indexable that gives data sets, such as `CityShards`.
+        cities: indexable collection of data sets, such as `CityShards`.
         spec: the window.
-        per_city: samples of each city.
-        seed: of the draw.
-        scaler_kind: as in `Scaler.fit`.
-        keep: cities kept in memory, and mixed in one batch by `batches`.
-        context_days: days that the memory of each city's windows may know, one city after the other and again from the
-            start; None takes the spec's.
-        origins_per_city: origins that the samples of a city share; None draws from all of them. Few make a city's
-            windows quicker to prepare.
-        redraw: draw other samples of every city in each epoch of `batches`; `batch` gives those of the last one.
+        per_city: number of samples drawn from each city.
+        seed: seed of the draw.
+        scaler_kind: kind of scaler, as in `Scaler.fit`.
+        keep: number of cities kept in memory, and of cities whose samples `batches` shuffles together.
+        context_days: context days of the cities' windows, in turn and from the start again; None takes the spec's.
+        origins_per_city: number of origins that the samples of a city share; None draws from all of them. With few
+            origins a city's windows are quicker to prepare.
+        redraw: whether each epoch of `batches` draws other samples of every city; `batch` gives those of the last
+            epoch.
 
     Raises:
         ConfigError: a number is below 1, or a city has fewer windows than `per_city` (raised when it is read).
@@ -49,7 +49,7 @@ class StreamedWindows(WindowSource):
         24
     """
 
-    parts: tuple[Windows, ...] = ()  # no city is in memory for good
+    parts: tuple[Windows, ...] = ()  # no city stays in memory
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class StreamedWindows(WindowSource):
         return len(self.cities) * self.per_city
 
     def city_of(self, indices: Indices) -> np.ndarray:
-        """Which city each sample is from, int64 (B,)."""
+        """Return the number of the city that each sample is from, int64 (B,)."""
         return np.asarray(indices, dtype=np.int64).reshape(-1) // self.per_city
 
     def batch(self, indices: Indices) -> Batch:
@@ -98,14 +98,14 @@ class StreamedWindows(WindowSource):
         return ConcatWindows(parts).batch(numbers)._replace(index=torch.from_numpy(index))
 
     def share(self, numbers: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-        """Return the places of the samples of the cities rank, rank + world_size, ...: a process reads no others."""
+        """Return the positions of the samples from cities rank, rank + world_size, ...: a process reads no others."""
         return np.flatnonzero(self.city_of(numbers) % world_size == rank)
 
     def order(self, batch_size: int, *, seed: int, epoch: int, limit: int | None = None) -> Iterator[np.ndarray]:
-        """Go once through the samples, `keep` cities at a time; the order depends on (seed, epoch) alone.
+        """Yield the sample numbers of an epoch's batches, `keep` cities at a time.
 
-        Cities come in a shuffled order, and the samples of `keep` neighbours in it are shuffled together, so that every
-        city is read once an epoch.
+        The order depends on (seed, epoch) alone. Cities come in shuffled order, and the samples of `keep` consecutive
+        cities are shuffled together, so every city is read once an epoch.
         """
         check_sizes(batch_size, limit)
         if self.redraw and self._draw != epoch:
@@ -143,10 +143,10 @@ class StreamedWindows(WindowSource):
         if len(windows) < self.per_city:
             raise ConfigError(
                 f"{city.name} has {len(windows)} windows, fewer than per_city = {self.per_city}; "
-                "take fewer a city, or simulate larger or longer cities"
+                "lower per_city, or simulate larger or longer cities"
             )
         drawn = np.random.default_rng(key).choice(len(windows), size=self.per_city, replace=False)
         self._kept[number] = windows, np.sort(drawn)
-        if len(self._kept) > self.keep + 1:  # a batch may touch the last city of the group before
+        if len(self._kept) > self.keep + 1:  # a batch may touch the last city of the previous group
             self._kept.popitem(last=False)
         return self._kept[number]

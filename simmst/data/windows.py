@@ -1,4 +1,4 @@
-"""Windows over a data set: the past of a cell and its neighbours, and the steps to forecast."""
+"""Windows over a data set: the history of a cell and its neighbours, and the slots to forecast."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from simmst.foundation.bounds import at_most
 from simmst.foundation.memory import MAX_CONTEXT_DAYS
 from simmst.foundation.scalars import python_scalars
 
-_MOST_SLOTS = 1_000_000  # of a window, either way: a year of slots of a minute has half of them
+_MOST_SLOTS = 1_000_000  # of a window, backward or forward: a year of one-minute slots has about half as many
 
 _CHUNK = 512  # slots scaled at a time, so that the copies stay small
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Which slots and cells a sample sees, and how many it is to forecast.
+    """The slots and cells that a sample sees, and the number of slots to forecast.
 
     Attributes:
         horizon: T_out, number of target slots.
         offsets: input slots relative to the first target slot, ascending, all negative; T_in of them.
         neighbourhood: n, odd; inputs are the n x n cells around the target cell.
         memory_days: L, days before the origin whose slots are in a sample's `Memory`, masked where the series does not
-            reach; 0 leaves the memory out.
+            reach back that far; 0 leaves the memory out.
 
     Raises:
         ConfigError: a value is out of range.
@@ -78,9 +78,10 @@ class WindowSpec:
         neighbourhood: int = 5,
         memory_days: int = 0,
     ) -> WindowSpec:
-        """The last `recent` slots, and the target's slots of `daily` previous days and `weekly` previous weeks.
+        """Build a window from the last `recent` slots and the target's slots on previous days and weeks.
 
-        Periods that would reach into the target itself (a day back at a horizon beyond a day) are left out.
+        The window has the target's slots of `daily` previous days and `weekly` previous weeks. Slots that would lie in
+        the target itself (a day back at a horizon beyond a day) are left out.
         """
         if recent < 0 or daily < 0 or weekly < 0 or steps_per_day < 1:
             raise ConfigError(
@@ -100,32 +101,31 @@ class WindowSpec:
 
     @property
     def reach(self) -> int:
-        """How many slots before the first target slot the inputs begin."""
+        """Number of slots from the first input slot to the first target slot."""
         return -self.offsets[0]
 
     @property
     def least_past(self) -> int:
-        """How many slots the series needs before the first target slot: one where a memory masks what is missing."""
+        """Number of slots that the series needs before the first target slot; 1 with a memory, which masks the rest."""
         return 1 if self.memory_days else self.reach
 
 
 class Windows(WindowSource):
     """Samples of one data set: every origin with every cell inside the city.
 
-    An origin is the index of the first target slot. It is taken when its whole target lies in `steps` and its inputs
-    lie in the series; they may reach back before ``steps.start``. Windows with a memory take every origin that has a
-    slot before it: inputs before the series are NaN. `steps` may run past the end of the series (a
-    forecast): targets there are NaN, and the calendar is carried on. Sample i is
-    ``(origins[i // num_cells], cells[i % num_cells])``.
+    An origin is the index of the first target slot. It is used if its whole target lies in `steps` and its inputs lie
+    in the series; the inputs may begin before ``steps.start``. Windows with a memory use every origin that has a slot
+    before it, with NaN for inputs before the series. `steps` may run past the end of the series (a forecast): targets
+    there are NaN, and the calendar continues. Sample i is ``(origins[i // num_cells], cells[i % num_cells])``.
 
     Args:
         dataset: the traffic.
         spec: the window.
         scaler: fitted on training slots.
         steps: consecutive slots that may be targets.
-        context_days: days of the series before an origin that its samples may know, inputs and memory alike; at least 1
-            where there is a memory; None takes ``spec.memory_days``.
-        draw_origins: (number, seed): only that many origins, drawn without repeats; None takes every one.
+        context_days: days of the series before an origin that its samples may know, in inputs and memory alike; at
+            least 1 if there is a memory; None takes ``spec.memory_days``.
+        draw_origins: (number, seed) of a draw of origins without repeats; None takes every origin.
 
     Attributes:
         origins: int64 (O,).
@@ -175,7 +175,7 @@ class Windows(WindowSource):
             raise ConfigError(f"context_days is {context}; the windows have a memory of {spec.memory_days} days")
         self._context = context * dataset.steps_per_day
         reach = max(spec.reach, self._context)
-        # Windows with a memory may reach back before the series, where nothing is known.
+        # Windows with a memory may begin before the series, where nothing is known.
         self._first = min(max(int(self.origins[0]) - reach, 0), int(self.origins[0]) - spec.reach)
         self._last = int(self.origins[-1]) + spec.horizon
         start = dataset.time[0].astype(np.int64) + self._first * dataset.step_minutes * 60
@@ -205,7 +205,7 @@ class Windows(WindowSource):
 
     @property
     def parts(self) -> tuple[Windows]:
-        """The windows of its one city: itself."""
+        """The windows of each city: only these."""
         return (self,)
 
     def batch(self, indices: Indices) -> Batch:
@@ -237,7 +237,7 @@ class Windows(WindowSource):
         return Batch(*map(torch.from_numpy, map(np.ascontiguousarray, arrays)))
 
     def _recall(self, origin: np.ndarray, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The memory of samples, or nothing where the windows have none."""
+        """Return the memory of samples; an empty tuple where the windows have none."""
         if self._memory is None:
             return ()
         n, p = self.spec.neighbourhood, self.spec.neighbourhood // 2
@@ -246,14 +246,14 @@ class Windows(WindowSource):
             patch = (row[:, None, None] + around[:, None], col[:, None, None] + around)
             return self._memory.gather(origin - self._first, (row + p, col + p), patch)
         recalled = list(self._memory.gather(origin - self._first, (col,), (col[:, None, None],)))
-        for place in (2, 4, 5):  # usual, level and spread know no neighbours
+        for place in (2, 4, 5):  # usual, level and spread: no values for the neighbours
             alone = np.full((*recalled[place].shape[:-2], n, n), np.nan, dtype=np.float32)
             alone[..., p, p] = recalled[place][..., 0, 0]
             recalled[place] = alone
         return tuple(recalled)
 
     def raw_target(self, indices: Indices) -> np.ndarray:
-        """Targets in raw units, float32 (B, T_out, K); NaN = missing or beyond the end of the series."""
+        """Return targets in raw units, float32 (B, T_out, K); NaN = missing or beyond the end of the series."""
         origin, row, col = self._locate(as_index(indices, len(self)))
         ahead = origin[:, None] + self._ahead
         inside = ahead < self.dataset.num_steps
@@ -279,7 +279,7 @@ class Windows(WindowSource):
         return padded[:, :, 0] if points else padded
 
     def _views(self) -> tuple[np.ndarray | None, np.ndarray]:
-        """Neighbourhoods as strided views: values (t, K, H, W, n, n) and mask (H, W, n, n)."""
+        """Return neighbourhoods as strided views: values (t, K, H, W, n, n) and mask (H, W, n, n)."""
         if self.dataset.geometry == "points":
             return None, self.dataset.mask
         n, p = self.spec.neighbourhood, self.spec.neighbourhood // 2
@@ -289,11 +289,11 @@ class Windows(WindowSource):
 
 
 class CityWindows(WindowSource, Protocol):
-    """Windows whose cities are known: those of one city, or of many, numbered city after city."""
+    """Windows of one city or of many, numbered city after city."""
 
     @property
     def parts(self) -> Sequence[Windows]:
-        """The windows of each city in memory; none where the cities are streamed."""
+        """The windows of each city in memory; empty where the cities are streamed."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -331,7 +331,7 @@ class ConcatWindows(WindowSource):
         return int(self._starts[-1])
 
     def part_of(self, indices: Indices) -> np.ndarray:
-        """Which part each sample belongs to, int64 (B,)."""
+        """Return the part that each sample belongs to, int64 (B,)."""
         index = as_index(indices, len(self))
         return np.searchsorted(self._starts, index, side="right").astype(np.int64) - 1
 
@@ -340,7 +340,7 @@ class ConcatWindows(WindowSource):
         return gather_from(self.parts, as_index(indices, len(self)))
 
     def raw_target(self, indices: Indices) -> np.ndarray:
-        """Targets in raw units, float32 (B, T_out, K)."""
+        """Return targets in raw units, float32 (B, T_out, K)."""
         index = as_index(indices, len(self))
         which = self.part_of(index)
         target = np.empty((len(index), self.spec.horizon, self.parts[0].dataset.num_services), dtype=np.float32)

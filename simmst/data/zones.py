@@ -1,4 +1,4 @@
-"""Which country a time zone belongs to, and which zone a table's times are in."""
+"""The country of a time zone, and the time zone of a table's times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNIVERSAL = ("UTC", "Etc/UTC", "Etc/GMT", "GMT", "Zulu", "Universal", "Greenwich
 
 
 def checked_country(country: str | None, timezone: str) -> str | None:
-    """Return the country whose public holidays count: the one given, or with ``"auto"`` that of the time zone, if any.
+    """Return the country whose public holidays count: the given one, or with ``"auto"`` that of the time zone, if any.
 
     Example:
         >>> checked_country("auto", "Asia/Tokyo"), checked_country("auto", "UTC"), checked_country("FR", "UTC")
@@ -29,7 +29,7 @@ def checked_country(country: str | None, timezone: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _countries() -> dict[str, str]:
-    """ISO codes by time zone, of the countries whose public holidays are known; from the list of the zone tables."""
+    """Return ISO codes by time zone, of countries whose public holidays are known, from the zone tables."""
     found = {}
     for line in _zone_table().splitlines():
         if line and not line.startswith("#"):
@@ -37,7 +37,7 @@ def _countries() -> dict[str, str]:
             found[name] = code
     try:
         import holidays
-    except ModuleNotFoundError:  # the calendar tells what is missing, where holidays are asked for
+    except ModuleNotFoundError:  # the calendar names the missing package where holidays are needed
         return found
     known = holidays.list_supported_countries()
     return {name: code for name, code in found.items() if code in known}
@@ -49,19 +49,19 @@ def _zone_table() -> str:
             return (Path(folder) / "zone.tab").read_text(encoding="utf-8")
     try:
         return (resources.files("tzdata") / "zoneinfo" / "zone.tab").read_text(encoding="utf-8")
-    except (ModuleNotFoundError, FileNotFoundError):  # no list: Italy alone, where the official data comes from
+    except (ModuleNotFoundError, FileNotFoundError):  # no list: only Italy, where the official data comes from
         return "IT\t+4154+01229\tEurope/Rome\n"
 
 
 def zone_of_offsets(utc: np.ndarray, offsets: np.ndarray) -> str:
-    """Return the time zone of times that carry offsets to UTC and no zone: Rome's where they are its own.
+    """Return the time zone of times that carry offsets from UTC and no zone: Rome's if the offsets are those of Rome.
 
     Args:
         utc: epoch seconds, int64 (n,).
         offsets: seconds east of UTC, int64 (n,).
 
     Raises:
-        DataError: the offsets are of no zone that can be known; the message asks for it.
+        DataError: the offsets do not determine a zone; the message asks for it.
 
     Example:
         >>> [zone_of_offsets(np.array([1_383_260_400]), np.array([hours * 3600])) for hours in (1, 9)]
@@ -75,10 +75,11 @@ def zone_of_offsets(utc: np.ndarray, offsets: np.ndarray) -> str:
         return DEFAULT_ZONE
     if len(distinct) == 1 and distinct[0] % 3600 == 0:
         hours = int(distinct[0] // 3600)
-        return f"Etc/GMT{-hours:+d}"  # the sign of these names is the other way round
+        return f"Etc/GMT{-hours:+d}"  # these names have the opposite sign
     shown = " and ".join(f"{seconds / 3600:+g} h" for seconds in distinct[:3])
     raise DataError(
-        f"the times carry offsets to UTC of {shown}, which tell no time zone; give timezone, such as 'Europe/London'"
+        f"the times carry offsets from UTC of {shown}, which do not determine a time zone; give timezone, such as "
+        "'Europe/London'"
     )
 
 

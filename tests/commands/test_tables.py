@@ -45,7 +45,7 @@ def test_an_export_is_forecast_in_its_own_form(counters, capsys):
             [],
             r"give dayfirst=True or .* \(here: --table\.dayfirst, --table\.time_format\)",
         ),
-        (["--table.time_format", "%Y"], "it has not the form '%Y'"),
+        (["--table.time_format", "%Y"], "it does not have the form '%Y'"),
         (
             ["--table.dayfirst", "true", "--table.id_col", "Cell"],
             "no column 'Cell'; did you mean 'Cell Name'",

@@ -80,7 +80,7 @@ def test_what_is_no_shard(tmp_path):
         CityShards(tmp_path)
     path = tmp_path / "cities-00000.parquet"
     pyarrow.parquet.write_table(pa.table({"activity": [1.0]}), path)
-    with pytest.raises(DataError, match=r"cities-00000\.parquet is no shard of simulated cities"):
+    with pytest.raises(DataError, match=r"cities-00000\.parquet is not a shard of simulated cities"):
         CityShards(tmp_path)
     path.write_text("not Parquet at all")
     with pytest.raises(DataError, match="cannot be read as Parquet"):

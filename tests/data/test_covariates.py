@@ -96,7 +96,7 @@ def test_they_go_where_the_data_set_goes(tmp_path):
     with np.load(tmp_path / "city.npz") as arrays:
         damaged = {name: array for name, array in arrays.items() if name != "covariates"}
     np.savez(tmp_path / "damaged.npz", **damaged)
-    with pytest.raises(DataError, match=r"damaged\.npz has no covariates; write it anew"):
+    with pytest.raises(DataError, match=r"damaged\.npz has no covariates; write it again"):
         load(tmp_path / "damaged.npz")
 
 

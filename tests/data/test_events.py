@@ -33,7 +33,7 @@ def test_holidays_of_a_part_of_a_country():
 def test_days_are_checked():
     assert checked_days("2013-12-07") == ("2013-12-07",)
     assert checked_days([datetime.datetime(2013, 12, 7, 9), np.datetime64("2013-12-07")]) == ("2013-12-07",)
-    with pytest.raises(DataError, match="event '7 December' is no day; write it as 2013-12-07"):
+    with pytest.raises(DataError, match="event '7 December' is not a day; write it as 2013-12-07"):
         checked_days(["7 December"])
 
 

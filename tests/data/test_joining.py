@@ -53,7 +53,7 @@ def test_some_cells_and_services():
         (city(-3, 12), "before traffic does"),
         (city(24.5, 3), "off the slots of traffic"),
         (city(24, 3, services=["call", "video"]), "have service 'video'; traffic has call, sms"),
-        (city(24, 3, cell_id=[[0, 1], [2, 9]]), "have cell 9, which traffic has not"),
+        (city(24, 3, cell_id=[[0, 1], [2, 9]]), "have cell 9, which traffic does not have"),
         (city(10_000_000, 3), "check that time"),
     ],
 )

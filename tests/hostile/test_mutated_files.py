@@ -432,13 +432,13 @@ def test_files_that_unfold_to_gigabytes(tmp_path):
         np.lib.format.write_array_header_1_0(file, head)
         for _ in range(MOST_BYTES // (64 << 20) + 1):
             file.write(bytes(64 << 20))
-    with pytest.raises(DataError, match=r"bomb\.npz unfolds to [\d,]+ bytes, at most"):
+    with pytest.raises(DataError, match=r"bomb\.npz unpacks to [\d,]+ bytes, at most"):
         TrafficDataset.from_npz(tmp_path / "bomb.npz")
     path = tmp_path / "sms-call-internet-mi-2013-11-01.txt.gz"
     with gzip.open(path, "wb", compresslevel=1) as packed:
         for _ in range(3):
             packed.write(bytes(64 << 20))
-    with pytest.raises(DataError, match="unfolds to more than 100 times its size"):
+    with pytest.raises(DataError, match="unpacks to more than 100 times its size"):
         load(path)
 
 

@@ -83,7 +83,7 @@ def test_prepare_refuses_in_one_line(folder, capsys):
     (folder / NAMES[1]).write_text(text(1) + "1\t1383\t39\tx\n")
     assert f"{NAMES[1]}:433: sms_in 'x'" in failing(capsys, "prepare", "text")
     np.savez("milan.npz", a=np.ones(1))
-    assert "no cache of daily files" in failing(capsys, "prepare", "text")
+    assert "not a cache of daily files" in failing(capsys, "prepare", "text")
 
 
 KILLED = """

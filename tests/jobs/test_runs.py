@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_in_the_folder(file, trained, tmp_path):
         ("cut.npz", None, r"cut\.npz is not a readable \.npz file"),
         ("empty.npz", b"", r"empty\.npz is not a readable"),
         ("a.csv", b"", r"a\.csv has no rows below a first line"),
-        ("a.csv", b"\xff\xfe\x00", r"a\.csv is no text .*write it as UTF-8"),
+        ("a.csv", b"\xff\xfe\x00", r"a\.csv is not text .*write it as UTF-8"),
         (
             "a.csv",
             b"unique_id,ds,y\nA,2013-11-01 00:00,1\nA,2013-11-01 01:00,x\n",

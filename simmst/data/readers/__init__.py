@@ -1,1 +1,1 @@
-"""Readers: one file a format, each returning the attributes of a `TrafficDataset`, which hands over to them."""
+"""Readers of file formats, one module for each, which return the attributes of a `TrafficDataset`."""

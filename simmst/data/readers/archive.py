@@ -1,4 +1,4 @@
-"""The arrays of .npz files, whatever they mean, and one kind of error for all that can be wrong with such a file."""
+"""The arrays of .npz files, with one kind of error for everything that can be wrong with such a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from simmst.errors import DataError
 
-# That the arrays of a file may take in memory: a city of 100 x 100 cells for two months takes 1.1 GB.
+# Most bytes of memory that the arrays of a file may take: a city of 100 x 100 cells for two months takes 1.1 GB.
 MOST_BYTES = 3 << 29
 
-# What numpy raises for damaged files, depending on where the damage is, and for a lone array under the name .npz.
+# The errors that numpy raises for damaged files, depending on the damage, and for a lone array named .npz.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -43,14 +43,14 @@ def read_archive(path: Path, *wanted: str) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not a readable .npz file (no zip archive); it may be cut short: fetch it again")
     try:
-        # numpy leaves a file open that it opened itself and cannot read
+        # numpy leaves a file open if it opened the file itself and cannot read it
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             keys = [key for key in file.files if not wanted or key in wanted]
             total = sum(file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy").file_size for key in keys)
             if total > MOST_BYTES:
                 raise DataError(
-                    f"{path} unfolds to {total:,} bytes, at most {MOST_BYTES:,} are read; leave out arrays that are no "
-                    "traffic, or build the data set with TrafficDataset.from_arrays"
+                    f"{path} unpacks to {total:,} bytes, at most {MOST_BYTES:,} are read; leave out arrays that are "
+                    "not traffic, or build the data set with TrafficDataset.from_arrays"
                 )
             return {key: file[key] for key in keys}
     except DataError:
@@ -63,7 +63,7 @@ def check_values(path: Path, key: str, array: np.ndarray) -> None:
     """Check that the activity of a file is finite and not negative, or NaN.
 
     Raises:
-        DataError: naming file, array, place and value.
+        DataError: a value does not fit; the message names file, array, place and value.
     """
     with np.errstate(over="ignore"):
         wrong = np.isinf(array.astype(np.float32)) | (array < 0)
@@ -78,7 +78,7 @@ def check_numbers(path: Path, key: str, array: np.ndarray, shape: str) -> None:
     """Check that an array of a file holds numbers, has as many axes as `shape` names, and is not empty.
 
     Raises:
-        DataError: naming file, array, dtype and shape.
+        DataError: the array does not fit; the message names file, array, dtype and shape.
     """
     if array.dtype.kind not in "iuf" or array.ndim != len(shape.strip("()").rstrip(",").split(",")) or not array.size:
         raise DataError(f"{path}: {key} is {array.dtype} {array.shape}; wanted numbers {shape}")

@@ -1,4 +1,4 @@
-"""The attributes of a data set from arrays in memory, which all readers end in."""
+"""The attributes of a data set from arrays in memory; all readers end here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simmst.data.calendar import check_time_axis, checked_days
 from simmst.data.zones import AUTO, checked_country
 from simmst.errors import DataError
 
-# The attributes that files write as text.
+# The attributes that files store as text.
 DESCRIPTION = ("services", "geometry", "timezone", "country", "unit", "name", "surrogate", "cell_size_m")
 _SHAPES = "(T,), (T, K), (T, H, W) with one service, or (T, K, H, W)"
 
@@ -34,26 +34,27 @@ def read_arrays(
     cell_name: Any = None,
     events: Iterable[Any] = (),
 ) -> dict[str, Any]:
-    """Bring arrays to the attributes of a data set, by name.
+    """Turn arrays into the attributes of a data set, by name.
 
     Args:
-        activity: numbers (T,) one place and service, (T, K) one place, (T, H, W) one service, or (T, K, H, W); NaN is
-            missing. Negative values are errors unless ``unit="z-score"``.
-        time: (T,) slot starts: datetime64 or a pandas index without time zone (both UTC), a pandas index with one, or
+        activity: numbers (T,) for one place and service, (T, K) for one place, (T, H, W) for one service, or (T, K, H,
+            W); NaN is missing. Negative values are errors unless ``unit="z-score"``.
+        time: slot starts (T,): datetime64 or a pandas index without time zone (both UTC), a pandas index with one, or
             whole epoch seconds.
-        services: K names; may be left out for one service, which is then called ``"traffic"``.
+        services: K names; None for one service, which is then called ``"traffic"``.
         mask: bool (H, W), True inside the city; all by default.
-        cell_id: int (H, W); numbered row by row by default, -1 outside.
+        cell_id: int (H, W), -1 outside; numbered row by row by default.
         geometry: ``"grid"`` or ``"points"``; by default "points" for (T,) and (T, K), else "grid".
-        timezone: IANA name of the local time.
-        country: ISO code whose public holidays count, None for none, or "auto" for that of the time zone.
+        timezone: IANA name of the local time zone.
+        country: ISO code of the country whose public holidays count, None for none, or "auto" for that of the time
+            zone.
         unit: unit of the activity.
         name: a short name.
         surrogate: True for simulated data that stands in for a real city.
         cell_size_m: edge of a cell in metres.
-        lonlat: (H, W, 2).
-        cell_name: text or numbers (H, W).
-        events: local days that are as a public holiday, dates or text such as ``"2013-12-07"``.
+        lonlat: longitude and latitude of the cells' centres, (H, W, 2).
+        cell_name: names of the cells, text or numbers (H, W).
+        events: local days that count as public holidays, dates or text such as ``"2013-12-07"``.
 
     Raises:
         DataError: a shape, a time or a value does not fit; the message names it.
@@ -92,10 +93,10 @@ def read_arrays(
 
 
 def as_time(time: Any) -> np.ndarray:
-    """Convert slot starts to datetime64[s] UTC and check that they are even.
+    """Convert slot starts to datetime64[s] UTC and check that they are evenly spaced.
 
     Raises:
-        DataError: naming the index and value that does not fit.
+        DataError: a time does not fit; the message names its index and value.
     """
     if getattr(time, "tz", None) is not None:
         time = time.tz_convert("UTC").tz_localize(None)
@@ -127,7 +128,7 @@ def as_time(time: Any) -> np.ndarray:
 
 
 def _as_activity(activity: Any, services: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str], str]:
-    """Bring activity to float32 (T, K, H, W); also give the service names and the geometry its rank suggests."""
+    """Return activity as float32 (T, K, H, W), the service names, and the geometry that its rank suggests."""
     raw = np.asarray(activity)
     if raw.dtype.kind not in "iufb":
         raise DataError(f"activity must be numbers, got dtype {raw.dtype}")

@@ -1,4 +1,4 @@
-"""Tables of covariates: a column of times and a column for each."""
+"""Tables of covariates: one column of times, and one column for each covariate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from simmst.errors import DataError
 
 
 def read_covariates(source: Any, timezone: str, **options: Any) -> Covariates:
-    """Read covariates from a table with a column of times and a column for each of them.
+    """Read covariates from a table with one column of times and one column for each covariate.
 
     Args:
         source: a pandas or polars data frame, or the path of a table (.csv, .tsv or .parquet, packed or not);
             covariates are returned as they are.
-        timezone: IANA name; times without a time zone are local times there.
-        **options: of `read_dataframe`, such as `time_col`, `dayfirst` and `decimal`; `target_col` chooses columns.
+        timezone: IANA name of the time zone of times that carry none.
+        **options: options of `read_dataframe`, such as `time_col`, `dayfirst` and `decimal`; `target_col` chooses
+            columns.
 
     Raises:
         DataError: the table holds no such columns; the message says what is wrong with it.

@@ -1,4 +1,4 @@
-"""Which column of a table is what: times, cells, services, activity. Names decide, and what has no role is refused."""
+"""The roles of a table's columns: times, cells, services, activity. A column without a role is refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _IDS = [
 ]
 _SERVICES = ["service", "kpi", "counter", "metric", "measure"]
 _VALUES = ["y", "value", "traffic", "activity"]
-# Columns of these names are made from the time or the place; a cell has no such name.
+# Columns with these names are derived from the time or the place; no cell is called that.
 _NO_CELLS = [
     "hour",
     "minute",
@@ -99,22 +99,22 @@ _OWN_SERVICES = {"call", "calls", "sms", "internet", "presence"}
 
 @dataclass(frozen=True)
 class FrameColumns:
-    """A table with its roles: R rows of one time each, M columns of activity.
+    """A table and the roles of its columns: R rows with one time each, and M columns of activity.
 
-    A series is told by a row's cell and service, a column's cell and service, or one of each.
+    A row or a column names the cell of a value, and a row or a column names its service.
 
     Attributes:
-        times: (R,).
-        values: R x M, as they were.
-        row_ids: the cell of each row, or None where columns tell it.
-        column_ids: the cell of each column, or None where rows tell it.
-        row_services: the service of each row, or None.
-        column_services: the service of each column, or None.
-        names: names of the roles, as `simmst.data.layout.FrameLayout` keeps them.
-        row_label: names a row for messages.
-        notes: what was taken for what, where it was not told.
-        row_parts: what tells rows of the same cell, service and slot apart that are to be summed, or None.
-        summed: whether rows and columns of the same series are summed, and empty is zero.
+        times: times of the rows, (R,).
+        values: activity, R x M, as the table holds it.
+        row_ids: cell of each row, or None where the columns name the cells.
+        column_ids: cell of each column, or None where the rows name the cells.
+        row_services: service of each row, or None.
+        column_services: service of each column, or None.
+        names: column names of the roles, as `simmst.data.layout.FrameLayout` keeps them.
+        row_label: function that names a row for messages.
+        notes: roles that were guessed, in words.
+        row_parts: what distinguishes rows of the same cell, service and slot that are to be summed, or None.
+        summed: whether rows and columns of the same series are summed, with empty fields as zero.
     """
 
     times: pandas.Series
@@ -143,7 +143,7 @@ def find_columns(
     """Find the roles of a table's columns: see `simmst.data.readers.frames.read_dataframe`.
 
     Raises:
-        DataError: a role is not found or found twice, or a column has none; the message names it and the remedy.
+        DataError: a role is not found or found twice, or a column has no role; the message names it and the remedy.
     """
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}, or None")
@@ -180,7 +180,7 @@ def find_columns(
             raise DataError(f"a long table needs a column of cells, and it has {_listed(table.columns)}; give id_col")
         return _wide(table, ds, rest, targets, service, layout, names, label, notes)
     if layout == "cells":
-        raise DataError(f"layout 'cells' has one column a cell, and {identifier!r} holds cells; leave layout out")
+        raise DataError(f"layout 'cells' has one column per cell, and {identifier!r} holds cells; leave layout out")
     values, target, more = _value_columns(table, rest, targets, identifier, layout)
     notes = [*notes, *more]
     if (identifier, time_name) != ("unique_id", "ds"):
@@ -200,7 +200,7 @@ def find_columns(
 
 
 def plain_name(name: object) -> str:
-    """A column's name without case, spaces and signs.
+    """Return a column's name in lower case, without anything but letters and digits.
 
     Example:
         >>> plain_name("Cell_ID"), plain_name("PERIOD START TIME")
@@ -210,20 +210,20 @@ def plain_name(name: object) -> str:
 
 
 def is_identifier(name: object) -> bool:
-    """Whether a column has one of the usual names of cells' identifiers."""
+    """Return whether a column has one of the usual names for cells' identifiers."""
     return plain_name(name) in _IDS
 
 
 def row_label(table: pandas.DataFrame) -> Callable[[int], str]:
-    """Return what names a row for messages: its line in a file, or its number."""
-    if table.index.name == "line":  # as the reader of CSV files leaves it
+    """Return a function that names a row for messages: by its line in a file, or by its number."""
+    if table.index.name == "line":  # set by the reader of CSV files
         lines = table.index.to_numpy()
         return lambda row: lines[row] if isinstance(lines[row], str) else f"line {lines[row]}"
     return "row {}".format
 
 
 def _without_leftovers(table: pandas.DataFrame, told: set[Any]) -> tuple[pandas.DataFrame, list[str]]:
-    """Leave out the index that a CSV file has kept and the empty column of a comma at the ends of lines."""
+    """Drop an index that a CSV file has kept, and the empty column that a comma at the ends of lines makes."""
     notes = []
     for name in list(table.columns):
         unnamed = re.fullmatch(r"|Unnamed: \d+|index|level_0", str(name).strip()) is not None
@@ -251,7 +251,7 @@ def _counts_rows(column: pandas.Series) -> bool:
 def _one_of(
     table: pandas.DataFrame, known: list[str], what: str, option: str, *, first: str, needed: bool = True
 ) -> str | None:
-    """The one column with one of the known names."""
+    """Return the only column with one of the known names."""
     if first in table.columns:
         return first
     found = [name for name in table.columns if plain_name(name) in known]
@@ -265,7 +265,7 @@ def _one_of(
 def _time_column(
     table: pandas.DataFrame, pd: Any, given: list[str], taken: set[Any]
 ) -> tuple[pandas.Series, str, list[Any]] | None:
-    """The times of the rows, their name, and the columns they come from."""
+    """Return the times of the rows, their name, and the columns they come from."""
     found = given or (["ds"] if "ds" in table.columns else [])
     if not found:
         found = [name for name in table.columns if name not in taken and plain_name(name) in _TIMES]
@@ -293,7 +293,7 @@ def _time_column(
 
 
 def _date_and_clock(table: pandas.DataFrame, day: str, clock: str, pd: Any) -> pandas.Series:
-    """One column of times from a column of days and one of clock times or hours."""
+    """Join a column of days and a column of clock times or hours into one of times."""
     days = table[day]
     if pd.api.types.is_datetime64_any_dtype(days.dtype):
         days = days.dt.strftime("%Y-%m-%d")
@@ -307,7 +307,7 @@ def _date_and_clock(table: pandas.DataFrame, day: str, clock: str, pd: Any) -> p
 def _value_columns(
     table: pandas.DataFrame, rest: list[Any], targets: list[str] | None, identifier: str, layout: str | None
 ) -> tuple[list[Any], Any, list[str]]:
-    """The columns of activity of a table with a column of cells; the one of a long table; and notes."""
+    """Return the columns of activity of a table with a column of cells, the one of a long table, and notes."""
     if targets is not None:
         others = [name for name in rest if name not in targets]
         notes = [f"left out: {_listed(others)}"] if others else []
@@ -372,11 +372,11 @@ def _wide(
 
 
 def _refuse_no_activity(table: pandas.DataFrame, name: Any) -> None:
-    """Refuse a column that has no role: no activity by its name, or by what it holds."""
+    """Refuse a column without a role: its name or its content shows that it is not activity."""
     column = table[name]
     remedy = "leave it out, or name the columns of activity with target_col"
     if plain_name(name) in _NO_CELLS or str(name).startswith("Unnamed:"):
-        raise DataError(f"column {name!r} has no role: by its name it is no activity; {remedy}")
+        raise DataError(f"column {name!r} has no role: its name shows that it is not activity; {remedy}")
     if column.dtype.kind in "iuf":
         return
     if column.dtype.kind in "bMm":
@@ -388,7 +388,7 @@ def _refuse_no_activity(table: pandas.DataFrame, name: Any) -> None:
 
 
 def _two_levels(table: pandas.DataFrame, pd: Any, label: Callable[[int], str]) -> FrameColumns:
-    """Columns with two levels (cell, service)."""
+    """Find the roles of columns with two levels (cell, service)."""
     times = [name for name in table.columns if name[0] in ("ds", table.index.name or "ds")]
     if times:
         ds = table[times[0]].reset_index(drop=True).rename("ds")
@@ -413,7 +413,7 @@ def _two_levels(table: pandas.DataFrame, pd: Any, label: Callable[[int], str]) -
 
 
 def _time_labels(table: pandas.DataFrame, identifier: str | None) -> list[Any]:
-    """The columns whose names are times: those of a table with one row a place."""
+    """Return the columns whose names are times: those of a table with one row for each place."""
     labels = [
         name for name in table.columns if name != identifier and (looks_like_time(name) or hasattr(name, "isoformat"))
     ]
@@ -423,7 +423,7 @@ def _time_labels(table: pandas.DataFrame, identifier: str | None) -> list[Any]:
 def _places(
     table: pandas.DataFrame, labels: list[Any], identifier: str | None, service: str | None, notes: list[str], pd: Any
 ) -> FrameColumns:
-    """One row a place, one column a slot."""
+    """Find the roles of a table with one row for each place and one column for each slot."""
     others = [name for name in table.columns if name not in labels and name not in (identifier, service)]
     if identifier is None and len(others) == 1:
         identifier, others = others[0], []
@@ -440,7 +440,7 @@ def _places(
         column_services=None if service is None else table[service].to_list(),
         names={"id_col": str(identifier or table.index.name or "unique_id"), "service_col": str(service or "service")},
         row_label=lambda row: f"column {labels[row]!r}",
-        notes=(*notes, "one row is taken as a place, one column as a slot"),
+        notes=(*notes, "each row is taken as a place, each column as a slot"),
     )
 
 

@@ -22,16 +22,16 @@ Where = Callable[..., str]  # (row, column[, value])
 
 
 def read_numbers(table: pandas.DataFrame, decimal: str | None, where: Where, pd: Any) -> np.ndarray:
-    """Read the numbers of columns, float64 (R, M); empty is NaN.
+    """Read the numbers of columns, float64 (R, M); empty fields are NaN.
 
     Args:
         table: columns of numbers, or of numbers as text.
-        decimal: ``"."`` or ``","``, the sign before the decimals in text; None takes the one that the values show.
-        where: names a row and column for messages, as in "row 7: y of 'a'".
-        pd: pandas.
+        decimal: decimal sign in text, ``"."`` or ``","``; None takes the one that the values show.
+        where: function that names a row and column for messages, as in "row 7: y of 'a'".
+        pd: the pandas module.
 
     Raises:
-        DataError: a value is no number, or may be read in two ways; the message names it.
+        DataError: a value is not a number, or can be read in two ways; the message names it.
     """
     if decimal not in (None, ".", ","):
         raise DataError(f"decimal is {decimal!r}; it must be '.' or ',', or None to find it")
@@ -50,7 +50,7 @@ def read_numbers(table: pandas.DataFrame, decimal: str | None, where: Where, pd:
 
 
 def _decimal(texts: dict[int, pandas.Series], where: Where) -> str:
-    """The sign before decimals that the values show."""
+    """Return the decimal sign that the values show."""
     open_place: tuple[int, int] | None = None
     shown: dict[str, tuple[int, int]] = {}
     open_text = ""
@@ -69,7 +69,7 @@ def _decimal(texts: dict[int, pandas.Series], where: Where) -> str:
                 shown.setdefault(".", (row, m))
     if len(shown) == 2:
         places = " and ".join(f"{where(*place)} {texts[place[1]].iloc[place[0]]!r}" for place in shown.values())
-        raise DataError(f"{places} disagree on the sign before decimals; bring the numbers to one form")
+        raise DataError(f"{places} disagree on the decimal sign; bring the numbers to one form")
     if shown:
         return next(iter(shown))
     if open_place is not None:
@@ -123,11 +123,11 @@ def check_activity(numbers: np.ndarray, unit: str, where: Where) -> None:
 
     Args:
         numbers: (R, M).
-        unit: of the activity.
-        where: names a row and column for messages.
+        unit: unit of the activity.
+        where: function that names a row and column for messages.
 
     Raises:
-        DataError: naming row, cell and value.
+        DataError: a value is infinite or negative; the message names row, cell and value.
     """
     with np.errstate(over="ignore"):
         infinite = np.isinf(numbers.astype(np.float32))

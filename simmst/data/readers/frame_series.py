@@ -1,4 +1,4 @@
-"""The series of a table: its cells and services, and to which of them rows and columns belong."""
+"""The series of a table: its cells and services, and the series that rows and columns belong to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from simmst.errors import DataError
 
 @dataclass(frozen=True)
 class _Keys:
-    """Distinct keys in order of appearance, and the number of each row's or each column's among them."""
+    """Distinct keys in order of appearance, and the index of each row's or each column's key among them."""
 
     keys: np.ndarray
     of_rows: np.ndarray | None
     of_columns: np.ndarray | None
 
     def at(self, row: int, column: int | None) -> Any:
-        """The key of a value; None where it takes the column to tell."""
+        """Return the key of a value; None where only the column could tell it."""
         if self.of_rows is not None:
             key = self.keys[self.of_rows[row]]
         elif self.of_columns is not None and (column is not None or len(self.keys) == 1):
@@ -30,10 +30,10 @@ class _Keys:
         return key.item() if isinstance(key, np.generic) else key
 
     def codes(self) -> np.ndarray:
-        """The numbers as (R, 1) or (1, M)."""
+        """Return the indices as (R, 1) or (1, M)."""
         if self.of_rows is not None:
             return self.of_rows[:, None]
-        assert self.of_columns is not None  # noqa: S101 - one of both
+        assert self.of_columns is not None  # noqa: S101 - one of the two is set
         return self.of_columns[None]
 
 
@@ -42,8 +42,8 @@ class FrameSeries:
     """The series of a table.
 
     Attributes:
-        columns: the table.
-        row: which series each row's time belongs to, int64 (R,).
+        columns: table with the roles of its columns.
+        row: series that each row's time belongs to, int64 (R,).
     """
 
     columns: FrameColumns
@@ -53,10 +53,10 @@ class FrameSeries:
 
     @classmethod
     def of(cls, columns: FrameColumns, service: str, pd: Any) -> FrameSeries:
-        """Find the series of a table; `service` names the one that it does not name.
+        """Find the series of a table; `service` is the name to use where the table names none.
 
         Raises:
-            DataError: an identifier is empty, or some are numbers and others text; or two columns are of one series.
+            DataError: an identifier is empty, identifiers are of several types, or two columns hold one series.
         """
         number = columns.values.shape[1]
         cell = _keys(columns.row_ids, columns.column_ids or [0] * number, columns, "unique_id", pd)
@@ -73,7 +73,7 @@ class FrameSeries:
             _, first, count = np.unique(pair, return_index=True, return_counts=True)
             if (count > 1).any():
                 where = int(first[count.argmax()])
-                raise DataError(f"cell {cell.at(0, where)!r} is there more than once; give each cell a name of its own")
+                raise DataError(f"cell {cell.at(0, where)!r} appears more than once; give each cell a name of its own")
         return cls(columns, cell, kind, row)
 
     @property
@@ -120,7 +120,7 @@ def _keys(rows: Any, columns: list[Any], table: FrameColumns, what: str, pd: Any
 
 
 def _as_array(keys: list[Any], what: str) -> np.ndarray:
-    """Keys as an array of their own type: text, whole numbers, numbers."""
+    """Return keys as an array of their own type: text, whole numbers or numbers."""
     kinds = {_kind(key) for key in keys}
     if len(kinds) > 1:
         first = keys[0]

@@ -1,4 +1,4 @@
-"""From the times of a table's rows to slots: moments, steps, and the local calendar where clocks change."""
+"""The slots of a table's rows, from their times: moments, steps, and the local calendar where clocks change."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Slots:
     """The slots of a table's rows.
 
     Attributes:
-        slot: number of each row's slot, int64 (R,); -1 for rows without a value in the hour that clocks leave out.
+        slot: number of each row's slot, int64 (R,); -1 for rows without a value in the hour that clocks skip.
         start: the first slot's start, epoch seconds.
-        step: seconds a slot.
+        step: length of a slot in seconds.
         wall_offset: see `simmst.data.layout.FrameLayout`.
     """
 
@@ -49,21 +49,21 @@ def find_slots(
     """Number the slots of a table's rows.
 
     Slots of up to an hour are moments, evenly spaced. Where local times have no offset, the order of a series' rows
-    tells apart the two hours of one name when clocks are put back. Longer slots may be those of the local calendar,
-    such as days that start at midnight all year round: they are numbered by the clock on the wall.
+    distinguishes the two hours of the same name when clocks are put back. Longer slots may be those of the local
+    calendar, such as days that start at midnight all year round: they are numbered by the wall clock.
 
     Args:
-        times: of the rows.
-        series: which series each row belongs to, int64 (R,).
+        times: times of the rows.
+        series: number of the series that each row belongs to, int64 (R,).
         empty: bool (R,), True for rows without any value.
-        name: names a row for messages.
-        who: names a row's series for messages.
-        step_minutes: length of a slot; None finds it.
+        name: function that names a row for messages.
+        who: function that names a row's series for messages.
+        step_minutes: length of a slot; None finds it from the times.
         lone_step_minutes: length of a slot that is the only one; None refuses such a table.
-        round_times: move each time to the nearest slot of the local clock.
+        round_times: whether to move each time to the nearest slot of the local clock.
 
     Raises:
-        DataError: a time is off the slots, twice in its series, out of order where order matters, or no time of
+        DataError: a time is off the slots, twice in its series, out of order where order matters, or does not exist in
             the zone.
     """
     if round_times:
@@ -79,7 +79,7 @@ def find_slots(
         if lone_step_minutes is not None:
             return _lone_slot(times, series, empty, name, who, lone_step_minutes)
         raise DataError(
-            f"the table has the one slot {shown_time(int(walls[0]))}; at least two are needed to tell how long it is"
+            f"the table has only one slot, {shown_time(int(walls[0]))}; at least two are needed to tell how long it is"
         )
     step = _DAY if len(walls) < 2 else _step(walls) if step_minutes is None else step_minutes * 60
     offset = None
@@ -91,7 +91,7 @@ def find_slots(
     known = moment != _NOT_SHOWN
     distinct = np.unique(moment[known])
     if len(distinct) < 2:
-        raise DataError(f"the table has the one slot {shown_time(int(walls[0]))}; at least two are needed")
+        raise DataError(f"the table has only one slot, {shown_time(int(walls[0]))}; at least two are needed")
     if offset is None:
         step = _step(distinct) if step_minutes is None else step_minutes * 60
     slot, rest = np.divmod(moment - distinct[0], step)
@@ -106,7 +106,7 @@ def find_slots(
 def _lone_slot(
     times: FrameTimes, series: np.ndarray, empty: np.ndarray, name: Name, who: Callable[[int], str], minutes: int
 ) -> Slots:
-    """The only slot of a table, with an empty one before it, for a series has two at least."""
+    """Return the only slot of a table, with an empty one before it, because a series has at least two."""
     walls = times.wall[:1]
     offset = None
     if minutes * 60 > _HOUR and _by_the_calendar(times, walls, minutes * 60):
@@ -118,23 +118,23 @@ def _lone_slot(
 
 
 def _step(distinct: np.ndarray) -> int:
-    """The distance of slots: the shortest one, or the usual one where the others are no multiples of the shortest."""
+    """Return the distance between slots: the shortest, or the most common if others are not multiples of it."""
     gaps, count = np.unique(np.diff(distinct), return_counts=True)
-    # One odd time makes a short gap that nothing else fits; the usual gap then shows which time is odd.
+    # One odd time makes a short gap that nothing else fits; the most common gap then shows which time is odd.
     return int(gaps[0] if not (gaps % gaps[0]).any() else gaps[count.argmax()])
 
 
 def _by_the_calendar(times: FrameTimes, walls: np.ndarray, step: int) -> bool:
-    """Whether slots are those of the local calendar: even by the clock on the wall, and no times of UTC."""
+    """Return whether slots are those of the local calendar: even on the wall clock, with times that are not in UTC."""
     if times.shown in UNIVERSAL or ((walls - walls[0]) % step).any():
         return False
     return times.shown is not None or times.utc is None or bool(((times.utc - times.utc.min()) % step).any())
 
 
 def _calendar_offset(times: FrameTimes, walls: np.ndarray) -> int:
-    """Seconds from UTC to the wall, one for all slots: standard time's where the offset changes.
+    """Return the seconds from UTC to the wall clock, the same for all slots: standard time's if the offset changes.
 
-    With that, slots start at the time of the table or an hour later on the true clock, never on the day before.
+    Slots then start at the time of the table or an hour later on the true clock, never on the day before.
     """
     if times.utc is not None:
         return int(np.min(utc_offset_seconds(times.utc.astype("datetime64[s]"), times.timezone)))
@@ -147,7 +147,7 @@ def _calendar_offset(times: FrameTimes, walls: np.ndarray) -> int:
 def _moments(
     times: FrameTimes, series: np.ndarray, empty: np.ndarray, name: Name, who: Callable[[int], str]
 ) -> np.ndarray:
-    """Epoch seconds of each row; `_NOT_SHOWN` for empty rows at times that no clock showed."""
+    """Return the epoch seconds of each row; `_NOT_SHOWN` for empty rows at times that no clock showed."""
     if times.utc is not None:
         return times.utc
     walls, place = np.unique(times.wall, return_inverse=True)
@@ -181,7 +181,7 @@ def _moments(
 
 
 def _settle_by_step(early: np.ndarray, late: np.ndarray) -> None:
-    """Where a time was shown twice and one of the two is off the slots of the other times, take the other; in place."""
+    """Settle in place a time shown twice, if only one of its two moments is on the slots of the other times."""
     once = np.unique(early[(early == late) & (early != _NOT_SHOWN)])
     if len(once) < 3:
         return
@@ -194,7 +194,7 @@ def _settle_by_step(early: np.ndarray, late: np.ndarray) -> None:
 def _in_order(
     times: FrameTimes, rows: np.ndarray, early: np.ndarray, late: np.ndarray, name: Name, who: Callable[[int], str]
 ) -> np.ndarray:
-    """The moments of one series, whose rows go forward in time, or backward."""
+    """Return the moments of one series, whose rows go forward or backward in time."""
     back = len(rows) > 1 and times.wall[rows[0]] > times.wall[rows[-1]]
     turn = slice(None, None, -1) if back else slice(None)
     found, late = early[turn].copy(), late[turn]
@@ -209,8 +209,8 @@ def _in_order(
             raise DataError(
                 f"{name(row)}: {shown_time(int(times.wall[row]))} of {who(row)} comes after "
                 f"{shown_time(int(times.wall[earlier]))}, out of order or too often; clocks are put back within these "
-                "times, where the order of rows tells the two hours of one name apart: sort the table by time as it "
-                "passed and keep each slot once, or give times with an offset to UTC"
+                "times, where only the order of rows distinguishes the two hours of the same name: sort the table in "
+                "order of time and keep each slot once, or give times with an offset from UTC"
             )
         before = int(found[i])
     return found[turn]
@@ -230,7 +230,7 @@ def _rounded(times: FrameTimes, step_minutes: int | None) -> FrameTimes:
 
 
 def _nearest_step(distinct: np.ndarray) -> int:
-    """The length of slots, in minutes that divide a day, nearest to the usual distance of times."""
+    """Return the slot length in seconds, whole minutes that divide a day, nearest to the usual distance of times."""
     gaps = np.diff(distinct)
     usual = float(np.median(gaps[gaps >= 30])) if (gaps >= 30).any() else 60.0
     return int(_EVEN_STEPS[np.abs(np.log(_EVEN_STEPS / usual)).argmin()])
@@ -251,7 +251,7 @@ def _refuse_uneven(
         )
     remedy = "check that time" if step_minutes is None else "check that time, or step_minutes"
     raise DataError(
-        f"{name(row)}: {shown} is no whole number of {step / 60:g} min slots after the first one; {remedy}; "
+        f"{name(row)}: {shown} is not a whole number of {step / 60:g} min slots after the first one; {remedy}; "
         "bring the times to one grid"
     )
 
@@ -276,6 +276,6 @@ def _refuse_twice(
     before = int(order[:-1][same][again.argmin()])
     place = "" if first == before + 1 else ", out of order"
     raise DataError(
-        f"{name(first)}: ds {shown_time(int(times.wall[first]))} of {who(first)} is there twice: {name(before)} has "
+        f"{name(first)}: ds {shown_time(int(times.wall[first]))} of {who(first)} appears twice: {name(before)} has "
         f"it too{place}; keep each slot of a series once"
     )

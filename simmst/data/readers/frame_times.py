@@ -1,4 +1,4 @@
-"""The times of a table, in whatever form they are, as moments and as the clock on the wall."""
+"""The times of a table, in any form, as moments and as wall-clock times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simmst.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
-# Seconds from 1990 to 2100; the same span in finer units lies apart, so that the unit of a number shows.
+# Seconds from 1990 to 2100. In finer units this span does not overlap, so the size of a number shows its unit.
 _EPOCH = (631_152_000, 4_102_444_800)
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _WRITE = "write it as 2013-11-01 00:00:00"
@@ -32,11 +32,11 @@ class FrameTimes:
     """The times of a table's rows.
 
     Attributes:
-        wall: seconds since 1970-01-01 00:00 on the clock of a wall in `timezone`, int64 (R,).
+        wall: wall-clock time in `timezone`, seconds since 1970-01-01 00:00, int64 (R,).
         utc: epoch seconds, int64 (R,); None for local times without offset.
         uneven: bool (R,), True where a time has a fraction of a second, which is cut off.
         timezone: IANA name of the local time.
-        shown: what the table's times are in: a time zone, "naive", or None for that of `timezone`.
+        shown: form of the table's times: a time zone, "naive", or None for `timezone`.
     """
 
     wall: np.ndarray
@@ -59,17 +59,18 @@ def read_frame_times(
 
     Args:
         times: datetimes with or without time zone, dates, text, or epoch numbers in s, ms, us or ns.
-        name: names a row for messages.
-        pd: pandas.
-        timezone: of the local time; None takes that of the times, but for UTC, and else that of Rome.
+        name: function that names a row for messages.
+        pd: the pandas module.
+        timezone: IANA name of the local time zone; None takes that of the times unless it is UTC, else that of Rome.
         dayfirst: see `simmst.data.readers.time_text.read_times`.
-        time_format: see there.
+        time_format: see the same function.
 
     Raises:
-        DataError: a time is no time, ambiguous, or of several kinds; the message names row and value.
+        DataError: a time cannot be read or is ambiguous, or times are of several kinds; the message names row and
+            value.
     """
     if timezone is not None:
-        zone(timezone)  # an unknown name is an error before anything else
+        zone(timezone)  # an unknown name is refused first
     missing = times.isna().to_numpy()
     if missing.any():
         row = int(missing.argmax())
@@ -110,7 +111,7 @@ def _aware(utc: np.ndarray, uneven: np.ndarray, timezone: str, shown: str | None
 
 
 def _of_numbers(times: pandas.Series, name: Name, timezone: str | None) -> FrameTimes:
-    """Epoch numbers, whose size tells their unit, or days written as 20131101."""
+    """Read epoch numbers, whose size shows their unit, or days written as 20131101."""
     numbers = times.to_numpy(dtype=np.float64, na_value=np.nan)
     low, high = float(np.min(numbers)), float(np.max(numbers))
     for unit, scale in _UNITS.items():
@@ -130,13 +131,13 @@ def _of_numbers(times: pandas.Series, name: Name, timezone: str | None) -> Frame
             return FrameTimes(wall, None, np.zeros(len(wall), dtype=bool), timezone or DEFAULT_ZONE, NAIVE)
     far = int(np.argmax((numbers < _EPOCH[0]) | (numbers >= _EPOCH[1])))
     raise DataError(
-        f"{name(far)}: {times.name} holds numbers such as {times.iloc[far]}, which are no epoch seconds, milliseconds, "
-        "microseconds or nanoseconds of 1990 to 2100; convert them with pandas.to_datetime and its unit"
+        f"{name(far)}: {times.name} holds numbers such as {times.iloc[far]}, which are not epoch seconds, "
+        "milliseconds, microseconds or nanoseconds of 1990 to 2100; convert them with pandas.to_datetime and its unit"
     )
 
 
 def _written_hours(numbers: np.ndarray) -> np.ndarray | None:
-    """Hours written as 2013110100, or None; they lie among the epoch seconds of 2033 and are no whole minutes."""
+    """Read hours written as 2013110100, or return None; they lie among the epoch seconds of 2033, off whole minutes."""
     distinct, place = np.unique(numbers, return_inverse=True)
     read = read_times([str(int(number)) for number in distinct])
     if any(one is None for one in read):
@@ -155,7 +156,7 @@ def _of_objects(
     dayfirst: bool | None,
     time_format: str | None,
 ) -> FrameTimes:
-    """Text, dates and datetimes as objects; each distinct one is read once."""
+    """Read text, dates and datetimes as objects, each distinct one once."""
     texts = [isinstance(value, str) for value in distinct]
     if all(texts) and time_format is None and all(value.strip().replace(".", "", 1).isdigit() for value in distinct):
         number = float if any("." in value for value in distinct) else int
@@ -177,7 +178,9 @@ def _of_objects(
         if one is None:
             row = int((codes == place).argmax())
             how = (
-                f"it has not the form {time_format!r}" if time_format is not None else f"{_WRITE}, or give time_format"
+                f"it does not have the form {time_format!r}"
+                if time_format is not None
+                else f"{_WRITE}, or give time_format"
             )
             raise DataError(f"{name(row)}: {times.name} {value!r} is not a time; {how}")
         wall, offset = one
@@ -205,7 +208,7 @@ def _of_objects(
 
 
 def _of_object(value: Any, pd: Any) -> tuple[datetime, int | None] | None:
-    """A date, datetime, Timestamp or datetime64 as its wall clock and offset; None for anything else."""
+    """Return a date, datetime, Timestamp or datetime64 as its wall clock and offset; None for anything else."""
     try:
         moment = pd.Timestamp(value) if not isinstance(value, (int, float)) else None
     except (TypeError, ValueError):
@@ -222,5 +225,5 @@ def _seconds(wall: datetime) -> int:
 
 
 def shown_time(wall: int) -> str:
-    """Write wall-clock seconds for a message."""
+    """Format wall-clock seconds for a message."""
     return str(datetime.fromtimestamp(wall, tz=timezone.utc).replace(tzinfo=None))

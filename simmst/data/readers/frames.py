@@ -1,4 +1,4 @@
-"""The attributes of a data set from data frames: long, wide, with a column a counter, or with a row a place."""
+"""The attributes of a data set from data frames: long, wide, with a column per counter, or with a row per place."""
 
 from __future__ import annotations
 
@@ -50,49 +50,51 @@ def read_dataframe(
     decimal: str | None = None,
     round_times: bool = False,
 ) -> dict[str, Any]:
-    """Bring a pandas (or polars) data frame to the attributes of a data set, by name.
+    """Turn a pandas (or polars) data frame into the attributes of a data set, by name.
 
     - Long: columns ``unique_id``, ``ds``, ``y`` and, for more than one service, ``service``.
-    - A column a service (counter): ``unique_id``, ``ds`` and a column for each; without ``unique_id`` where `layout` is
-      "services", or the columns are named call, sms, internet.
-    - A column a cell: ``ds`` as a column or the index, and the cells; or columns with two levels (unique_id, service).
-    - A row a place: an identifier, and columns whose names are times.
+    - One column for each service (counter): ``unique_id``, ``ds`` and the services; without ``unique_id`` where
+      `layout` is "services", or the columns are named call, sms, internet.
+    - One column for each cell: ``ds`` as a column or the index, and the cells; or columns with two levels (unique_id,
+      service).
+    - One row for each place: an identifier, and columns whose names are times.
     - The hourly CSV files of Milan: datetime, CellID, countrycode, smsin, smsout, callin, callout, internet.
 
-    Columns of other usual names (Time, CellID, value, ...) are known, too, and what was taken for what is kept in the
-    layout's notes; a column without a role is refused. Slots that a series lacks are NaN, between its rows as well as
+    Columns with other usual names (Time, CellID, value, ...) are recognised too, and the layout's notes say which roles
+    were guessed; a column without a role is refused. Slots that a series lacks are NaN, between its rows as well as
     before its first and after its last. Rows may come in any order.
 
     Args:
-        frame: the data.
+        frame: data frame.
         cells: unique_id -> (row, column) with row 0 south, or "milan" or "trento" for the ids of an official grid;
-            gives geometry "grid". Without it the cells are "points".
+            gives geometry "grid". None makes the cells "points".
         timezone: IANA name. Times without a time zone are local times there; others are converted. None takes the time
             zone of the times where they have one other than UTC, else Europe/Rome.
-        country: ISO code whose public holidays count, None for none, or "auto" for that of the time zone.
-        events: local days that are as a public holiday, dates or text such as ``"2013-12-07"``.
-        service: the name of the one service where the frame names none.
-        step_minutes: length of a slot; by default the shortest distance between two slots, or the usual one where
-            the others are no multiples of the shortest.
-        lone_step_minutes: length of the slot of a table that has but one, which then gets an empty one before it.
+        country: ISO code of the country whose public holidays count, None for none, or "auto" for that of the time
+            zone.
+        events: local days that count as public holidays, dates or text such as ``"2013-12-07"``.
+        service: name of the one service where the frame names none.
+        step_minutes: length of a slot; by default the shortest distance between two slots, or the most common one where
+            the others are not multiples of the shortest.
+        lone_step_minutes: length of the slot of a table that has only one; an empty slot is then put before it.
         unit: unit of the activity; negative values need ``"z-score"``.
         name: a short name.
         surrogate: True for simulated data that stands in for a real city.
         cell_size_m: edge of a cell in metres.
-        time_col: the column of times, or one of days and one of clock times.
-        id_col: the column of the cells' identifiers.
-        target_col: the column of the activity, or those of cells or services.
-        service_col: the column of the services' names.
-        layout: "long", "cells", "services" or "places", where names leave it open.
-        dayfirst: whether 01/11/2013 is in November; where it cannot be seen, it must be told.
-        time_format: the form of times as text, such as ``"%d/%m/%Y %H:%M"``.
-        decimal: ``"."`` or ``","`` in numbers as text, where they leave it open.
-        round_times: move each time to the nearest slot of the local clock, where times jitter.
+        time_col: column of times, or a column of days and a column of clock times.
+        id_col: column of the cells' identifiers.
+        target_col: column of the activity, or the columns of cells or services.
+        service_col: column of the services' names.
+        layout: "long", "cells", "services" or "places", where the names leave it open.
+        dayfirst: whether 01/11/2013 is in November; needed where no date shows it.
+        time_format: form of times as text, such as ``"%d/%m/%Y %H:%M"``.
+        decimal: decimal sign of numbers as text, ``"."`` or ``","``, where they leave it open.
+        round_times: whether to move each time to the nearest slot of the local clock, where times jitter.
 
     Raises:
-        DataError: a role is not known; a time is no time, ambiguous, twice in its series, in an hour that
-            clocks leave out, or off the grid of slots; a value is no number, infinite or negative. The message
-            names row, cell and value.
+        DataError: a role is not known; a time is invalid, ambiguous, twice in its series, in an hour that clocks skip,
+            or off the grid of slots; a value is not a number, infinite or negative. The message names row, cell and
+            value.
 
     Example:
         >>> import pandas as pd
@@ -150,7 +152,7 @@ def read_dataframe(
 
 
 def _as_pandas(frame: Any, pd: Any) -> tuple[pandas.DataFrame, str]:
-    """Bring a frame to pandas, and name its library."""
+    """Convert a frame to pandas, and return the name of its library."""
     if isinstance(frame, pd.DataFrame):
         return frame, "pandas"
     if hasattr(frame, "collect"):  # polars, lazy
@@ -162,7 +164,7 @@ def _as_pandas(frame: Any, pd: Any) -> tuple[pandas.DataFrame, str]:
 
 
 def _filled(numbers: np.ndarray, slots: Slots, series: FrameSeries, places: np.ndarray, *, summed: bool) -> np.ndarray:
-    """Activity (T, K, H, W) with every value at its place; NaN where there is none."""
+    """Return the activity (T, K, H, W) with every value at its place; NaN where there is none."""
     height, width = (places.max(axis=0) + 1).tolist()
     shape = int(slots.slot.max()) + 1, len(series.services), height, width
     there = slots.slot >= 0
@@ -183,7 +185,7 @@ def _filled(numbers: np.ndarray, slots: Slots, series: FrameSeries, places: np.n
 
 
 def _geometry(ids: np.ndarray, places: np.ndarray, cells: Cells | None, cell_size_m: float | None) -> dict[str, Any]:
-    """Mask, identifiers and places, as `read_arrays` takes them."""
+    """Return mask, identifiers and places, as `read_arrays` takes them."""
     shape = tuple((places.max(axis=0) + 1).tolist())
     at = tuple(places.T)
     mask = np.zeros(shape, dtype=bool)
@@ -192,7 +194,7 @@ def _geometry(ids: np.ndarray, places: np.ndarray, cells: Cells | None, cell_siz
     cell_id = np.full(shape, -1, dtype=np.int64)
     cell_id[at] = ids if whole else np.arange(len(ids))
     names = None
-    if ids.dtype != np.int64:  # what an int64 cannot give back as it was
+    if ids.dtype != np.int64:  # int64 would not keep these identifiers
         kept = ids.astype(np.str_) if ids.dtype.kind == "O" else ids
         names = np.zeros(shape, dtype=kept.dtype)
         names[at] = kept
@@ -207,14 +209,16 @@ def _geometry(ids: np.ndarray, places: np.ndarray, cells: Cells | None, cell_siz
 
 
 def _places(ids: np.ndarray, cells: Cells | None) -> np.ndarray:
-    """Row and column of each cell, int64 (C, 2)."""
+    """Return the row and column of each cell, int64 (C, 2)."""
     if cells is None:
         return np.stack([np.zeros(len(ids), dtype=np.int64), np.arange(len(ids))], axis=1)
     if isinstance(cells, str):
         if cells not in GRIDS:
             raise DataError(f"cells is {cells!r}; give (row, column) by unique_id, or one of {', '.join(GRIDS)}")
         if ids.dtype.kind not in "iu":
-            raise DataError(f"unique_id {_plain(ids[0])!r} is no cell of the {cells} grid, whose ids are whole numbers")
+            raise DataError(
+                f"unique_id {_plain(ids[0])!r} is not a cell of the {cells} grid, whose ids are whole numbers"
+            )
         positions: np.ndarray = load_grid(cells).positions(ids)
         positions -= positions.min(axis=0)
         return positions

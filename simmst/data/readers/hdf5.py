@@ -19,7 +19,7 @@ from simmst.foundation.extras import import_extra
 HDF5 = (".h5", ".hdf5")
 _ZONE = "Europe/Rome"
 _FEDDA = {"call": "call", "sms": "sms", "net": "internet", "internet": "internet"}
-# Channels of STCNet's array by their number: the published file, and what its script makes of the official ones.
+# Channels of STCNet's array by how many there are: in the published file, and in what its script makes.
 _CHANNELS: dict[int, dict[str, tuple[int, ...]]] = {
     3: {"call": (1,), "sms": (0,), "internet": (2,)},
     5: {"call": (2, 3), "sms": (0, 1), "internet": (4,)},
@@ -27,21 +27,21 @@ _CHANNELS: dict[int, dict[str, tuple[int, ...]]] = {
 
 
 def read_hdf5(path: str | Path) -> dict[str, Any]:
-    """Read the attributes of a data set from a published HDF5 file, its layout known by the arrays in it.
+    """Read the attributes of a data set from a published HDF5 file, whose layout is recognised by its arrays.
 
     - FedDA: ``idx`` (T,) epoch seconds, ``cell`` (C,) ids, and ``net``, ``sms``, ``call`` (T, all cells) or (T, C),
-      with ``lng`` and ``lat`` or without; of Trento where the file's name says so, else of Milan.
-    - STCNet: ``idx`` (T,) hours as text, and ``data`` (T, 10000, 3) of SMS, call and Internet, (T, 10000, 5) with both
-      directions, or either as (T, H, W, channels), row 0 south.
+      with or without ``lng`` and ``lat``; of Trento if the file's name says so, else of Milan.
+    - STCNet: ``idx`` (T,) hours as text, and ``data`` (T, 10000, 3) of SMS, call and Internet, or (T, 10000, 5) with
+      both directions; either may also be (T, H, W, channels), row 0 south.
 
-    NaN in them means no activity, as in the official files. Their hours are those of Rome: text is what its clock
-    showed, and epoch seconds are moments, unless the first is midnight as if the seconds were counted on the wall.
+    NaN means no activity, as in the official files. The hours are those of Rome: text is wall-clock time, and epoch
+    seconds are moments, unless the first one is a whole number of days: then they count wall-clock time too.
 
     Args:
-        path: the file.
+        path: file to read.
 
     Raises:
-        DataError: the file is missing, damaged, or has neither layout; or a value that does not fit.
+        DataError: the file is missing, damaged, or has neither layout; or a value does not fit.
         MissingExtraError: h5py is not installed.
 
     Source: Zhang et al. 2021, "Dual Attention-Based Federated Learning for Wireless Traffic Prediction"; Zhang et al.
@@ -56,7 +56,7 @@ def read_hdf5(path: str | Path) -> dict[str, Any]:
             found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
             total = sum(item.size * item.dtype.itemsize for item in found.values() if item.size)
             if total > MOST_BYTES:
-                raise DataError(f"{path} unfolds to {total:,} bytes, at most {MOST_BYTES:,} are read")
+                raise DataError(f"{path} unpacks to {total:,} bytes, at most {MOST_BYTES:,} are read")
             arrays = {name: item[()] for name, item in found.items()}
     except DataError:
         raise
@@ -100,7 +100,7 @@ def read_hdf5(path: str | Path) -> dict[str, Any]:
 
 
 def _fedda(path: Path, arrays: dict[str, np.ndarray], services: list[str], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Activity (T, K, C) and the ids of its cells."""
+    """Return the activity (T, K, C) and the ids of its cells."""
     ids = np.ravel(arrays["cell"]).astype(np.int64)
     wrong = ~grid.contains(ids)
     if wrong.any():
@@ -121,7 +121,7 @@ def _fedda(path: Path, arrays: dict[str, np.ndarray], services: list[str], grid:
 
 
 def _stcnet(path: Path, data: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Activity (T, K, C) and the ids of its cells."""
+    """Return the activity (T, K, C) and the ids of its cells."""
     height, width = data.shape[1:3] if data.ndim == 4 else grid.mask.shape
     if (
         height > grid.mask.shape[0]

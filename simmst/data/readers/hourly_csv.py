@@ -18,8 +18,8 @@ _IDS = ("cellid", "squareid", "gridid")
 def hourly_columns(table: pandas.DataFrame) -> FrameColumns | None:
     """Return the roles of ``datetime, CellID, countrycode, smsin, smsout, callin, callout, internet``; None for others.
 
-    The country codes may have been left out, and columns may be in any order; of a service both directions, or its only
-    one, must be there. Empty means no activity.
+    Country codes may be missing, and columns may be in any order. A service needs both its directions, or its only
+    column. Empty fields mean no activity.
     """
     by_name = {plain_name(name): name for name in table.columns}
     time = next((by_name[name] for name in _TIMES if name in by_name), None)
@@ -41,6 +41,6 @@ def hourly_columns(table: pandas.DataFrame) -> FrameColumns | None:
         column_services=[_FIELDS[name] for name in fields],
         names={"id_col": str(cell), "time_col": str(time)},
         row_label=row_label(table),
-        notes=("the rows are summed over countries and directions, and empty is no activity",),
+        notes=("the rows are summed over countries and directions, and empty fields are no activity",),
         summed=True,
     )

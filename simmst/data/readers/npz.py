@@ -42,15 +42,15 @@ def write_npz(
     """Write a data set to a compressed .npz file, whole or not at all.
 
     Args:
-        attributes: those of the data set, by name.
-        path: where to; ``.npz`` is added if missing.
-        source: a fingerprint of the files it was made from, for `source_of`.
-        provenance: where it comes from, for `provenance_of`; plain values that JSON can hold.
-        slabs: the shape of the activity, float32, and its parts along the first axis, where it is too large to lie in
-            memory; then that of `attributes` is not written, and nothing is compressed.
+        attributes: attributes of the data set, by name.
+        path: file to write; ``.npz`` is added if missing.
+        source: fingerprint of the files that the data set was made from, for `source_of`.
+        provenance: origin of the data, for `provenance_of`; plain values that JSON can hold.
+        slabs: shape of the float32 activity, and its parts along the first axis, for an activity too large for memory.
+            The activity in `attributes` is then not written, and nothing is compressed.
 
     Returns:
-        The path written.
+        Path of the file.
     """
     path = npz_path(path)
     layout = attributes.get("layout", FrameLayout())
@@ -86,7 +86,7 @@ def write_npz(
 def _write_slabs(
     path: Path, arrays: dict[str, np.ndarray], shape: tuple[int, ...], slabs: Iterable[np.ndarray]
 ) -> None:
-    # Stored as it is: to deflate a day takes a third as long as to read its text, and leaves four fifths of it.
+    # Not compressed: deflating a day takes a third as long as reading its text, and leaves four fifths of its size.
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -104,13 +104,13 @@ def _without_objects(names: np.ndarray) -> np.ndarray:
 
 
 def npz_path(path: str | Path) -> Path:
-    """The path with ``.npz`` added if missing."""
+    """Return the path with ``.npz`` added if missing."""
     path = Path(path)
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 
 def provenance_of(path: str | Path) -> dict[str, Any] | None:
-    """Where the data of a cache of official files comes from; None where the file does not say.
+    """Return where the data of a cache of official files comes from; None if the file does not say.
 
     Returns:
         ``files``, each with ``name``, ``bytes``, ``modified_ns`` and ``sha256``; and, from ``simmst data prepare``,
@@ -122,21 +122,21 @@ def provenance_of(path: str | Path) -> dict[str, Any] | None:
 
 
 def source_of(path: str | Path) -> str | None:
-    """The fingerprint that `write_npz` was given; None where there was none or the layout is another."""
+    """Return the fingerprint that `write_npz` was given; None if it was given none or the file has another layout."""
     header = read_archive(Path(path), "simmst").get("simmst")
     return None if header is None else _header(Path(path), header).source
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
-    """Read the attributes of a data set from a .npz file, its layout known by the arrays in it.
+    """Read the attributes of a data set from a .npz file, whose layout is recognised by its arrays.
 
     - simmst's own, as `TrafficDataset.save` writes it;
     - ``internet (T, H, W), cell_id (H, W), time_utc_s (T,)``: a block of the Milan grid;
     - ``internet (T, 100, 100), time_utc_s (T,)``: the whole Milan grid (``internet_undated`` frames have no times and
-      are no part of the series: see `read_undated_frames`);
+      are not part of the series: see `read_undated_frames`);
     - ``activity (T, cells, services), cell_id, time_utc_s, service``: cells of the Milan grid, at their places on it;
     - ``activity (T, services), time_utc_s, service``: one place;
-    - ``internet_z (T, places)``, with ``names`` and ``lonlat`` or without: z-scored series of unrelated places. They
+    - ``internet_z (T, places)``, with or without ``names`` and ``lonlat``: z-scored series of unrelated places. They
       carry no times; the first slot is taken to be 26 December 2013, 00:00 in Rome, where the last week starts;
     - ``traffic (P, T, H, W), mask (P, H, W), step_minutes``: unrelated patches of cells: see
       `simmst.data.readers.patches.read_patches`;
@@ -171,16 +171,16 @@ def read_npz(path: str | Path) -> dict[str, Any]:
         return read_arrays(arrays["activity"], arrays["time_utc_s"], services=services, name=name, **_ITALY)
     if {"milan_cell_id", "trento_cell_id"} <= keys:
         raise DataError(
-            f'{path} holds the official grids, no traffic; call simmst.data.load_grid("milan") or load_grid("trento")'
+            f'{path} holds the official grids, not traffic; call simmst.data.load_grid("milan") or load_grid("trento")'
         )
     raise DataError(
-        f"{path} holds {', '.join(sorted(keys)) or 'nothing'}, which is no known layout; "
+        f"{path} holds {', '.join(sorted(keys)) or 'nothing'}, which is not a known layout; "
         "wanted a file written by TrafficDataset.save, or build the data set with TrafficDataset.from_arrays"
     )
 
 
 def read_undated_frames(path: str | Path) -> np.ndarray:
-    """Read the frames of unknown date that come beside the dated ones, float32 (N, 100, 100); they have no time axis.
+    """Read the frames of unknown date that were published beside the dated ones, float32 (N, 100, 100), without times.
 
     Raises:
         DataError: the file has none.
@@ -210,7 +210,7 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     header = _header(path, arrays["simmst"])
     absent = [key for key in ("activity", "time_utc_s", "mask", "cell_id") if key not in arrays]
     if absent:
-        raise DataError(f"{path} has no {', '.join(absent)}; write it anew with TrafficDataset.save")
+        raise DataError(f"{path} has no {', '.join(absent)}; write it again with TrafficDataset.save")
     if arrays["time_utc_s"].dtype.kind not in "iu":
         raise DataError(f"{path}: time_utc_s is {arrays['time_utc_s'].dtype}; wanted whole seconds")
     return {
@@ -232,8 +232,8 @@ def _covariates(path: Path, names: tuple[str, ...], arrays: dict[str, np.ndarray
         return None
     absent = [key for key in ("covariates", "covariates_time_utc_s") if key not in arrays]
     if absent or arrays["covariates_time_utc_s"].dtype.kind not in "iu":
-        what = f"no {absent[0]}" if absent else "times of covariates that are no whole seconds"
-        raise DataError(f"{path} has {what}; write it anew with TrafficDataset.save")
+        what = f"no {absent[0]}" if absent else "times of covariates that are not whole seconds"
+        raise DataError(f"{path} has {what}; write it again with TrafficDataset.save")
     return Covariates(names, arrays["covariates_time_utc_s"].astype("datetime64[s]"), arrays["covariates"])
 
 
@@ -244,7 +244,7 @@ class _Versioned:
 
 @dataclass
 class _Header:
-    """What a data set's own file says of it beside its arrays."""
+    """The header of a file of simmst's own: everything but the arrays."""
 
     services: tuple[str, ...]
     geometry: str
@@ -265,10 +265,10 @@ def _header(path: Path, packed: np.ndarray) -> _Header:
     try:
         version = decode_json(str(packed), _Versioned).version
         if version != _VERSION:
-            raise DataError(f"{path} has layout version {version}, this simmst reads {_VERSION}; write it anew")
+            raise DataError(f"{path} has layout version {version}, this simmst reads {_VERSION}; write it again")
         return decode_json(str(packed), _Header)
     except DocumentError as error:
-        raise DataError(f"{path} has a damaged header ({error}); write it anew with TrafficDataset.save") from error
+        raise DataError(f"{path} has a damaged header ({error}); write it again with TrafficDataset.save") from error
 
 
 def _places(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

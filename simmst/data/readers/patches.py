@@ -14,9 +14,9 @@ from simmst.data.readers.arrays import read_arrays
 from simmst.errors import DataError
 
 PATCH_ARRAYS = ("traffic", "mask", "step_minutes")
-# Masked columns between two patches: neighbourhoods of up to 9 x 9 cells see one patch alone.
+# Masked columns between two patches, so that a neighbourhood of up to 9 x 9 cells sees only one patch.
 PATCH_GAP = 4
-# The published weeks have no date; they start on day 0 of a week at local midnight, which is taken for a Monday.
+# The published weeks have no date. They start at local midnight on day 0 of a week, which is assumed to be a Monday.
 ASSUMED_START = "2013-11-04"
 _NAME = re.compile(r"(\d+)/\d+,\d+")
 
@@ -27,15 +27,15 @@ def read_patches(
     """Read the attributes of a data set from a ``.npz`` file of patches.
 
     The patches lie side by side, with 4 masked columns between them, so that no neighbourhood of up to 9 x 9 cells
-    sees two. Cells are named ``"patch/row,column"``, all counted from 0. Values outside the mask are not read.
+    sees two patches. Cells are named ``"patch/row,column"``, all counted from 0. Values outside the mask are not read.
 
     Args:
-        path: holds ``traffic`` (P, T, H, W), ``mask`` (P, H, W), False where a cell has no base station, and
+        path: file with ``traffic`` (P, T, H, W), ``mask`` (P, H, W), False where a cell has no base station, and
             ``step_minutes``.
-        start: local date of the first slot. Files whose date nobody published get a Monday: **the date is assumed**,
-            and with it weekdays; there are no public holidays.
+        start: local date of the first slot. The default is a Monday, for files that were published without a date:
+            **the date is assumed**, and the weekdays with it; there are no public holidays.
         timezone: IANA name of the local time zone.
-        service: name that the traffic gets.
+        service: name of the service.
 
     Raises:
         DataError: an array is missing, or has a shape, type or value that does not fit; the message names the file and
@@ -83,7 +83,7 @@ def read_patches(
 
 
 def patch_numbers(cell_name: np.ndarray | None) -> np.ndarray | None:
-    """The number of the patch that each cell belongs to, by its name, int64 (H, W), -1 between the patches.
+    """Return the number of each cell's patch, read from its name, int64 (H, W), -1 between the patches.
 
     Returns None where the names are not those that `read_patches` gives.
 
@@ -102,12 +102,12 @@ def patch_numbers(cell_name: np.ndarray | None) -> np.ndarray | None:
 
 
 def _checked(path: Path, traffic: np.ndarray, mask: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The three arrays, where they fit each other."""
+    """Return the three arrays, checked to fit each other."""
     if traffic.ndim != 4 or mask.shape != (traffic.shape[0], *traffic.shape[2:]):
         raise DataError(f"{path}: traffic {traffic.shape} and mask {mask.shape} must be (P, T, H, W) and (P, H, W)")
     check_numbers(path, "traffic", traffic, "(P, T, H, W)")
     if traffic.shape[1] < 2:
-        raise DataError(f"{path}: traffic {traffic.shape} has the one slot; at least two are needed")
+        raise DataError(f"{path}: traffic {traffic.shape} has only one slot; at least two are needed")
     if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
         odd = mask.dtype if mask.dtype.kind not in "biu" else mask[~np.isin(mask, (0, 1))][0]
         raise DataError(f"{path}: mask holds {odd}; wanted bool, True where a cell is")

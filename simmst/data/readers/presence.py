@@ -1,4 +1,4 @@
-"""Files of users present in the zones of a town, by the clock on the wall."""
+"""Files of users present in the zones of a town, by wall-clock time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simmst.data.readers.arrays import read_arrays
 from simmst.errors import DataError
 
 PRESENCE_ARRAYS = ("users", "zone", "time_local_s")
-_MOST_SLOTS = 100  # slots a row: more are a wrong time, not a gap
+_MOST_SLOTS = 100  # slots per row: more come from a wrong time, not a gap
 
 
 def read_presence(
@@ -21,15 +21,15 @@ def read_presence(
 ) -> dict[str, Any]:
     """Read the attributes of a data set of unrelated places from a ``.npz`` file of users present.
 
-    Times are those of a clock on the wall. Where it is put back, the order of the rows tells the two hours of one name
-    apart; where it is put forward, the hour that does not exist may be there as rows of NaN. Slots without a row are
+    Times are wall-clock times. Where clocks are put back, the order of the rows distinguishes the two hours of the same
+    name; where they are put forward, the hour that does not exist may appear as rows of NaN. Slots without a row are
     missing. Users are counted, not summed over time: `TrafficDataset.resample` gives user-slots, not users.
 
     Args:
-        path: holds ``users`` (T, Z), NaN where missing, ``zone`` (Z,) and ``time_local_s`` (T,).
+        path: file with ``users`` (T, Z), NaN where missing, ``zone`` (Z,) and ``time_local_s`` (T,).
         timezone: IANA name of the local time zone.
-        country: ISO code whose public holidays count, or None.
-        service: name that the presence gets.
+        country: ISO code of the country whose public holidays count, or None.
+        service: name of the service.
 
     Raises:
         DataError: an array is missing, or has a shape, type or value that does not fit; the message names the file and
@@ -80,7 +80,7 @@ def read_presence(
 def _slots(
     path: Path, shown: np.ndarray, empty: np.ndarray, timezone: str
 ) -> tuple[np.ndarray, np.datetime64, int, np.ndarray]:
-    """Slot number of each row, the first slot's start, seconds a slot, and which rows are meant."""
+    """Return the slot number of each row, the first slot's start, the seconds of a slot, and which rows are kept."""
     try:
         time = utc_of_wall_clock(shown, timezone)
     except DataError as error:
@@ -89,8 +89,8 @@ def _slots(
     if (unknown & ~empty).any():
         i = int((unknown & ~empty).argmax())
         raise DataError(
-            f"{path}: time_local_s[{i}] = {shown[i].astype('datetime64[s]')} is no time in {timezone}, where clocks "
-            "are put forward; leave that row out"
+            f"{path}: time_local_s[{i}] = {shown[i].astype('datetime64[s]')} does not exist in {timezone}, where "
+            "clocks are put forward; leave that row out"
         )
     rows = np.flatnonzero(~unknown)
     time = time[rows]

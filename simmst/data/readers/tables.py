@@ -25,18 +25,18 @@ _OFFICIAL = re.compile(r"\d{1,5}\t\d{12,13}\t\d+(\t[^\t]*){0,5}\s*")
 
 
 def read_tables(files: Sequence[Path], *, text_columns: Sequence[str | None] = ()) -> pandas.DataFrame:
-    """Read one table from one or more files, whose rows follow each other.
+    """Read one table from one or more files, and join their rows in turn.
 
     Args:
-        files: CSV or Parquet, plain, .gz or .zip; all with the same columns.
-        text_columns: columns whose text stays as it is, for they hold identifiers.
+        files: CSV or Parquet files, plain, .gz or .zip, all with the same columns.
+        text_columns: columns of identifiers, whose text stays unchanged.
 
     Returns:
-        A frame whose index ("line") tells the line of each row of a CSV file, for messages.
+        Frame whose index ("line") gives each row's line in its CSV file, for messages.
 
     Raises:
-        DataError: a file is damaged, has no header, no rows, lines of different lengths, or other columns than the
-            first.
+        DataError: a file is damaged, has no header or no rows, has lines of different lengths, or has other columns
+            than the first.
     """
     pd = import_extra("pandas", extra="forecast")
     frames: list[pandas.DataFrame] = []
@@ -59,7 +59,7 @@ def read_tables(files: Sequence[Path], *, text_columns: Sequence[str | None] = (
 
 
 def is_official_text(path: Path) -> bool:
-    """Whether a file holds official rows: figures separated by tabs, without a header."""
+    """Return whether a file holds official rows: numbers separated by tabs, without a header."""
     try:
         with plain_file(path, members(path)[0]) as plain, plain.open("rb") as stream:
             return _OFFICIAL.fullmatch(stream.readline(1000).decode("latin-1")) is not None
@@ -76,10 +76,8 @@ def _read(path: Path, member: str, text_columns: Sequence[str | None], pd: Any) 
             frame: pandas.DataFrame = pd.read_parquet(plain)
         except DataError:
             raise
-        except (
-            Exception
-        ) as error:  # pyarrow's, pandas's and their decoders' own kinds, for bytes that are none of theirs
-            raise DataError(f"{path} cannot be read as Parquet ({error}); fetch it again, or write it anew") from error
+        except Exception as error:  # pyarrow, pandas and their decoders raise many kinds of errors for damaged bytes
+            raise DataError(f"{path} cannot be read as Parquet ({error}); fetch it again, or write it again") from error
         return frame
 
 
@@ -134,7 +132,7 @@ def _fields(path: Path, line: str, separator: str) -> list[str]:
     try:
         return next(csv.reader([line.rstrip("\r")], delimiter=separator))
     except csv.Error as error:
-        raise DataError(f"{path}: {line[:80]!r} is no row of a table ({error}); write the file anew") from error
+        raise DataError(f"{path}: {line[:80]!r} is not a row of a table ({error}); write the file again") from error
 
 
 def _decoded(path: Path, raw: bytes) -> str:
@@ -144,7 +142,7 @@ def _decoded(path: Path, raw: bytes) -> str:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8" or b"\0" in raw:
-            raise DataError(f"{path} is no text ({error}); write it as UTF-8") from error
+            raise DataError(f"{path} is not text ({error}); write it as UTF-8") from error
         return raw.decode("latin-1")  # an old export; every byte is a character there
 
 
@@ -171,7 +169,7 @@ def _with_numbers(frame: pandas.DataFrame, text_columns: set[str | None], pd: An
 
 
 def table_name(path: Path) -> str:
-    """A short name of a table's data set, from its file.
+    """Return a short name for a table's data set, from the name of its file.
 
     Example:
         >>> table_name(Path("north.csv.gz"))

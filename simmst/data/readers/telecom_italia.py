@@ -38,31 +38,32 @@ def read_telecom_italia(
 ) -> dict[str, Any]:
     """Read official daily files, one at a time, into call, SMS and Internet activity at 10 minutes.
 
-    A file is tab separated without header: square id, slot start in epoch ms, country code, SMS in, SMS out, call in,
-    call out, Internet; empty means no activity, trailing tabs may be missing. Countries are summed; SMS = in + out,
-    Call = in + out. In a slot of which a file has any row, a cell without one has activity 0; slots no file covers are
-    NaN. A file that does not end with a line end is a cut download: what it never reached (cells without a row, and the
-    last cell after its last row) is NaN, not 0.
+    A file is tab-separated, without a header: square id, slot start in epoch ms, country code, SMS in, SMS out, call
+    in, call out, Internet; empty means no activity, trailing tabs may be missing. Countries are summed; SMS = in + out,
+    Call = in + out. In a slot for which a file has any row, a cell without a row has activity 0; slots that no file
+    covers are NaN. A file that does not end with a line end is a cut download: what it never reached (cells without a
+    row, and the last cell after its last row) is NaN, not 0.
 
     Memory: the dense float32 result (62 days of Milan: 1.1 GB) and the columns of two files (0.4 GB each for 300 MB of
     text).
 
     Args:
-        pattern: a file, a glob pattern, or several of either; files may be packed as .gz, or as .zip with one
-            or more in it.
+        pattern: file or glob pattern, or several of either; files may be packed as .gz, or as .zip with one or more
+            files in it.
         grid: ``"milan"`` or ``"trento"``.
         cells: ``"grid"`` keeps the official grid, ``"observed"`` crops to the bounding box of the cells that have rows
             and masks the others. (Trento without the official list of cells masks those without rows in either case.)
-        on_cut: what to do when a file was cut in the middle of its last line: ``"error"``, or ``"drop"`` that line. A
-            last line without line end is taken as whole when it has all 8 fields and the last has at least 10 digits,
-            as the official numbers do.
-        cache: an .npz file to keep the result in; see `prepare_telecom_italia`.
-        progress: called as progress(done, total, file) after each file.
+        on_cut: treatment of a file that was cut in the middle of its last line: ``"error"``, or ``"drop"`` to leave
+            that line out. A last line without a line end counts as whole if it has all 8 fields and the last has at
+            least 10 digits, as the official numbers do.
+        cache: .npz file to keep the result in; see `prepare_telecom_italia`.
+        progress: function that is called as progress(done, total, file) after each file.
 
     Raises:
-        DataError: no file, an empty file, a cut file, or a bad line: fewer than 4 fields or more than 8, a field that
-            is no number, an id outside the grid, a time off the 10-minute grid or going back within a cell, the same
-            cell, slot and country twice, negative activity. The message names file, line, value and remedy.
+        DataError: there is no file, a file is empty or cut, or a line is bad: fewer than 4 fields or more than 8, a
+            field that is not a number, an id outside the grid, a time off the 10-minute grid or going back within a
+            cell, the same cell, slot and country twice, negative activity. The message names file, line, value and
+            remedy.
         MissingExtraError: polars is not installed.
 
     Source: Barlacchi et al. 2015, "A multi-source dataset of urban life in the city of Milan and the Province of
@@ -82,7 +83,7 @@ def read_telecom_italia(
     outline = Outline.of(days, raster, cells)
     parts = {number: day.activity for number, day in enumerate(days)}
     days.clear()
-    activity = np.empty(outline.shape, dtype=np.float32)  # takes memory as it is filled, and the parts give theirs back
+    activity = np.empty(outline.shape, dtype=np.float32)  # uses memory as it is filled, while the parts free theirs
     at = 0
     for slab in outline.slabs(parts.__getitem__, parts.__delitem__):
         activity[at : at + len(slab)] = slab
@@ -102,25 +103,25 @@ def prepare_telecom_italia(
 ) -> Path:
     """Bring official daily files into one .npz file, which loads in seconds.
 
-    The finished days lie in a folder beside the cache until it is whole: a run that was killed goes on after the last
-    of them. A cache that was made from the same files (names, sizes, times of change) and options is left as it is, one
-    of others is written anew. Its header says where it comes from: see `provenance_of`. Memory: the columns of
+    Finished days are kept in a folder beside the cache until it is whole, so a killed run resumes after the last of
+    them. A cache of the same files (names, sizes, times of change) and options is left unchanged; any other cache is
+    written again. The header of the file says where the data comes from: see `provenance_of`. Memory: the columns of
     two files.
 
     Args:
-        pattern: as of `read_telecom_italia`, like the other options.
-        cache: the .npz file; the suffix is added if missing.
+        pattern: daily files, as in `read_telecom_italia`.
+        cache: .npz file to write; the suffix is added if missing.
         grid: ``"milan"`` or ``"trento"``.
         cells: ``"grid"`` or ``"observed"``.
         on_cut: ``"error"`` or ``"drop"``.
-        origin: what to say of the files besides their names, sizes and SHA-256.
-        progress: called as progress(done, total, file) after each file.
+        origin: facts about the files to record besides their names, sizes and SHA-256.
+        progress: function that is called as progress(done, total, file) after each file.
 
     Returns:
-        The file.
+        Path of the cache.
 
     Raises:
-        DataError: as of `read_telecom_italia`; or `cache` is there and is none.
+        DataError: as in `read_telecom_italia`; or `cache` exists and is not a cache.
     """
     _check_options(cells, on_cut)
     files = find_files(pattern)
@@ -131,12 +132,12 @@ def prepare_telecom_italia(
     if cache.exists():
         source = source_of(cache)
         if source == key:
-            if store.folder.is_dir():  # of a run that was killed after all was written
+            if store.folder.is_dir():  # left by a run that was killed after it wrote everything
                 with locked(store.folder, ConfigError):
                     store.clear()
             return cache
         if source is None:
-            raise DataError(f"{cache} is there and is no cache of daily files; give another path for the cache")
+            raise DataError(f"{cache} exists and is not a cache of daily files; give another path for the cache")
     days: list[Day] = []
     places: list[tuple[Path, str]] = []
     digests: dict[Path, str] = {}
@@ -146,7 +147,7 @@ def prepare_telecom_italia(
         return (*found, True) if found else (*_read_unchanged(path, member, raster, on_cut), False)
 
     with locked(store.folder, ConfigError):
-        remove_half_written(cache.parent, glob.escape(cache.stem))  # of a run that was killed
+        remove_half_written(cache.parent, glob.escape(cache.stem))  # left by a run that was killed
         for path, member, (day, digest, kept), last in _in_turn(files, found_or_read):
             check_overlap(days, day)
             if not kept:
@@ -169,7 +170,7 @@ def prepare_telecom_italia(
 
 
 def _in_turn(files: Sequence[Path], read: Callable[[Path, str], Found]) -> Iterator[tuple[Path, str, Found, bool]]:
-    """Read the members of files in turn, the next one while the one before is taken up.
+    """Read the members of files in turn, each while the one before is processed.
 
     Yields:
         The file, the member, what was read, and whether the member is the file's last.
@@ -189,7 +190,7 @@ def _in_turn(files: Sequence[Path], read: Callable[[Path, str], Found]) -> Itera
 
 
 def _read_unchanged(path: Path, member: str, raster: Grid, on_cut: str) -> tuple[Day, str]:
-    """Read a day, and the SHA-256 of its file."""
+    """Read a day, and return it with the SHA-256 of its file."""
     before = facts(path)
     day, digest = read_day(path, member, raster, on_cut), sha256_of(path)
     if facts(path) != before:
@@ -204,7 +205,7 @@ def _check_options(cells: str, on_cut: str) -> None:
 
 
 def find_files(pattern: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Expand files and glob patterns; sorted, each file once.
+    """Expand files and glob patterns into a sorted list with each file once.
 
     Raises:
         DataError: a pattern matches nothing, or a file is missing.

@@ -19,8 +19,8 @@ from simmst.foundation.extras import import_extra
 
 SERVICES = ("call", "sms", "internet")
 LONGEST_SPAN = 3 * 366 * 144  # slots; more than this between two rows is a wrong time stamp, not a series
-_BLOCK = 16 << 20  # bytes of text that are parsed at once; memory of larger ones is not used again, but taken anew
-_AHEAD = 2  # blocks that are parsed while the one before is taken up
+_BLOCK = 16 << 20  # bytes of text that are parsed at once; the memory of larger blocks would not be reused
+_AHEAD = 2  # blocks that are parsed while an earlier one is processed
 _KEYS = ROW[:3]
 _NUMBERS = ROW[3:]
 _SUMS = {"call": ("call_in", "call_out"), "sms": ("sms_in", "sms_out"), "internet": ("internet",)}
@@ -46,14 +46,14 @@ class Day:
 
 
 class _BadLineError(Exception):
-    """A block breaks a rule; which line does, the slow pass finds out."""
+    """A block breaks a rule; the slow pass finds the line that does."""
 
 
 def read_day(path: Path, member: str, grid: Grid, on_cut: str) -> Day:
-    """Read and check one file, which may be packed; messages name the file that was given.
+    """Read and check one file, which may be packed; messages name the given file.
 
-    Memory: the rows as some 30 bytes each (0.15 GB for 300 MB of text), twice while they are put together, and a few
-    blocks of text.
+    Memory: some 30 bytes for each row (0.15 GB for 300 MB of text), twice that while the rows are put together, and a
+    few blocks of text.
 
     Raises:
         DataError: the file is empty, cut or damaged, or has a bad line.
@@ -70,7 +70,7 @@ def read_day(path: Path, member: str, grid: Grid, on_cut: str) -> Day:
 
 
 def when(slot: int) -> np.datetime64:
-    """The start of a slot."""
+    """Return the start of a slot."""
     return np.datetime64(slot * (SLOT_MS // 1000), "s")
 
 
@@ -124,7 +124,8 @@ def _summed(path: Path, rows: _Rows, grid: Grid, ends_whole: bool) -> Day:
 class _Rows:
     """The rows of a file: keys (n,), and the sums of the services, float64 (m,) each, over rows of one cell and slot.
 
-    Such rows lie together in the published files; where they do not, or a block ends between them, there are more sums.
+    Such rows are together in the published files; where they are not, or a block ends between them, they have more
+    sums.
     """
 
     cell: np.ndarray  # int16: the grids have fewer than 2^15 cells
@@ -165,7 +166,7 @@ class _Rows:
         )
 
     def in_order(self) -> bool:
-        """Whether each cell's rows lie together and ascend by slot and country, as in the published files."""
+        """Return whether each cell's rows are together and ascend by slot and country, as in the published files."""
         same = self.cell[1:] == self.cell[:-1]
         heads = self.cell[np.concatenate([[True], ~same])]
         if len(np.unique(heads)) != len(heads):
@@ -175,7 +176,7 @@ class _Rows:
         return bool((ascends | ~same).all())
 
     def has_disorder(self) -> bool:
-        """Whether time goes back within a cell, or a cell, slot and country is there twice."""
+        """Return whether time goes back within a cell, or a cell, slot and country appears twice."""
         order = np.argsort(self.cell, kind="stable")  # 16 bits sort by radix
         cell, slot, country = self.cell[order], self.slot[order], self.country[order]
         same = cell[1:] == cell[:-1]
@@ -189,9 +190,9 @@ class _Rows:
 
 
 def _blocks(path: Path, *, drop_last: bool) -> Iterator[bytes]:
-    """Whole lines, some `_BLOCK` bytes at a time, under a header.
+    """Yield whole lines, about `_BLOCK` bytes at a time, under a header.
 
-    polars takes the number of columns from the first line, whose trailing tabs may be missing: the header stands in.
+    polars takes the number of columns from the first line, which may lack trailing tabs; the header stands in for it.
     """
     header = "\t".join(ROW).encode() + b"\n"
     rest = b""

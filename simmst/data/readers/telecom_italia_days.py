@@ -1,4 +1,4 @@
-"""Finished days of official files beside the cache that they will become, so that a killed run goes on after them."""
+"""Finished days of official files, kept beside the cache they become so that a killed run resumes after them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SUFFIX = ".day.npz"
 
 
 def facts(file: Path) -> tuple[str, int, int]:
-    """What tells that a file is the one it was: its place, size and time of change."""
+    """Return what identifies an unchanged file: its path, size and time of change."""
     found = file.stat()
     return str(file.resolve()), found.st_size, found.st_mtime_ns
 
@@ -32,9 +32,9 @@ class DayStore:
     """The folder of the finished days, each in a file of its own, whole or absent.
 
     Attributes:
-        folder: where they lie.
-        grid: whose cells they have.
-        on_cut: how cut files are read.
+        folder: folder that holds the days.
+        grid: grid of their cells.
+        on_cut: treatment of cut files.
     """
 
     folder: Path
@@ -43,11 +43,11 @@ class DayStore:
 
     @classmethod
     def beside(cls, cache: Path, grid: Grid, on_cut: str) -> DayStore:
-        """The store of a cache: a folder of its name with ``.days`` behind it."""
+        """Return the store of a cache: a folder with the name of the cache and ``.days``."""
         return cls(cache.with_name(cache.name + ".days"), grid, on_cut)
 
     def find(self, file: Path, member: str) -> tuple[Day, str] | None:
-        """A day without its activity, and the SHA-256 of the file it is of; None where it is not finished."""
+        """Return a day without its activity, and the SHA-256 of its file; None if the day is not finished."""
         path = self._path(file, member)
         if not path.is_file():
             return None
@@ -72,11 +72,11 @@ class DayStore:
         write_atomically(self._path(file, member), lambda temporary: np.savez(temporary, **arrays))
 
     def activity(self, file: Path, member: str) -> np.ndarray:
-        """The activity of a finished day."""
+        """Return the activity of a finished day."""
         return read_archive(self._path(file, member), "activity")["activity"]
 
     def clear(self) -> None:
-        """Remove the days, those of other files too, and the folder where nothing else is in it."""
+        """Remove the days, including those of other files, and the folder if nothing else is in it."""
         if not self.folder.is_dir():
             return
         remove_half_written(self.folder)
@@ -91,7 +91,7 @@ class DayStore:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -100,7 +100,7 @@ def sha256_of(path: Path) -> str:
 
 
 def provenance(files: Iterable[tuple[Path, str]], origin: dict[str, Any]) -> dict[str, Any]:
-    """What a cache says of where it comes from: `origin`, and name, size, time of change and SHA-256 of its files."""
+    """Return the origin of a cache: `origin`, and name, size, time of change and SHA-256 of its files."""
     listed = [
         {"name": file.name, "bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns, "sha256": sha256}
         for file, sha256 in files

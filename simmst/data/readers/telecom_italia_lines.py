@@ -1,4 +1,4 @@
-"""Line-by-line checks of official daily files: slow, and only done to say which line is wrong and why."""
+"""Line-by-line checks of official daily files: slow, and run only to say which line is wrong and why."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TAIL = 4096
 
 @dataclass(frozen=True)
 class CutLine:
-    """The last line of a file that was cut in the middle of it."""
+    """The last line of a file, cut in the middle."""
 
     line: int
     text: str
 
 
 def last_line_is_cut(path: Path) -> tuple[bool, CutLine | None]:
-    """Whether the file ends with a line end, and its last line if that was cut.
+    """Return whether the file ends with a line end, and its last line if that was cut.
 
-    A last line without line end counts as whole when it has all fields and the last has at least ten digits.
+    A last line without a line end counts as whole if it has all fields and the last has at least ten digits.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -49,15 +49,15 @@ def check_lines(path: Path, grid: Grid, *, drop_last: bool = False) -> None:
     """Check every line by itself and against those before it.
 
     Within a cell times must not go back, so equal rows of a cell are next to each other in time, and only the countries
-    of its present slot need to be kept.
+    of its current slot need to be kept.
 
     Args:
-        path: the file.
-        grid: which ids are valid.
-        drop_last: leave the last line out (it was cut).
+        path: file to check.
+        grid: grid of the valid ids.
+        drop_last: whether to leave the last line out, because it was cut.
 
     Raises:
-        DataError: naming file, line, value and remedy of the first bad line.
+        DataError: a line is bad; the message names file, line, value and remedy of the first one.
     """
     valid = {int(index) + 1 for index in np.flatnonzero(grid.mask)}
     present: dict[int, tuple[int, set[int]]] = {}

@@ -1,4 +1,4 @@
-"""Which slots and cells a set of official days makes, and its activity a few slots at a time."""
+"""The slots and cells that a set of official days makes, and its activity a few slots at a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from simmst.data.readers.telecom_italia_day import LONGEST_SPAN, SERVICES, Day, 
 from simmst.data.readers.telecom_italia_lines import SLOT_MS
 from simmst.errors import DataError
 
-_SLAB = 144  # slots, those of a day
+_SLAB = 144  # slots of a day
 
 
 def check_overlap(days: Sequence[Day], new: Day) -> None:
-    """Refuse a day with a slot that one before has.
+    """Refuse a day with a slot that an earlier day has.
 
     Raises:
-        DataError: naming the two files and the slot.
+        DataError: two files have rows of one slot; the message names both files and the slot.
     """
     for old in days:
         low, high = max(old.first, new.first), min(old.first + len(old.covered), new.first + len(new.covered))
@@ -41,11 +41,11 @@ class Outline:
 
     Attributes:
         spans: first slot and covered slots of each day.
-        first: the first slot, of 10 minutes since 1970.
+        first: first slot, counted in slots of 10 minutes since 1970.
         shape: (T, 3, H, W) of the activity.
-        low: row and column of the grid that the frame starts at.
+        low: row and column of the grid where the frame starts.
         mask: bool (H, W).
-        grid: whose cells it has.
+        grid: grid of the cells.
     """
 
     spans: tuple[tuple[int, np.ndarray], ...]
@@ -57,10 +57,10 @@ class Outline:
 
     @classmethod
     def of(cls, days: Sequence[Day], grid: Grid, cells: str) -> Outline:
-        """The frame of some days, with the cells of the grid, or cropped to those ``"observed"``.
+        """Build the frame of some days, with the cells of the grid, or cropped to the ``"observed"`` ones.
 
         Raises:
-            DataError: they lie years apart.
+            DataError: the days lie years apart.
         """
         first = min(day.first for day in days)
         count = max(day.first + len(day.covered) for day in days) - first
@@ -83,11 +83,11 @@ class Outline:
     def slabs(
         self, activity: Callable[[int], np.ndarray], done: Callable[[int], None] = lambda day: None
     ) -> Iterator[np.ndarray]:
-        """The activity float32 (slots, 3, H, W), a day's slots at a time, NaN where missing or outside.
+        """Yield the activity, float32 (slots, 3, H, W), a day's slots at a time, NaN where missing or outside.
 
         Args:
-            activity: gives that of a day by its number, (slots, 3, cells of the grid).
-            done: is told the number of a day that is not asked for again.
+            activity: function that returns a day's activity by its number, (slots, 3, cells of the grid).
+            done: function that is called with the number of a day that is not needed again.
         """
         height, width = self.shape[2:]
         rows, columns = slice(self.low[0], self.low[0] + height), slice(self.low[1], self.low[1] + width)
@@ -112,7 +112,7 @@ class Outline:
             yield slab
 
     def attributes(self, activity: np.ndarray) -> dict[str, Any]:
-        """The attributes of the data set with this activity."""
+        """Return the attributes of the data set with this activity."""
         height, width = self.shape[2:]
         cell_id, lonlat = self.grid.crop(self.low, self.low + np.array([height, width]))
         seconds = (self.first + np.arange(self.shape[0], dtype=np.int64)) * (SLOT_MS // 1000)

@@ -1,4 +1,4 @@
-"""Times written as text: read by stated forms alone, never by a guess."""
+"""Times written as text, read only in stated forms and never guessed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 class ReadTime(NamedTuple):
-    """A time as it was written: on the clock of a wall, with its offset to UTC in seconds where it has one."""
+    """A time as it was written: wall-clock time, with its offset from UTC in seconds if it has one."""
 
     wall: datetime
     offset: int | None
 
 
 class AmbiguousDatesError(DataError):
-    """Dates such as 01/11/2013, which may be of January or of November."""
+    """Dates such as 01/11/2013, which may be in January or in November."""
 
 
 def looks_like_time(text: object) -> bool:
-    """Whether a text has one of the forms that are read, ambiguous ones included.
+    """Return whether a text has one of the forms that are read, ambiguous ones included.
 
     Example:
         >>> looks_like_time("1/11/2013 00:00"), looks_like_time("4259"), looks_like_time("cell 7")
@@ -48,23 +48,23 @@ def looks_like_time(text: object) -> bool:
 def read_times(
     texts: Sequence[str], *, dayfirst: bool | None = None, time_format: str | None = None
 ) -> list[ReadTime | None]:
-    """Read times of one column.
+    """Read the times of one column.
 
     Forms: year first (``2013-11-01 00:00:00``, ISO 8601, also ``20131101T0000``); day and month in figures and the year
     last (``1/11/2013 00:00``), day first after dots or where one of the numbers shows it, else by `dayfirst`; the month
-    by its English name (``1 Nov 2013``). Then the clock, with or without seconds, ``am`` and ``pm``; ``24:00`` is the
-    end of the day; and an offset to UTC.
+    by its English name (``1 Nov 2013``). The clock follows, with or without seconds, ``am`` and ``pm``; ``24:00`` is
+    the end of the day. An offset from UTC may end the text.
 
     Args:
-        texts: as written.
-        dayfirst: whether the day stands before the month; None refuses dates that leave it open.
-        time_format: the one form that the times have, as ``datetime.strptime`` has it; None takes those above.
+        texts: times as written.
+        dayfirst: whether the day comes before the month; None refuses dates that leave it open.
+        time_format: the one form of the times, as in ``datetime.strptime``; None takes those above.
 
     Returns:
         Each time, or None for a text that has no such form.
 
     Raises:
-        AmbiguousDatesError: dates may be read either way, or some are day first and others month first.
+        AmbiguousDatesError: dates can be read either way, or some are day first and others month first.
 
     Example:
         >>> read_times(["31/10/2013 23:00", "01/11/2013 00:00"])[1].wall.isoformat()
@@ -86,7 +86,7 @@ def _match(text: str) -> re.Match[str] | None:
 
 
 def _day_first(texts: Sequence[str], found: list[re.Match[str] | None], dayfirst: bool | None) -> bool:
-    """Whether dates in figures with the year last have the day first."""
+    """Return whether dates in figures with the year last have the day first."""
     shows: dict[bool, str] = {}
     dots = True
     for text, match in zip(texts, found, strict=True):
@@ -155,7 +155,7 @@ def _offset(text: str | None) -> int | None:
 
 
 def _tight(text: str) -> ReadTime | None:
-    """A time in figures alone, such as 201311010000."""
+    """Read a time written in digits only, such as 201311010000."""
     match = _TIGHT.match(text)
     if match is None:
         return None

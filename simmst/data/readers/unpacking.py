@@ -1,4 +1,4 @@
-"""Text files that are packed as .gz or .zip, as plain files of a temporary folder, one at a time."""
+"""Text files packed as .gz or .zip, unpacked one at a time into a temporary folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO, cast
 from simmst.errors import DataError
 
 PACKED = (".gz", ".zip")
-_PLENTY = 64 << 20  # bytes that any file may unfold to
-_MOST_TIMES = 100  # its size, beyond that; text with many zeros unfolds to thirty
+_PLENTY = 64 << 20  # bytes that any file may unpack to
+_MOST_TIMES = 100  # times its size, above that; text with many zeros unpacks to thirty times
 _DAMAGED = (EOFError, LookupError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 
 def inner_name(path: Path) -> str:
-    """The name of a file without the suffix of its packing.
+    """Return the name of a file without the suffix of its packing.
 
     Example:
         >>> inner_name(Path("data/a.csv.gz")), inner_name(Path("b.csv"))
@@ -30,7 +30,7 @@ def inner_name(path: Path) -> str:
 
 
 def members(path: Path) -> list[str]:
-    """Names of the files that a file holds: itself, or those of a .zip, sorted.
+    """Return the names of the files in a .zip, sorted, or the name of a file that is not a .zip.
 
     Raises:
         DataError: the .zip is damaged or empty.
@@ -53,7 +53,7 @@ def members(path: Path) -> list[str]:
 
 @contextmanager
 def plain_file(path: Path, member: str) -> Iterator[Path]:
-    """Give the plain file that lies in a packed one; a file that is not packed is given as it is.
+    """Yield the plain file inside a packed one, or the file itself if it is not packed.
 
     Raises:
         DataError: the packed file is damaged or cut short.
@@ -70,8 +70,8 @@ def plain_file(path: Path, member: str) -> Iterator[Path]:
                     out.write(block)
                     if out.tell() > most:
                         raise DataError(
-                            f"{path} unfolds to more than {_MOST_TIMES} times its size, as no traffic does; unpack it "
-                            "yourself if it is what it should be"
+                            f"{path} unpacks to more than {_MOST_TIMES} times its size, which no traffic file does; "
+                            "unpack it yourself if you trust it"
                         )
         except _DAMAGED as error:
             raise _damaged(path, error) from error

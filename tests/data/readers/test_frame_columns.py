@@ -95,7 +95,7 @@ def test_an_index_in_a_file_and_a_comma_too_many_are_no_cells():
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"hour": range(24)}, "column 'hour' has no role: by its name"),
+        ({"hour": range(24)}, "column 'hour' has no role: its name"),
         ({"region": "north"}, "column 'region' has no role: it holds text such as 'north'"),
         ({"flag": True}, "column 'flag' has no role: it holds bool"),
         ({"Unnamed: 3": 5.0}, "column 'Unnamed: 3' has no role"),
@@ -162,7 +162,7 @@ def test_a_comma_that_may_be_either_is_asked_for():
     assert read(frame, decimal=".").activity[0] == 1234
     shown = frame.assign(b="0,5")  # the table shows what its commas are
     assert read(shown).activity[0, 0, 0].tolist() == pytest.approx([1.234, 0.5])
-    with pytest.raises(DataError, match="disagree on the sign before decimals"):
+    with pytest.raises(DataError, match="disagree on the decimal sign"):
         read(frame.assign(b=["0,5"] * 23 + ["1,234.5"]))
     with pytest.raises(DataError, match=r"row 0: y '1\.25' of 'b' is not a number with decimal commas"):
         read(frame.assign(a="0,5", b="1.25"))
@@ -183,7 +183,7 @@ def test_hourly_files_of_milan():
     assert data.activity[20, :, 0, 0].tolist() == [0.5, 3.0, 9.0]
     assert data.activity[20, :, 0, 1].tolist() == [0, 0, 0]  # no row is no activity
     assert data.time[0] == np.datetime64("2013-10-31T23:00:00")
-    with pytest.raises(DataError, match=r"row 39: ds 2013-11-01 00:00:00 of 4456 is there twice: row 0 has it too"):
+    with pytest.raises(DataError, match=r"row 39: ds 2013-11-01 00:00:00 of 4456 appears twice: row 0 has it too"):
         read(pd.concat([frame, hourly()[:1]], ignore_index=True))
     with pytest.raises(DataError, match="cell 10001 is not on the milan grid"):
         read(hourly(CellID=10001))

@@ -59,7 +59,7 @@ def test_one_date_shows_the_order_of_all():
 def test_text_that_is_no_time():
     with pytest.raises(DataError, match="row 1: ds '2013-11-31' is not a time"):
         read(["2013-11-30", "2013-11-31", "2013-12-01"])
-    with pytest.raises(DataError, match="row 0: ds '1/11/2013' is not a time; it has not the form '%Y'"):
+    with pytest.raises(DataError, match="row 0: ds '1/11/2013' is not a time; it does not have the form '%Y'"):
         read(["1/11/2013", "2/11/2013"], time_format="%Y")
     assert read(["2013-11-01 23:00", "2013-11-01 24:00"]).time[1] == np.datetime64("2013-11-01T23:00:00")
 
@@ -77,7 +77,7 @@ def test_numbers_that_are_dates_or_nothing():
     assert read(NOVEMBER.strftime("%Y%m%d%H").astype(int)).time[0] == FIRST
     assert read(NOVEMBER.strftime("%Y%m%d%H%M").astype(int)).num_steps == 288
     assert read(NOVEMBER[::24].strftime("%Y%m%d").astype(int)).step_minutes == 1440
-    with pytest.raises(DataError, match=r"row 0: ds holds numbers such as 41579\.0, which are no epoch"):
+    with pytest.raises(DataError, match=r"row 0: ds holds numbers such as 41579\.0, which are not epoch"):
         read(41579 + np.arange(24) / 24)
 
 
@@ -103,7 +103,7 @@ def test_offsets_without_a_zone():
     assert data.time[0] == np.datetime64("2013-10-31T15:00:00")
     for zone in ("America/New_York", "Asia/Kolkata"):
         text = pd.date_range("2013-11-01", periods=96, freq="h", tz=zone).astype(str)
-        with pytest.raises(DataError, match="tell no time zone; give timezone"):
+        with pytest.raises(DataError, match="do not determine a time zone; give timezone"):
             read(text)
         assert read(text, timezone=zone).timezone == zone
     with pytest.raises(DataError, match=r"mixes times with and without offset to UTC: row 0 has .*, row 1 has"):
@@ -176,7 +176,7 @@ def test_rows_in_any_order():
     frame = pd.DataFrame({"ds": october, "a": np.arange(72.0)})
     newest_first = TrafficDataset.from_dataframe(frame[::-1])
     np.testing.assert_array_equal(newest_first.activity[:, 0, 0, 0], np.arange(72))
-    with pytest.raises(DataError, match="the order of rows tells the two hours of one name apart"):
+    with pytest.raises(DataError, match="the order of rows distinguishes the two hours of the same name"):
         TrafficDataset.from_dataframe(frame.sample(frac=1, random_state=0))
 
 
@@ -190,7 +190,7 @@ def test_times_that_jitter():
     for off in (jitter, pd.to_timedelta(0.25, "s")):
         data = read(NOVEMBER + off, round_times=True)
         assert (data.time[0], data.num_steps, data.step_minutes) == (FIRST, 288, 60)
-    with pytest.raises(DataError, match="is there twice"):
+    with pytest.raises(DataError, match="appears twice"):
         read(NOVEMBER[:10].append(NOVEMBER[9:10] + pd.to_timedelta(3, "s")), round_times=True)
 
 

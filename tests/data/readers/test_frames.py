@@ -92,14 +92,14 @@ def with_value(column, row, value):
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (with_value("ds", 30, DS[5]), r"row 30: ds 2013-11-01 05:00:00 of 'a', service 'sms' is there twice"),
+        (with_value("ds", 30, DS[5]), r"row 30: ds 2013-11-01 05:00:00 of 'a', service 'sms' appears twice"),
         (with_value("ds", 30, DS[2]), r"row 30: ds 2013-11-01 02:00:00 .* out of order"),
         (with_value("ds", 30, "soon"), r"row 30: ds 'soon' is not a time"),
         (with_value("y", 40, "many"), r"row 40: y 'many' of 'a' is not a number"),
         (with_value("unique_id", 50, None), r"row 50: unique_id is empty"),
         (
             with_value("ds", 47, DS[-1] + pd.Timedelta("17min")),
-            r"row 47: .* is no whole number of 60 min slots",
+            r"row 47: .* is not a whole number of 60 min slots",
         ),
         (with_value("y", 40, -3.0), r"is -3; activity cannot be negative"),
         (long().drop(columns="y"), r"no column y"),

@@ -65,7 +65,7 @@ def test_a_file_cut_short(tmp_path):
 
 def test_unknown_layout_and_missing_file(tmp_path):
     np.savez(tmp_path / "x.npz", speed=np.ones(3))
-    with pytest.raises(DataError, match="holds speed, which is no known layout"):
+    with pytest.raises(DataError, match="holds speed, which is not a known layout"):
         TrafficDataset.from_npz(tmp_path / "x.npz")
     with pytest.raises(DataError, match="there is no file"):
         TrafficDataset.from_npz(tmp_path / "y.npz")

@@ -62,7 +62,7 @@ def bad(value):
         ({"traffic": bad(1e300)}, r"p\.npz: traffic\[1, 5, 0, 2\] is 1e\+300"),
         ({"traffic": np.full((2, 96, 2, 3), "x")}, r"p\.npz: traffic is <U1 \(2, 96, 2, 3\); wanted numbers"),
         ({"traffic": np.ones((96, 2, 3))}, r"p\.npz: traffic \(96, 2, 3\) and mask \(2, 2, 3\) must be"),
-        ({"traffic": np.ones((2, 1, 2, 3))}, r"p\.npz: traffic \(2, 1, 2, 3\) has the one slot"),
+        ({"traffic": np.ones((2, 1, 2, 3))}, r"p\.npz: traffic \(2, 1, 2, 3\) has only one slot"),
         ({"mask": np.ones((2, 3, 2), bool)}, r"p\.npz: traffic .* and mask \(2, 3, 2\) must be"),
         ({"mask": np.full((2, 2, 3), 2)}, r"p\.npz: mask holds 2; wanted bool"),
         ({"mask": np.full((2, 2, 3), 0.5)}, r"p\.npz: mask holds float64; wanted bool"),

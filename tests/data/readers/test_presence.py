@@ -50,7 +50,7 @@ def test_an_hour_left_out_may_have_empty_rows_alone(tmp_path):
     assert (data.num_steps, str(data.time[2])) == (4, "2020-03-29T01:00:00")
     assert not np.isnan(data.activity).any()
     users[2, 0] = 5
-    with pytest.raises(DataError, match=r"p\.npz: time_local_s\[2\] = 2020-03-29T02:00:00 is no time in Europe/Paris"):
+    with pytest.raises(DataError, match=r"p\.npz: time_local_s\[2\] = 2020-03-29T02:00:00 does not exist in Europe"):
         load(write(tmp_path / "p.npz", users, time_local_s=shown))
 
 

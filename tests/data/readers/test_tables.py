@@ -187,7 +187,7 @@ def test_packed_official_text(tmp_path):
 
 def test_options_where_they_have_no_use(tmp_path):
     np.savez(tmp_path / "z.npz", internet_z=np.zeros((12, 2)))
-    with pytest.raises(DataError, match=r"z\.npz says itself what it holds; leave out timezone"):
+    with pytest.raises(DataError, match=r"z\.npz describes its own contents; leave out timezone"):
         load(tmp_path / "z.npz", timezone="UTC")
     written(tmp_path, long().to_csv(index=False))
     with pytest.raises(DataError, match=r"has files of several kinds \(\.npz, table\)"):

@@ -239,7 +239,7 @@ def test_cache_never_overwrites_another_file(tmp_path, file):
     day(file)
     other = tmp_path / "mine.npz"
     np.savez(other, a=np.ones(3))
-    with pytest.raises(DataError, match="no cache of daily files"):
+    with pytest.raises(DataError, match="not a cache of daily files"):
         TrafficDataset.from_telecom_italia(file, cache=other)
     assert np.load(other)["a"].sum() == 3
 
