@@ -1,8 +1,8 @@
-"""Several processes that share one piece of work: what each of them holds, and what they exchange.
+"""Processes that share one piece of work: what each process holds, and what the processes exchange.
 
-Two layouts share a tensor's columns out. Strided, rank r of R holds the columns r, r + R, r + 2 R, ...: so are samples
-with their weights, whose number may be any. In blocks, it holds the r-th of R contiguous parts: so are the parameters
-of a model. One process alone exchanges nothing, and needs no torch.distributed.
+Two layouts divide a tensor's columns among R ranks. In the strided layout, rank r holds the columns r, r + R, r + 2 R,
+...; samples and their weights use it, because their number may be any. In the block layout, rank r holds the r-th of R
+contiguous parts; the parameters of a model use it. A single process exchanges nothing and needs no torch.distributed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from torch.nn.parallel import DistributedDataParallel
 from simmst.errors import SimmstError
 
 TIMEOUT_SECONDS = 300.0
-# Gloo's threads free the tensors of the last exchange a moment after it, and take Python's lock for that; where the
-# interpreter has ended before, the process aborts.
+# Gloo's threads free the tensors of the last exchange a moment after it and take Python's lock to do so. If the
+# interpreter has already ended by then, the process aborts.
 _LETTING_GO = 0.1
 
 
 class RankError(SimmstError, RuntimeError):
-    """Another rank ended, or did not answer in time."""
+    """Another rank ended or did not answer in time."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that share the work; one alone by default.
+    """This process among those that share the work; a single process by default.
 
     Attributes:
-        rank: number of this process, from 0 on.
+        rank: number of this process, counted from 0.
         world_size: number of processes.
 
     Raises:
-        RankError: in any exchange, where another rank does not take part.
+        RankError: another rank does not take part in an exchange; every exchange may raise it.
 
     Example:
         >>> second = ProcessGroup(1, 3)
@@ -66,7 +66,7 @@ class ProcessGroup:
         return columns if self.world_size == 1 else columns[..., self.rank :: self.world_size].contiguous()
 
     def shard_size(self, total: int) -> int:
-        """Return how many of `total` columns are in this rank's shard."""
+        """Return the number of columns in this rank's shard of `total` columns."""
         return len(range(self.rank, total, self.world_size))
 
     def select(self, index: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class ProcessGroup:
         return index if self.world_size == 1 else index[index % self.world_size == self.rank]
 
     def local(self, index: Tensor) -> Tensor:
-        """Return the places in this rank's shard of its columns `index`."""
+        """Return the positions within this rank's shard of its columns `index`."""
         return index if self.world_size == 1 else index // self.world_size
 
     def all_gather(self, shard: Tensor, total: int) -> Tensor:
@@ -90,7 +90,7 @@ class ProcessGroup:
         return torch.stack(shards, dim=-1).flatten(-2)[..., :total].contiguous()
 
     def all_gather_object(self, shard: list[Any]) -> list[Any]:
-        """Return a list on every rank, of which rank r has the entries r, r + R, ...; any objects that pickle takes."""
+        """Return the whole list on every rank, where rank r has the entries r, r + R, ..., any picklable objects."""
         if self.world_size == 1:
             return shard
         shards: list[Any] = [None] * self.world_size
@@ -106,7 +106,7 @@ class ProcessGroup:
 
         Args:
             total: number of columns.
-            unit: columns that stay together; eight, so that entries of one bit come in whole bytes, one for the bytes.
+            unit: number of columns that stay together: 8 so that one-bit entries fill whole bytes, 1 for the bytes.
         """
         length = self._block_length(total, unit)
         return slice(min(self.rank * length, total), min((self.rank + 1) * length, total))
@@ -115,11 +115,11 @@ class ProcessGroup:
         return -(-total // (unit * self.world_size)) * unit
 
     def shard_block(self, columns: Tensor, *, unit: int = 8) -> Tensor:
-        """Return this rank's block (..., N_r) of (..., N), in memory of its own."""
+        """Return a copy of this rank's block (..., N_r) of (..., N); a single process gets the tensor itself."""
         return columns if self.world_size == 1 else columns[..., self.block(columns.shape[-1], unit=unit)].clone()
 
     def gather_block(self, block: Tensor, total: int, *, unit: int = 8) -> Tensor:
-        """On rank 0: return (..., total) on the CPU from the blocks (..., N_r); others return what they gave."""
+        """Return (..., total) on the CPU of rank 0 from the blocks (..., N_r); other ranks return their own block."""
         if self.world_size == 1:
             return block
         padded = block.new_zeros((*block.shape[:-1], self._block_length(total, unit)))
@@ -132,13 +132,13 @@ class ProcessGroup:
                 return block
             whole = torch.empty((len(rows), total), dtype=rows.dtype)
             blocks = rows.new_empty((self.world_size, rows.shape[-1]))
-            for number, row in enumerate(rows):  # one at a time, so that little more than the result is held
-                dist.gather(row.view(torch.uint8), list(blocks.view(torch.uint8)))  # bytes, as gloo lacks some dtypes
+            for number, row in enumerate(rows):  # row by row, so that little more than the result is in memory
+                dist.gather(row.view(torch.uint8), list(blocks.view(torch.uint8)))  # bytes: gloo lacks some dtypes
                 whole[number] = blocks.flatten()[:total]
         return whole.view(*block.shape[:-1], total)
 
     def all_gather_block_(self, whole: Tensor) -> None:
-        """Fill `whole` (N,), of which each rank has changed its block, with the blocks of all, in place."""
+        """Fill `whole` (N,), in which each rank has changed its own block, with the blocks of all ranks, in place."""
         if self.world_size == 1:
             return
         block, length = whole[self.block(len(whole))], self._block_length(len(whole), 8)
@@ -152,7 +152,7 @@ class ProcessGroup:
     # Whole values
 
     def partial(self, tensor: Tensor) -> Tensor:
-        """Return this rank's addend of a tensor that all hold: zeros but on rank 0, so that a sum counts it once."""
+        """Return the tensor on rank 0 and zeros on the others, so that a sum over the ranks counts it once."""
         return tensor if self.rank == 0 else torch.zeros_like(tensor)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class ProcessGroup:
         return copy
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """Return what rank 0 gives, any object that pickle takes; what the others give is ignored."""
+        """Return the value of rank 0, any picklable object; the values of the other ranks are ignored."""
         if self.world_size == 1:
             return value
         held = [value]
@@ -196,8 +196,8 @@ class ProcessGroup:
     def replicate(self, model: nn.Module) -> nn.Module:
         """Return the model as this rank's replica, with the weights of rank 0.
 
-        Its backward pass leaves the mean over the ranks of the gradients, the same on all; its attributes and
-        parameters are the model's. All parameters take part in every backward pass.
+        After its backward pass, every rank has the same gradients, the mean over the ranks. Its attributes and
+        parameters are those of the model. All parameters must take part in every backward pass.
         """
         if self.world_size == 1:
             return model
@@ -205,7 +205,7 @@ class ProcessGroup:
             return _Replica(model, **_OWN_BUFFERS)
 
 
-# The same option under the names of older and newer torch: buffers are the model's own business.
+# Buffers are not synchronised. Older and newer versions of torch have different names for this option.
 _NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
 _OWN_BUFFERS: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
@@ -213,7 +213,7 @@ _OWN_BUFFERS: dict[str, Any] = {
 
 
 class _Replica(DistributedDataParallel):
-    """A replica through which the attributes of its model are seen."""
+    """A replica with the attributes of its model."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -227,11 +227,11 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[ProcessGroup]:
-    """Join the processes that ``torchrun`` started, and leave them at the end; one process alone needs none of it.
+    """Join the processes that ``torchrun`` started, and leave them at the end; a single process joins nothing.
 
     Args:
-        device: where the tensors lie, "cpu" (exchanged by gloo) or "cuda" (by NCCL, one GPU a rank).
-        timeout_seconds: how long a rank waits for the others before it gives up.
+        device: device of the tensors, "cpu" (exchanged by gloo) or "cuda" (by NCCL, one GPU per rank).
+        timeout_seconds: seconds that a rank waits for the others before it gives up.
 
     Raises:
         RankError: the others cannot be reached, or one of them ends.
@@ -248,7 +248,7 @@ def process_group(device: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> I
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
         with answered():
-            dist.barrier()  # none closes its connections while another still waits for an answer
+            dist.barrier()  # no rank closes its connections while another still waits for an answer
     finally:
         time.sleep(_LETTING_GO)
         dist.destroy_process_group()
@@ -276,7 +276,7 @@ def _meet(device: str, timeout_seconds: float) -> None:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Tell in words where another rank did not take part in an exchange.
+    """Turn the failure of an exchange into a RankError.
 
     Raises:
         RankError: the exchange failed.
@@ -288,6 +288,6 @@ def answered() -> Iterator[None]:
     except RuntimeError as error:
         raise RankError(
             "another rank of this run has ended or does not answer "
-            f"({str(error).splitlines()[0]}); the last checkpoint is as it was: look at what that rank said, and start "
-            "the same command again to resume from there"
+            f"({str(error).splitlines()[0]}); the last checkpoint is intact: read the output of that rank, then start "
+            "the same command again to resume"
         ) from error

@@ -1,1 +1,1 @@
-"""What operators, reference, adapters and kernels share: the words of each hot path, dtypes and random numbers."""
+"""Definitions that operators, reference, adapters and kernels share for each hot path, dtypes and random numbers."""

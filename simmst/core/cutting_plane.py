@@ -1,4 +1,4 @@
-"""The words of cutting planes that every backend shares: packed signs, and Adam's constants."""
+"""Definitions of cutting planes that every backend shares: packed signs and Adam's constants."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's, as torch.optim.Adam
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # defaults of torch.optim.Adam
 
 
 class PackedSigns(NamedTuple):
-    """Planes whose entries are all +s or -s, one bit an entry and one scale s a row.
+    """Planes whose entries are all +s or -s, stored as one bit per entry and one scale s per row.
 
-    Bit b (value ``1 << b``) of byte i of a row is entry 8 i + b; a set bit means negative, as the sign bit of a float.
-    The bits past the last entry are zero.
+    Bit b (value ``1 << b``) of byte i of a row is entry 8 i + b; a set bit means negative, like the sign bit of a
+    float. The bits past the last entry are zero.
 
     Attributes:
         bits: uint8 (..., L, ceil(N / 8)).
@@ -37,12 +37,12 @@ class PackedSigns(NamedTuple):
         return (*self.bits.shape[:-1], self.size)
 
     def unpack(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the planes (..., L, N) with every entry written out, in ``dtype`` (the scale's if None)."""
+        """Return the unpacked planes (..., L, N) in ``dtype``, or in the dtype of the scale if None."""
         return unpack_signs(self.bits, self.scale, self.size, dtype or self.scale.dtype)
 
 
 def unpack_signs(bits: Tensor, scale: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Write out the entries of packed signs, (..., L, N)."""
+    """Unpack the entries of packed signs to (..., L, N)."""
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
     negative = (bits.unsqueeze(-1) >> shifts).bitwise_and(1).flatten(-2)[..., :size]
     scale = scale.to(dtype).unsqueeze(-1)
@@ -50,10 +50,10 @@ def unpack_signs(bits: Tensor, scale: Tensor, size: int, dtype: torch.dtype) -> 
 
 
 def pack_signs(planes: Tensor, scale: Tensor | None = None) -> PackedSigns:
-    """Keep the signs of planes, one bit an entry; sign(0) is +1, for the negative zero too.
+    """Pack the signs of planes into one bit per entry; the sign of 0 and of -0 is +1.
 
-    The planes of an L1 distance hold nothing but signs, so packing them loses nothing. Compute the offsets from what is
-    stored: pack first, then evaluate.
+    The planes of an L1 distance hold only signs, so packing them loses nothing. Compute the offsets from the packed
+    planes: pack first, then evaluate.
 
     Args:
         planes: (..., L, N), floating point; only its signs are used.
@@ -61,7 +61,7 @@ def pack_signs(planes: Tensor, scale: Tensor | None = None) -> PackedSigns:
 
     Raises:
         TypeError: planes or scale is not a floating-point tensor.
-        ValueError: planes has fewer than two dimensions or holds NaN, or scale does not have one entry a row.
+        ValueError: planes has fewer than two dimensions or holds NaN, or scale does not have one entry per row.
 
     Example:
         >>> pack_signs(torch.tensor([[-1.0, 1.0, -0.0, -3.0]])).bits

@@ -1,10 +1,10 @@
-"""The words of day attention that every backend shares."""
+"""Definitions of day attention that every backend shares."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-# Of query, key, bias and alike_weight.
+# Gradients of query, key, bias and alike_weight.
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 __all__ = ["Gradients"]

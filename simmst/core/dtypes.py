@@ -1,4 +1,4 @@
-"""Dtypes: which the operators take, the numbers that name them to the compiled modules, and whether TF32 is allowed."""
+"""The dtypes that the operators take, their numbers in the compiled modules, and the check that TF32 is allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 GPU_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
-# As in csrc; the CPU kernels take the first five.
+# The same numbers as in csrc; the CPU kernels take the first five.
 CODES = {
     torch.float32: 0,
     torch.float64: 1,
@@ -21,11 +21,11 @@ CODES = {
 
 
 def tf32_is_allowed() -> bool:
-    """Whether torch may round the operands of float32 matrix products on a GPU to TF32.
+    """Tell whether torch may round the operands of float32 matrix products on a GPU to TF32.
 
-    A program sets it by ``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul.allow_tf32`` or, since
-    torch 2.9, ``torch.backends.cuda.matmul.fp32_precision`` and ``torch.backends.fp32_precision``. Once one of the last
-    two was set, torch raises where one of the first is read; the new one follows them all.
+    A program sets this with ``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul.allow_tf32`` or, since
+    torch 2.9, ``torch.backends.cuda.matmul.fp32_precision`` and ``torch.backends.fp32_precision``. After one of the
+    last two was set, torch raises if one of the first two is read; ``matmul.fp32_precision`` reflects all four.
 
     Example:
         >>> tf32_is_allowed()

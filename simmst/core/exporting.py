@@ -1,20 +1,22 @@
-"""What a program that leaves torch needs: operations that ONNX has."""
+"""Operations for exported programs, built from operators that ONNX has."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Whether torch.export is tracing, for a program of torch or of ONNX; before torch 2.7 nothing tells.
+# Tells whether torch.export is tracing, for a torch or an ONNX program. Always False before torch 2.7.
 is_exporting = getattr(torch.compiler, "is_exporting", bool)
 
 
 def largest(measure: Tensor, count: int) -> Tensor:
-    """Indices of the largest entries, ascending, ties to the lower index: a stable sort, which ONNX lacks, by topk.
+    """Return the indices of the largest entries, ascending, with ties to the lower index.
+
+    It uses topk, because ONNX lacks a stable sort.
 
     Args:
         measure: (..., L) floating point; NaN counts as infinity.
-        count: how many, from 1 to L.
+        count: number of entries, from 1 to L.
 
     Returns:
         int64 (..., count).
@@ -34,12 +36,14 @@ def largest(measure: Tensor, count: int) -> Tensor:
 
 
 def lower_median(values: Tensor, known: Tensor, dim: int) -> Tensor:
-    """Lower median of what is known along a dimension, zero where nothing is, without nanmedian, which ONNX lacks.
+    """Return the lower median of the known values along a dimension, or zero if none is known.
+
+    It avoids nanmedian, which ONNX lacks.
 
     Args:
         values: floating point.
         known: bool, of the shape of values.
-        dim: the dimension that goes.
+        dim: dimension to reduce.
 
     Example:
         >>> lower_median(torch.tensor([4.0, 1.0, 9.0]), torch.tensor([True, True, False]), 0)

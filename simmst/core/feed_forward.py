@@ -1,4 +1,4 @@
-"""The words of the feed-forward part that every backend shares."""
+"""Definitions of the feed-forward part that every backend shares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Of x, in_weight, in_bias, out_weight, out_bias, norm_weight, norm_bias and addend; None where not wanted.
+# Gradients of x, in_weight, in_bias, out_weight, out_bias, norm_weight, norm_bias and addend; None where not wanted.
 Gradients = tuple[
     Tensor | None,
     Tensor | None,
@@ -20,11 +20,11 @@ Gradients = tuple[
 
 
 class Options(NamedTuple):
-    """What a call of the feed-forward part is told beside its tensors; ``simmst.ops.feed_forward`` documents it.
+    """The options of the feed-forward part; ``simmst.ops.feed_forward`` documents them.
 
     Attributes:
-        residual: add x.
-        norm_first: normalise the input rather than the output.
+        residual: whether to add x.
+        norm_first: whether to normalise the input rather than the output.
         eps: LayerNorm epsilon.
     """
 

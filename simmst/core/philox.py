@@ -1,6 +1,6 @@
 """The counter-based random numbers of every backend: Philox4x32-10 in int64 tensor arithmetic.
 
-A number depends on its counter and key alone, so a kernel that works in tiles, a second backend and the backward pass
+A number depends only on its counter and key, so a kernel that works in tiles, a second backend and the backward pass
 draw the same numbers without storing them. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 
 Counter layout, each entry a 32-bit word:
@@ -28,14 +28,14 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
 def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product; the halves keep every intermediate below 2**49."""
+    """Return high and low word of a 32 x 32 bit product; multiplying by halves keeps intermediates below 2**49."""
     low = constant * (word & 0xFFFF)
     middle = (low >> 16) + constant * (word >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10: four random 32-bit words for each counter.
+    """Return four random 32-bit words for each counter by Philox4x32-10.
 
     Args:
         counter: four int64 tensors of shapes that broadcast, values in [0, 2**32).
@@ -60,13 +60,13 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Tensor) -> t
 
 
 def philox_words(batch: Tensor, row: Tensor, columns: int, *, stream: int, key: Tensor) -> Tensor:
-    """Random words for a block of rows and all their columns, by the counter layout of this module.
+    """Return random words for a block of rows and all their columns, by the counter layout of this module.
 
     Args:
         batch: int64 flattened batch indices, of a shape that broadcasts with row.
         row: int64 row indices (...).
         columns: number of columns.
-        stream: which use the numbers have.
+        stream: ``STREAM_DROPOUT`` or ``STREAM_SAMPLE``, the use of the numbers.
         key: int64 (2,), the seed.
 
     Returns:
@@ -84,7 +84,7 @@ def philox_words(batch: Tensor, row: Tensor, columns: int, *, stream: int, key: 
 
 
 def keep_threshold(dropout_p: float) -> int:
-    """The smallest word that survives dropout: word / 2**32 >= dropout_p, as an exact integer comparison.
+    """Return the smallest word that survives dropout: word / 2**32 >= dropout_p, as an exact integer comparison.
 
     Example:
         >>> keep_threshold(0.5) == 2**31
@@ -94,13 +94,13 @@ def keep_threshold(dropout_p: float) -> int:
 
 
 def philox_indices(rows: int, columns: int, upper: int, *, key: Tensor) -> Tensor:
-    """Indices in [0, upper) for every row and column, drawn on ``STREAM_SAMPLE``: floor(word * upper / 2**32).
+    """Draw indices in [0, upper) for every row and column on ``STREAM_SAMPLE``: floor(word * upper / 2**32).
 
     Args:
         rows: number of rows.
-        columns: indices a row.
+        columns: number of indices per row.
         upper: exclusive bound, at most 2**31.
-        key: int64 (2,), the seed; its device is the result's.
+        key: int64 (2,), the seed; the result is on its device.
 
     Returns:
         int64 (rows, columns).

@@ -1,4 +1,4 @@
-"""The words of the projections before and behind attention that every backend shares."""
+"""Definitions of the projections before and after attention that every backend shares."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Options(NamedTuple):
-    """What a call of the projections is told beside its tensors.
+    """The options of the projections.
 
     Attributes:
-        input_heads: heads of x, (N, heads, T, D); 0 for tokens (N, T, C).
-        output_heads: heads of the results, likewise.
+        input_heads: number of heads of x, (N, heads, T, D); 0 for tokens (N, T, C).
+        output_heads: number of heads of the results, likewise.
         eps: LayerNorm epsilon.
     """
 

@@ -1,4 +1,4 @@
-"""The words of spatial attention that every backend shares."""
+"""Definitions of spatial attention that every backend shares."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Of x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight and norm_bias; None where not wanted.
+# Gradients of x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight and norm_bias; None where
+# not wanted.
 Gradients = tuple[
     Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
 ]
 
 
 class Options(NamedTuple):
-    """What a call of spatial attention is told beside its tensors; ``simmst.ops.spatial_attention`` documents it.
+    """The options of spatial attention; ``simmst.ops.spatial_attention`` documents them.
 
     Attributes:
         num_heads: number of heads.
-        residual: add x.
+        residual: whether to add x.
         eps: LayerNorm epsilon.
         scale: factor of the scores.
     """
@@ -29,10 +30,10 @@ class Options(NamedTuple):
 
 
 def kept_entries(batch: int, channels: int, heads: int, positions: int, masked: bool) -> int:
-    """Entries that the C++ kernels keep of a forward pass, as csrc/cpu/spatial_attention.hpp counts.
+    """Count the entries that the C++ kernels keep of a forward pass, as csrc/cpu/spatial_attention.hpp does.
 
-    Queries, keys, values, heads and normalised sums of all channels and a few numbers of every position, in rows of
-    a group of maps that end in a few unused entries.
+    They are the queries, keys, values, heads and normalised sums of all channels and a few numbers of every position,
+    in rows that hold a group of maps and end in a few unused entries.
 
     Example:
         >>> kept_entries(384, 32, 4, 25, masked=False) / (384 * 25 * 32)  # times the size of x
@@ -45,10 +46,10 @@ def kept_entries(batch: int, channels: int, heads: int, positions: int, masked: 
 
 
 def pays_to_keep(channels: int, positions: int) -> bool:
-    """Whether the C++ backward pass gains from what the forward pass can keep.
+    """Tell whether the C++ backward pass gains from what the forward pass can keep.
 
-    For an entry of x it spares 8 C + 2 N operations and takes 20 bytes more, which are fresh memory: on the machine of
-    docs/results/speed.md these cost as much as 500 operations.
+    For each entry of x, keeping saves 8 C + 2 N operations and takes 20 more bytes of fresh memory, which cost as much
+    as 500 operations on the machine of docs/results/speed.md.
 
     Example:
         >>> pays_to_keep(64, 121), pays_to_keep(32, 25)

@@ -1,4 +1,4 @@
-"""Notices a source tree that stands in the way of an installation with compiled modules."""
+"""The warning about a source tree that hides an installation with compiled modules."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def warn_of_hidden_installation() -> None:
-    """Warn where simmst runs without its compiled modules while a folder further down ``sys.path`` has them.
+    """Warn if simmst runs without its compiled modules although a folder in ``sys.path`` has them.
 
-    Python started in a checkout imports the sources lying there, which have no compiled modules.
+    Python started in a checkout imports its sources, which have no compiled modules.
     """
     for folder in map(Path, sys.path):
         other = (folder / "simmst").resolve()

@@ -1,4 +1,4 @@
-"""The hot paths in plain PyTorch: the judge of every kernel, the fallback, the baseline of benchmarks."""
+"""The hot paths in plain PyTorch: the reference for every kernel, the fallback, and the other side in benchmarks."""
 
 from simmst.reference import (
     cutting_plane,

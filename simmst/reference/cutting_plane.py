@@ -9,29 +9,29 @@ from simmst.core.cutting_plane import BETA1, BETA2, EPS, PackedSigns, Planes, un
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
-    """Plane values A x + c: the oracle of ``simmst.ops.cutting_plane_values``, which documents it."""
+    """Return the values A x + c, as the reference for ``simmst.ops.cutting_plane_values``, which documents it."""
     return _values(planes, offsets, point).to(torch.promote_types(point.dtype, offsets.dtype))
 
 
 def penalty(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l max(0, v_l)^2: the oracle of ``simmst.ops.cutting_plane_penalty``, which documents it."""
+    """Return sum_l mu_l max(0, v_l)^2, as the reference for ``simmst.ops.cutting_plane_penalty``."""
     return penalty_and_values(planes, offsets, multipliers, point)[0]
 
 
 def lagrangian(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l v_l: the oracle of ``simmst.ops.cutting_plane_lagrangian``, which documents it."""
+    """Return sum_l mu_l v_l, as the reference for ``simmst.ops.cutting_plane_lagrangian``."""
     return lagrangian_and_values(planes, offsets, multipliers, point)[0]
 
 
 def penalty_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the penalty and the values it was made of, the latter unrounded, for the gradient."""
+    """Return the penalty and, for its gradient, the unrounded values of the planes."""
     plane_values = _values(planes, offsets, point)
     total = (multipliers * plane_values.relu().square()).sum(-1)
     return total.to(_result_dtype(offsets, multipliers, point)), plane_values
 
 
 def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Lagrangian's plane term and the values it was made of, the latter unrounded, for the gradient."""
+    """Return the Lagrangian's plane term and, for its gradient, the unrounded values of the planes."""
     plane_values = _values(planes, offsets, point)
     total = (multipliers * plane_values).sum(-1)
     return total.to(_result_dtype(offsets, multipliers, point)), plane_values
@@ -53,10 +53,10 @@ def lagrangian_and_gradient(
 
 
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
-    """A^T s: the planes added up with coefficients (..., L), rows with coefficient zero skipped. (..., N) in dtype."""
+    """Return A^T s, (..., N) in dtype, for coefficients s (..., L); rows with coefficient zero are skipped."""
     computing = torch.promote_types(dtype, torch.float32)
     matrix = _matrix(planes, computing)
-    # 0 * inf is NaN, so skipping has to be spelled out.
+    # 0 * inf is NaN, so rows must be skipped explicitly.
     matrix = matrix.masked_fill((coefficients == 0).unsqueeze(-1), 0.0)
     return torch.matmul(coefficients.to(computing).unsqueeze(-2), matrix).squeeze(-2).to(dtype)
 
@@ -72,7 +72,7 @@ def step_(
     lr: float,
     adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """One step and the values after it: the oracle of ``simmst.ops.cutting_plane_step_``, which documents it."""
+    """Take one step and return the values after it, as the reference for ``simmst.ops.cutting_plane_step_``."""
     with torch.no_grad():
         computing = torch.promote_types(point.dtype, torch.float32)
         direction = combine(planes, coefficients, computing) + gradient.to(computing)
@@ -81,15 +81,15 @@ def step_(
         else:
             updated = _adam(point.to(computing), direction, lr, *adam_state)
         point.copy_(updated)
-        # From the point as it is stored, after rounding.
+        # Use the stored point, after rounding.
         moved = (point.to(torch.promote_types(computing, anchor.dtype)) - anchor).to(computing)
         return (_product(planes, moved) + anchor_values).to(anchor_values.dtype)
 
 
 def _adam(point: Tensor, direction: Tensor, lr: float, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor) -> Tensor:
-    """Adam's new point; the state is advanced in place. The operations and their order are torch.optim.Adam's."""
+    """Return Adam's new point and update the state in place, with the operations of torch.optim.Adam in their order."""
     step.add_(1)
-    taken = step.to(torch.float64)  # as torch, which takes the powers in Python's floats
+    taken = step.to(torch.float64)  # because torch takes the powers in Python's floats
     first = exp_avg.to(point.dtype).lerp(direction, 1 - BETA1)
     second = exp_avg_sq.to(point.dtype).mul(BETA2).addcmul(direction, direction, value=1 - BETA2)
     exp_avg.copy_(first)
@@ -100,14 +100,14 @@ def _adam(point: Tensor, direction: Tensor, lr: float, exp_avg: Tensor, exp_avg_
 
 
 def _matrix(planes: Planes, dtype: torch.dtype) -> Tensor:
-    """The planes written out in the dtype of the computation; constants to autograd."""
+    """Return the unpacked planes in the dtype of the computation, as constants to autograd."""
     if isinstance(planes, PackedSigns):
         return unpack_signs(planes.bits, planes.scale, planes.size, dtype).detach()
     return planes.detach().to(dtype)
 
 
 def _product(planes: Planes, vector: Tensor) -> Tensor:
-    """A x for planes (..., L, N) and a vector (..., N)."""
+    """Return A x for planes (..., L, N) and a vector (..., N)."""
     return torch.matmul(_matrix(planes, vector.dtype), vector.unsqueeze(-1)).squeeze(-1)
 
 

@@ -1,4 +1,4 @@
-"""Attention of slots over the days before in plain PyTorch: derivatives of any order, every dtype."""
+"""Attention from slots to the days before in plain PyTorch, with derivatives of any order in every dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def day_attention(
     values: Tensor,
     apart: Tensor,
 ) -> Tensor:
-    """Attend from slots over days: the oracle of ``simmst.ops.day_attention``, which documents it.
+    """Attend from slots to days, as the reference for ``simmst.ops.day_attention``, which documents it.
 
     Arguments are not checked here.
 
@@ -29,7 +29,7 @@ def day_attention(
         >>> day_attention(query, key, *weights, known, torch.ones(1, 3, 2), torch.zeros(1, 3)).shape
         torch.Size([1, 2, 2])
     """
-    # The days come last: a softmax over any other axis takes several times as long.
+    # The days are the last axis, because a softmax over any other axis takes several times as long.
     score = torch.einsum("ntae,nlae->natl", query / math.sqrt(query.shape[-1]), key)
     score = score + bias[:, None] + F.linear(alike, alike_weight).permute(0, 3, 2, 1)
     visible = known.transpose(1, 2)[:, None]  # (N, 1, T, L)

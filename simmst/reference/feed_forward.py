@@ -1,4 +1,4 @@
-"""The feed-forward part in plain PyTorch: derivatives of any order, ``torch.func``, every dtype."""
+"""The feed-forward part in plain PyTorch, with derivatives of any order and ``torch.func`` in every dtype."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def feed_forward(
     residual: bool = True,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Two layers around a GELU: the oracle of ``simmst.ops.feed_forward``, which documents it.
+    """Apply two layers around a GELU, as the reference for ``simmst.ops.feed_forward``, which documents it.
 
     Arguments are not checked here.
 

@@ -1,8 +1,8 @@
-"""ProbSparse attention in plain PyTorch: the judge of every kernel and the fallback where there is none.
+"""ProbSparse attention in plain PyTorch: the reference for every kernel, and the fallback where there is no kernel.
 
 Source: Zhou et al., "Informer: Beyond Efficient Transformer for Long Sequence Time-Series Forecasting", AAAI 2021, and
-the authors' code, whose divisor (the number of keys), sampling (with replacement, shared by batch and heads) and fills
-it keeps. Written in operations that autograd, forward-mode AD, torch.func and torch.compile see through, to any order.
+the authors' code for the divisor (the number of keys), the sampling (with replacement, shared by batch and heads) and
+the fills. All operations work under autograd of any order, forward-mode AD, torch.func and torch.compile.
 
 Half types are computed in float32, float64 in float64; ``measure`` and ``lse`` stay in that wider type.
 """
@@ -18,24 +18,26 @@ from simmst.core.exporting import is_exporting, largest
 from simmst.core.philox import STREAM_DROPOUT, keep_threshold, philox_words
 from simmst.core.prob_sparse_attention import DEFAULTS, Options, divisor, resolve_fill, resolve_scale
 
-# A row chunk of scores stays below this many times the size of query and key together, or has this many rows.
+# A chunk of rows of scores is at most this many times as large as query and key together, or has this many rows.
 _CHUNK_FACTOR = 2
 _CHUNK_ROWS = 64
-# Above so many keys a sample, gathering the sampled keys beats multiplying with all of them (measured, AVX-512 CPU).
+# With more keys per sample than this, gathering the sampled keys is faster than multiplying with all keys (measured,
+# AVX-512 CPU).
 _KEYS_PER_SAMPLE = 50
 
 
 def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the queries whose sampled scores are the least uniform.
 
-    measure = max_s(q . k_s) - sum_s(q . k_s) / n, with n = L_K (``"keys"``) or S (``"samples"``); the u largest are
-    selected. Ties go to the lower index; a NaN measure counts as larger than every number. No gradient flows.
+    measure = max_s(q . k_s) - sum_s(q . k_s) / n, with n = L_K (``"keys"``) or S (``"samples"``); the queries with the
+    u largest measures are selected. If two measures are equal, the lower index is selected; a NaN measure counts as
+    larger than every number. The results carry no gradient.
 
     Args:
         query: (..., L_Q, D).
         key: (..., L_K, D).
-        sample: int64 (L_Q, S) or, shared by all queries, (S,): which keys a query is measured on.
-        u: how many queries to select.
+        sample: keys that a query is measured on, int64 (L_Q, S), or (S,) if all queries share them.
+        u: number of queries to select.
         normalizer: ``"keys"`` or ``"samples"``.
 
     Returns:
@@ -99,15 +101,15 @@ def attend(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention in the selected rows, the fill in all others.
+    """Attend in the selected rows, and fill all others.
 
     Args:
         query: (..., L_Q, D).
         key: (..., L_K, D).
         value: (..., L_K, D_V).
         top: int64 (..., u), distinct.
-        seed: int64 (2,), needed with dropout.
-        options: causal mask, aligned at the top left as in scaled_dot_product_attention; scale; fill; dropout.
+        seed: int64 (2,), required with dropout.
+        options: causal mask (aligned at the top left as in scaled_dot_product_attention), scale, fill and dropout.
 
     Returns:
         out: (..., L_Q, D_V) in the dtype of query.
@@ -141,14 +143,14 @@ def attend_backward(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`attend` in closed form, from its inputs and results.
+    """Return the gradients of :func:`attend` in closed form, from its inputs and results.
 
     With P = exp(scale q_top K^T - lse) and Z the dropout factor, in the selected rows
     dS = P (Z dO V^T - rowsum(dO O)); dQ = scale dS K, zero elsewhere; dK = scale dS^T q_top;
-    dV = (P Z)^T dO + the gradient of the fill, which the other rows receive.
+    dV = (P Z)^T dO + the gradient of the fill from the other rows.
 
     Args:
-        grad_out: (..., L_Q, D_V), the gradient of out; the rest as in, and from, :func:`attend`.
+        grad_out: (..., L_Q, D_V), the gradient of out. The other arguments are those of :func:`attend` and its results.
 
     Returns:
         The gradients of query, key and value, in their dtype.
@@ -199,7 +201,7 @@ def _scores(query: Tensor, key: Tensor, top: Tensor, *, is_causal: bool, scale: 
 
 
 def _dropout_factor(top: Tensor, like: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
-    """0 where a weight is dropped, else 1 / (1 - p); [..., u, L_K]."""
+    """Return the factors of the weights, [..., u, L_K]: 0 where a weight is dropped, else 1 / (1 - p)."""
     if seed is None:
         raise ValueError(f"dropout_p={dropout_p} needs a seed, got None")
     batch_shape = top.shape[:-1]
@@ -209,7 +211,7 @@ def _dropout_factor(top: Tensor, like: Tensor, dropout_p: float, seed: Tensor | 
 
 
 def _fill_rows(value: Tensor, queries: int, fill: str) -> Tensor:
-    """The fill of every row, [..., L_Q, D_V]."""
+    """Return the fill of every row, [..., L_Q, D_V]."""
     keys = value.shape[-2]
     if fill == "mean":
         return value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
@@ -221,7 +223,7 @@ def _fill_rows(value: Tensor, queries: int, fill: str) -> Tensor:
 
 
 def _fill_gradient(grad: Tensor, keys: int, fill: str) -> Tensor:
-    """The transpose of :func:`_fill_rows`: [..., L_Q, D_V] -> [..., L_K, D_V]."""
+    """Apply the transpose of :func:`_fill_rows`: [..., L_Q, D_V] -> [..., L_K, D_V]."""
     queries = grad.shape[-2]
     shape = (*grad.shape[:-2], keys, grad.shape[-1])
     if fill == "mean":

@@ -1,4 +1,4 @@
-"""The projections before and behind attention in plain PyTorch: derivatives of any order, every dtype."""
+"""The projections before and after attention in plain PyTorch, with derivatives of any order in every dtype."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def split_heads(
     norm_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, ...]:
-    """Project tokens for each head: the oracle of ``simmst.ops.split_heads``, which documents it.
+    """Project tokens for each head, as the reference for ``simmst.ops.split_heads``, which documents it.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ def split_heads(
 def merge_heads(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, residual: Tensor | None = None, scale: Tensor | None = None
 ) -> Tensor:
-    """Project what the heads found: the oracle of ``simmst.ops.merge_heads``, which documents it.
+    """Project the outputs of the heads, as the reference for ``simmst.ops.merge_heads``, which documents it.
 
     Example:
         >>> import torch

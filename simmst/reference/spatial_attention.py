@@ -1,7 +1,7 @@
 """Spatial multi-head attention over the positions of a map, in plain PyTorch.
 
-Written with elementary operations on purpose: the fused kernels of ``scaled_dot_product_attention`` have neither
-forward-mode derivatives nor double backward, and this one has derivatives of any order and works under ``torch.func``.
+It is written with elementary operations, so that it has derivatives of any order and works under ``torch.func``. The
+fused kernels of ``scaled_dot_product_attention`` have neither forward-mode derivatives nor double backward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Scores(NamedTuple):
     key: Tensor  # (B, heads, N, D)
     value: Tensor  # (B, heads, N, D), zero where ignored
     scores: Tensor  # (B, heads, N, N), -inf where ignored
-    empty: Tensor | None  # (B, 1, 1), True for a map with no position left
+    empty: Tensor | None  # (B, 1, 1), True for a map with every position ignored
 
 
 def spatial_attention(
@@ -38,9 +38,9 @@ def spatial_attention(
     eps: float = 1e-5,
     scale: float | None = None,
 ) -> Tensor:
-    """Attend over the positions of each map: the oracle of ``simmst.ops.spatial_attention``, which documents it.
+    """Attend over the positions of each map, as the reference for ``simmst.ops.spatial_attention``.
 
-    Arguments are not checked here. Half precision is computed in float32 and rounded once, at the end.
+    Arguments are not checked here. Half types are computed in float32 and rounded once, at the end.
 
     Example:
         >>> x = torch.randn(2, 8, 5, 5)
@@ -64,11 +64,11 @@ def forward(
     norm_bias: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and what ``backward`` needs beside the inputs.
+    """Return the output and what ``backward`` needs in addition to the inputs.
 
     Returns:
         The output, and lse (B, num_heads, N): the log of the sum of the exponentials of each row of scores, in
-        float32 (float64 for float64 inputs); +inf for a map with no position left, so that exp(score - lse) is 0.
+        float32 (float64 for float64 inputs); +inf for a map with every position ignored, so that exp(score - lse) is 0.
     """
     tokens = _to_tokens(x)
     part = _scores(tokens, in_proj_weight, in_proj_bias, options.num_heads, key_padding_mask, options.scale)
@@ -97,14 +97,14 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> Gradients:
-    """Gradients in closed form; scores and projections are recomputed from x, only x and lse are kept.
+    """Return the gradients in closed form. Scores and projections are computed again from x; only x and lse are kept.
 
     With P = exp(S - lse), O = P V and dO the gradient of O: dV = P^T dO, dS = P (dO V^T - rowsum(dO O)),
     dQ = scale dS K, dK = scale dS^T Q.
 
     Args:
-        grad: gradient of the output, the shape of x.
-        output_mask: which of the seven gradients are wanted, in the order they are returned.
+        grad: gradient of the output, of the shape of x.
+        output_mask: which of the seven gradients are wanted, in the order in which they are returned.
 
     Returns:
         Gradients of x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias; None
@@ -159,26 +159,26 @@ def backward(
 
 
 def _to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) or (B, N, C) -> (B, N, C) in the dtype of the computation."""
+    """Reshape (B, C, H, W) or (B, N, C) to (B, N, C), in the dtype of the computation."""
     tokens = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
     return tokens if tokens.dtype == torch.float64 else tokens.float()
 
 
 def _from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B, N, C) -> the layout and dtype of ``like``, contiguous."""
+    """Reshape (B, N, C) to the shape and dtype of ``like``, contiguous."""
     if like.dim() == 4:
         tokens = tokens.transpose(1, 2).reshape(like.shape)
     return tokens.to(like.dtype).contiguous()
 
 
 def _split_heads(tokens: Tensor, num_heads: int) -> Tensor:
-    """(B, N, C) -> (B, heads, N, D)."""
+    """Reshape (B, N, C) to (B, heads, N, D)."""
     batch, positions, channels = tokens.shape
     return tokens.reshape(batch, positions, num_heads, channels // num_heads).transpose(1, 2)
 
 
 def _merge_heads(heads: Tensor) -> Tensor:
-    """(B, heads, N, D) -> (B, N, C)."""
+    """Reshape (B, heads, N, D) to (B, N, C)."""
     return heads.transpose(1, 2).flatten(2)
 
 
@@ -190,7 +190,7 @@ def _scores(
     key_padding_mask: Tensor | None,
     scale: float | None,
 ) -> _Scores:
-    """Project the tokens and score every position against every other, ignored ones at -inf."""
+    """Project the tokens and score every position against every other, with -inf for ignored positions."""
     dtype = tokens.dtype
     bias = None if in_proj_bias is None else in_proj_bias.to(dtype)
     packed = F.linear(tokens, in_proj_weight.to(dtype), bias)  # (B, N, 3C)
@@ -200,11 +200,12 @@ def _scores(
     scores = torch.matmul(query * scale, key.mT)
     if key_padding_mask is None:
         return _Scores(query, key, value, scores, None)
-    # A map with no position left keeps its scores, lest the softmax divide by zero; its branch is zeroed later.
+    # A map with every position ignored keeps its scores, because the softmax would otherwise divide by zero. Its branch
+    # is set to zero later.
     empty = key_padding_mask.all(dim=-1, keepdim=True)  # (B, 1)
     ignored = (key_padding_mask & ~empty)[:, None, None, :]
     scores = scores.masked_fill(ignored, float("-inf"))
-    # 0 * NaN is NaN: zero the values too, so that what an ignored position holds reaches no other.
+    # 0 * NaN is NaN, so zero the values, too: nothing from an ignored position must reach another position.
     value = value.masked_fill(ignored.mT, 0.0)
     return _Scores(query, key, value, scores, empty.unsqueeze(-1))
 
@@ -226,7 +227,7 @@ def _finish(
     norm_bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """Output projection, residual, LayerNorm, and back to the layout of x."""
+    """Apply output projection, residual and LayerNorm, and return to the shape of x."""
     result = _project_out(_merge_heads(heads), empty, out_proj_weight, out_proj_bias)
     if residual:
         result = result + tokens
@@ -237,7 +238,7 @@ def _finish(
 
 
 def _norm_backward(grad: Tensor, before: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of LayerNorm's input, weight and bias."""
+    """Return the gradients of LayerNorm's input, weight and bias."""
     centred = before - before.mean(-1, keepdim=True)
     reciprocal = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
     normal = centred * reciprocal

@@ -1,8 +1,8 @@
-"""Spatial multi-head attention as one writes it without simmst: a chain of PyTorch's fused operators.
+"""Spatial multi-head attention as one would write it without simmst: a chain of PyTorch's fused operators.
 
-Where it is measured to be faster than the kernels, the automatic choice takes it, so it costs no more than what it
-stands for. It differs from that in what masks mean here: a map with no position left has an attention branch of zeros,
-and what an ignored position holds reaches no other, be it NaN or too large for the dtype.
+The automatic choice takes the chain where it is measured to be faster than the kernels, so simmst is never slower than
+code without it. Only masks differ from such code: if every position of a map is ignored, its attention branch is zero,
+and nothing from an ignored position reaches another, even if it is NaN or too large for the dtype.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simmst.core.spatial_attention import Options
 
-# The grids of the fused attention kernels hold so many maps.
+# The largest number of maps in a grid of the fused attention kernels.
 _MOST_MAPS = 65_535
 
 
@@ -30,7 +30,7 @@ def spatial_attention(
 ) -> Tensor:
     """Compute ``simmst.ops.spatial_attention``, which documents it, rounding to the dtype of x after every operator.
 
-    Arguments are not checked here. First derivatives in reverse mode, by autograd.
+    Arguments are not checked here. Autograd gives first derivatives in reverse mode.
 
     Example:
         >>> x, weight = torch.randn(2, 8, 5, 5), torch.randn(24, 8)
@@ -45,7 +45,7 @@ def spatial_attention(
     seen = empty = None
     if key_padding_mask is not None:
         empty = key_padding_mask.all(1, keepdim=True)[..., None]  # (B, 1, 1)
-        # The fused kernels add the mask to the scores, and 0 * NaN is NaN: zeros in place of ignored keys and values.
+        # The fused kernels add the mask to the scores, and 0 * NaN is NaN, so ignored keys and values become zero.
         ignored = key_padding_mask[..., None, None]
         key, value = key.masked_fill(ignored, 0.0), value.masked_fill(ignored, 0.0)
         seen = (~key_padding_mask[:, None] | empty)[:, None]  # (B, 1, 1, N)
@@ -61,10 +61,10 @@ def spatial_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float) -> Tensor:
-    """SDPA on (B, heads, N, D), for any scale and number of maps."""
+    """Apply scaled_dot_product_attention to (B, heads, N, D), for any scale and number of maps."""
     if 0 in query.shape:
         return value
-    if scale <= 0.0:  # the fused kernels shift by the largest unscaled score, which the scale must not turn around
+    if scale <= 0.0:  # the fused kernels subtract the largest unscaled score, which needs a positive scale
         query, scale = query * scale, 1.0
     if torch.compiler.is_compiling() or query.shape[0] <= _MOST_MAPS:
         return F.scaled_dot_product_attention(query, key, value, seen, scale=scale)

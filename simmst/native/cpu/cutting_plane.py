@@ -1,8 +1,8 @@
-"""Cutting planes on the compiled CPU kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
+"""Cutting planes on the compiled CPU kernels, with the signatures of ``simmst.reference.cutting_plane``.
 
-Vectors along N are read and written in place whatever their dtype; tensors with one entry a plane go in and come out as
-float32 or float64 and are rounded here where the result is narrower. The kernels work on addresses: every tensor stays
-bound to a name until they have run.
+The kernels read and write vectors along N in any dtype. They take and return tensors with one entry per plane in
+float32 or float64, and this module rounds a narrower result. The kernels work on addresses, so every tensor stays bound
+to a name until they have run.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from simmst.core.cutting_plane import BETA1, BETA2, PackedSigns, Planes
 
 _cpu: Any = importlib.import_module("simmst._cpu")
 _HALF = (torch.bfloat16, torch.float16)
-_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, number of the type, shape, strides
+_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]  # address, number of the dtype, shape, strides
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
-    """A x + c."""
+    """Return A x + c."""
     rows, scale = _rows(planes)
     dtype = torch.promote_types(point.dtype, offsets.dtype)
     offsets, point = _wide(offsets), _unit_stride(point)
@@ -35,29 +35,29 @@ def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
 
 
 def penalty(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l max(0, v_l)^2."""
+    """Return sum_l mu_l max(0, v_l)^2."""
     return penalty_and_values(planes, offsets, multipliers, point)[0]
 
 
 def lagrangian(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l v_l."""
+    """Return sum_l mu_l v_l."""
     return lagrangian_and_values(planes, offsets, multipliers, point)[0]
 
 
 def penalty_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty and the values it was made of, the latter unrounded."""
+    """Return the penalty and the unrounded values of the planes."""
     return _total(_cpu.cutting_plane_penalty, planes, offsets, multipliers, point, None)
 
 
 def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The Lagrangian's plane term and the values it was made of, the latter unrounded."""
+    """Return the Lagrangian's plane term and the unrounded values of the planes."""
     return _total(_cpu.cutting_plane_lagrangian, planes, offsets, multipliers, point, None)
 
 
 def penalty_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The penalty, the values, and d penalty / d point, problem by problem while its planes are in the cache."""
+    """Return the penalty, the values, and d penalty / d point, one problem after the other with its planes in cache."""
     gradient = torch.empty(point.shape, dtype=point.dtype)
     total, plane_values = _total(_cpu.cutting_plane_penalty, planes, offsets, multipliers, point, gradient)
     return total, plane_values, gradient
@@ -66,14 +66,14 @@ def penalty_and_gradient(
 def lagrangian_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
+    """Return the Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
     gradient = torch.empty(point.shape, dtype=point.dtype)
     total, plane_values = _total(_cpu.cutting_plane_lagrangian, planes, offsets, multipliers, point, gradient)
     return total, plane_values, gradient
 
 
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
-    """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
+    """Return A^T s, (..., N) in dtype; rows with coefficient zero are skipped."""
     rows, scale = _rows(planes)
     coefficients = _wide(coefficients)
     out = torch.empty((*planes.shape[:-2], planes.shape[-1]), dtype=dtype)
@@ -94,7 +94,7 @@ def step_(
     lr: float,
     adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """One optimiser step in place and the values after it, in one pass over the planes."""
+    """Take one optimiser step in place and return the values after it, in one pass over the planes."""
     rows, scale = _rows(planes)
     targets = [point] if adam_state is None else [point, adam_state[0], adam_state[1]]
     written = [_apart(target) for target in targets]
@@ -166,7 +166,7 @@ def _array_or_none(tensor: Tensor | None) -> _Array | None:
 
 
 def _rows(planes: Planes) -> tuple[Tensor, Tensor | None]:
-    """The stored rows with stride 1 along them, and the scale of packed signs."""
+    """Return the stored rows with stride 1 along N, and the scale of packed signs or None."""
     if isinstance(planes, PackedSigns):
         return _unit_stride(planes.bits), planes.scale
     return _unit_stride(planes), None
@@ -177,7 +177,7 @@ def _unit_stride(tensor: Tensor) -> Tensor:
 
 
 def _apart(tensor: Tensor) -> Tensor:
-    """A tensor the kernel can write to: unit stride, problems that do not overlap; the same one where it is so."""
+    """Return the tensor, or a copy that the kernel can write to if its stride is not 1 or its problems overlap."""
     overlap = tensor.dim() == 2 and tensor.shape[0] > 1 and tensor.stride(0) < tensor.shape[1]
     return tensor.contiguous() if overlap else _unit_stride(tensor)
 

@@ -1,4 +1,4 @@
-"""Attention of slots over the days before on the C++ kernels, called by the operators: float32 alone."""
+"""Attention from slots to the days before on the C++ kernels, in float32, as the operators call it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _cpu: Any = importlib.import_module("simmst._cpu")
 
 
 def forward(query: Tensor, key: Tensor, *rest: Tensor) -> Tensor:
-    """Return what ``simmst.reference.day_attention.day_attention`` does, for sizes of at least one.
+    """Return the result of ``simmst.reference.day_attention.day_attention``, for sizes of at least one.
 
     Raises:
-        TypeError: a tensor is of another dtype or not on the CPU.
+        TypeError: a tensor has another dtype or is not on the CPU.
         ValueError: sizes do not fit each other.
 
     Example:
@@ -34,10 +34,10 @@ def forward(query: Tensor, key: Tensor, *rest: Tensor) -> Tensor:
 
 
 def backward(grad: Tensor, query: Tensor, key: Tensor, *rest: Tensor) -> Gradients:
-    """Return the gradients of query, key, bias and alike_weight; the weights are computed again.
+    """Return the gradients of query, key, bias and alike_weight; the attention weights are computed again.
 
     Raises:
-        TypeError: a tensor is of another dtype or not on the CPU.
+        TypeError: a tensor has another dtype or is not on the CPU.
         ValueError: sizes do not fit each other.
 
     Example:
@@ -61,14 +61,14 @@ def backward(grad: Tensor, query: Tensor, key: Tensor, *rest: Tensor) -> Gradien
 
 
 def _sizes(query: Tensor, key: Tensor) -> list[int]:
-    """Series, slots, days, heads, width."""
+    """Return the numbers of series, slots, days and heads, and the width of a head."""
     series, slots, heads, width = query.shape
     return [series, slots, key.shape[1], heads, width]
 
 
 def _contiguous(*tensors: Tensor) -> list[Tensor]:
     for place, tensor in enumerate(tensors):
-        dtype = torch.bool if place == 5 else torch.float32  # the days that are known
+        dtype = torch.bool if place == 5 else torch.float32  # 5 is known
         if tensor.dtype != dtype or not tensor.is_cpu:
             raise TypeError(f"expected {dtype} on cpu, got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}")
     return [tensor.contiguous() for tensor in tensors]

@@ -1,4 +1,4 @@
-"""The feed-forward part on the C++ kernels, called by the operators: float32 alone."""
+"""The feed-forward part on the C++ kernels, in float32, as the operators call it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def forward(
     scale: Tensor | None,
     options: Options,
 ) -> Tensor:
-    """Return what ``simmst.reference.feed_forward.feed_forward`` does.
+    """Return the result of ``simmst.reference.feed_forward.feed_forward``.
 
     Raises:
         TypeError: a tensor is not float32 on the CPU.
@@ -69,7 +69,7 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> Gradients:
-    """Return the gradients wanted of x, the weights and the addend; the hidden layer is computed again.
+    """Return the wanted gradients of x, the weights and the addend; the hidden layer is computed again.
 
     Raises:
         TypeError: a tensor is not float32 on the CPU.
@@ -107,7 +107,7 @@ def _gradients(found: list[Tensor | None]) -> Gradients:
 
 
 def _sizes(x: Tensor, in_weight: Tensor, out_weight: Tensor) -> list[int]:
-    """Series, steps of a series, and the features of the three layers."""
+    """Return the numbers of series, tokens of a series, and features of the three layers."""
     shape = x.shape
     steps = shape[-2] if len(shape) > 1 else 1
     return [math.prod(shape[:-2]), steps, *in_weight.shape[::-1], out_weight.shape[0]]

@@ -1,4 +1,4 @@
-"""ProbSparse attention by the C++ kernels of ``simmst._cpu``: allocates results and hands over addresses."""
+"""ProbSparse attention on the C++ kernels of ``simmst._cpu``. The functions allocate results and pass addresses."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str =
 def infer(
     query: Tensor, key: Tensor, value: Tensor, sample: Tensor, factor: int, normalizer: str, options: Options
 ) -> Tensor:
-    """``select`` and ``attend`` in one call, where nothing but the output is wanted and no layout needs a copy.
+    """Do the work of ``select`` and ``attend`` in one call, for calls that want only the output and need no copy.
 
     Raises:
         IndexError: an index in sample is out of range.
-        ValueError: sample, or the last dimension of another tensor, is not contiguous; ``select`` and ``attend`` take
+        ValueError: sample, or the last dimension of another tensor, is not contiguous; ``select`` and ``attend`` accept
             such tensors.
 
     Example:
@@ -72,7 +72,7 @@ def infer(
         >>> infer(x, x, x, torch.tensor([0]), 1, "keys", Options()).shape
         torch.Size([3, 3])
     """
-    # Small calls spend most of their time here: each tensor is asked once.
+    # Small calls spend most of their time here, so each property of a tensor is read once.
     is_causal, scale, fill, _ = options
     shape, key_shape, value_shape = query.shape, key.shape, value.shape
     width = shape[-1]
@@ -102,7 +102,7 @@ def attend(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+    """Attend in the rows top, and fill all others; see the reference's ``attend``.
 
     Raises:
         IndexError: an index in top is out of range.
@@ -132,7 +132,7 @@ def attend_backward(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; see the reference's ``attend_backward``.
+    """Return the gradients of query, key and value; see the reference's ``attend_backward``.
 
     Example:
         >>> x, top = torch.eye(3), torch.tensor([1])
@@ -188,7 +188,7 @@ def _empty_wide(query: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _row_major(tensor: Tensor) -> Tensor:
-    """The tensor, or a contiguous copy where its last dimension is not contiguous."""
+    """Return the tensor, or a contiguous copy if its last dimension is not contiguous."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 

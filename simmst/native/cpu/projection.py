@@ -1,4 +1,4 @@
-"""The projections before and behind attention on the C++ kernels, called by the operators: float32 alone."""
+"""The projections before and after attention on the C++ kernels, in float32, as the operators call them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def forward(
     scale: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the results of up to three layers, empty ones in the place of those that are not there.
+    """Return the results of up to three layers, with an empty tensor in place of each missing layer.
 
     Raises:
         TypeError: a tensor is not float32 on the CPU.
@@ -73,7 +73,7 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients wanted of x, the layers and the norm, in the order of the operands.
+    """Return the wanted gradients of x, the layers and the norm, in the order of the operands.
 
     Raises:
         TypeError: a tensor is not float32 on the CPU.
@@ -110,12 +110,12 @@ def backward(
 
 
 def _operands(layers: list[tuple[Any, Any]], *rest: Tensor | None) -> list[Tensor | None]:
-    """Weight and bias of the layers that are there, and the rest."""
+    """Return weight and bias of the given layers, followed by the rest."""
     return _contiguous([*(each for layer in layers if layer[0] is not None for each in layer), *rest])
 
 
 def _sizes(x: Tensor, first: Tensor, layers: list[tuple[Any, Any]], options: Options) -> list[int]:
-    """Series, steps, inputs, outputs, layers, heads of x and of the results."""
+    """Return the numbers of series, tokens, inputs, outputs, layers, and heads of x and of the results."""
     outputs, inputs = first.shape
     count = sum(weight is not None for weight, _ in layers)
     return [x.shape[0], x.shape[2 if options.input_heads else 1], inputs, outputs, count, *options[:2]]

@@ -1,4 +1,4 @@
-"""Spatial attention on the C++ kernels: the functions of the reference, called by the operators."""
+"""Spatial attention on the C++ kernels, with the functions of the reference, as the operators call them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def forward(
     norm_bias: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
+    """Return the output and lse, like ``simmst.reference.spatial_attention.forward``.
 
     Raises:
         TypeError: dtypes or devices differ.
@@ -55,7 +55,7 @@ def forward_keeping(
     norm_bias: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`forward`, and what spares :func:`backward` computing it again, in a form of its own.
+    """Return the results of :func:`forward` and, in an internal layout, what :func:`backward` need not compute again.
 
     Raises:
         TypeError: dtypes or devices differ.
@@ -115,9 +115,9 @@ def backward(
     output_mask: list[bool],
     kept: Tensor | None = None,
 ) -> Gradients:
-    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``; lse is not needed here.
+    """Return the wanted gradients, like ``simmst.reference.spatial_attention.backward``; lse is not used.
 
-    With ``kept`` of :func:`forward_keeping` the scores alone are computed again.
+    With ``kept`` from :func:`forward_keeping` only the scores are computed again.
 
     Raises:
         TypeError: dtypes or devices differ.
@@ -167,7 +167,7 @@ def _empty_like(tensor: Tensor) -> Tensor:
 
 
 def _contiguous(x: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
-    """The weights and, last, the mask as contiguous tensors of the dtype and device that the kernels will assume."""
+    """Return the weights and, last, the mask as contiguous tensors, after a check of their dtypes and devices."""
     found: list[Tensor | None] = []
     for index, tensor in enumerate(tensors):
         if tensor is None:

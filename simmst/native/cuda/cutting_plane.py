@@ -1,9 +1,9 @@
-"""Cutting planes on the CUDA kernels: the functions of ``simmst.reference.cutting_plane``, same signatures.
+"""Cutting planes on the CUDA kernels, with the signatures of ``simmst.reference.cutting_plane``.
 
-Tensors of any strides and of float32, bfloat16, float16 (with one entry a plane float64, too) go in and come out as
-they are; planes alone need stride 1 along N. The compiled module checks sizes and strides once, in a plan that is kept
-by them. The kernels work on addresses: every tensor stays bound to a name until they have been launched. Nothing here
-waits for the device.
+The kernels take float32, bfloat16 and float16 tensors of any strides without a copy, and float64, too, for tensors with
+one entry per plane; only planes need stride 1 along N. The compiled module checks sizes and strides once, in a plan
+that is cached for them. The kernels work on addresses, so every tensor stays bound to a name until they have been
+launched. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _cuda: Any = module()
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
-    """A x + c."""
+    """Return A x + c."""
     rows, scale = _stored(planes)
     point = _single(point)
     out = torch.empty(offsets.shape, dtype=torch.promote_types(point.dtype, offsets.dtype), device=point.device)
@@ -43,29 +43,29 @@ def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
 
 
 def penalty(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l max(0, v_l)^2."""
+    """Return sum_l mu_l max(0, v_l)^2."""
     return penalty_and_values(planes, offsets, multipliers, point)[0]
 
 
 def lagrangian(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l v_l."""
+    """Return sum_l mu_l v_l."""
     return lagrangian_and_values(planes, offsets, multipliers, point)[0]
 
 
 def penalty_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty and the values it was made of, the latter unrounded."""
+    """Return the penalty and the unrounded values of the planes."""
     return _total(True, planes, offsets, multipliers, point, None)
 
 
 def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The Lagrangian's plane term and the values it was made of, the latter unrounded."""
+    """Return the Lagrangian's plane term and the unrounded values of the planes."""
     return _total(False, planes, offsets, multipliers, point, None)
 
 
 def penalty_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The penalty, the values, and d penalty / d point, in two passes over the planes."""
+    """Return the penalty, the values, and d penalty / d point, in two passes over the planes."""
     gradient = torch.empty(point.shape, dtype=point.dtype, device=point.device)
     total, plane_values = _total(True, planes, offsets, multipliers, point, gradient)
     return total, plane_values, gradient
@@ -74,14 +74,14 @@ def penalty_and_gradient(
 def lagrangian_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
+    """Return the Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
     gradient = torch.empty(point.shape, dtype=point.dtype, device=point.device)
     total, plane_values = _total(False, planes, offsets, multipliers, point, gradient)
     return total, plane_values, gradient
 
 
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
-    """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
+    """Return A^T s, (..., N) in dtype; rows with coefficient zero are skipped."""
     rows, scale = _stored(planes)
     computed = torch.float32 if dtype == torch.float64 else dtype
     out = torch.empty((*planes.shape[:-2], planes.shape[-1]), dtype=computed, device=rows.device)
@@ -101,7 +101,7 @@ def step_(
     lr: float,
     adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """One optimiser step in place and the values after it, in one pass over the planes."""
+    """Take one optimiser step in place and return the values after it, in one pass over the planes."""
     rows, scale = _stored(planes)
     gradient = _single(gradient)
     out = torch.empty(anchor_values.shape, dtype=anchor_values.dtype, device=point.device)
@@ -127,7 +127,7 @@ def _total(
 
 
 class Prepared:
-    """Calls of one layout, without a check or a copy; a subclass a function. No tensor may need another dtype.
+    """Calls of one layout, without a check or a copy. Each subclass is for one function. No tensor may need a cast.
 
     Example:
         >>> planes, offsets, point = (torch.ones(size, device="cuda") for size in ((2, 3), (2,), (3,)))
@@ -137,7 +137,7 @@ class Prepared:
 
     def __init__(self, plan: Plan, like: Tensor) -> None:
         self._plan = plan
-        self._workspace = -(-plan.workspace // like.element_size())  # in entries of that tensor
+        self._workspace = -(-plan.workspace // like.element_size())  # in entries of like
 
     def _run(self, like: Tensor, *places: float) -> None:
         workspace = like.new_empty(self._workspace)
@@ -145,7 +145,7 @@ class Prepared:
 
 
 class PreparedValues(Prepared):
-    """:func:`values`."""
+    """Prepared calls of :func:`values`."""
 
     def __init__(self, rows: Tensor, scale: Tensor | None, offsets: Tensor, point: Tensor) -> None:
         dtype = torch.promote_types(point.dtype, offsets.dtype)
@@ -154,14 +154,14 @@ class PreparedValues(Prepared):
         self._dtype = dtype
 
     def __call__(self, rows: Tensor, scale: Tensor | None, offsets: Tensor, point: Tensor) -> Tensor:
-        """A x + c."""
+        """Return A x + c."""
         out = torch.empty(offsets.shape, dtype=self._dtype, device=offsets.device)
         self._run(offsets, rows.data_ptr(), address(scale), point.data_ptr(), offsets.data_ptr(), out.data_ptr())
         return out
 
 
 class PreparedStep(Prepared):
-    """:func:`step_`."""
+    """Prepared calls of :func:`step_`."""
 
     def __init__(self, rows: Tensor, scale: Tensor | None, *rest: Tensor | None) -> None:
         coefficients, gradient, point, anchor, anchor_values, exp_avg, exp_avg_sq, step = rest
@@ -172,7 +172,7 @@ class PreparedStep(Prepared):
         super().__init__(_step_plan(tuple(map(_layout, places))), point)
 
     def __call__(self, lr: float, rows: Tensor, scale: Tensor | None, *rest: Any) -> Tensor:
-        """The values after the step."""
+        """Take the step and return the values after it."""
         coefficients, gradient, point, anchor, anchor_values, exp_avg, exp_avg_sq, step = rest
         step_size, second_root, counter = _advanced(step, lr, self._counts)
         out: Tensor = anchor_values.new_empty(anchor_values.shape)
@@ -196,14 +196,14 @@ class PreparedStep(Prepared):
 
 
 def _advanced(step: Tensor | None, lr: float, counts: bool) -> tuple[float, float, Tensor | None]:
-    """Count a step of Adam: its size, the root of the second correction, and the counter that the kernel reads."""
+    """Count a step of Adam; return its size, the root of the second correction, and the counter for the kernel."""
     if step is None:
         return lr, 1.0, None
     with torch.no_grad():
         step.add_(1)
     if counts:
         return lr, 1.0, step
-    taken = float(step)  # as torch.optim.Adam keeps it by default: in main memory
+    taken = float(step)  # in main memory, where torch.optim.Adam keeps it by default
     return lr / (1 - BETA1**taken), (1 - BETA2**taken) ** 0.5, None
 
 
@@ -238,7 +238,7 @@ def _step_plan(places: tuple[Layout | None, ...]) -> Plan:
 
 
 def _number(places: tuple[Layout | None, ...]) -> int:
-    """The number of the device that the planes are on."""
+    """Return the number of the device that the planes are on."""
     first = places[0]
     return -1 if first is None else number_of(first[3])
 
@@ -248,7 +248,7 @@ def _layout(tensor: Tensor | None) -> Layout | None:
 
 
 def _stored(planes: Planes) -> tuple[Tensor, Tensor | None]:
-    """The stored rows with stride 1 along them, and the scale of packed signs."""
+    """Return the stored rows with stride 1 along N, and the scale of packed signs or None."""
     rows, scale = (planes.bits, planes.scale) if isinstance(planes, PackedSigns) else (planes, None)
     if rows.stride(-1) != 1 and rows.shape[-1] > 1:
         rows = rows.contiguous()
@@ -256,5 +256,5 @@ def _stored(planes: Planes) -> tuple[Tensor, Tensor | None]:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """A vector along N in a dtype the kernels read."""
+    """Return a vector along N in a dtype that the kernels read."""
     return tensor.float() if tensor.dtype == torch.float64 else tensor

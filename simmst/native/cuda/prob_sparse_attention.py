@@ -1,6 +1,6 @@
-"""ProbSparse attention by the CUDA kernels of ``simmst._cuda``: allocates results and workspaces, hands over addresses.
+"""ProbSparse attention on the CUDA kernels of ``simmst._cuda``. The functions allocate results and workspaces.
 
-The compiled module checks sizes and strides once, in a plan that is kept by them; a call then hands over addresses.
+The compiled module checks sizes and strides once, in a plan that is cached for them; a call then only passes addresses.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from simmst.native.cuda.launch import PLANS, Layout, Plan, address, layout, modu
 
 _cuda = module()
 _FILLS = {fill: code for code, fill in enumerate(FILLS)}
-_MOST_BATCH_DIMS = 4  # of the compiled module
+_MOST_BATCH_DIMS = 4  # limit of the compiled module
 
 
 def select(query: Tensor, key: Tensor, sample: Tensor, u: int, normalizer: str = "keys") -> tuple[Tensor, Tensor]:
     """Select the u queries with the largest measure; see the reference's ``select``.
 
-    Indices in sample that are out of range are clamped: reading them here would wait for the device.
+    Indices in sample that are out of range are clamped, because checking them here would wait for the device.
 
     Example:
         >>> query = torch.randn(2, 100, 64, device="cuda")  # doctest: +SKIP
@@ -45,7 +45,7 @@ def attend(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+    """Attend in the rows top, and fill all others; see the reference's ``attend``.
 
     Indices in top that are out of range are clamped.
 
@@ -72,10 +72,10 @@ def forward(
     normalizer: str = "keys",
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``select`` and ``attend``, in one launch where a sequence is short enough.
+    """Do the work of ``select`` and ``attend``, in one launch if the sequence is short enough.
 
     Returns:
-        out and lse as of ``attend``, top and measure as of ``select``.
+        out and lse as from ``attend``, top and measure as from ``select``.
 
     Example:
         >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
@@ -104,7 +104,7 @@ def attend_backward(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; see the reference's ``attend_backward``.
+    """Return the gradients of query, key and value; see the reference's ``attend_backward``.
 
     Example:
         >>> x, top = torch.randn(2, 100, 64, device="cuda"), torch.zeros(2, 1, device="cuda").long()  # doctest: +SKIP
@@ -160,10 +160,10 @@ def _backward_plan(layouts: tuple[Layout, ...], options: Options) -> Plan:
 
 
 class Prepared:
-    """Forward and backward passes of one layout: as few allocations as there can be, and nothing checked again.
+    """Forward and backward passes of one layout, with as few allocations as possible and no further checks.
 
-    Everything that no caller sees lies in one piece of memory beside the output, in this order: top, lse, measure,
-    workspace. Where gradients are wanted, top and lse are a piece of their own, which the backward pass needs.
+    Everything that no caller sees shares one block of memory beside the output, in this order: top, lse, measure,
+    workspace. If gradients are wanted, top and lse have their own block, which the backward pass needs.
 
     Example:
         >>> x, sample = torch.randn(2, 96, 64, device="cuda"), torch.arange(20, device="cuda")  # doctest: +SKIP
@@ -186,7 +186,7 @@ class Prepared:
         self._lse = 8 * selected
         self._measure = _rounded(self._lse + 4 * selected)
         self._workspace = _rounded(self._measure + 4 * self._entries * query.shape[-2])
-        # Sizes in entries of the query, whose kind of memory is had in the shortest way.
+        # Sizes in entries of query, because query.new_empty is the fastest way to allocate.
         self._all = (self._workspace + self._plan.workspace + item - 1) // item
         self._kept = self._measure // item
         self._passing = self._all - self._kept
@@ -196,7 +196,7 @@ class Prepared:
     def of(
         cls, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, u: int, normalizer: str, options: Options
     ) -> Prepared | None:
-        """Prepare calls like this one; None where a tensor must be copied first."""
+        """Prepare for calls like this one; return None if a tensor must be copied first."""
         given = query, key, value
         results = empty_out(query, value), *map(torch.empty_like, given)
         if not sample.is_contiguous() or any(_matrices(each) is not each for each in (*given, *results)):
@@ -204,7 +204,7 @@ class Prepared:
         return cls(query, key, value, sample, u, normalizer, options)
 
     def infer(self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None) -> Tensor:
-        """The output alone."""
+        """Return only the output."""
         memory = query.new_empty(self._all)
         at = memory.data_ptr()
         return self._run(query, key, value, sample, seed, at, at + self._measure)
@@ -212,7 +212,7 @@ class Prepared:
     def keep(
         self, query: Tensor, key: Tensor, value: Tensor, sample: Tensor, seed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The output, and what :meth:`backward` needs of top and lse."""
+        """Return the output, and the memory of top and lse that :meth:`backward` needs."""
         kept, passing = query.new_empty(self._kept), query.new_empty(self._passing)
         return self._run(query, key, value, sample, seed, kept.data_ptr(), passing.data_ptr()), kept
 
@@ -245,7 +245,7 @@ class Prepared:
         kept: Tensor,
         seed: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of query, key and value."""
+        """Return the gradients of query, key and value."""
         grad_out = _matrices(grad_out)
         gradients = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         given = layout(grad_out)
@@ -270,7 +270,7 @@ class Prepared:
         return gradients
 
     def selection(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Top and lse, as :func:`attend_backward` takes them."""
+        """Return top and lse in the form that :func:`attend_backward` takes."""
         selected = self._entries * self._u
         memory = kept.view(torch.uint8)
         top = memory[: 8 * selected].view(torch.int64).view(self._top)
@@ -292,14 +292,14 @@ def _rounded(size: int) -> int:
 
 
 def _matrices(tensor: Tensor) -> Tensor:
-    """The tensor with a contiguous last dimension and few leading ones: a view where that is possible, else a copy."""
+    """Return a view, or else a copy, with a contiguous last dimension and at most `_MOST_BATCH_DIMS` leading ones."""
     if tensor.dim() > _MOST_BATCH_DIMS + 2:
         tensor = tensor.flatten(0, tensor.dim() - _MOST_BATCH_DIMS - 2)
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _returned(result: Tensor, rows: Tensor) -> Tensor:
-    """The result, once what the kernel wrote lies in it."""
+    """Return the result, after copying to it what the kernel wrote elsewhere."""
     if rows.data_ptr() == result.data_ptr():
         return result
     return result.copy_(rows.view(result.shape))

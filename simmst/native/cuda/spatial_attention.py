@@ -1,6 +1,6 @@
-"""Spatial attention on the CUDA kernels: the functions of the reference, called by the operators.
+"""Spatial attention on the CUDA kernels, with the functions of the reference, as the operators call them.
 
-Maps that fit into the shared memory of a block go to the fused kernels; larger ones to
+Maps that fit into the shared memory of a block go to the fused kernels, larger maps to
 :mod:`simmst.native.cuda.spatial_attention_long`.
 """
 
@@ -42,7 +42,7 @@ def forward(
     norm_bias: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
+    """Return the output and lse, like ``simmst.reference.spatial_attention.forward``.
 
     Raises:
         TypeError: dtypes differ.
@@ -63,7 +63,7 @@ def forward(
         return out, lse
     if why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
         return long.forward(x, *weights, key_padding_mask, options)
-    # Contiguous copies must live until the kernel is in the stream.
+    # Contiguous copies must stay alive until the kernel is in the stream.
     held = [_contiguous(tensor) for tensor in (*weights, key_padding_mask)]
     plan = _forward_plan(layout(x), tuple(map(_layout_or_none, held)), options)
     run(plan, x, *map(address, (x, *held, out, lse)))
@@ -84,7 +84,7 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> Gradients:
-    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``.
+    """Return the wanted gradients, like ``simmst.reference.spatial_attention.backward``.
 
     Raises:
         TypeError: dtypes differ.
@@ -116,7 +116,7 @@ def backward(
 
 
 class Prepared:
-    """Forward and backward passes of one layout, of maps that the fused kernels take, without a check or a copy.
+    """Forward and backward passes of one layout that the fused kernels take, without a check or a copy.
 
     Example:
         >>> x, identity = torch.ones(1, 3, 2, device="cuda"), torch.eye(2, device="cuda")
@@ -149,7 +149,7 @@ class Prepared:
         norm_bias: Tensor | None,
         options: Options,
     ) -> Prepared | None:
-        """Prepare calls like this one; None for those that the fused kernels do not take as they are."""
+        """Prepare for calls like this one; return None if the fused kernels do not take its tensors without a copy."""
         weights = in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias
         _, positions, channels = _sizes(x)
         if x.numel() == 0 or why_not_fused(x.dtype, positions, channels, options.num_heads, x.get_device()):
@@ -159,7 +159,7 @@ class Prepared:
         return cls(x, weights, key_padding_mask, options)
 
     def forward(self, *given: Any) -> tuple[Tensor, Tensor]:
-        """The output and lse; the operands of :func:`forward` without the options."""
+        """Return the output and lse for the operands of :func:`forward` without the options."""
         x = given[0]
         out = x.new_empty(self._shape)
         lse = torch.empty(self._lse, dtype=torch.float32, device=x.device)
@@ -167,7 +167,7 @@ class Prepared:
         return out, lse
 
     def backward(self, grad: Tensor, given: Sequence[Any], lse: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients wanted: of x, the six weights, in the order of :func:`backward`."""
+        """Return the wanted gradients of x and the six weights, in the order of :func:`backward`."""
         places = _in_order(*given)
         gradients = [
             tensor.new_empty(tensor.shape) if want and tensor is not None else None
@@ -193,13 +193,13 @@ def _in_order(
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """The operands as plans take them: the mask last."""
+    """Return the operands in the order that plans take, with the mask last."""
     return x, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, norm_weight, norm_bias, key_padding_mask
 
 
 @functools.lru_cache(maxsize=1024)
 def why_not_fused(dtype: torch.dtype, positions: int, channels: int, num_heads: int, device: int) -> str:
-    """Say why the fused kernels do not take maps of these sizes on a device; an empty string when they do.
+    """Say why the fused kernels do not take maps of these sizes on a device; an empty string if they do.
 
     Example:
         >>> why_not_fused(torch.bfloat16, 1000, 64, 4, 0)
@@ -226,7 +226,7 @@ def _layout_or_none(tensor: Tensor | None) -> Layout | None:
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
-    """B, N and C."""
+    """Return B, N and C."""
     if x.dim() == 4:
         return x.shape[0], x.shape[2] * x.shape[3], x.shape[1]
     return x.shape[0], x.shape[1], x.shape[2]

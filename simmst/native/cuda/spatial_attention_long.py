@@ -1,7 +1,8 @@
-"""Spatial attention over more positions than the fused kernels hold: PyTorch's own products and fused attention.
+"""Spatial attention over more positions than the fused kernels take, on PyTorch's products and fused attention.
 
-The forward pass asks PyTorch's memory-efficient attention for lse as well. Its backward pass adds in an order that may
-change from run to run; the one here goes over blocks of queries with plain products instead, in a fixed order.
+The forward pass also gets lse from PyTorch's memory-efficient attention. The backward pass of that attention adds in an
+order that may change from run to run, so the backward pass here takes plain products over blocks of queries, in a fixed
+order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from simmst.core.spatial_attention import Options
 
 # PyTorch's attention takes no more than this many maps times heads in one call.
 _MOST_SEQUENCES = 65_535
-# Scores of a block of queries in the backward pass, in float32: 256 MiB.
+# The largest number of scores in a block of the backward pass; in float32 they take 256 MiB.
 _MOST_SCORES = 1 << 26
 
 
@@ -26,7 +27,7 @@ class _Packed(NamedTuple):
     key: Tensor  # zero where ignored
     value: Tensor  # zero where ignored
     ignored: Tensor | None  # (B, N)
-    empty: Tensor | None  # (B, 1, 1), True for a map with no position left
+    empty: Tensor | None  # (B, 1, 1), True for a map with every position ignored
 
 
 def forward(
@@ -40,7 +41,7 @@ def forward(
     mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and lse; arguments as of the fused kernels, the mask last."""
+    """Return the output and lse for the arguments of the fused kernels, with the mask last."""
     packed = _project(x, w_in, b_in, mask, options.num_heads)
     step = max(1, _MOST_SEQUENCES // options.num_heads)
     parts = [_attend(packed, slice(start, start + step), options.scale) for start in range(0, x.shape[0], step)]
@@ -68,7 +69,7 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients of x, the four projections and the LayerNorm's two, those wanted."""
+    """Return the wanted gradients of x, of the projections' four parameters and of the LayerNorm's two."""
     packed = _project(x, w_in, b_in, mask, options.num_heads)
     dtype = x.dtype
     heads = _heads_again(packed, options.scale)
@@ -110,18 +111,18 @@ def _project(x: Tensor, w_in: Tensor, b_in: Tensor | None, mask: Tensor | None, 
         return _Packed(tokens, query, key, value, None, None)
     empty = mask.all(dim=-1, keepdim=True)
     ignored = mask & ~empty
-    rows = ignored[:, None, :, None]  # what an ignored position holds, NaN too, must reach no other
+    rows = ignored[:, None, :, None]  # nothing from an ignored position, not even NaN, must reach another
     key, value = key.masked_fill(rows, 0.0), value.masked_fill(rows, 0.0)
     return _Packed(tokens, query, key, value, ignored, empty.unsqueeze(-1))
 
 
 def _attend(packed: _Packed, maps: slice, scale: float) -> tuple[Tensor, Tensor]:
-    """Heads (maps, heads, N, D) and lse (maps, heads, N)."""
+    """Return heads (maps, heads, N, D) and lse (maps, heads, N)."""
     query, key, value = packed.query[maps], packed.key[maps], packed.value[maps]
     positions, width = query.shape[2:]
     bias = None if packed.ignored is None else _bias(packed.ignored[maps], query)
     if query.is_cuda:
-        spare = -width % 8  # rows of the kernel's operands start at multiples of 16 bytes
+        spare = -width % 8  # the rows of the kernel's operands must start at multiples of 16 bytes
         query, key, value = (F.pad(part, (0, spare)).contiguous() for part in (query, key, value))
         heads, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, True, scale=scale
@@ -134,7 +135,7 @@ def _attend(packed: _Packed, maps: slice, scale: float) -> tuple[Tensor, Tensor]
 
 
 def _bias(ignored: Tensor, query: Tensor) -> Tensor:
-    """-inf for ignored positions, (maps, heads, N, N) without copies; rows start at multiples of 16 entries."""
+    """Return -inf for ignored positions, (maps, heads, N, N) without copies; rows start at multiples of 16 entries."""
     maps, heads, positions, _ = query.shape
     bias = query.new_zeros((maps, 1, 1, -(-positions // 16) * 16))
     bias[..., :positions].masked_fill_(ignored[:, None, None, :], float("-inf"))
@@ -142,7 +143,7 @@ def _bias(ignored: Tensor, query: Tensor) -> Tensor:
 
 
 def _blocks(packed: _Packed) -> list[tuple[slice, slice]]:
-    """(maps, queries) of blocks with at most _MOST_SCORES scores."""
+    """Return the slices (maps, queries) of blocks with at most _MOST_SCORES scores."""
     batch, heads, positions, _ = packed.query.shape
     queries = min(positions, max(1, _MOST_SCORES // (heads * positions)))
     maps = max(1, _MOST_SCORES // (heads * positions * queries))
@@ -154,7 +155,7 @@ def _blocks(packed: _Packed) -> list[tuple[slice, slice]]:
 
 
 def _weights(packed: _Packed, scale: float, maps: slice, queries: slice) -> Tensor:
-    """Softmax weights of a block of queries, in float32; from a rounded lse their sum would not be 1."""
+    """Return the softmax weights of a block of queries in float32. With a rounded lse their sum would not be 1."""
     scores = torch.matmul(packed.query[maps, :, queries], packed.key[maps].mT).float() * scale
     if packed.ignored is not None:
         scores = scores.masked_fill(packed.ignored[maps, None, None, :], float("-inf"))
@@ -170,7 +171,7 @@ def _heads_again(packed: _Packed, scale: float) -> Tensor:
 
 
 def _attention_backward(packed: _Packed, grad_heads: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value."""
+    """Return the gradients of query, key and value."""
     dtype = grad_heads.dtype
     grad_query = torch.empty_like(packed.query)
     grad_key = torch.zeros(packed.key.shape, dtype=torch.float32, device=grad_heads.device)
@@ -190,7 +191,7 @@ def _attention_backward(packed: _Packed, grad_heads: Tensor, scale: float) -> tu
 
 
 def _norm_backward(grad: Tensor, before: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of LayerNorm's input, weight and bias."""
+    """Return the gradients of LayerNorm's input, weight and bias."""
     wide = before.float()
     centred = wide - wide.mean(-1, keepdim=True)
     reciprocal = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
@@ -201,7 +202,7 @@ def _norm_backward(grad: Tensor, before: Tensor, weight: Tensor, eps: float) -> 
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Sum over maps and positions of left (B, N, O) times right (B, N, I): (O, I)."""
+    """Return the sum (O, I) over maps and positions of left (B, N, O) times right (B, N, I)."""
     return left.flatten(0, 1).mT @ right.flatten(0, 1)
 
 
@@ -211,23 +212,23 @@ def _branch(heads: Tensor, packed: _Packed, w_out: Tensor, b_out: Tensor | None)
 
 
 def _to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) or (B, N, C) -> (B, N, C)."""
+    """Reshape (B, C, H, W) to (B, N, C), and leave (B, N, C) unchanged."""
     return x.flatten(2).mT if x.dim() == 4 else x
 
 
 def _from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
-    """(B, N, C) -> the shape of ``like``, contiguous."""
+    """Reshape (B, N, C) to the shape of ``like``, contiguous."""
     return tokens.mT.reshape(like.shape).contiguous() if like.dim() == 4 else tokens.contiguous()
 
 
 def _split(tokens: Tensor, num_heads: int) -> Tensor:
-    """(B, N, C) -> (B, heads, N, D)."""
+    """Reshape (B, N, C) to (B, heads, N, D)."""
     batch, positions, channels = tokens.shape
     return tokens.reshape(batch, positions, num_heads, channels // num_heads).transpose(1, 2)
 
 
 def _merge(heads: Tensor) -> Tensor:
-    """(B, heads, N, D) -> (B, N, C)."""
+    """Reshape (B, heads, N, D) to (B, N, C)."""
     return heads.transpose(1, 2).flatten(2)
 
 
