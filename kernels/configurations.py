@@ -1,4 +1,4 @@
-"""Launch configurations of the Triton kernels: few, named, and kept as data in configurations.json.
+"""Launch configurations of the Triton kernels: a few named ones per kernel, as data in configurations.json.
 
 The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane.step`):
 
@@ -6,11 +6,11 @@ The file holds, for each kernel by name (`<stem>.<kernel>`, as in `cutting_plane
     buckets          bucket -> name of a configuration; buckets are short strings that a launcher derives from shapes
                      rounded up to powers of two, and the dtype: "L4096-D64-bf16"
     default          name of the configuration for every bucket without an entry
-    interpreter      name of the configuration that Triton's interpreter runs, whatever the bucket; one that is called
-                     "interpreter" is for that alone: it is neither compiled ahead of time nor tried on a GPU
+    interpreter      name of the configuration that Triton's interpreter runs for every bucket; a configuration called
+                     "interpreter" is only for the interpreter: it is neither compiled ahead of time nor tried on a GPU
 
 and once, under `measured`, the device, date, commit and versions that buckets were measured with. While it is null, the
-buckets are reasoned from the sizes of tiles, registers and shared memory alone. `python benchmarks gpu --tune` measures
+buckets were derived only from the sizes of tiles, registers and shared memory. `python benchmarks gpu --tune` measures
 and writes them. This file imports neither torch nor triton.
 """
 
@@ -39,12 +39,12 @@ class Configuration(NamedTuple):
     num_stages: int
 
     def launch(self) -> dict[str, int]:
-        """Keyword arguments of a launch."""
+        """Return the keyword arguments of a launch."""
         return {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
 class Choices(NamedTuple):
-    """One kernel's entry in the file, checked."""
+    """The checked entry of one kernel in the file."""
 
     configurations: Mapping[str, Configuration]
     buckets: Mapping[str, str]
@@ -52,26 +52,26 @@ class Choices(NamedTuple):
     interpreter: str
 
     def name(self, bucket: str) -> str:
-        """Name of the configuration that a bucket gets."""
+        """Return the name of the configuration for a bucket."""
         if os.environ.get("TRITON_INTERPRET") == "1":
             return self.interpreter
         return self.buckets.get(bucket, self.default)
 
 
-_trial: dict[str, str] = {}  # kernel -> configuration tried in place of the table's
-_asked: set[tuple[str, str]] | None = None  # (kernel, bucket), kept during a trial
+_trial: dict[str, str] = {}  # kernel -> configuration on trial in place of the table's
+_asked: set[tuple[str, str]] | None = None  # (kernel, bucket) of every request during a trial
 
 
 def configuration(kernel: str, bucket: str) -> Configuration:
     """Return the launch configuration of a kernel for a bucket of shapes.
 
     Args:
-        kernel: a name in configurations.json, such as `"cutting_plane.step"`.
-        bucket: a short string made of the shapes rounded up to powers of two and the dtype, such as `"N1048576-bf16"`.
-            One that the table does not hold gets the kernel's default. Under the interpreter it makes no difference.
+        kernel: name in configurations.json, such as `"cutting_plane.step"`.
+        bucket: short string made of the shapes rounded up to powers of two and the dtype, such as `"N1048576-bf16"`.
+            A bucket that is not in the table gets the kernel's default. Triton's interpreter ignores the bucket.
 
     Raises:
-        ConfigError: the file holds no such kernel, or is damaged.
+        ConfigError: the file lacks the kernel, or is damaged.
 
     Example:
         A launcher ends with ``kernel[grid](..., **configuration("cutting_plane.step", bucket).launch())``.
@@ -83,10 +83,10 @@ def configuration(kernel: str, bucket: str) -> Configuration:
 
 
 def of(kernel: str) -> Choices:
-    """Return everything the file says of a kernel.
+    """Return everything that the file says about a kernel.
 
     Raises:
-        ConfigError: the file holds no such kernel, or is damaged.
+        ConfigError: the file lacks the kernel, or is damaged.
     """
     known = _loaded()
     if kernel not in known:
@@ -95,7 +95,7 @@ def of(kernel: str) -> Choices:
 
 
 def named(kernel: str) -> tuple[Configuration, ...]:
-    """Return a kernel's configurations for GPUs, in the order of the file: what is compiled ahead of time and tuned."""
+    """Return a kernel's configurations for GPUs, which are compiled ahead of time and tuned, in the file's order."""
     return tuple(one for name, one in of(kernel).configurations.items() if name != "interpreter")
 
 
@@ -105,7 +105,7 @@ def kernels() -> tuple[str, ...]:
 
 
 def measured() -> dict[str, Any] | None:
-    """Return what the buckets were measured with (device, date, commit, versions); None where nothing was measured."""
+    """Return device, date, commit and versions of the measurement of the buckets, or None if there was none."""
     found: dict[str, Any] | None = json.loads(FILE.read_text())["measured"]
     return found
 
@@ -115,7 +115,7 @@ def trial(chosen: Mapping[str, str]) -> Iterator[set[tuple[str, str]]]:
     """Try configurations in place of the table's: {kernel: name of a configuration}, for tuning and tests.
 
     Yields:
-        The set that every (kernel, bucket) asked for meanwhile is added to.
+        The set to which every (kernel, bucket) requested during the trial is added.
 
     Raises:
         ConfigError: a kernel or a configuration is not in the file.
@@ -143,7 +143,7 @@ def parse(content: Mapping[str, Any]) -> Mapping[str, Choices]:
     """Check the content of a configurations.json.
 
     Raises:
-        ConfigError: a field is missing or unknown, a number is out of range, or a name is no configuration's.
+        ConfigError: a field is missing or unknown, a number is out of range, or a name is not that of a configuration.
     """
     _fields(content, {"measured", "kernels"}, FILE.name)
     return MappingProxyType({kernel: _choices(kernel, entry) for kernel, entry in content["kernels"].items()})

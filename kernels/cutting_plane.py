@@ -1,23 +1,23 @@
-"""Cutting planes in Triton: the functions of ``simmst.reference.cutting_plane``, same signatures.
+"""Cutting planes in Triton, with the signatures of ``simmst.reference.cutting_plane``.
 
-Bytes, for P = 1, L = 64 and N = 1e7 on an H200 (4.8 TB/s, 132 multiprocessors): A x and A^T s with torch read A twice,
+Bytes, for P = 1, L = 64 and N = 1e7 on an H200 (4.8 TB/s, 132 multiprocessors): with torch, A x and A^T s read A twice,
 5.1 GB in float32; a step here reads A once and the vectors (point in and out, gradient, anchor in float64) once:
 
     planes     A         with vectors   at 4.8 TB/s   against torch's 5.4 GB in float32
     float32    2.56 GB   2.76 GB        0.58 ms       2.0x
     bfloat16   1.28 GB   1.48 GB        0.31 ms       3.6x
-    signs      0.08 GB   0.28 GB        0.06 ms       instructions bind before bytes do, see below
+    signs      0.08 GB   0.28 GB        0.06 ms       limited by instructions rather than bytes, see below
 
-To keep 4.8 TB/s flowing at a latency of about 0.8 us, 29 KB must be under way on each multiprocessor, 64 KB to be safe.
-A tile of 64 x 128 float32 is 32 KB; two blocks of 8 warps fit, and each copies the next two tiles asynchronously while
-it works on one: 128 KB, in bfloat16 64 KB. Eight rows lie in a thread, so A^T s costs one exchange over 8 warps a tile,
-and A x none before the end. Signs take a shift, a logic instruction and two multiply-adds an entry, half of what is
-issued: about 530 instructions for the 256 columns of a tile in each of 8 warps, hence at four a clock 4.1 clocks a
-column where memory would allow 1.4: about 0.18 ms at best, a sixth of torch. More needs tensor cores.
+To sustain 4.8 TB/s at a latency of about 0.8 us, 29 KB must be in flight on each multiprocessor, 64 KB to be safe. A
+tile of 64 x 128 float32 is 32 KB; two blocks of 8 warps fit, and each copies the next two tiles asynchronously while it
+works on one: 128 KB, in bfloat16 64 KB. A thread holds eight rows, so A^T s needs one exchange over 8 warps per tile,
+and A x none before the end. Signs take a shift, a logic instruction and two multiply-adds per entry, half of what is
+issued: about 530 instructions for the 256 columns of a tile in each of 8 warps. At four per clock, these are 4.1 clocks
+per column, where memory would allow 1.4: about 0.18 ms at best, a sixth of torch. A shorter time needs tensor cores.
 
-More than 64 rows do not fit into registers. Values alone then take blocks of rows as programs of their own; the sum
-A^T s goes through the blocks in turn; and a step reads a tile again for its second product, from the second-level
-cache; no more programs run at a time than have room for their tiles there, but one for each multiprocessor.
+More than 64 rows do not fit into registers. A pass that only evaluates then gives each block of rows its own programs.
+The sum A^T s goes through the blocks in turn, and a step reads a tile again for its second product, from the
+second-level cache. No more programs run at a time than the cache has room for, but at least one per multiprocessor.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
 
 
 def values(planes: Planes, offsets: Tensor, point: Tensor) -> Tensor:
-    """A x + c."""
+    """Return A x + c."""
     dtype = torch.promote_types(point.dtype, offsets.dtype)
     return _finished(planes, _run(planes, point=point, evaluate=True), offsets, dtype)
 
 
 def penalty(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l max(0, v_l)^2."""
+    """Return sum_l mu_l max(0, v_l)^2."""
     return penalty_and_values(planes, offsets, multipliers, point)[0]
 
 
 def lagrangian(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> Tensor:
-    """sum_l mu_l v_l."""
+    """Return sum_l mu_l v_l."""
     return lagrangian_and_values(planes, offsets, multipliers, point)[0]
 
 
 def penalty_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The penalty and the values it was made of, the latter unrounded."""
+    """Return the penalty and the unrounded values of the planes."""
     partials = _run(planes, point=point, evaluate=True)
     return _totalled(planes, partials, offsets, multipliers, point, is_penalty=True)
 
 
 def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The Lagrangian's plane term and the values it was made of, the latter unrounded."""
+    """Return the Lagrangian's plane term and the unrounded values of the planes."""
     partials = _run(planes, point=point, evaluate=True)
     return _totalled(planes, partials, offsets, multipliers, point, is_penalty=False)
 
@@ -65,7 +65,7 @@ def lagrangian_and_values(planes: Planes, offsets: Tensor, multipliers: Tensor, 
 def penalty_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The penalty, the values, and d penalty / d point: two passes, since the second needs all the values."""
+    """Return the penalty, the values, and d penalty / d point in two passes: the second needs all the values."""
     slopes = torch.empty(offsets.shape, dtype=torch.float32, device=point.device)
     partials = _run(planes, point=point, evaluate=True)
     total, plane_values = _totalled(planes, partials, offsets, multipliers, point, is_penalty=True, slopes=slopes)
@@ -75,7 +75,7 @@ def penalty_and_gradient(
 def lagrangian_and_gradient(
     planes: Planes, offsets: Tensor, multipliers: Tensor, point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
+    """Return the Lagrangian's plane term, the values, and d term / d point = A^T mu, in one pass over the planes."""
     gradient = torch.empty(point.shape, dtype=point.dtype, device=point.device)
     partials = _run(planes, coefficients=multipliers, out=gradient, point=point, evaluate=True)
     total, plane_values = _totalled(planes, partials, offsets, multipliers, point, is_penalty=False)
@@ -83,7 +83,7 @@ def lagrangian_and_gradient(
 
 
 def combine(planes: Planes, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
-    """A^T s, rows with coefficient zero skipped. (..., N) in dtype."""
+    """Return A^T s, (..., N) in dtype; rows with coefficient zero are skipped."""
     shape = (*planes.shape[:-2], planes.shape[-1])
     out = torch.empty(shape, dtype=dtype, device=coefficients.device)
     _run(planes, coefficients=coefficients, out=out)
@@ -101,10 +101,10 @@ def step_(
     lr: float,
     adam_state: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """One optimiser step in place and the values after it, in one pass over the planes.
+    """Take one optimiser step in place and return the values after it, in one pass over the planes.
 
-    Adam's count of steps is read and advanced where it lies. One that lies on the CPU is a constant to a CUDA graph, as
-    it is to torch.optim.Adam without ``capturable``.
+    Adam's count of steps is updated on its own device. On the CPU it is a constant to a CUDA graph, as it is to
+    torch.optim.Adam without ``capturable``.
     """
     targets = [point] if adam_state is None else [point, adam_state[0], adam_state[1]]
     with torch.no_grad():
@@ -128,7 +128,7 @@ def step_(
 
 
 def _advanced(step: Tensor, device: torch.device) -> Tensor:
-    """The count of steps with this one, on the device."""
+    """Count this step, and return the count on the device."""
     step.add_(1)
     if step.device == device:
         return step
@@ -148,7 +148,7 @@ def _run(
     lr: float = 0.0,
     evaluate: bool = False,
 ) -> Tensor | None:
-    """One pass over the planes; partial sums of the second product (P, workers, L), scale left out, if `evaluate`."""
+    """Run one pass over the planes; if `evaluate`, return the second product's unscaled sums (P, workers, L)."""
     stored, scale = _rows(planes)
     coefficients = None if coefficients is None else coefficients.contiguous()
     point = None if point is None else _unit_stride(point)
@@ -161,7 +161,7 @@ def _run(
     partials = None
     if evaluate:
         partials = torch.empty((problems, workers, rows), dtype=torch.float32, device=stored.device)
-    # Without a second product an empty tile changes nothing; with one, N = 0 still has sums, all zero.
+    # Without a second product, an empty tile changes nothing. With a second product, N = 0 still has sums, all zero.
     if problems == 0 or (columns == 0 and not evaluate) or (rows == 0 and coefficients is None):
         return partials
     exp_avg, exp_avg_sq = averages or (None, None)
@@ -188,15 +188,15 @@ def _run(
 
 
 def launch_options(packed: bool, aligned: bool) -> dict[str, int]:
-    """Registers a thread, so that two blocks of 8 warps fit: left alone, the compiler takes more and one fits.
+    """Limit the registers of a thread so that two blocks of 8 warps fit; without the limit only one would.
 
-    Rows that are read entry by entry, because they begin anywhere, need the addresses of all entries.
+    Unaligned rows have no limit: they are read entry by entry, which needs registers for the addresses of all entries.
     """
     return {"maxnreg": 128} if packed or aligned else {}
 
 
 def _chosen(rows: int, packed: bool, bits: int, combining: bool) -> tuple[Configuration, bool]:
-    """The configuration, and whether the rows of a sum take more than one block of it."""
+    """Return the configuration, and whether the rows of a sum take more than one of its blocks."""
     kind = "signs" if packed else "dense"
     bucket = f"L{triton.next_power_of_2(max(rows, 1))}-{1 if packed else bits}bit"
     held = configuration(f"cutting_plane.{kind}", bucket)
@@ -206,11 +206,11 @@ def _chosen(rows: int, packed: bool, bits: int, combining: bool) -> tuple[Config
 
 
 def _workers(stored: Tensor, chosen: Configuration, shares: int, columns: int, tall_rows: int) -> int:
-    """Programs for each problem (and block of rows): as many as run at a time, and no more than there are tiles."""
+    """Return the programs per problem (and block of rows): as many as run at a time, and at most one per tile."""
     processors, cache = _device(stored.device)
     width = chosen.constants["COLUMNS"]
     programs = processors * chosen.constants["PROGRAMS"]
-    if tall_rows:  # tiles of all programs in half of the second-level cache
+    if tall_rows:  # the tiles of all programs must fit into half of the second-level cache
         tile = tall_rows * (width * stored.element_size() if stored.dtype != torch.uint8 else width // 8)
         programs = max(processors, min(programs, cache // 2 // tile))
     tiles = max(1, triton.cdiv(columns, width))
@@ -220,7 +220,7 @@ def _workers(stored: Tensor, chosen: Configuration, shares: int, columns: int, t
 
 @functools.cache
 def _device(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors, and bytes of second-level cache."""
+    """Return the number of multiprocessors and the bytes of second-level cache."""
     if device.type != "cuda":
         return 2, 2**20  # the interpreter
     properties = torch.cuda.get_device_properties(device)
@@ -274,14 +274,14 @@ def _finish(
 
 
 def _rows(planes: Planes) -> tuple[Tensor, Tensor | None]:
-    """The stored rows with stride 1 along them, and the scale of packed signs."""
+    """Return the stored rows with stride 1 along N, and the scale of packed signs or None."""
     if isinstance(planes, PackedSigns):
         return _unit_stride(planes.bits), planes.scale.contiguous()
     return _unit_stride(planes), None
 
 
 def _strides(tensor: Tensor) -> tuple[int, int]:
-    """From problem to problem, and from row to row."""
+    """Return the strides from problem to problem and from row to row."""
     return (tensor.stride(0) if tensor.dim() == 3 else 0), tensor.stride(-2)
 
 
@@ -297,6 +297,6 @@ def _unit_stride(tensor: Tensor) -> Tensor:
 
 
 def _apart(tensor: Tensor) -> Tensor:
-    """A tensor the kernel can write to: unit stride, problems that do not overlap; the same one where it is so."""
+    """Return the tensor, or a copy that the kernel can write to if its stride is not 1 or its problems overlap."""
     overlap = tensor.dim() == 2 and tensor.shape[0] > 1 and tensor.stride(0) < tensor.shape[1]
     return tensor.contiguous() if overlap else _unit_stride(tensor)

@@ -1,14 +1,14 @@
-"""The Triton kernels of the cutting planes: one pass over A, the same for tall A, and the sums that finish them.
+"""The Triton kernels of cutting planes: one pass over A, the same pass for tall A, and the final sums.
 
-A program takes every `workers`-th tile of columns of one problem, so that programs at work at the same time read
-neighbouring memory, and writes its sums of A x to `partials` (P, workers, L); `finish` adds those up in a fixed order.
+A program takes every `workers`-th tile of columns of one problem, so that programs that run at the same time read
+neighbouring memory. It writes its sums of A x to `partials` (P, workers, L), which `finish` adds up in a fixed order.
 All offsets are 64-bit.
 
-Arguments that are None switch parts off:
-    coefficients (P, L)      the first product, A^T s; with packed signs their `scale` (P, L) too
-    out (P, N)               where A^T s goes as it is
-    gradient                 the update: point <- point - lr (gradient + A^T s) in place, Adam's with `exp_avg`
-    partials                 the second product, A (point - anchor), without anchor A point
+An argument that is None switches a part off:
+    coefficients (P, L)      the first product, A^T s; packed signs need their `scale` (P, L), too
+    out (P, N)               the store of A^T s
+    gradient                 the update: point <- point - lr (gradient + A^T s) in place, or Adam's with `exp_avg`
+    partials                 the second product, A (point - anchor), or A point without anchor
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _columns(
     total, out, gradient, point, anchor, exp_avg, exp_avg_sq, step_size, second_root, start, columns,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """What happens to a tile's columns between the products, given A^T s (COLUMNS,): the vector A is multiplied with.
+    """Process a tile's columns between the products, given A^T s (COLUMNS,), and return the vector that A multiplies.
 
-    The pointers are those of the problem; 0 is returned where there is no second product.
+    The pointers are those of the problem. The result is 0 if there is no second product.
     """
     here = tl.arange(0, COLUMNS)
     inside = here < columns - start
@@ -73,10 +73,10 @@ def one_pass(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
     PROGRAMS: tl.constexpr, PACKED: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Both products and the update between them; a tile of A is held in registers, so A is read once.
+    """Compute both products and the update between them; a tile of A stays in registers, so A is read once.
 
-    One program is (problem, block of ROWS rows, worker). More than one block of rows only without the first product.
-    PROGRAMS is the launcher's.
+    One program is (problem, block of ROWS rows, worker). There is more than one block of rows only without the first
+    product. Only the launcher uses PROGRAMS.
     """
     worker = (tl.program_id(0) % workers).to(tl.int64)
     block = (tl.program_id(0) // workers % blocks).to(tl.int64)
@@ -92,7 +92,7 @@ def one_pass(
     sums = tl.zeros((ROWS, COLUMNS // WIDTH), tl.float32)
     stride = workers * COLUMNS
     following = 0
-    if PACKED:  # bytes are too narrow for asynchronous copies: the next tile's wait in registers instead
+    if PACKED:  # bytes are too narrow for asynchronous copies, so those of the next tile wait in registers
         following = load_stored(first_entries, present, worker * COLUMNS, columns, COLUMNS, PACKED, EVICTION)
     for tile in tl.range(worker, tl.cdiv(columns, COLUMNS), workers, num_stages=STAGES):
         start = tile * COLUMNS
@@ -138,10 +138,10 @@ def tall_pass(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
     PROGRAMS: tl.constexpr, PACKED: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """The same for more than ROWS rows, with coefficients: blocks of rows one after the other for each tile of columns.
+    """Do the same for more than ROWS rows with coefficients: each tile of columns takes its blocks of rows in turn.
 
-    The second product reads the tile again, last block first. It is then still in the caches: rows * COLUMNS entries
-    for each program at work. The sums are kept in `partials`, which are the program's own.
+    The second product reads the tile again, last block first, while it is still in the caches: rows * COLUMNS entries
+    for each running program. The sums are kept in the program's own part of `partials`.
     """
     worker = (tl.program_id(0) % workers).to(tl.int64)
     problem = (tl.program_id(0) // workers).to(tl.int64)
@@ -177,7 +177,7 @@ def tall_pass(
             step_size, second_root, start, columns, COLUMNS,
         )  # fmt: skip
         if partials is not None:
-            tl.debug_barrier()  # a sum may be held by several threads, and one of them has written it
+            tl.debug_barrier()  # several threads may hold a sum, and only one of them has written it
             vector = tl.reshape(moved, (COLUMNS // WIDTH, WIDTH))[None, :, :]
             for back in tl.range(0, blocks):
                 row = (blocks - 1 - back) * ROWS + in_block
@@ -195,9 +195,9 @@ def finish(
     rows: tl.int64, blocks, workers,
     PENALTY: tl.constexpr, ROWS: tl.constexpr, WORKERS: tl.constexpr,
 ):  # fmt: skip
-    """Add up partials (P, workers, L): values = offsets + scale * sum; `total` is the penalty or Lagrangian of them.
+    """Add up partials (P, workers, L): values = offsets + scale * sum; `total` is their penalty or Lagrangian.
 
-    Sums are taken in float64. One program is (problem, block of rows), or a problem where there is a total; `slopes`
+    Sums are taken in float64. One program is (problem, block of rows), or a whole problem if there is a total. `slopes`
     (P, L) receives d penalty / d values.
     """
     problem = (tl.program_id(0) // blocks).to(tl.int64)

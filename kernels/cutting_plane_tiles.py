@@ -1,6 +1,6 @@
-"""Pieces of the cutting planes' Triton kernels: how a tile of A is read, and what happens to its columns.
+"""Parts of the Triton kernels of cutting planes: how a tile of A is read, and what happens to its columns.
 
-A tile is (ROWS, COLUMNS) of one problem's A. It is worked on as (ROWS, COLUMNS / WIDTH, WIDTH) float32, where WIDTH
+A tile is (ROWS, COLUMNS) of one problem's A. In registers it is (ROWS, COLUMNS / WIDTH, WIDTH) float32, where WIDTH
 neighbouring columns belong to one thread: 16 bytes of a row, or the 8 signs of a byte. With all lanes of a warp along
 the columns, A^T s adds up rows inside a thread and only then over warps, and A x adds WIDTH products inside a thread.
 """
@@ -21,12 +21,12 @@ _SIGN = tl.constexpr(-(2**31))
 
 @triton.jit
 def load_stored(rows, present, start, columns, COLUMNS: tl.constexpr, PACKED: tl.constexpr, EVICTION: tl.constexpr):
-    """A tile as it is stored: (ROWS, COLUMNS), or the bytes of packed signs (ROWS, COLUMNS / 8).
+    """Load a tile in its stored form: (ROWS, COLUMNS), or the bytes of packed signs (ROWS, COLUMNS / 8).
 
     `rows` are pointers to the first entries of ROWS rows, `present` says which of them exist, `start` is a column.
     """
     if PACKED:
-        # A byte a lane, and so 8 columns a thread: what the hint of contiguity 1 is for.
+        # The hint of contiguity 1 gives each lane one byte, and so each thread 8 columns.
         here = tl.max_contiguous(tl.arange(0, COLUMNS // 8), 1)
         inside = here * 8 < columns - start
         start = start // 8
@@ -40,10 +40,10 @@ def load_stored(rows, present, start, columns, COLUMNS: tl.constexpr, PACKED: tl
 
 @triton.jit
 def widen(stored, one, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, PACKED: tl.constexpr):
-    """The tile's entries in float32, (ROWS, COLUMNS / WIDTH, WIDTH); signs as +1 and -1, to be scaled elsewhere.
+    """Return the tile's entries in float32, (ROWS, COLUMNS / WIDTH, WIDTH); signs are +1 and -1, not yet scaled.
 
-    `one` is 1.0, given as an argument: a number the compiler knew would cost another instruction an entry, since the
-    three-input logic instruction takes only one constant.
+    `one` is 1.0, passed as an argument. If the compiler knew the number, every entry would need another instruction,
+    because the three-input logic instruction takes only one constant.
     """
     if PACKED:
         bits = tl.reshape(stored, (ROWS, COLUMNS // 8, 1)).to(tl.int32)
@@ -57,7 +57,7 @@ def widen(stored, one, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.cons
 
 @triton.jit
 def load_coefficients(coefficients, scale, present, row):
-    """(coefficient times scale in float32, whether it counts) of the rows at the offsets `row`; 0 where it does not."""
+    """Load the coefficients at the offsets `row`: times scale in float32 (0 if unused), and whether they are not 0."""
     given = tl.load(coefficients + row, mask=present, other=0.0)
     used = given != 0
     weight = given.to(tl.float32)
@@ -68,7 +68,7 @@ def load_coefficients(coefficients, scale, present, row):
 
 @triton.jit
 def combine_rows(entries, weight, used, PACKED: tl.constexpr):
-    """sum_l s_l a_l over the rows of a tile: (COLUMNS / WIDTH, WIDTH)."""
+    """Return sum_l s_l a_l over the rows of a tile, (COLUMNS / WIDTH, WIDTH)."""
     if not PACKED:  # 0 * inf is NaN; signs are finite, and their scale is in the weight
         entries = tl.where(used[:, None, None], entries, 0.0)
     return tl.sum(entries * weight[:, None, None], axis=0)
@@ -76,7 +76,7 @@ def combine_rows(entries, weight, used, PACKED: tl.constexpr):
 
 @triton.jit
 def adam_scalars(step, lr):
-    """(lr / (1 - beta1^t), sqrt(1 - beta2^t)) for t steps taken; the powers in float64, as torch takes them."""
+    """Return lr / (1 - beta1^t) and sqrt(1 - beta2^t) for t steps taken; the powers are in float64, as in torch."""
     taken = tl.load(step).to(tl.float64)
     first = 1.0 - tl.exp2(taken * _LOG2_BETA1)
     second = 1.0 - tl.exp2(taken * _LOG2_BETA2)
@@ -85,7 +85,7 @@ def adam_scalars(step, lr):
 
 @triton.jit
 def update(point, direction, exp_avg, exp_avg_sq, step_size, second_root, inside):
-    """The new point x - lr g, or Adam's; `exp_avg` and `exp_avg_sq` are pointers to the tile's averages, or None."""
+    """Return the new point x - lr g, or Adam's if `exp_avg` and `exp_avg_sq` point to the tile's averages."""
     if exp_avg is None:
         updated = point.to(tl.float32) - step_size * direction
     else:
@@ -101,7 +101,7 @@ def update(point, direction, exp_avg, exp_avg_sq, step_size, second_root, inside
 
 @triton.jit
 def distance(point, anchor):
-    """The distance x - x_0 in float32; taken in float64 where the anchor is."""
+    """Return x - x_0 in float32, computed in float64 if the anchor is float64."""
     if anchor.dtype == tl.float64:
         moved = (point.to(tl.float64) - anchor).to(tl.float32)
     else:

@@ -1,4 +1,4 @@
-"""ProbSparse attention by Triton kernels: allocates results and launches.
+"""ProbSparse attention on Triton kernels. The functions allocate results and launch.
 
 Launches, and what each must move to or from device memory, in tensors of (B, L, D) with L = L_Q = L_K and D = D_V:
 
@@ -10,13 +10,14 @@ Launches, and what each must move to or from device memory, in tensors of (B, L,
                        3          otherwise                                               the same, partial results
 
 A running fill reads V, or dO, once more. Partial results are (u + 1) rows of float32 for each chunk of keys, written
-once and read once: at L = 4096, 64 heads, bfloat16 on 132 processors, 8 chunks of 512 and 6 MB each way, against
-33.6 MB a tensor. There the forward is 4 launches, 134 MB and 12 MB; forward and backward 7 launches and 360 MB.
+once and read once: at L = 4096, 64 heads, bfloat16 on 132 processors, they are 8 chunks of 512 and 6 MB each way, with
+33.6 MB per tensor. There the forward pass is 4 launches, 134 MB and 12 MB; forward and backward are 7 launches and
+360 MB.
 
-More than 63 selected rows (float32 wider than 64: 31) take several tiles: K and V are then read once for each tile.
+More than 63 selected rows (float32 wider than 64: 31) take several tiles, and K and V are then read once for each tile.
 
 float32 products are IEEE unless torch allows TF32. Nothing waits for the device, so an index out of range is not
-refused: in `sample` or `top` it makes a measure or lse NaN, and no memory is read astray.
+refused: in `sample` or `top` it makes a measure or lse NaN, and no memory out of bounds is read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from simmst.kernels.prob_sparse_attention_forward import _attend, _combine
 from simmst.kernels.prob_sparse_attention_select import _measure, _measure_and_top, _top
 
 _FAMILY = {torch.float32: "single", torch.float16: "half", torch.bfloat16: "half"}
-_SHORT = 1024  # up to so many rows one program does a batch entry
+_SHORT = 1024  # up to this many rows, one program does a batch entry
 _SHORT_PER_QUERY = 128
 _SMALLEST_CHUNK = 256
 _PROGRAMS_PER_PROCESSOR = 4
@@ -88,7 +89,7 @@ def attend(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in the rows top, the fill in all others; see the reference's ``attend``.
+    """Attend in the rows top, and fill all others; see the reference's ``attend``.
 
     Example:
         >>> x = torch.eye(3, device="cuda")
@@ -142,7 +143,7 @@ def attend_backward(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; see the reference's ``attend_backward``.
+    """Return the gradients of query, key and value; see the reference's ``attend_backward``.
 
     Example:
         >>> x, top = torch.eye(3, device="cuda"), torch.tensor([1], device="cuda")
@@ -195,17 +196,17 @@ class _Plan(NamedTuple):
     """How a call is divided among programs."""
 
     batch: int
-    tile: int  # selected rows a program holds
-    chunk: int  # keys, and rows, a program works through
-    splits: int  # chunks of keys
-    whole: bool  # one program does a batch entry
+    tile: int  # number of selected rows that a program holds
+    chunk: int  # number of keys, and of rows, that a program works through
+    splits: int  # number of chunks of keys
+    whole: bool  # whether one program does a batch entry
 
 
 def _plan(query: Tensor, key: Tensor, value: Tensor, rows: int) -> _Plan:
-    """Divide `rows` rows against all keys: enough programs to fill the device, and no more partial results."""
+    """Divide the work of `rows` rows on all keys into just enough programs to fill the device."""
     batch, keys = query.shape[0] * query.shape[1], key.shape[2]
     length = max(query.shape[2], keys)
-    # Selected rows a program holds: IEEE products of float32 take many registers.
+    # A program holds fewer selected rows if IEEE products of float32 take many registers.
     few = query.dtype == torch.float32 and (rows > 64 or max(query.shape[-1], value.shape[-1]) > 64)
     tile = min(_block(rows), 32 if few else 64)
     wanted = _PROGRAMS_PER_PROCESSOR * _processors(query.device)
@@ -218,7 +219,7 @@ def _plan(query: Tensor, key: Tensor, value: Tensor, rows: int) -> _Plan:
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    # On the CPU, in the interpreter, as many as an H200 has.
+    # The interpreter, on the CPU, takes the number of an H200.
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
@@ -228,22 +229,22 @@ def _configuration(kernel: str, query: Tensor, *, length: int) -> Configuration:
 
 
 def _family(query: Tensor, value: Tensor) -> str:
-    """Which configurations fit: by size of the numbers and width of the rows."""
+    """Return the family of configurations for the size of the numbers and the width of the rows."""
     return _FAMILY[query.dtype] + ("_wide" if max(query.shape[-1], value.shape[-1]) > 64 else "")
 
 
 def _block(size: int) -> int:
-    """The tile that covers a size; matrix products need at least 16."""
+    """Return the tile that covers a size; matrix products need at least 16."""
     return max(16, int(triton.next_power_of_2(size)))
 
 
 def _precision(query: Tensor) -> str:
-    """Of matrix products; it makes no difference to half types."""
+    """Return the precision of matrix products, which half types ignore."""
     return "tf32" if query.dtype == torch.float32 and tf32_is_allowed() else "ieee"
 
 
 def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, float, Tensor | None]:
-    """The threshold of a word, less 2**31 to fit an int32; the factor of the kept weights; the seed, or None."""
+    """Return the threshold of a word minus 2**31, to fit an int32, the factor of kept weights, and the seed or None."""
     if dropout_p == 0.0:
         return 0, 1.0, None
     if seed is None:
@@ -252,7 +253,7 @@ def _dropout(dropout_p: float, seed: Tensor | None) -> tuple[int, float, Tensor 
 
 
 def _four(tensor: Tensor) -> Tensor:
-    """The tensor as (B, H, L, D) with columns next to each other; a copy only where strides leave no other way."""
+    """Return the tensor as (B, H, L, D) with adjacent columns, as a view where its strides allow it, else as a copy."""
     if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
         tensor = tensor.contiguous()
     if tensor.dim() == 4:
@@ -263,12 +264,12 @@ def _four(tensor: Tensor) -> Tensor:
 
 
 def _returned(result: Tensor, written: Tensor) -> Tensor:
-    """The result, filled from its copy where the kernels could not write it in place."""
+    """Return the result, filled from its copy if the kernels could not write it in place."""
     return result if result.data_ptr() == written.data_ptr() else result.copy_(written.view(result.shape))
 
 
 def _device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device."""
+    """Make the tensor's device the current one, on which Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
 
 

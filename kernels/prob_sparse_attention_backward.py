@@ -1,13 +1,14 @@
 """Gradients of the attention in the selected rows and of the fill in all others, without atomics.
 
 A program of `_gradients` owns a chunk of keys: it reads each tile of K and V once, recomputes the weights from lse and
-writes that tile's dK and dV. Its share of dQ, which only the selected rows have, stays on chip while one tile holds all
-of them (u <= BLOCK_U); else it is kept in the program's own workspace. Where one program takes all keys it writes dQ
-itself (WHOLE); else `_combine_query` adds the shares in a fixed order and writes the zeros of the other rows.
+writes that tile's dK and dV. Only the selected rows have a dQ. If one tile holds all of them (u <= BLOCK_U), the
+program's share of dQ stays on chip; otherwise it is kept in the program's own workspace. If one program takes all keys
+(WHOLE), it writes dQ itself; otherwise `_combine_query` adds the shares in a fixed order and writes the zeros of the
+other rows.
 
-The fill hands every value the gradient of the unselected rows: their sum for the mean, the sum of the rows at and after
-it for a running fill. `_sum_chunks` sums them chunk by chunk of rows; a running fill goes through the tiles of a chunk
-from last to first and reads the gradient of the output a second time.
+Through the fill, every value gets a gradient from the unselected rows: their sum for the mean, or the sum of the rows
+at and after the value for a running fill. `_sum_chunks` sums the rows of each chunk. A running fill goes through the
+tiles of a chunk from last to first and reads the gradient of the output a second time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _fill_gradient_rows(
     grad_out, top, rows, queries, keys, u, out_row, value_width,
     FILL: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """What some rows hand to the values they are a fill of, [rows, V]: nothing, where they are selected."""
+    """Return the gradient that some rows pass to the values of their fill, [rows, V]: zero for selected rows."""
     unselected = (rows < queries) & (slots_of(rows, top, u) < 0)
     tile = load_rows(grad_out, rows, unselected, out_row, value_width, BLOCK_V).to(tl.float32)
     if FILL == "cummean":
@@ -46,7 +47,7 @@ def _sum_rows(
     grad_out, top, begin, end, queries, keys, u, out_row, value_width,
     FILL: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """The sum of `_fill_gradient_rows` over the rows begin, ..., end - 1, [V]."""
+    """Return the sum of `_fill_gradient_rows` over the rows begin, ..., end - 1, [V]."""
     total = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     for start in range(begin, end, BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
@@ -63,7 +64,7 @@ def _sum_chunks(
     grad_out, top, sums, heads, queries, keys, u, value_width, out_batch, out_head, out_row, chunk,
     FILL: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a chunk of rows of one batch entry; sums: float32 (B, chunks, V)."""
+    """Sum a chunk of rows of one batch entry into sums: float32 (B, chunks, V)."""
     chunks = tl.cdiv(queries, chunk)
     batch = tl.program_id(0) // chunks
     begin = (tl.program_id(0) % chunks) * chunk
@@ -83,7 +84,7 @@ def _selected_tile(
     query, grad_out, out, top, lse, places, queries, u, width, value_width, query_row, grad_out_row, out_row,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """What a tile of selected rows brings: row, query [U, D], gradient [U, V], lse of base 2, rowsum(dO O)."""
+    """Load a tile of selected rows: row, query [U, D], gradient [U, V], lse of base 2, rowsum(dO O)."""
     rows = tl.load(top + places, mask=places < u, other=-1)
     inside = (rows >= 0) & (rows < queries)
     rows = rows.to(tl.int32)
@@ -91,7 +92,7 @@ def _selected_tile(
     grad = load_rows(grad_out, rows, inside, grad_out_row, value_width, BLOCK_V)
     result = load_rows(out, rows, inside, out_row, value_width, BLOCK_V)
     delta = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
-    base = tl.load(lse + places, mask=inside, other=float("inf")) * _LOG2_E  # so that absent rows weigh nothing
+    base = tl.load(lse + places, mask=inside, other=float("inf")) * _LOG2_E  # absent rows get weight 0
     return rows, selected, grad, base, delta
 
 
@@ -102,7 +103,7 @@ def _tile_gradients(
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Add a tile of selected rows to a tile's dK [N, D] and dV [N, V]; return the gradient of the scores [U, N] too."""
+    """Add a tile of selected rows to a tile's dK [N, D] and dV [N, V]; return the scores' gradient [U, N], too."""
     scores = tl.dot(selected, tl.trans(key_tile), input_precision=PRECISION) * (scale * _LOG2_E)
     visible = present[None, :]
     if CAUSAL:
@@ -133,9 +134,9 @@ def _gradients(
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """DK and dV of one chunk of keys of one batch entry, and its share of dQ; all of dQ where WHOLE.
+    """Compute dK and dV of one chunk of keys of one batch entry, and its share of dQ; all of dQ if WHOLE.
 
-    sums: float32 (B, chunks, V) from `_sum_chunks`; parts: float32 (B, splits, u, D). Neither is there where WHOLE.
+    sums: float32 (B, chunks, V) from `_sum_chunks`; parts: float32 (B, splits, u, D). Both are None if WHOLE.
     """
     batch = (tl.program_id(0) // splits).to(tl.int64)
     split = tl.program_id(0) % splits
@@ -152,7 +153,7 @@ def _gradients(
     end = tl.minimum(begin + chunk, keys)
     tiles = tl.cdiv(end - begin, BLOCK_N)
 
-    # What the fill hands to every value (mean), or to the values of this chunk from the rows after its keys, [V].
+    # The gradient through the fill to every value (mean), or to this chunk's values from the rows after its keys, [V].
     if not WHOLE:
         sums += batch * chunks * value_width
         parts += tl.program_id(0).to(tl.int64) * u * width
@@ -212,7 +213,7 @@ def _gradients(
                 )  # fmt: skip
                 earlier = load_rows(parts, places, (places < u) & (step > 0), width, width, BLOCK_D)
                 later = tl.dot(grad_scores, key_tile, earlier, input_precision=PRECISION)
-                tl.debug_barrier()  # other threads may have read what these write
+                tl.debug_barrier()  # other threads may still read what this store overwrites
                 store_rows(parts, places, places < u, width, width, later, BLOCK_D)
                 tl.debug_barrier()
         store_rows(grad_key, columns, present, grad_key_row, width, tile_grad_key, BLOCK_D)
@@ -236,7 +237,7 @@ def _combine_query(
     top, parts, grad_query, heads, queries, u, width, grad_query_batch, grad_query_head, grad_query_row, splits,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_M rows of dQ of one batch entry."""
+    """Write BLOCK_M rows of dQ of one batch entry."""
     tiles = tl.cdiv(queries, BLOCK_M)
     batch = (tl.program_id(0) // tiles).to(tl.int64)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)

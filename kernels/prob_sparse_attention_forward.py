@@ -1,16 +1,16 @@
 """Attention in the selected rows and the fill in all others.
 
 `_attend` is split over keys as in flash decoding: a program reads a chunk of K and V once, for all selected rows of a
-tile. The sum of V for the fill comes with it, since the row after the selected ones takes part as a query of zeros:
-each of its weights is 1, exactly, in the very matrix products that are there anyway. Where one program takes all keys
-it also writes the output (WHOLE); else it leaves partial results, and `_combine` adds them in a fixed order, chunk by
-chunk of output rows. Every row of the output has one writer, which knows by comparing with `top` what belongs there.
+tile. The same matrix products also give the sum of V for the fill, because the row after the selected ones takes part
+as a query of zeros, whose weights are all exactly 1. If one program takes all keys (WHOLE), it also writes the output.
+Otherwise it writes partial results, and `_combine` adds them in a fixed order for each chunk of output rows. Every row
+of the output has one writer, which compares with `top` to know whether the row is selected.
 
-A running fill reads V a second time for the sums inside a tile; the sums of earlier chunks are those `_attend` left.
+A running fill reads V a second time for the sums inside a tile; the sums of earlier chunks come from `_attend`.
 
-The functions above `_attend_keys` serve selection and gradients, too. Tensors come as (B, H, L, D) with columns next to
-each other and any other strides; a program finds its batch entry by `batch_offset`. Offsets are 64 bits wide. Rows and
-columns that are absent read as zero.
+Selection and gradients use the functions above `_attend_keys`, too. Tensors are (B, H, L, D) with adjacent columns and
+any other strides; a program finds its batch entry by `batch_offset`. Offsets are 64 bits wide. Absent rows and columns
+read as zero.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def batch_offset(batch, heads, batch_stride, head_stride):
-    """Offset of the flattened batch index `batch` in a (B, H, ...) tensor."""
+    """Return the offset of the flattened batch index `batch` in a (B, H, ...) tensor."""
     return (batch // heads).to(tl.int64) * batch_stride + (batch % heads).to(tl.int64) * head_stride
 
 
 @triton.jit
 def load_rows(matrix, rows, present, stride, width, BLOCK: tl.constexpr):
-    """The rows of a matrix, [rows, BLOCK]; zero where a row is absent and beyond the width."""
+    """Load rows of a matrix, [rows, BLOCK], with zeros for absent rows and beyond the width."""
     columns = tl.arange(0, BLOCK)
     mask = present[:, None] & (columns < width)[None, :]
     return tl.load(matrix + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
@@ -37,7 +37,7 @@ def load_rows(matrix, rows, present, stride, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def store_rows(matrix, rows, present, stride, width, tile, BLOCK: tl.constexpr):
-    """The inverse of `load_rows`, in the type of the matrix."""
+    """Store rows, as the inverse of `load_rows`, in the type of the matrix."""
     columns = tl.arange(0, BLOCK)
     mask = present[:, None] & (columns < width)[None, :]
     where = matrix + rows.to(tl.int64)[:, None] * stride + columns[None, :]
@@ -46,7 +46,7 @@ def store_rows(matrix, rows, present, stride, width, tile, BLOCK: tl.constexpr):
 
 @triton.jit
 def slots_of(rows, top, u):
-    """For each row its place in `top` [u], or -1 where it is not selected."""
+    """Return the place of each row in `top` [u], or -1 if the row is not selected."""
     BLOCK: tl.constexpr = 32
     slots = tl.full(rows.shape, -1, tl.int32)
     for start in range(0, u, BLOCK):
@@ -60,10 +60,10 @@ def slots_of(rows, top, u):
 
 @triton.jit
 def kept_weights(seed, batch, rows, start, keep, BLOCK_U: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Which weights of the columns `start`, ... survive dropout, [BLOCK_U, BLOCK_N]; `start` is a multiple of 4.
+    """Tell which weights of the columns `start`, ... survive dropout, [BLOCK_U, BLOCK_N]; `start` is a multiple of 4.
 
-    The counters are those of `simmst.core.philox`: one draw gives the words of four columns. `keep` is the
-    threshold less 2**31, so that it fits a signed word.
+    The counters are those of `simmst.core.philox`: one draw gives the words of four columns. `keep` is the threshold
+    minus 2**31, so that it fits a signed word.
     """
     quads = tl.zeros([BLOCK_U, 1], tl.uint32) + (start // 4 + tl.arange(0, BLOCK_N // 4)).to(tl.uint32)[None, :]
     row = tl.zeros([BLOCK_U, BLOCK_N // 4], tl.uint32) + rows.to(tl.uint32)[:, None]
@@ -76,13 +76,13 @@ def kept_weights(seed, batch, rows, start, keep, BLOCK_U: tl.constexpr, BLOCK_N:
 
 @triton.jit
 def visible_keys(rows, keys):
-    """How many keys the fill of a row is taken of, when it is a running one."""
+    """Return the number of keys in the running fill of each row."""
     return tl.minimum(rows + 1, keys).to(tl.float32)
 
 
 @triton.jit
 def sum_of_parts(parts, first, last, stride, width, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Sum of the rows first, ..., last - 1 of a float32 matrix, [BLOCK], in one order whatever else runs."""
+    """Return the sum of the rows first, ..., last - 1 of a float32 matrix, [BLOCK], in a fixed order."""
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(first, last, BLOCK_P):
         places = start + tl.arange(0, BLOCK_P)
@@ -97,8 +97,8 @@ def _attend_keys(
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over the keys begin, ..., end - 1: maximum (of base 2) and sum [U], and weighted values [U, V]."""
-    # The fill under tf32 is still of float32, three products to one.
+    """Attend to the keys begin, ..., end - 1; return maximum (of base 2) and sum [U], and weighted values [U, V]."""
+    # Under tf32 the fill keeps the precision of float32, by three products instead of one.
     FILL_PRECISION: tl.constexpr = "tf32x3" if PRECISION == "tf32" else PRECISION
     largest = tl.full([BLOCK_U], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_U], tl.float32)
@@ -109,7 +109,7 @@ def _attend_keys(
         key_tile = load_rows(key, columns, present, key_row, width, BLOCK_D)  # [N, D]
         value_tile = load_rows(value, columns, present, value_row, value_width, BLOCK_V)  # [N, V]
         scores = tl.dot(query, tl.trans(key_tile), input_precision=PRECISION) * (scale * _LOG2_E)  # [U, N]
-        scores = tl.where(is_selected[:, None], scores, 0.0)  # whatever the keys hold
+        scores = tl.where(is_selected[:, None], scores, 0.0)  # the zero query must ignore NaN and infinity in the keys
         visible = present[None, :]
         if CAUSAL:
             visible = visible & ((columns[None, :] <= rows[:, None]) | ~is_selected[:, None])
@@ -134,7 +134,7 @@ def _fill_tile(
     value, before, rows, keys, value_row, value_width,
     FILL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The fill of some rows [M, V], and `before` after them: still the mean, or the sum of the values so far [V]."""
+    """Return the fill of some rows [M, V], and the new `before`: the same mean, or the sum of the values so far [V]."""
     if FILL == "mean":
         tile = tl.zeros([BLOCK_M, BLOCK_V], tl.float32) + before[None, :]
     else:
@@ -158,7 +158,7 @@ def _attend(
     WHOLE: tl.constexpr, CAUSAL: tl.constexpr, FILL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of keys for one tile of selected rows of one batch entry; the whole attention where WHOLE.
+    """Process one chunk of keys for one tile of selected rows of one batch entry; the whole attention if WHOLE.
 
     parts: float32 (B, splits, u + 1, V); statistics: float32 (2, B, splits, u + 1), maximum and sum.
     """
@@ -212,7 +212,7 @@ def _merge(
     parts, maxima, sums, slots, present, splits, u, value_width,
     BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """The softmax over all chunks for the places `slots` [M] in top: maximum and sum [M], weighted values [M, V]."""
+    """Merge the softmax of all chunks for places `slots` [M] in top: maximum and sum [M], weighted values [M, V]."""
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     weighted = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
@@ -236,7 +236,7 @@ def _combine(
     value_batch, value_head, value_row, out_batch, out_head, out_row, dropout_factor, chunk, splits,
     FILL: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Write a chunk of output rows of one batch entry; the first chunk's program writes lse too."""
+    """Write a chunk of output rows of one batch entry; the program of the first chunk also writes lse."""
     chunks = tl.cdiv(queries, chunk)
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     number = tl.program_id(0) % chunks
@@ -261,7 +261,7 @@ def _combine(
                 largest = larger
             tl.store(lse + batch * u + places, (largest + tl.log2(total)) / _LOG2_E, mask=places < u)
 
-    value_sums = parts + u * value_width  # the row after the selected ones, of every split
+    value_sums = parts + u * value_width  # the row after the selected ones, in every split
     stride = (u + 1) * value_width
     if FILL == "mean":
         before = sum_of_parts(value_sums, 0, splits, stride, value_width, BLOCK_V, 16) / keys

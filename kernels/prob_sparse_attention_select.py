@@ -1,12 +1,12 @@
-"""Selection: the sparsity measure of every query, and the rows with the largest.
+"""Selection: the sparsity measure of every query, and the rows with the largest measure.
 
-Measure, shared samples: the sampled keys are gathered once a program, then a skinny matrix product under one read of
-the queries; maximum and sum stay in registers. Per-query samples: rows of K are gathered, from cache, as
-[rows, samples, D] tiles; nothing of that size is ever written.
+Measure with shared samples: a program gathers the sampled keys once and reads the queries once, for a narrow matrix
+product; maximum and sum stay in registers. Measure with per-query samples: rows of K are gathered from cache as
+[rows, samples, D] tiles, and nothing of that size is ever written.
 
-Top: the u-th largest measure is found by bisection over its bits, mapped to integers of the same order; ties at the
-threshold are counted by a prefix sum, lower indices first, which also gives each selected row its place. Exact,
-deterministic, ascending, without a sort. A row of measures that fits one block is held in registers throughout.
+Top: the u-th largest measure is found by bisection over its bits, mapped to integers of the same order. A prefix sum
+counts the ties at the threshold, lower indices first, and also gives each selected row its place. The result is exact,
+deterministic and ascending without a sort. A row of measures that fits into one block stays in registers throughout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _measure_shared(
         inside = (index >= 0) & (index < keys)
         sampled = load_rows(key, index, inside, key_row, width, BLOCK_D)  # [S, D]
         scores = tl.dot(tile, tl.trans(sampled), input_precision=PRECISION)  # [M, S]
-        # An index out of range must show and not read stray memory.
+        # An index out of range must show in the result, and must not read other memory.
         scores = tl.where(inside[None, :], scores, float("nan"))
         largest = tl.maximum(largest, tl.max(tl.where(drawn[None, :], scores, float("-inf")), 1))
         total += tl.sum(tl.where(drawn[None, :], scores, 0.0), 1)
@@ -85,7 +85,7 @@ def _measure_rows(
 
 @triton.jit
 def _ordered(measure, rows, queries):
-    """The measures of some rows as int32 in the same order: NaN largest, -0.0 as 0.0, absent rows smallest."""
+    """Return the measures of some rows as int32 in the same order: NaN largest, -0.0 as 0.0, absent rows smallest."""
     value = tl.load(measure + rows, mask=rows < queries, other=0.0)
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
     order = tl.where(value != value, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
@@ -94,7 +94,7 @@ def _ordered(measure, rows, queries):
 
 @triton.jit
 def _count(measure, order, bound, queries, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr):
-    """How many measures are at least `bound`."""
+    """Return how many measures are at least `bound`."""
     if IN_REGISTERS:
         count = tl.sum((order >= bound).to(tl.int32))
     else:
@@ -109,7 +109,7 @@ def _count(measure, order, bound, queries, BLOCK: tl.constexpr, IN_REGISTERS: tl
 def _select_rows(measure, top, queries, u, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr):
     """Write the u rows with the largest measure of one batch entry, ascending; ties go to the lower index."""
     order = _ordered(measure, tl.arange(0, BLOCK), queries)
-    # The largest bound that u measures reach, bit by bit from the sign down.
+    # Find the largest bound that u measures reach, bit by bit from the sign down.
     bound = tl.where(_count(measure, order, 0, queries, BLOCK, IN_REGISTERS) >= u, 0, -0x80000000)
     for step in range(31):
         candidate = bound + (1 << (30 - step))
@@ -122,7 +122,7 @@ def _select_rows(measure, top, queries, u, BLOCK: tl.constexpr, IN_REGISTERS: tl
         above += _count(measure, order, bound + 1, queries, BLOCK, IN_REGISTERS)
     ties_wanted = (u - above).to(tl.int64)
     before = tl.zeros([1], tl.int64)  # rows above the bound in the upper half, ties in the lower
-    for start in range(0, queries, BLOCK // 4):  # smaller blocks, for the registers that the scan takes
+    for start in range(0, queries, BLOCK // 4):  # smaller blocks, because the scan takes many registers
         rows = start + tl.arange(0, BLOCK // 4)
         part = _ordered(measure, rows, queries)
         is_above, is_tie = part > bound, (part == bound) & (rows < queries)
@@ -144,7 +144,7 @@ def _measure(
     PER_QUERY: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """The measure of BLOCK_M rows. Row tiles of one batch entry are neighbours, so that its keys stay in cache."""
+    """Measure BLOCK_M rows. The row tiles of one batch entry are neighbours, so that its keys stay in cache."""
     tiles = tl.cdiv(queries, BLOCK_M)
     batch = tl.program_id(0) // tiles
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -159,7 +159,7 @@ def _measure(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def _top(measure, top, queries, u, IN_REGISTERS: tl.constexpr, BLOCK: tl.constexpr):
-    """The selected rows of one batch entry."""
+    """Select the rows of one batch entry."""
     batch = tl.program_id(0).to(tl.int64)
     _select_rows(measure + batch * queries, top + batch * u, queries, u, BLOCK, IN_REGISTERS)
 
@@ -171,7 +171,7 @@ def _measure_and_top(
     PER_QUERY: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Both in one program a batch entry, where queries <= BLOCK."""
+    """Measure and select in one program per batch entry, for queries <= BLOCK."""
     batch = tl.program_id(0)
     query += batch_offset(batch, heads, query_batch, query_head)
     key += batch_offset(batch, heads, key_batch, key_head)
@@ -183,5 +183,5 @@ def _measure_and_top(
             PER_QUERY, PRECISION, BLOCK_M, BLOCK_S, BLOCK_D,
         )  # fmt: skip
         tl.store(measure + rows, found, mask=rows < queries)
-    tl.debug_barrier()  # other threads read what these wrote
+    tl.debug_barrier()  # the selection reads what other threads have written
     _select_rows(measure, top + batch.to(tl.int64) * u, queries, u, BLOCK, True)

@@ -1,14 +1,14 @@
-"""Spatial attention in Triton: the functions of ``simmst.reference.spatial_attention``.
+"""Spatial attention in Triton, with the functions of ``simmst.reference.spatial_attention``.
 
-Up to 512 positions, 128 channels and heads of 64 one program computes a map: it writes [X Q K V] to a stage of its own
-that the second-level cache holds, goes through tiles of queries and heads with scores and softmax in registers, adds
-the heads' shares of the output projection up in registers, and finishes with bias, residual and LayerNorm. A map of one
-tile (N <= 128) needs no stage. Programs are as many as run at a time and take map after map, so the stages, and the
-partial sums of the weights' gradients, are as many as programs and not as maps. Everything else is in
-``spatial_attention_long``.
+With up to 512 positions, 128 channels and heads of 64, one program computes a map. It writes [X Q K V] to its own
+stage, which the second-level cache holds. It goes through tiles of queries and heads with scores and softmax in
+registers, adds up the heads' shares of the output projection in registers, and finishes with bias, residual and
+LayerNorm. A map of one tile (N <= 128) needs no stage. There are as many programs as run at a time, and each takes one
+map after another, so there is one stage, and one partial sum of the weights' gradients, per program and not per map.
+``spatial_attention_long`` computes all other maps.
 
-Counted for 1024 maps of C = 64 in 4 heads, bfloat16, in units of B N C elements (U), against linear, SDPA, linear,
-addition and LayerNorm under autograd; the stage not counted, as it is meant to stay in cache:
+The table counts 1024 maps of C = 64 in 4 heads, bfloat16, in units of B N C elements (U), against linear, SDPA, linear,
+addition and LayerNorm under autograd. It leaves out the stage, which is meant to stay in cache:
 
                       memory      launches   exponentials   products in the attention (times 2 B N N C flops)
     forward           2 U         1          1 B h N N      2
@@ -20,15 +20,17 @@ addition and LayerNorm under autograd; the stage not counted, as it is meant to 
     U                 15.9 MB   29.5 MB   52.4 MB
     scores, padded    67e6      268e6     822e6    tiles of 64
     stage, forward    -         30 MB     54 MB    264 programs, 4 U each of one map; 50 MB is the cache
-    stage, backward   37 MB     68 MB     122 MB   [X Q K V O dY dO] and dQ in float32; beyond the cache it goes out
+    stage, backward   37 MB     68 MB     122 MB   [X Q K V O dY dO] and dQ in float32; what exceeds the cache leaves it
 
-An H200 (132 multiprocessors at 1.7 GHz) computes 16 exponentials a clock on each: forward at least 0.019, 0.075 and
-0.23 ms by exponentials and 0.007, 0.014 and 0.024 ms by memory; the chain's memory alone is 0.07, 0.12 and 0.22 ms
-before its attention. So the exponentials bind here and memory there: the longer the maps, the smaller the gain. Three
-sets of exponentials instead of two, for forward and backward together, are the price of keeping no more than x and lse.
+An H200 (132 multiprocessors at 1.7 GHz) computes 16 exponentials per clock on each of them. The forward pass takes at
+least 0.019, 0.075 and 0.23 ms for exponentials and 0.007, 0.014 and 0.024 ms for memory; the chain takes 0.07, 0.12 and
+0.22 ms for memory alone, before its attention. So exponentials limit these kernels and memory limits the chain: the
+longer the maps, the smaller the gain. Keeping only x and lse costs three sets of exponentials instead of two, for
+forward and backward together.
 
-Compiled for sm_80 and sm_90 the forward kernels spill nothing; the backward kernel spills up to 750 bytes a thread
-between its phases; on sm_100 up to 170 and 1,090 as chosen (tests/kernels/resources.json holds every figure).
+Compiled for sm_80 and sm_90, the forward kernels spill nothing, and the backward kernel spills up to 750 bytes per
+thread between its phases. On sm_100 they spill up to 170 and 1,090 bytes in the chosen configurations
+(tests/kernels/resources.json holds every figure).
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def forward(
     norm_bias: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and lse, as ``simmst.reference.spatial_attention.forward``.
+    """Return the output and lse, like ``simmst.reference.spatial_attention.forward``.
 
     Example:
         ``out, lse = forward(x, *weights, None, None, None, Options(num_heads=4, residual=True, eps=1e-5, scale=0.25))``
@@ -146,7 +148,7 @@ def backward(
     options: Options,
     output_mask: list[bool],
 ) -> Gradients:
-    """Return the gradients wanted, as ``simmst.reference.spatial_attention.backward``.
+    """Return the wanted gradients, like ``simmst.reference.spatial_attention.backward``.
 
     Example:
         ``grads = backward(grad, x, *weights, None, None, None, lse, **options, output_mask=[True] * 7)``
@@ -185,7 +187,7 @@ def _launch_backward(size: Sizes, grad: Tensor, given: long.Given, lse: Tensor, 
     if any(gradient is not None for gradient in found[1:]):
         partials = torch.empty((count, (4 * size.channels + 6) * size.channels), **f32)
     tokens, grads = matrices(x), matrices(grad)
-    # Laid out as its result will be: contiguous in the shape of x.
+    # The layout of the gradient of x: contiguous in the shape of x.
     target = matrices(torch.empty(x.shape, dtype=x.dtype, device="meta"))
     fused_backward[(count,)](
         grads.tensor,

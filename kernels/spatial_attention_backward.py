@@ -1,8 +1,8 @@
-"""Fused spatial attention, backward: one program computes a whole map and goes on to another.
+"""Fused spatial attention, backward: one program computes one whole map after another.
 
-A program works on its map in phases, with a barrier between: what one phase writes to the program's stage, all threads
-of the next may read. Sums over maps go to partial sums of the program's own, which `reduce_partials` adds in the order
-of the programs: no atomics, the same bits in every run.
+A program works on its map in phases with barriers between them, so that all threads of a phase can read what the phase
+before wrote to the program's stage. Sums over maps go to the program's own partial sums, which `reduce_partials` adds
+in the order of the programs: without atomics, and with the same bits in every run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _accumulate(place, value, mask, is_first):
-    """Add to a partial sum; the first map of a program finds nothing there yet."""
+    """Add to a partial sum, which is still empty at the first map of a program."""
     before = tl.load(place, mask=mask & (is_first == 0), other=0.0)
     tl.store(place, before + value, mask=mask)
 
@@ -45,9 +45,9 @@ def _branch_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Stage O, dY (the gradient before the LayerNorm) and dO; sums: lse in units of log 2 and delta = rowsum(dO * O).
+    """Write O, dY (the gradient before the LayerNorm) and dO to the stage, and lse (base 2) and delta to sums.
 
-    Their part of the partial sums: out_proj_bias, norm_weight and norm_bias.
+    delta = rowsum(dO * O). The partial sums of out_proj_bias, norm_weight and norm_bias are updated, too.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     section = positions * CHANNELS
@@ -92,7 +92,7 @@ def _branch_gradients(
             _accumulate(place, tile_bias, column_mask, is_first & (start == 0))
         grad = grad.to(stage.dtype.element_ty)
         store_tile(stage + 5 * section, grad, rows, columns, CHANNELS, 1, row_mask, column_mask)
-        tl.debug_barrier()  # all of this was written in other arrangements of the threads
+        tl.debug_barrier()  # all of this was written by other threads
         grad_heads = linear_rows(
             stage + 5 * section, rows, CHANNELS, 1, row_mask, w_out, None, columns, column_mask, CHANNELS, 1,
             CHANNELS, PRECISION, BLOCK_C, CHUNK, BLOCK_M, BLOCK_C,
@@ -112,7 +112,7 @@ def _packed_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Write dQ (unscaled, float32) apart, dK and dV in the place of K and V; scores are computed once.
+    """Write dQ (unscaled, float32) to `grad_query`, and dK and dV over K and V; scores are computed once.
 
     A tile of keys goes through all queries and adds its share to their dQ, which stays in cache.
     """
@@ -148,7 +148,7 @@ def _packed_gradients(
                 before = load_tile(grad_query, rows, inputs, CHANNELS, 1, row_mask & (start_n > 0), channel_mask)
                 share = tl.dot(tl.trans(grad_scores), key, input_precision=PRECISION)
                 store_tile(grad_query, before + share, rows, inputs, CHANNELS, 1, row_mask, channel_mask)
-            tl.debug_barrier()  # every thread has its keys and values; the next tile reads dQ
+            tl.debug_barrier()  # every thread has read its keys and values, and the next tile reads dQ
             store_tile(stage + 2 * section, grad_key * scale, keys, inputs, CHANNELS, 1, key_mask, channel_mask)
             store_tile(stage + 3 * section, grad_value, keys, inputs, CHANNELS, 1, key_mask, channel_mask)
 
@@ -157,7 +157,7 @@ def _packed_gradients(
 def _packed_tile(
     stage, grad_query, which, rows, columns, row_mask, column_mask, section, scale, CHANNELS: tl.constexpr
 ):
-    """A tile of dQ, dK or dV (which = 0, 1, 2), in the element type of the stage."""
+    """Return a tile of dQ, dK or dV (which = 0, 1, 2), in the element type of the stage."""
     if which == 0:
         tile = load_tile(grad_query, rows, columns, CHANNELS, 1, row_mask, column_mask) * scale
     else:
@@ -171,7 +171,7 @@ def _input_gradient(
     CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Store dX = [dQ dK dV] W_in, plus dY with residual."""
+    """Store dX = [dQ dK dV] W_in, plus dY if there is a residual."""
     section = positions * CHANNELS
     columns = tl.arange(0, BLOCK_C)
     column_mask = columns < CHANNELS
@@ -200,7 +200,7 @@ def _weight_gradients(
     stage, grad_query, partial, positions, is_first, scale,
     CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of in_proj_weight (3C, C), out_proj_weight (C, C) and in_proj_bias (3C), one behind the other."""
+    """Update the partial sums of in_proj_weight (3C, C), out_proj_weight (C, C), in_proj_bias (3C), in this order."""
     section = positions * CHANNELS
     columns = tl.arange(0, BLOCK_C)
     column_mask = columns < CHANNELS
@@ -235,10 +235,10 @@ def fused_backward(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Maps program, program + programs, ...
+    """Compute the gradients of the maps program, program + programs, ...
 
-    Of each program: stage (7, N, C), in turn X, Q, K or dK, V or dV, O, dY, dO; in float32 grad_query (N, C),
-    sums (2, heads, N) and partials, a row of those that `reduce_partials` describes. grad_x or partials may be None.
+    Each program has a stage (7, N, C), which holds X, Q, K or dK, V or dV, O, dY, dO, and in float32 grad_query (N, C),
+    sums (2, heads, N) and one row of the partials that `reduce_partials` describes. grad_x or partials may be None.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     program = tl.program_id(0).to(tl.int64)
@@ -300,10 +300,10 @@ def reduce_partials(
     partials, w_in, w_out, b_in, b_out, w_norm, b_norm, programs, channels,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Add partials (programs, (4C + 6) C) over the programs, in an order that depends on shapes alone.
+    """Add partials (programs, (4C + 6) C) over the programs, in an order that depends only on shapes.
 
     A row holds the gradients of in_proj_weight (3C, C), out_proj_weight (C, C), in_proj_bias (3C), out_proj_bias (C),
-    norm_weight (C) and norm_bias (C); the grid is (blocks of 3C * C, 6). None for a gradient that nobody wants.
+    norm_weight (C) and norm_bias (C); the grid is (blocks of 3C * C, 6). An unwanted gradient is None.
     """
     which = tl.program_id(1)
     square = channels * channels

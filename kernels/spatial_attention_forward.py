@@ -1,4 +1,4 @@
-"""Fused spatial attention, forward: one program computes a whole map and goes on to another."""
+"""Fused spatial attention, forward: one program computes one whole map after another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def project_into(
 ):  # fmt: skip
     """Write [X Q K V] of a map to target (4, N, C).
 
-    In (C, N) order the elements of a map come one by one, from target by the cache line.
+    In (C, N) order the elements of a map are read one by one; from target they are read by the cache line.
     """
     columns = tl.arange(0, BLOCK_C)
     column_mask = columns < CHANNELS
@@ -54,7 +54,7 @@ def _resident_head(
     x, w_in, b_in, visible, inputs, channel_mask, columns, column_mask, factor,
     CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One head of a map that is a single tile: its queries, keys and values never leave the chip."""
+    """Attend in one head of a map that is a single tile; its queries, keys and values never leave the chip."""
     query = linear(x, w_in, b_in, columns, column_mask, inputs, channel_mask, CHANNELS, PRECISION)
     key = linear(x, w_in, b_in, columns, column_mask, CHANNELS + inputs, channel_mask, CHANNELS, PRECISION)
     value = linear(x, w_in, b_in, columns, column_mask, 2 * CHANNELS + inputs, channel_mask, CHANNELS, PRECISION)
@@ -76,9 +76,9 @@ def fused_forward(
     PRECISION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Maps program, program + programs, ...; stage (programs, 4, N, C) holds [X Q K V] of the current one.
+    """Compute the maps program, program + programs, ...; stage (programs, 4, N, C) holds [X Q K V] of the current map.
 
-    RESIDENT: a map is one tile, and stage is not used.
+    If RESIDENT, a map is one tile, and stage is not used.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     program = tl.program_id(0).to(tl.int64)
@@ -133,7 +133,7 @@ def fused_forward(
                     CHANNELS,
                     PRECISION,
                 )
-            if RESIDENT:  # loaded again: in registers across the heads it would crowd out the scores
+            if RESIDENT:  # loaded again, because in registers across the heads it would crowd out the scores
                 tokens = load_tile(x_here, rows, columns, x_row, x_column, row_mask, column_mask)
             else:
                 tokens = load_tile(stage, rows, columns, CHANNELS, 1, row_mask, column_mask)

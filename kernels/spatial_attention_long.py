@@ -1,11 +1,12 @@
-"""Spatial attention where one program cannot hold a map, or few maps would leave the GPU idle.
+"""Spatial attention for maps that one program cannot hold, or that are too few to fill the GPU.
 
-torch's matrix products project; tiles of queries or keys attend, each in a program of its own, as in FlashAttention; a
-last kernel adds bias and residual and normalises. Why not torch's scaled_dot_product_attention for the middle part: it
-keeps lse to itself, differentiates only under autograd, which an operator's implementation is below, and is capped at
-65,535 sequences in some of its kernels.
+torch's matrix products project. Tiles of queries or keys attend, each in its own program, as in FlashAttention. A last
+kernel adds bias and residual and normalises. The middle part does not use torch's scaled_dot_product_attention, because
+it does not return lse, differentiates only under autograd, which an operator's implementation runs below, and takes at
+most 65,535 sequences in some of its kernels.
 
-Memory beyond inputs and results, in elements of B N C: 4 forward and, at most at once, 9 backward; nothing of N * N.
+Memory in addition to inputs and results, in elements of B N C: 4 forward, and at most 9 at once backward; nothing has
+the size of N * N.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from simmst.kernels.spatial_attention_tiles import (
     visible_keys,
 )
 
-ROW_TILE = 4096  # elements of a tile of the kernels that go by rows
+ROW_TILE = 4096  # number of elements in a tile of the kernels that work on rows
 
 
 class Given(NamedTuple):
-    """Arguments of a call; weights are contiguous, mask (B, N) and empty (B,) bytes."""
+    """Arguments of a call. Weights are contiguous; mask (B, N) and empty (B,) are bytes."""
 
     x: Tensor
     w_in: Tensor
@@ -57,9 +58,9 @@ def attend_rows(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head, from packed (B, N, 3C).
+    """Attend from a tile of queries of one head, from packed (B, N, 3C).
 
-    Fills heads_out (B, N, C) and lse (B, heads, N), which is a logarithm of base 2 times `unit`.
+    Fill heads_out (B, N, C) and lse (B, heads, N), which is a logarithm of base 2 times `unit`.
     """
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_M)
@@ -91,7 +92,7 @@ def query_gradients(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Fill dQ of a tile of queries of one head, and its delta = rowsum(dO * O), (B, heads, N), for `key_gradients`."""
+    """Fill dQ and, for `key_gradients`, delta = rowsum(dO * O), (B, heads, N), of a tile of queries of one head."""
     CHANNELS: tl.constexpr = HEADS * WIDTH
     tiles = tl.cdiv(positions, BLOCK_M)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -164,7 +165,7 @@ def key_gradients(
 
 @triton.jit
 def _places(base, batch, row, column, rows, positions, columns, row_mask, column_mask):
-    """Rows of a batch of matrices with any strides, counted through the batch."""
+    """Return pointers to, and the mask of, rows numbered through a batch of matrices with any strides."""
     offsets = (rows // positions) * batch + (rows % positions) * row
     places = base + offsets[:, None] + columns[None, :].to(tl.int64) * column
     return places, row_mask[:, None] & column_mask[None, :]
@@ -176,7 +177,7 @@ def finish_rows(
     out_batch, out_row, out_column, eps,
     CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Bias, residual and LayerNorm of a tile of rows of branch (B * N, C), stored in the layout of x."""
+    """Apply bias, residual and LayerNorm to a tile of rows of branch (B * N, C), and store it in the layout of x."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     row_mask = rows < rows_in_all
     columns = tl.arange(0, BLOCK_C)
@@ -198,7 +199,7 @@ def norm_gradients(
     x_batch, x_row, x_column, eps,
     CHANNELS: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """The gradient before the LayerNorm, (B, N, C), and partials (programs, 2, C) of its weight and bias."""
+    """Fill the gradient before the LayerNorm, (B, N, C), and partials (programs, 2, C) of its weight and bias."""
     columns = tl.arange(0, BLOCK_C)
     column_mask = columns < CHANNELS
     sum_weight = tl.zeros((BLOCK_C,), tl.float32)
@@ -252,7 +253,7 @@ def forward(size: Sizes, given: Given, out: Tensor, lse: Tensor) -> None:
 
 
 def _attend(size: Sizes, given: Given, packed: Tensor, lse: Tensor, unit: float) -> Tensor:
-    """The heads side by side, (B, N, C); fills lse, a logarithm of base 2 times `unit`."""
+    """Return the heads side by side, (B, N, C), and fill lse, a logarithm of base 2 times `unit`."""
     chosen = size.configuration("attend")
     heads = torch.empty((size.maps, size.positions, size.channels), dtype=packed.dtype, device=packed.device)
     grid = _grid(size, chosen.constants["BLOCK_M"])
@@ -289,7 +290,7 @@ def backward(size: Sizes, grad: Tensor, given: Given, lse: Tensor, found: list[T
     """Fill the gradients that are not None, in the order of the operator's seven."""
     tokens = matrices(given.x).tensor
     packed = F.linear(tokens, given.w_in, given.b_in)
-    # Once more, in the units of the kernels: weights from a rounded lse do not quite sum to one.
+    # Compute lse again in the units of the kernels, because weights from a rounded lse do not quite sum to one.
     heads = _attend(size, given, packed, lse := torch.empty_like(lse), 1.0)
     grad_branch = matrices(grad).tensor.contiguous()
     if given.w_norm is not None:

@@ -1,9 +1,9 @@
-"""Tiles of spatial attention: what the fused kernels and those for many positions share.
+"""Tile functions of spatial attention, which the fused kernels and those for many positions share.
 
-Names of sizes: a tile has BLOCK_M queries or BLOCK_N keys, BLOCK_D >= D channels of one head or BLOCK_C >= C of all.
+A tile has BLOCK_M queries or BLOCK_N keys, and BLOCK_D >= D channels of one head or BLOCK_C >= C channels of all heads.
 Everything outside of a tensor is loaded as zero. Offsets are 64 bits wide. `None` for a tensor is a constant that
-Triton compiles away. Matrix products accumulate in float32; PRECISION says how those of float32 operands round
-theirs ("ieee", or "tf32" where torch allows it).
+Triton compiles away. Matrix products accumulate in float32; PRECISION says how products of float32 operands round
+them ("ieee", or "tf32" where torch allows it).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def load_tile(base, rows, columns, row_stride, column_stride, row_mask, column_mask):
-    """(rows, columns) of a matrix with any strides; offsets are as wide as the indices."""
+    """Load (rows, columns) of a matrix with any strides; offsets are as wide as the indices."""
     offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
     return tl.load(base + offsets, mask=row_mask[:, None] & column_mask[None, :], other=0.0)
 
@@ -45,9 +45,9 @@ def linear_rows(
     CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_C: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """`linear` for rows (BLOCK_M, C) in memory: CHUNK input channels at a time, so that few are in registers.
+    """Apply `linear` to rows (BLOCK_M, C) in memory, CHUNK input channels at a time, so that few are in registers.
 
-    The weight has any strides; exact products of float32 numbers hold all of a thread's operands in registers.
+    The weight may have any strides. Exact float32 products hold all of a thread's operands in registers.
     """
     result = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
     for first in tl.range(0, BLOCK_C, CHUNK, num_stages=1):
@@ -63,7 +63,7 @@ def linear_rows(
 
 @triton.jit
 def visible_keys(mask, keys, positions):
-    """Whether a key lies in the map and is not ignored."""
+    """Tell whether a key is in the map and not ignored."""
     visible = keys < positions
     if mask is not None:
         visible &= tl.load(mask + keys, mask=visible, other=1) == 0
@@ -72,14 +72,15 @@ def visible_keys(mask, keys, positions):
 
 @triton.jit
 def attend_step(query, key, value, visible, factor, top, total, heads, PRECISION: tl.constexpr):
-    """Online softmax over one more tile of keys; `factor` is scale * log2(e), as exp2 is what the GPU computes.
+    """Continue an online softmax with one more tile of keys; `factor` is scale * log2(e), because GPUs compute exp2.
 
-    top, total (BLOCK_M,): largest score and sum of exponentials so far; heads (BLOCK_M, BLOCK_D): their values.
+    top, total (BLOCK_M,): largest score and sum of exponentials so far. heads (BLOCK_M, BLOCK_D): weighted values so
+    far.
     """
     scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
     scores = tl.where(visible[None, :], scores, float("-inf"))
     highest = tl.maximum(top, tl.max(scores, 1))
-    # -inf - -inf is NaN: rows that have seen ignored keys alone.
+    # Rows that have seen only ignored keys would compute -inf - -inf, which is NaN.
     origin = tl.where(highest == float("-inf"), 0.0, highest)
     weights = tl.exp2(scores - origin[:, None])
     decay = tl.exp2(top - origin)
@@ -93,9 +94,9 @@ def attend(
     query, keys, values, row_stride, mask, positions, channels, channel_mask, factor,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Attend from a tile of queries to all keys; keys and values are (N, row_stride) from their first channel on.
+    """Attend from a tile of queries to all keys; `keys` and `values` point to the first channel of the first position.
 
-    Returns heads (BLOCK_M, BLOCK_D) and lse (BLOCK_M,) in float32, the latter in units of log 2.
+    Return heads (BLOCK_M, BLOCK_D) and lse (BLOCK_M,) in float32, the latter in units of log 2.
     """
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -114,10 +115,10 @@ def attend_again(
     query, keys, values, row_stride, mask, positions, channels, channel_mask, factor, lse,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The heads of `attend` once lse is known, so that no maximum is sought and nothing rescaled.
+    """Compute the heads of `attend` from a known lse, without searching a maximum or rescaling.
 
-    lse is in units of log 2, +inf for rows outside and maps with no position left, whose heads are zero. Returned with
-    the heads is lse such that the weights sum to one more closely than the rounding of lse allows.
+    lse is in units of log 2, and +inf for rows outside and for maps with every position ignored, whose heads are zero.
+    The lse that is returned with the heads is corrected, so that the weights sum to one despite the rounding of lse.
     """
     heads = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -136,7 +137,7 @@ def attend_again(
 
 @triton.jit
 def score_gradient(query, key, value, grad, lse, delta, visible, factor, PRECISION: tl.constexpr):
-    """P and dS = P (dO V^T - delta), both transposed: (BLOCK_N, BLOCK_M); without the factor `scale` of dS."""
+    """Return P and dS = P (dO V^T - delta), both transposed, (BLOCK_N, BLOCK_M); dS lacks its factor `scale`."""
     scores = tl.dot(key, tl.trans(query), input_precision=PRECISION) * factor
     weights = tl.where(visible[:, None], tl.exp2(scores - lse[None, :]), 0.0)
     grad_weights = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
@@ -147,7 +148,7 @@ def score_gradient(query, key, value, grad, lse, delta, visible, factor, PRECISI
 def finish(
     branch, x, b_out, w_norm, b_norm, is_empty, columns, column_mask, channels, eps, RESIDUAL: tl.constexpr
 ):  # fmt: skip
-    """Bias, residual and LayerNorm of a tile (BLOCK_M, BLOCK_C) in float32; is_empty is a scalar or one per row."""
+    """Apply bias, residual and LayerNorm to a tile (BLOCK_M, BLOCK_C) in float32; is_empty is a scalar or per row."""
     branch = complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL)
     if w_norm is not None:
         normal, _ = normalise(branch, column_mask, channels, eps)
@@ -159,7 +160,7 @@ def finish(
 
 @triton.jit
 def complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL: tl.constexpr):
-    """Everything before the LayerNorm; the branch of a map with no position left is zero."""
+    """Apply everything before the LayerNorm; the branch of a map with every position ignored is zero."""
     if b_out is not None:
         branch += tl.load(b_out + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
     branch = tl.where(is_empty, 0.0, branch)
@@ -170,7 +171,7 @@ def complete(branch, x, b_out, is_empty, columns, column_mask, RESIDUAL: tl.cons
 
 @triton.jit
 def normalise(y, column_mask, channels, eps):
-    """Rows of mean 0 and variance 1, zero in the columns of the padding; and the reciprocal deviation (BLOCK_M, 1)."""
+    """Return rows of mean 0 and variance 1, with zeros as padding, and the reciprocal deviation (BLOCK_M, 1)."""
     mean = tl.sum(y, 1)[:, None] / channels
     centred = tl.where(column_mask[None, :], y - mean, 0.0)
     reciprocal = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / channels + eps)
@@ -179,9 +180,9 @@ def normalise(y, column_mask, channels, eps):
 
 @triton.jit
 def normalise_backward(grad, y, w_norm, columns, row_mask, column_mask, channels, eps):
-    """Gradients of y, and of the LayerNorm's weight and bias summed over the rows of the tile."""
+    """Return the gradients of y, and of the LayerNorm's weight and bias summed over the rows of the tile."""
     normal, reciprocal = normalise(y, column_mask, channels, eps)
-    # eps may be 0 and a row of padding constant: keep its infinity out of the sums.
+    # A row of padding may be constant, and eps may be 0: keep the resulting infinity out of the sums.
     normal = tl.where(row_mask[:, None], normal, 0.0)
     scaled = grad * tl.load(w_norm + columns, mask=column_mask, other=0.0).to(tl.float32)[None, :]
     mean = tl.sum(scaled, 1)[:, None] / channels
