@@ -188,7 +188,7 @@ class SimMSTNet(nn.Module):
             got = tuple(getattr(memory, name).shape)
             if got != (values.shape[0], *shape):
                 raise ValueError(
-                    f"memory.{name} is {got}; the model wants {(values.shape[0], *shape)} beside values "
+                    f"memory.{name} is {got}; the model expects {(values.shape[0], *shape)} with values "
                     f"{tuple(values.shape)}"
                 )
 
@@ -198,14 +198,14 @@ class SimMSTNet(nn.Module):
         wanted = (config.input_length, config.num_tasks, side, side)
         if values.ndim != 5 or tuple(values.shape[1:]) != wanted:
             raise ValueError(
-                f"values are {tuple(values.shape)}; the model wants (B, T_in, K, H, W) = "
+                f"values are {tuple(values.shape)}; the model expects (B, T_in, K, H, W) = "
                 f"(B, {', '.join(map(str, wanted))}) for the services {', '.join(config.services)}"
             )
         steps = config.input_length + config.horizon
         if tuple(marks.shape) != (values.shape[0], steps, config.num_marks):
             raise ValueError(
-                f"marks are {tuple(marks.shape)}; the model wants (B, T_in + T_out, M) = "
-                f"({values.shape[0]}, {steps}, {config.num_marks}) beside values {tuple(values.shape)}"
+                f"marks are {tuple(marks.shape)}; the model expects (B, T_in + T_out, M) = "
+                f"({values.shape[0]}, {steps}, {config.num_marks}) with values {tuple(values.shape)}"
             )
         dtype = next(self.parameters()).dtype
         if values.dtype != dtype or marks.dtype != dtype:
@@ -217,7 +217,7 @@ class SimMSTNet(nn.Module):
             return
         if tuple(mask.shape) != (values.shape[0], side, side):
             raise ValueError(
-                f"mask is {tuple(mask.shape)}; the model wants (B, H, W) = ({values.shape[0]}, {side}, {side})"
+                f"mask is {tuple(mask.shape)}; the model expects (B, H, W) = ({values.shape[0]}, {side}, {side})"
             )
         if mask.dtype != torch.bool:
             raise TypeError(f"mask is {mask.dtype}; it must be torch.bool, True inside the city")

@@ -159,11 +159,11 @@ class SpatialAttention(nn.Module):
 
         Args:
             x: maps (B, C, H, W) or tokens (B, N, C).
-            key_padding_mask: bool (B, N), N = H * W, True where a position is ignored; a map with every position
-                ignored has an attention branch of zeros.
+            key_padding_mask: bool (B, N), N = H * W, True where a position is ignored. If every position of
+                a map is ignored, its attention branch is zero.
 
         Returns:
-            The shape of x.
+            A tensor of the shape of x.
         """
         if is_plain(self.out_proj, *_LINEAR) and (self.norm is None or _is_plain_norm(self.norm, self.embed_dim)):
             return self._fused(x, key_padding_mask)
@@ -219,7 +219,7 @@ _LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 def _refuse_what_is_missing(attention: nn.MultiheadAttention) -> None:
     if not attention._qkv_same_embed_dim:
-        found = f"kdim={attention.kdim} and vdim={attention.vdim} beside embed_dim={attention.embed_dim}"
+        found = f"kdim={attention.kdim} and vdim={attention.vdim} with embed_dim={attention.embed_dim}"
     elif attention.bias_k is not None:
         found = "add_bias_kv=True"
     elif attention.add_zero_attn:

@@ -1,4 +1,4 @@
-"""Memory of eager calls that have passed their checks, keyed by everything that the checks depend on."""
+"""Eager calls that have passed their checks, stored by everything that the checks depend on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Known:
             return None
 
     def keep(self, key: Any, prepared: Any) -> None:
-        """Remember what was prepared. When the memory is full, everything in it is forgotten first."""
+        """Store what was prepared. A full store is emptied first."""
         if len(self._prepared) >= _MOST:
             self._prepared.clear()
         self._prepared[key] = prepared

@@ -49,7 +49,7 @@ def bucket(size: int) -> int | None:
 
 
 def order(operator: str, dtype: torch.dtype, size: int | None, *, training: bool = False) -> tuple[str, ...]:
-    """Return the backends for a bucket in the order to try them, or none if nothing was measured.
+    """Return the backends for a bucket in the order to try them, or an empty tuple if nothing was measured.
 
     Args:
         operator: one of ``simmst.ops.backends.OPERATORS``.

@@ -1,7 +1,7 @@
 """Spatial multi-head attention as one would write it without simmst: a chain of PyTorch's fused operators.
 
-The automatic choice takes the chain where it is measured to be faster than the kernels, so simmst is never slower than
-code without it. Only masks differ from such code: if every position of a map is ignored, its attention branch is zero,
+The automatic choice takes the chain where it is measured to be faster than the kernels, so that a call costs no more
+than such code. Only masks differ from such code: if every position of a map is ignored, its attention branch is zero,
 and nothing from an ignored position reaches another, even if it is NaN or too large for the dtype.
 """
 

@@ -55,9 +55,9 @@ def test_shape_errors_name_what_came_and_what_was_wanted():
     with pytest.raises(TypeError, match=r"values are torch.float32.*parameters are torch.float64"):
         model(values.float(), marks, mask=mask)
     memory = memory_of()
-    with pytest.raises(ValueError, match=r"memory.days is \(5, 7, 17, 2\); the model wants \(5, 8, 17, 2\)"):
+    with pytest.raises(ValueError, match=r"memory.days is \(5, 7, 17, 2\); the model expects \(5, 8, 17, 2\)"):
         model(values, marks, mask=mask, memory=memory._replace(days=memory.days[:, 1:]))
-    with pytest.raises(ValueError, match=r"memory.context is \(4,\); the model wants \(5,\)"):
+    with pytest.raises(ValueError, match=r"memory.context is \(4,\); the model expects \(5,\)"):
         model(values, marks, mask=mask, memory=memory._replace(context=memory.context[1:]))
 
 

@@ -255,7 +255,7 @@ def test_takes_over_an_adapter_of_out_proj():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.MultiheadAttention(8, 2, kdim=4), "kdim=4 and vdim=8 beside embed_dim=8"),
+        (nn.MultiheadAttention(8, 2, kdim=4), "kdim=4 and vdim=8 with embed_dim=8"),
         (nn.MultiheadAttention(8, 2, add_bias_kv=True), "add_bias_kv=True"),
         (nn.MultiheadAttention(8, 2, add_zero_attn=True), "add_zero_attn=True"),
         (nn.TransformerEncoderLayer(8, 2, 8, norm_first=True), r"norm_first=True.*from_torch\(layer.self_attn\)"),

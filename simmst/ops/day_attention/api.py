@@ -105,6 +105,6 @@ def _check_shapes(floats: dict[str, Tensor], known: Tensor) -> None:
     for name, shape in wanted.items():
         tensor = floats.get(name, known)
         if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} beside query {describe(query)}, got {describe(tensor)}")
+            raise ValueError(f"{name} must have shape {shape} for query {describe(query)}, got {describe(tensor)}")
     if known.device != query.device:
         raise ValueError(f"known must be on the device of query, {query.device}, got {describe(known)}")

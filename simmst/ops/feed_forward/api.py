@@ -139,4 +139,4 @@ def _check_shapes(
         if name in ("addend", "scale") and x.dim() < 2:
             raise ValueError(f"{name} belongs to a series of tokens, x (..., T, C), got x {describe(x)}")
         if tuple(tensor.shape) != wanted[name]:
-            raise ValueError(f"{name} must have shape {wanted[name]} beside x {describe(x)}, got {describe(tensor)}")
+            raise ValueError(f"{name} must have shape {wanted[name]} for x {describe(x)}, got {describe(tensor)}")

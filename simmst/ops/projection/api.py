@@ -157,4 +157,4 @@ def _is_autocast(x: Tensor) -> bool:
 
 def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], x: Tensor) -> None:
     if tuple(tensor.shape) != wanted:
-        raise ValueError(f"{name} must have shape {wanted} beside x {describe(x)}, got {describe(tensor)}")
+        raise ValueError(f"{name} must have shape {wanted} for x {describe(x)}, got {describe(tensor)}")
