@@ -67,7 +67,7 @@ class Fast(Exchanged):
         Args:
             hidden_states: (B, L_Q, C).
             key_value_states: (B, L_K, C) in a cross-attention.
-            cache: the library's cache of keys and values; its versions before 5.24 call it ``past_key_values``.
+            cache: the library's cache of keys and values. Before version 5.24 its name is ``past_key_values``.
             attention_mask: (B, 1, L_Q, L_K), added to the scores.
             kwargs: other arguments that the library passes.
 
