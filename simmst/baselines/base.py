@@ -1,4 +1,4 @@
-"""What all baselines share: the contract, and the parts that fill in where a value is missing."""
+"""The contract of all baselines, and the functions they share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from simmst.errors import DataError
 
 
 class Baseline(Protocol):
-    """A forecaster without a neural network, fitted on training slots and asked at origins.
+    """A forecaster without a neural network, which is fitted on training slots and forecasts from origins.
 
-    `predict` never reads a slot at or after the origin. A forecast is NaN only where nothing at all is known of a cell
-    and service before the origin.
+    `predict` never reads a slot at or after the origin. A forecast is NaN only where nothing is known of a cell and
+    service before the origin.
     """
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
@@ -32,7 +32,7 @@ class Baseline(Protocol):
         """Forecast from each origin.
 
         Args:
-            dataset: the traffic, the cells and services as in `fit`.
+            dataset: the traffic, with the cells and services of `fit`.
             origins: int64 (n,), index of the first slot to forecast, 1..T.
 
         Returns:
@@ -42,10 +42,10 @@ class Baseline(Protocol):
 
 
 def checked_origins(dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
-    """Origins as int64 (n,).
+    """Return origins as int64 (n,).
 
     Raises:
-        DataError: an origin with nothing before it, or beyond the slot after the end.
+        DataError: an origin has nothing before it, or lies beyond the slot after the end.
     """
     origins = np.asarray(origins, dtype=np.int64).reshape(-1)
     wrong = (origins < 1) | (origins > dataset.num_steps)
@@ -58,10 +58,10 @@ def checked_origins(dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
 
 
 def checked_train(dataset: TrafficDataset, train: range) -> slice:
-    """Training slots as a slice.
+    """Return training slots as a slice.
 
     Raises:
-        DataError: none, or slots outside the series.
+        DataError: there are no slots, or slots lie outside the series.
     """
     if len(train) == 0 or train.step != 1 or train.start < 0 or train.stop > dataset.num_steps:
         raise DataError(
@@ -71,7 +71,7 @@ def checked_train(dataset: TrafficDataset, train: range) -> slice:
 
 
 def check_same_cells(dataset: TrafficDataset, num_services: int, num_cells: int) -> None:
-    """Raise a DataError where the data set has other services or cells than the one fitted to."""
+    """Refuse a data set with other services or cells than the one fitted to, with a DataError."""
     if (dataset.num_services, dataset.num_cells) != (num_services, num_cells):
         raise DataError(
             f"the baseline was fitted to {num_services} services and {num_cells} cells, {dataset.name} has "
@@ -80,7 +80,7 @@ def check_same_cells(dataset: TrafficDataset, num_services: int, num_cells: int)
 
 
 def last_known(series: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """The newest value before each origin that is not missing, (n, K, C); NaN where there is none.
+    """Return the newest value before each origin that is not missing, (n, K, C); NaN where there is none.
 
     Args:
         series: float32 (T, K, C).

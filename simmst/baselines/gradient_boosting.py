@@ -10,30 +10,30 @@ from simmst.baselines.memory_features import Features
 from simmst.baselines.memory_model import MemoryModel
 from simmst.foundation.extras import import_extra
 
-_JUDGES = 0.25  # share of the training slots, the last ones, that says how many trees there are
+_JUDGES = 0.25  # share of the training slots, the last ones, that decides the number of trees
 _EVERY = 10  # trees
-_MARGIN = 0.01  # by which more trees must be better than fewer
-_FEWEST_SLOTS = 12  # to forecast, that trees are grown on
+_MARGIN = 0.01  # relative gain by which more trees must beat fewer
+_FEWEST_SLOTS = 12  # slots to forecast that trees are grown on
 
 
 class GradientBoosting(MemoryModel):
     """Gradient boosted trees (scikit-learn, absolute error) on the features of ridge, one model per service.
 
-    The step ahead is a feature, so that all steps share a model. As with ridge, the difference from the mean of the
-    slot on the days before is learned and bounded by those seen in training. The last quarter of the training slots
-    says how many trees there are; where none is better than a few, or there is too little to learn from, the forecast
+    The step ahead is a feature, so all steps share a model. As with ridge, the models learn the difference from the
+    mean of the slot on the days before, bounded by the differences seen in training. The last quarter of the training
+    slots decides the number of trees; where no number beats a few, or there is too little to learn from, the forecast
     is that mean.
 
     Args:
-        max_rows: at most that many training samples (windows at a step ahead), drawn with `seed`.
-        max_trees: at most that many trees a service.
+        max_rows: largest number of training samples (windows at a step ahead), drawn with `seed`.
+        max_trees: largest number of trees for each service.
         seed: seed of that draw and of the trees.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
 
-    doubt_days = 1.0  # trees learn two days by heart
+    doubt_days = 1.0  # trees memorise two days
 
     def __init__(self, *, max_rows: int = 20_000, max_trees: int = 120, seed: int = 0) -> None:
         super().__init__(max_rows=max_rows, seed=seed)
@@ -46,7 +46,7 @@ class GradientBoosting(MemoryModel):
     def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
         window, step = np.nonzero(~np.isnan(features.target))
         if len(window) > self.max_rows:
-            share = 1.0 / (step + 1)  # the nearest steps have most to learn: there the latest slots count
+            share = 1.0 / (step + 1)  # the nearest steps have most to learn, because the latest slots matter there
             generator = np.random.default_rng(self.seed)
             drawn = generator.choice(len(window), size=self.max_rows, replace=False, p=share / share.sum())
             window, step = window[drawn], step[drawn]
@@ -67,7 +67,7 @@ class GradientBoosting(MemoryModel):
         return differences
 
     def _count_trees(self, inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray) -> int:
-        """Return how many trees grown on the earlier slots forecast the last ones best; zero where none do."""
+        """Return how many trees grown on the earlier slots forecast the last ones best; zero if none do."""
         slots = np.unique(slot)
         last = slot >= slots[-max(1, round(_JUDGES * len(slots)))]
         grown = self._grow(inputs[~last], target[~last], self.max_trees)
@@ -96,6 +96,6 @@ class GradientBoosting(MemoryModel):
 
 
 def _inputs(features: Features, window: np.ndarray, step: int | np.ndarray) -> np.ndarray:
-    """Features of windows, each at a step ahead, with the step: float32 (N, F)."""
+    """Return the features of windows, each at a step ahead, with the step: float32 (N, F)."""
     ahead = np.broadcast_to(np.asarray(step, dtype=np.float32), window.shape)[:, None]
     return np.concatenate([features.window[window], features.ahead[window, step], ahead], axis=1)

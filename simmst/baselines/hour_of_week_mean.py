@@ -59,13 +59,13 @@ class HourOfWeekMean:
 
 
 def _slots(dataset: TrafficDataset, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slot of the local day and slot of the local week of each time."""
+    """Return the slot of the local day and the slot of the local week of each time."""
     day_slot = slot_of_day(*dataset.clock(time), dataset.step_minutes)
     return day_slot, weekday(*dataset.clock(time)) * dataset.steps_per_day + day_slot
 
 
 def _means(series: np.ndarray, slot: np.ndarray, num_slots: int) -> np.ndarray:
-    """Mean of the values that are there per slot, float64 (num_slots, K, C); NaN where there are none."""
+    """Return the mean of the known values for each slot, float64 (num_slots, K, C); NaN where there are none."""
     total = np.zeros((num_slots, *series.shape[1:]))
     count = np.zeros_like(total)
     for row, s in zip(series, slot, strict=True):

@@ -1,4 +1,4 @@
-"""What ridge and gradient boosting know of a forecast: features of the memory of a series."""
+"""The inputs of ridge and gradient boosting: features of the memory of a series."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
 from simmst.data.batch import Batch
 
 MEMORY_DAYS = 14
-_RECENT = 24  # slots before the origin
+_RECENT = 24  # number of slots before the origin
 _MEANS = (1, 3, 6, 12, 24)  # latest slots over which deviations are averaged
-_BOUND = 5.0  # on the log scale a factor of 150: one outage or burst is told, and is not more than that
-_HIGHER_HARMONICS = (3, 4, 5, 6)  # of the day, which rises and falls more sharply than two can follow
+_BOUND = 5.0  # a factor of 150 on the log scale: an outage or burst still shows, but has no larger effect
+_HIGHER_HARMONICS = (3, 4, 5, 6)  # of the day, which rises and falls more sharply than two harmonics can follow
 _CHUNK = 150_000  # windows times steps gathered at a time
 _PATCH = 3
 
 
 class Features(NamedTuple):
-    """Features of one service for N windows; every series is relative to its level, zero stands for unknown.
+    """Features of one service for N windows; every series is relative to its level, and zero means unknown.
 
     Attributes:
-        window: float32 (N, F), the same for every step ahead.
-        ahead: float32 (N, T_out, G), of each slot to forecast.
-        usual: float32 (N, T_out), the mean of the slot on the days before, on the scaler's scale; NaN where unknown.
-        kin: float32 (N, T_out), the same over the days of its kind, of work or of rest.
-        namesake: float32 (N, T_out), the same over the same days of the week.
-        known_kin: int64 (N, T_out), days of its kind that are known.
-        known_namesakes: int64 (N, T_out), same days of the week that are known.
+        window: float32 (N, F), features that are the same for every step ahead.
+        ahead: float32 (N, T_out, G), features of each slot to forecast.
+        usual: float32 (N, T_out), mean of the slot on the days before, on the scaler's scale; NaN where unknown.
+        kin: float32 (N, T_out), the same mean over days of the slot's kind, of work or of rest.
+        namesake: float32 (N, T_out), the same mean over the same days of the week.
+        known_kin: int64 (N, T_out), number of known days of the slot's kind.
+        known_namesakes: int64 (N, T_out), number of known days that are the same day of the week.
         target: float32 (N, T_out), difference of the target from `usual`; NaN where either is unknown.
     """
 
@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 def memory_windows(dataset: TrafficDataset, scaler: Scaler, horizon: int, steps: range) -> Windows:
-    """Return the windows whose batches have the memory that the features are made of."""
+    """Return windows with the memory that the features are made from."""
     spec = WindowSpec(horizon, tuple(range(-_RECENT, 0)), _PATCH, memory_days=MEMORY_DAYS)
     return Windows(dataset, spec, scaler, steps=steps)
 
@@ -56,7 +56,7 @@ def training_windows(dataset: TrafficDataset, scaler: Scaler, horizon: int, trai
 
 
 def gather_batches(windows: Windows, index: np.ndarray) -> Iterator[tuple[slice, Batch]]:
-    """Yield batches of windows, each with its place among them, small enough for their features to lie in memory."""
+    """Yield batches of windows and their positions, small enough for their features to fit in memory."""
     size = max(1, _CHUNK // (windows.spec.horizon + _RECENT))
     for start in range(0, len(index), size):
         part = slice(start, min(start + size, len(index)))
@@ -64,12 +64,12 @@ def gather_batches(windows: Windows, index: np.ndarray) -> Iterator[tuple[slice,
 
 
 def concat_features(parts: list[Features]) -> Features:
-    """Return the features of several batches as one."""
+    """Concatenate the features of several batches."""
     return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def memory_features(batch: Batch, service: int) -> Features:
-    """Make the features of one service of a batch with memory, from the nearest cells and days of what it has."""
+    """Return the features of one service of a batch with memory, from the nearest cells and days in it."""
     memory = batch.memory
     assert memory is not None  # noqa: S101 - `memory_windows` gives it
     centre, wide = _PATCH // 2, batch.values.shape[-1] // 2
@@ -92,7 +92,7 @@ def memory_features(batch: Batch, service: int) -> Features:
     around = patch - memory.usual[:, :, service, near, near].numpy()
     around[..., centre, centre] = np.nan
     around = _mean(around.reshape(*around.shape[:2], -1), 2)
-    # Against the same neighbours' level: a gradient in space that the deviations from usual days do not show.
+    # Against the level of the same neighbours: a gradient in space that the deviations from usual days do not show.
     nearby = patch[:, -1] - patch_level
     nearby[:, centre, centre] = np.nan
     nearby = _mean(nearby.reshape(len(nearby), -1), 1)
@@ -131,7 +131,7 @@ def memory_features(batch: Batch, service: int) -> Features:
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of what is known along an axis; NaN where nothing is."""
+    """Return the mean of the known values along an axis; NaN where nothing is known."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean: np.ndarray = np.where(known, values, np.float32(0)).sum(axis) / known.sum(axis).astype(np.float32)
@@ -139,7 +139,7 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _first(values: np.ndarray) -> np.ndarray:
-    """First known value along axis 1; NaN where there is none."""
+    """Return the first known value along axis 1; NaN where there is none."""
     known = ~np.isnan(values)
     return np.take_along_axis(values, known.argmax(1)[:, None], 1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""What the models on memory features share: drawing training windows, and forecasts that cannot run away."""
+"""The parts that models on memory features share: drawing training windows, and forecasts that stay bounded."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from simmst.baselines.memory_features import (
 )
 from simmst.data import Scaler, TrafficDataset, WindowSpec
 
-_MOST_TARGETS = 500_000  # windows times steps that are learned from
-_DOUBT = 3.0  # independent slots for which half of what they teach is believed
+_MOST_TARGETS = 500_000  # windows times steps to learn from
+_DOUBT = 3.0  # number of independent slots at which a learned difference counts half
 
 
 class MemoryModel(ABC):
-    """A model of how far a slot is from its mean on the days before; see `simmst.baselines.memory_features`.
+    """A model of the difference between a slot and its mean on the days before; see `simmst.baselines.memory_features`.
 
-    A model says, for each service and step ahead, how far a target is from that mean; nothing else is learned. The
-    difference is bounded by those seen in training, and shrunk where these are few: of n slots only n / h are
-    independent h steps ahead. Where no day before is known the forecast is the newest known value.
+    A model forecasts, for each service and step ahead, the difference of a target from that mean, and learns nothing
+    else. The difference is bounded by those seen in training, and shrunk where these are few: of n slots only n / h are
+    independent h steps ahead. Where no day before is known, the forecast is the newest known value.
 
     Args:
-        max_rows: at most that many training windows, drawn with `seed`.
-        seed: seed of all that is random.
+        max_rows: largest number of training windows, drawn with `seed`.
+        seed: seed of everything random.
 
     Attributes:
-        doubt_days: days of slots for which half of what they teach is believed, whatever the step ahead.
+        doubt_days: number of days of slots at which a learned difference counts half, at any step ahead.
     """
 
     doubt_days: ClassVar[float] = 0.0
@@ -51,16 +51,16 @@ class MemoryModel(ABC):
 
     @abstractmethod
     def _forget(self, num_services: int) -> None:
-        """Start from models that know nothing: all differences are zero."""
+        """Start from models that have learned nothing: all differences are zero."""
 
     @abstractmethod
     def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
         """Learn the differences of one service; those of windows without a target are NaN.
 
         Args:
-            service: its number.
-            features: of N training windows.
-            origin: int64 (N,), their origins.
+            service: number of the service.
+            features: features of N training windows.
+            origin: int64 (N,), origins of the windows.
         """
 
     @abstractmethod
@@ -68,13 +68,13 @@ class MemoryModel(ABC):
         """Forecast the differences of one service, (N, T_out)."""
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
-        """Fit to the training slots; targets lie in `train`, inputs may reach back before it."""
+        """Fit to the training slots; targets lie in `train`, and inputs may begin before it."""
         checked_train(dataset, train)
         self._scaler = Scaler.fit(dataset, train, "relative")
         self._begin(dataset.num_services, spec.horizon)
         self._cells = dataset.num_cells
         if train.stop < 2:
-            return self  # no slot has one before it: every forecast is the mean of the slot
+            return self  # no slot has another before it, so every forecast is the mean of the slot
         windows = training_windows(dataset, self._scaler, spec.horizon, train)
         most = max(1, min(self.max_rows, _MOST_TARGETS // spec.horizon))
         index = np.arange(len(windows))
@@ -88,12 +88,12 @@ class MemoryModel(ABC):
         return self.learn(features, windows.origins[index // windows.num_cells], dataset.steps_per_day)
 
     def learn(self, features: list[Features], origin: np.ndarray, steps_per_day: int) -> Self:
-        """Fit to features, one a service, of N windows; what `forecast` makes of others is on the same scale.
+        """Fit to the features of each service of N windows; `forecast` expects features on the same scale.
 
         Args:
-            features: of each service.
-            origin: int64 (N,), the origins of the windows.
-            steps_per_day: slots a day.
+            features: features of each service.
+            origin: int64 (N,), origins of the windows.
+            steps_per_day: number of slots in a day.
         """
         self._begin(len(features), features[0].usual.shape[1])
         for k, one in enumerate(features):

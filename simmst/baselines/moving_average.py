@@ -14,12 +14,12 @@ from simmst.errors import DataError
 class MovingAverage:
     """Forecast y[o + h] = mean(y[o - n .. o - 1]) for every h; see Hyndman & Athanasopoulos, Forecasting, section 3.3.
 
-    n is 2, 3, 6, 12 or a day of slots: the one whose forecasts of the last step erred least over the training slots,
-    by the sum of the absolute errors over the sum of the traffic, the mean over the services. Missing values are left
-    out of the mean; where all are missing, the newest known value.
+    n is 2, 3, 6, 12 or the slots of a day. It is the n whose forecasts of the last step have the least error over the
+    training slots: the sum of absolute errors over the sum of the traffic, averaged over the services. Missing values
+    are left out of the mean; where all are missing, the forecast is the newest known value.
 
     Args:
-        slots: n; None lets the training slots choose.
+        slots: number of slots, n; None chooses it on the training slots.
 
     Example:
         >>> import numpy as np
@@ -32,12 +32,12 @@ class MovingAverage:
 
     def __init__(self, slots: int | None = None) -> None:
         if slots is not None and slots < 1:
-            raise DataError(f"slots is {slots}; a mean takes at least 1")
+            raise DataError(f"slots is {slots}; a mean needs at least 1")
         self.slots = slots
         self.horizon = 0
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
-        """Choose n where none was given."""
+        """Choose n if none was given."""
         rows = checked_train(dataset, train)
         self.horizon = spec.horizon
         if self.slots is None:
@@ -57,7 +57,7 @@ class MovingAverage:
 
 
 def _means(series: npt.NDArray[np.float32], origins: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.float32]:
-    """Mean of the n slots before each origin, or of those that there are, (len(origins), K, C); NaN where none is."""
+    """Return the mean of known values in the n slots before each origin, (len(origins), K, C); NaN if none is known."""
     known = ~np.isnan(series)
     total, count = (_differences(values, origins, n) for values in (np.where(known, series, 0), known))
     mean: npt.NDArray[np.float64] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
@@ -65,14 +65,14 @@ def _means(series: npt.NDArray[np.float32], origins: npt.NDArray[np.int64], n: i
 
 
 def _differences(values: np.ndarray, origins: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.float64]:
-    """Sum of the n values before each origin, by running sums."""
+    """Return the sum of the n values before each origin, by running sums."""
     sums = np.concatenate([np.zeros((1, *values.shape[1:])), values.cumsum(axis=0, dtype=np.float64)])
     found: npt.NDArray[np.float64] = sums[origins] - sums[np.maximum(origins - n, 0)]
     return found
 
 
 def _relative_error(series: npt.NDArray[np.float32], n: int, horizon: int) -> float:
-    """Mean over the services of the summed absolute error over the summed traffic; infinite where nothing is known."""
+    """Return summed absolute error over summed traffic, averaged over the services; infinite where nothing is known."""
     origins = np.arange(n, len(series) - horizon + 1)
     if len(origins) == 0:
         return float("inf")

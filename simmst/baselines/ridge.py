@@ -9,12 +9,12 @@ import numpy as np
 from simmst.baselines.memory_features import Features
 from simmst.baselines.memory_model import MemoryModel
 
-# A training sample, on standardised features. All cells of an hour move together, which is why large ones pay.
+# Penalties per training sample, on standardised features. All cells of an hour move together, so large ones pay.
 PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
 _BLOCKS = 4  # of the training slots in time; each but the first judges what those before it teach
-_MARGIN = 0.01  # by which an easier penalty must be better than a harder one
-_FLOOR = 20.0  # over the number of slots: the least penalty, since few slots let an easier one look good by chance
-_FEWEST_SLOTS = 12  # to forecast, that a line is drawn through
+_MARGIN = 0.01  # relative gain by which a weaker penalty must beat a stronger one
+_FLOOR = 20.0  # over the number of slots: the least penalty, because few slots can favour a weaker one by chance
+_FEWEST_SLOTS = 12  # slots to forecast that a line is fitted to
 
 
 class RidgeOnLags(MemoryModel):
@@ -24,14 +24,14 @@ class RidgeOnLags(MemoryModel):
     to forecast on each of the 14 days before with its means, how far the latest slots, the neighbours and the city are
     from usual, and the calendar. One model per service and step ahead is shared by all cells.
 
-    What is learned is the difference from the mean of the slot on the days before. It is bounded by the differences
-    seen in training, the features likewise, so a forecast cannot run away. The penalty is chosen on the training slots,
-    later ones judging what earlier ones teach; where no penalty beats the mean itself, or there is too little to learn
-    from, the forecast is that mean. Where no day before is known it is the newest known value.
+    The model learns the difference from the mean of the slot on the days before. The difference is bounded by those
+    seen in training, and so are the features, so a forecast cannot run away. The penalty is chosen on the training
+    slots, where later slots judge what earlier ones teach. Where no penalty beats the mean itself, or there is too
+    little to learn from, the forecast is that mean; where no day before is known, it is the newest known value.
 
     Args:
-        alpha: penalty a training sample, on standardised features; None chooses it for each service and step ahead.
-        max_rows: at most that many training windows, drawn with `seed`.
+        alpha: penalty per training sample, on standardised features; None chooses it for each service and step ahead.
+        max_rows: largest number of training windows, drawn with `seed`.
         seed: seed of that draw.
 
     Example:
@@ -73,7 +73,7 @@ class RidgeOnLags(MemoryModel):
 
 
 class Line(NamedTuple):
-    """A linear model of standardised features that never leave the range seen in training."""
+    """A linear model of standardised features, which are clipped to the range seen in training."""
 
     coefficients: np.ndarray  # (F + 1,), the intercept last
     mean: np.ndarray
@@ -82,7 +82,7 @@ class Line(NamedTuple):
     high: np.ndarray
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """Differences (N,) of inputs (N, F)."""
+        """Return the differences (N,) of inputs (N, F)."""
         standardised = (np.clip(inputs, self.low, self.high) - self.mean) / self.std
         difference: np.ndarray = standardised @ self.coefficients[:-1] + self.coefficients[-1]
         return difference
@@ -95,23 +95,23 @@ def _inputs(features: Features, step: int) -> np.ndarray:
 def best_line(
     inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray, penalties: tuple[float, ...]
 ) -> Line | None:
-    """Fit with the penalty that forecasts later slots best from earlier ones; None where that is no line at all.
+    """Fit with the penalty that forecasts later slots best from earlier ones; return None if an infinite one does.
 
     Args:
         inputs: float32 (N, F).
         target: float64 (N,), differences from `usual`.
-        usual: float64 (N,), on the relative log scale: errors are compared off it.
-        slot: int64 (N,), the slots forecast.
-        penalties: ascending.
+        usual: float64 (N,), on the relative log scale; errors are compared on the raw scale.
+        slot: int64 (N,), slots that are forecast.
+        penalties: penalties to choose from, ascending.
     """
     mean, std = inputs.mean(axis=0), inputs.std(axis=0)
-    std[std < 1e-4] = 1.0  # a feature that never changed has no say
+    std[std < 1e-4] = 1.0  # a feature that never changed has no effect
     low, high = inputs.min(axis=0), inputs.max(axis=0)
     standardised = np.concatenate([(inputs - mean) / std, np.ones((len(inputs), 1), np.float32)], axis=1)
     slots = np.unique(slot)
     block = np.searchsorted(slots[np.arange(1, _BLOCKS) * len(slots) // _BLOCKS], slot, side="right")
     parts = [standardised[block == number].astype(np.float64) for number in range(_BLOCKS)]
-    # What least squares needs of the first blocks together: sums of products, and how many samples they are of.
+    # Least squares needs, of the first blocks together, the sums of products and the number of samples.
     gram = np.cumsum([part.T @ part for part in parts], axis=0)
     cross = np.cumsum([part.T @ target[block == number] for number, part in enumerate(parts)], axis=0)
     count = np.cumsum([len(part) for part in parts])
@@ -132,7 +132,7 @@ def best_line(
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:
-    """Coefficients of ridge regression; the intercept, which comes last, is free, but for an infinite penalty."""
+    """Return the coefficients of ridge regression; the last, the intercept, is free unless the penalty is infinite."""
     if np.isinf(penalty):
         return np.zeros_like(cross)
     diagonal = np.full(len(gram), penalty)

@@ -1,4 +1,4 @@
-"""Ridge regression on lags alone, pooled over the cells: the linear opponent that knows no memory."""
+"""Ridge regression on lags only, pooled over the cells: the linear baseline without a memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from simmst.data import CALENDAR_FEATURES, TrafficDataset, WindowSpec, calendar_
 from simmst.foundation.extras import import_extra
 
 _RECENT = 24
-_DAYS = (1, 2, 3, 7)  # whose same slots are looked at, where half of the training has them
+_DAYS = (1, 2, 3, 7)  # days back whose same slots are inputs, if half of the training has them
 _DAILY_MARKS = 4  # the first features of the calendar, waves of the day; the others are of the week
 _PENALTIES = tuple(10.0**power for power in range(-2, 5))
 _MOST_ROWS = 20_000
-_FEWEST = 12  # slots to forecast that a line is drawn through
+_FEWEST = 12  # slots to forecast that a line is fitted to
 
 
 class RidgeLags:
@@ -24,11 +24,11 @@ class RidgeLags:
 
     Its inputs are log1p activity at the latest 24 slots and at the target's slot one, two, three and seven days before
     (days that half of the training has), and the calendar of the target; the target is log1p activity. The penalty is
-    chosen by leave-one-out (`sklearn.linear_model.RidgeCV`). Forecasts stay within what training has seen of the cell,
-    so they cannot run away.
+    chosen by leave-one-out (`sklearn.linear_model.RidgeCV`). Forecasts stay within the values that training has seen in
+    the cell, so they cannot run away.
 
     Args:
-        seed: draws the training windows where there are more than 20,000.
+        seed: seed of the draw of training windows, where there are more than 20,000.
 
     Example:
         >>> t = np.arange(21 * 24)
@@ -47,7 +47,7 @@ class RidgeLags:
         self._lines: dict[tuple[int, int], tuple[np.ndarray, float]] = {}
 
     def fit(self, dataset: TrafficDataset, spec: WindowSpec, train: range) -> Self:
-        """Fit to the targets in `train`; nothing after it is read, inputs may reach back before it."""
+        """Fit to the targets in `train`; nothing after it is read, and inputs may begin before it."""
         linear = import_extra("sklearn.linear_model", extra="forecast")
         rows = checked_train(dataset, train)
         self._horizon, self._lines = spec.horizon, {}
@@ -57,7 +57,7 @@ class RidgeLags:
             warnings.simplefilter("ignore", category=RuntimeWarning)  # a cell without any value
             self._bounds = np.stack([np.nanmin(log[rows], axis=0), np.nanmax(log[rows], axis=0)])
         random, cells = np.random.default_rng(self.seed), log.shape[2]
-        # A lag that training lacks would mean something else when it is there.
+        # A lag that training lacks would have another meaning once it is known.
         self._lags = tuple(
             day * dataset.steps_per_day for day in _DAYS if day * dataset.steps_per_day <= train.stop // 2
         )
@@ -79,7 +79,7 @@ class RidgeLags:
         return self
 
     def predict(self, dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
-        """Forecast float32 (n, C, T_out, K); see `Baseline.predict`. Where there is no line it is the newest value."""
+        """Forecast float32 (n, C, T_out, K), by the newest value where there is no line; see `Baseline.predict`."""
         check_same_cells(dataset, self._bounds.shape[1], self._bounds.shape[2])
         origins = checked_origins(dataset, origins)
         log = _log(dataset.series())
@@ -93,7 +93,7 @@ class RidgeLags:
 
 
 def _log(series: np.ndarray) -> np.ndarray:
-    """Activity on a signed log scale, (T, K, C): z-scores have signs."""
+    """Return activity on a signed log scale, (T, K, C), because z-scores have signs."""
     logged: np.ndarray = np.sign(series) * np.log1p(np.abs(series))
     return logged
 
@@ -101,15 +101,15 @@ def _log(series: np.ndarray) -> np.ndarray:
 def _inputs(
     dataset: TrafficDataset, log: np.ndarray, origins: np.ndarray, step: int, lags: tuple[int, ...], num_marks: int
 ) -> np.ndarray:
-    """Inputs of the targets `step` slots after the origins, (n, F, C); a lag that is not there is the newest value.
+    """Return the inputs of the targets `step` slots after the origins, (n, F, C); unknown lags take the newest value.
 
     Args:
-        dataset: the series, for its calendar.
-        log: (T, C), of one service.
+        dataset: series, for its calendar.
+        log: activity of one service on the log scale, (T, C).
         origins: int64 (n,).
-        step: from 0 on.
-        lags: slots before the target that are looked at, beside the latest.
-        num_marks: features of the calendar.
+        step: step ahead, from 0.
+        lags: slots before the target that are inputs, besides the latest ones.
+        num_marks: number of calendar features.
     """
     target = origins + step
     newest = last_known(log[:, None], origins)  # (n, 1, C)

@@ -12,11 +12,11 @@ from simmst.data import TrafficDataset, WindowSpec
 class SeasonalNaive:
     """Forecast y[o + h] = y[o + h - m p] with period p and the least m for which that slot lies before the origin o.
 
-    Where that value is missing or before the series, one period further back, and so on; where no such slot is known,
-    the newest known value.
+    Where that value is missing or before the series, the forecast takes the slot one period further back, and so on;
+    where no such slot is known, it takes the newest known value.
 
     Args:
-        days: the period in days: 1 or 7.
+        days: period in days, 1 or 7.
 
     Example:
         >>> import numpy as np

@@ -1,1 +1,1 @@
-"""What every room stands on: optional imports, whole files, progress, processes, threads, pictures, suggestions."""
+"""The ground of every room: optional imports, whole files, progress, processes, threads, pictures, suggestions."""

@@ -1,11 +1,11 @@
-"""Upper bounds of settings: what no machine could serve is refused by name, before memory or hours are spent on it."""
+"""Upper bounds of settings, which refuse by name what no machine could serve before memory or hours are spent."""
 
 from __future__ import annotations
 
 from simmst.errors import ConfigError
 
 MOST = 1_000_000_000  # of anything that is counted, where there is no closer bound
-MOST_PARAMETERS = 250_000_000  # of a network; with gradients and the optimiser's state four gigabytes
+MOST_PARAMETERS = 250_000_000  # of a network: four gigabytes with gradients and the optimiser's state
 MOST_WINDOW = 16_000_000  # numbers that one window may take on its way through a network
 
 
@@ -13,7 +13,7 @@ def at_most(name: str, value: float, most: float = MOST) -> None:
     """Refuse a setting that is too large.
 
     Raises:
-        ConfigError: names it, its value and the bound.
+        ConfigError: the setting is too large; the message names it, its value and the bound.
 
     Example:
         >>> at_most("epochs", 2_000_000_000)
@@ -30,12 +30,12 @@ def refuse_too_large(parameters: float, window: float, settings: str) -> None:
     """Refuse a network by an estimate of its size.
 
     Args:
-        parameters: about how many it has.
-        window: about how many numbers one window takes on its way through it.
-        settings: which settings that depends on, for the message.
+        parameters: approximate number of parameters of the network.
+        window: approximate number of numbers that one window takes on its way through it.
+        settings: settings that these depend on, for the message.
 
     Raises:
-        ConfigError: it would be too large.
+        ConfigError: the network would be too large.
     """
     for what, size, most in (
         ("the network would have", parameters, MOST_PARAMETERS),

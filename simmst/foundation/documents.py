@@ -1,4 +1,4 @@
-"""JSON and YAML read against a schema, with bounds on size and depth: what comes out has the types it should."""
+"""JSON and YAML, read against a schema with bounds on size and depth, so that values have the types they should."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from simmst.foundation.extras import import_extra
 
 Schema = TypeVar("Schema")
 
-MOST_BYTES = 64 << 20  # of a document; the largest, a manifest of a hundred thousand cities, is of 60 MB
+MOST_BYTES = 64 << 20  # of a document; the largest, a manifest of a hundred thousand cities, has 60 MB
 _MOST_YAML_BYTES = 1 << 20
-_DEEPEST = 32  # lists and mappings in each other
+_DEEPEST = 32  # levels of lists and mappings
 
 
 class DocumentError(SimmstError, ValueError):
-    """A document is no JSON or YAML, or not as its schema says; the message says where and what, and names no file."""
+    """A document is not JSON or YAML, or does not fit its schema; the message says where and why, but names no file."""
 
 
 def decode_json(text: str | bytes, schema: type[Schema]) -> Schema:
-    """Read JSON as a schema says.
+    """Read JSON against a schema.
 
     Args:
-        text: UTF-8.
-        schema: what it holds: a dataclass, whose ``__post_init__`` may refuse values, or any type with type arguments,
-            such as ``dict[str, float]``. Keys that a dataclass does not know are passed over.
+        text: JSON in UTF-8.
+        schema: type of the content: a dataclass, whose ``__post_init__`` may refuse values, or any type with type
+            arguments, such as ``dict[str, float]``. Keys that a dataclass does not know are ignored.
 
     Raises:
-        DocumentError: it is not JSON, is too large, is nested too deeply, or holds something else.
+        DocumentError: the text is not JSON, is too large or nested too deeply, or does not fit the schema.
         MissingExtraError: msgspec is not installed.
 
     Example:
@@ -54,10 +54,10 @@ def decode_json(text: str | bytes, schema: type[Schema]) -> Schema:
 
 
 def read_json(path: Path, schema: type[Schema]) -> Schema:
-    """Read a JSON file as a schema says: see `decode_json`.
+    """Read a JSON file against a schema: see `decode_json`.
 
     Raises:
-        DocumentError: as there.
+        DocumentError: as in `decode_json`.
         OSError: the file cannot be read.
     """
     _check_size(path, MOST_BYTES)
@@ -65,10 +65,10 @@ def read_json(path: Path, schema: type[Schema]) -> Schema:
 
 
 def checked(value: Any, schema: type[Schema]) -> Schema:
-    """Convert plain values, such as those of a YAML file, as a schema says.
+    """Convert plain values, such as those of a YAML file, to the types of a schema.
 
     Raises:
-        DocumentError: they are of other types.
+        DocumentError: the values have other types.
 
     Example:
         >>> checked({"days": 7}, dict[str, int])
@@ -84,11 +84,11 @@ def checked(value: Any, schema: type[Schema]) -> Schema:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file of plain values: mappings, lists, texts, numbers, dates.
 
-    It is gone through once before anything is built of it, so depth and aliases, which can stand for more than memory
+    The text is parsed once before anything is built from it, so depth and aliases, which can stand for more than memory
     holds, are refused in time.
 
     Raises:
-        DocumentError: it is no YAML, too large, nested too deeply, has aliases, or is not text in UTF-8.
+        DocumentError: the file is not YAML, is too large or nested too deeply, has aliases, or is not text in UTF-8.
         OSError: the file cannot be read.
     """
     _check_size(path, _MOST_YAML_BYTES)
@@ -103,7 +103,7 @@ def decode_yaml(text: str) -> Any:
     r"""Read YAML of plain values: see `read_yaml`.
 
     Raises:
-        DocumentError: as there.
+        DocumentError: as in `read_yaml`.
 
     Example:
         >>> decode_yaml("days: 7")
@@ -114,7 +114,7 @@ def decode_yaml(text: str) -> Any:
         simmst.foundation.documents.DocumentError: line 2: an alias (*x), which is not read; write its value out
     """
     yaml = import_extra("yaml", extra="forecast")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader, if there is one
     depth = 0
     try:
         for event in yaml.parse(text, Loader=loader):
@@ -129,7 +129,7 @@ def decode_yaml(text: str) -> Any:
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         raise DocumentError(" ".join(str(error).replace('"<unicode string>", ', "").split())) from error
-    except (ValueError, RecursionError) as error:  # a date or number that YAML's rules read and Python cannot hold
+    except (ValueError, RecursionError) as error:  # a date or number that YAML allows and Python cannot hold
         if isinstance(error, DocumentError):
             raise
         raise DocumentError(f"a value cannot be read ({error})") from error
@@ -153,18 +153,18 @@ _NAMES = {
 
 
 def _where(raw: bytes) -> str | None:
-    """Say in which line the JSON ends to be such; None where the standard library sees no fault in it."""
+    """Name the line where the JSON goes wrong; return None if the standard library finds no fault in it."""
     try:
         json.loads(raw)
     except json.JSONDecodeError as error:
-        return f"line {error.lineno}: it is no JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+        return f"line {error.lineno}: it is not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
     except (ValueError, RecursionError):
         return None
     return None
 
 
 def _told(error: Exception) -> str:
-    """Say in the words of a user what msgspec found: ``Expected `int`, got `str` - at `$.cities[2].shape` ``."""
+    """Say in plain words what msgspec found: ``Expected `int`, got `str` - at `$.cities[2].shape` ``."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     message, _, place = str(error).partition(" - at `$")
@@ -173,6 +173,6 @@ def _told(error: Exception) -> str:
         message = f"{missing[1]!r} is missing"
     types = re.compile("`([a-z |]+)`")
     message = types.sub(lambda found: " or ".join(_NAMES.get(one, one) for one in found[1].split(" | ")), message)
-    message = re.sub(r"^Expected\b", "expected", message).replace("JSON is malformed", "it is no JSON")
+    message = re.sub(r"^Expected\b", "expected", message).replace("JSON is malformed", "it is not JSON")
     place = place.rstrip("`").lstrip(".").replace("[...]", "[a key]")
     return f"{place}: {message}" if place else message

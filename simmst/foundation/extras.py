@@ -1,4 +1,4 @@
-"""Imports of optional packages, with an error that names the extra that brings them."""
+"""Imports of optional packages, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
 
     Args:
         module: dotted name, such as ``"pandas"``.
-        extra: the extra of simmst that installs it, such as ``"forecast"``.
+        extra: extra of simmst that installs it, such as ``"forecast"``.
 
     Raises:
         MissingExtraError: the package is not installed.

@@ -19,15 +19,15 @@ _MARK = ".half-written-"
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    A reader sees the old file or the new one, never a part of it; when `write` fails nothing is left behind. A symbolic
-    link stays, and the file that it points to is replaced; pipes and devices are written to as they are.
+    A reader sees the old file or the new one, never a part of it; if `write` fails, nothing is left behind. A symbolic
+    link stays, and the file that it points to is replaced; pipes and devices are written to directly.
 
     Args:
-        path: the target; its folder is made when missing.
-        write: gets the temporary path, which has the target's suffix, and writes the whole content there.
+        path: file to write; its folder is made if missing.
+        write: function that gets the temporary path, which has the target's suffix, and writes the whole content there.
 
     Returns:
-        The target as a `Path`.
+        `path` as a `Path`.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -43,7 +43,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     if target.exists() and not target.is_file() and not target.is_dir():
         write(target)
         return path
-    # the name starts with a dot and ends in the target's suffix, which some writers take their format from
+    # the name starts with a dot and ends in the target's suffix, from which some writers take their format
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}{_MARK}", suffix=target.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -62,7 +62,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def is_half_written(path: Path) -> bool:
-    """Whether a file is one that `write_atomically` had not finished.
+    """Return whether a file is one that `write_atomically` did not finish.
 
     Example:
         >>> is_half_written(Path(".config.half-written-x1.json")), is_half_written(Path(".gitlab-ci.yml"))
@@ -72,11 +72,11 @@ def is_half_written(path: Path) -> bool:
 
 
 def remove_half_written(folder: Path, pattern: str = "*") -> None:
-    """Delete the temporary files that a killed process left in a folder: those of `write_atomically` alone.
+    """Delete the temporary files of `write_atomically` that a killed process left in a folder.
 
     Args:
-        folder: where; it need not exist.
-        pattern: of the targets' names without their suffixes.
+        folder: folder to clear; it need not exist.
+        pattern: glob pattern for the targets' names without their suffixes.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -92,16 +92,16 @@ def remove_half_written(folder: Path, pattern: str = "*") -> None:
 
 @contextmanager
 def locked(folder: Path, error: type[SimmstError]) -> Iterator[None]:
-    """Keep a folder for this process until the block ends or the process does.
+    """Lock a folder for this process until the block or the process ends.
 
-    The lock is the system's, on the open folder: a process that was killed leaves none behind, and there is no file.
+    The lock is the system's, on the open folder: a killed process leaves no lock behind, and there is no lock file.
 
     Args:
-        folder: it is made when missing.
-        error: what to raise.
+        folder: folder to lock; it is made if missing.
+        error: type of the error to raise.
 
     Raises:
-        SimmstError: another process works in the folder, or it is a file; of the type `error`.
+        SimmstError: another process works in the folder, or it is a file; the error has the type `error`.
 
     Example:
         >>> with locked(Path(tempfile.mkdtemp()), SimmstError):
@@ -116,7 +116,7 @@ def locked(folder: Path, error: type[SimmstError]) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise error(f"another process works in {folder}; wait until it ends, or choose another folder") from None
-        except OSError:  # a file system without locks: nothing tells of another process there
+        except OSError:  # a file system without locks cannot report another process
             pass
         yield
     finally:

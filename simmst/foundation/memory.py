@@ -1,4 +1,4 @@
-"""The memory of a window: what data sets give and models take."""
+"""The memory of a window, which data sets return and models take."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ MAX_CONTEXT_DAYS = 28
 
 
 class Memory(NamedTuple):
-    """What a forecast knows of the days before its input, on the scaler's scale; NaN = missing or out of reach.
+    """The days before a forecast's input, on the scaler's scale; NaN = missing or out of reach.
 
-    No value at or after the origin, and none before the context, is in it.
+    It holds no value at or after the origin, and none from before the context.
 
     Attributes:
-        days: float32 (B, L, T_in + T_out, K), the target cell at the same slots 1, 2, ... L days before.
-        same_day: float32 (B, L, T_out, 2), whether a slot and its namesake L days before are both working days or both
-            days of rest, and whether they are the same day of the week.
-        usual: float32 (B, T_in, K, n, n), the mean of those days at the input slots, for each cell of the patch.
-        city: float32 (B, T_in, K), how far the mean of all cells was from usual.
-        level: float32 (B, K, n, n), the mean of the context.
-        spread: float32 (B, K, n, n), its standard deviation.
+        days: float32 (B, L, T_in + T_out, K), target cell at the same slots 1, 2, ... L days before.
+        same_day: float32 (B, L, T_out, 2), whether a slot and the same slot L days before are both on working days or
+            both on days of rest, and whether they are on the same day of the week.
+        usual: float32 (B, T_in, K, n, n), mean of those days at the input slots, for each cell of the patch.
+        city: float32 (B, T_in, K), mean deviation of all cells from the usual.
+        level: float32 (B, K, n, n), mean of the context.
+        spread: float32 (B, K, n, n), standard deviation of the context.
         context: float32 (B,), days of context that the series reaches back.
-        steps_per_day: float32 (B,), slots a day.
+        steps_per_day: float32 (B,), number of slots in a day.
     """
 
     days: torch.Tensor

@@ -1,4 +1,4 @@
-"""The training flags of other people's modules: set for a while, and given back as they were."""
+"""The training flags of other people's modules, set for a while and then restored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode inside the block; afterwards every layer has its own flag back.
+    """Put a module into evaluation mode inside the block, then restore the flag of every layer.
 
-    ``module.train()`` would not do: a layer that was frozen in evaluation mode, such as a BatchNorm, would train again.
+    ``module.train()`` would not do, because it would train a layer again that was frozen in evaluation mode, such as a
+    BatchNorm.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())

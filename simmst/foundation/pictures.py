@@ -12,7 +12,7 @@ from simmst.foundation.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the truth is always black
+# Okabe and Ito's colours, which colour-blind readers can distinguish; the truth is always black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -33,7 +33,7 @@ def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    # a Figure of its own draws with Agg and leaves pyplot, and so the user's backend, alone
+    # a Figure made without pyplot draws with Agg, and leaves the user's backend alone
     figure: Figure = import_extra("matplotlib.figure", extra="forecast").Figure(
         figsize=(width, height), layout="constrained", dpi=dpi
     )
@@ -47,10 +47,10 @@ def panels(figure: Figure, rows: int, columns: int, **options: Any) -> list[Any]
 
 
 def checked_format(path: str | Path) -> Path:
-    """Return the path of a picture to write.
+    """Check the path of a picture to write, and return it.
 
     Raises:
-        ConfigError: it does not end in ``.png``, ``.svg`` or ``.pdf``.
+        ConfigError: the path does not end in ``.png``, ``.svg`` or ``.pdf``.
 
     Example:
         >>> checked_format("loss.png").name
@@ -63,7 +63,7 @@ def checked_format(path: str | Path) -> Path:
 
 
 def save_picture(figure: Figure, path: str | Path) -> Path:
-    """Write a figure to a file, the same bytes for the same figure.
+    """Write a figure to a file; the same figure gives the same bytes.
 
     Raises:
         ConfigError: the path does not end in ``.png``, ``.svg`` or ``.pdf``.

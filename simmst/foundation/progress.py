@@ -1,4 +1,4 @@
-"""Progress of long work: a callable, silent unless the caller brings one that shows something."""
+"""Progress of long work: a callable, silent unless the caller passes one that shows something."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simmst.foundation.extras import import_extra
 
 
 class Progress(Protocol):
-    """What long work calls as it advances.
+    """The function that long work calls as it advances.
 
     Example:
         >>> lines = []
@@ -23,7 +23,7 @@ class Progress(Protocol):
     """
 
     def __call__(self, task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
-        """Report that `done` of `total` units of `task` are behind us, with a few numbers to show beside it."""
+        """Report that `done` of `total` units of `task` are finished, with a few numbers to show beside them."""
 
 
 def quiet(task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
@@ -35,10 +35,10 @@ def quiet(task: str, done: int, total: int, details: Mapping[str, float] | None 
 
 
 class RichProgress:
-    """Bars on the terminal by `rich`, one a task, to be used as a context manager.
+    """Bars on the terminal, one for each task, drawn by `rich`; a context manager.
 
     Args:
-        console: the `rich.console.Console` to draw on; standard error by default, so that tables on standard output
+        console: `rich.console.Console` to draw on; standard error by default, so that tables on standard output
             can be piped.
 
     Raises:
@@ -74,7 +74,7 @@ class RichProgress:
         self._bars.stop()
 
     def __call__(self, task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
-        """Move the bar of `task`, making it on its first call."""
+        """Advance the bar of `task`, which the first call makes."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in (details or {}).items())
         with self._lock:
             if task not in self._tasks:

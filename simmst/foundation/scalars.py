@@ -1,4 +1,4 @@
-"""Numbers of numpy as numbers of Python: what comes out of an array is as good a setting as what was typed."""
+"""Numbers of numpy as numbers of Python, so that settings may come from arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def python_scalars(settings: Any) -> None:
-    """Replace the numpy numbers among the fields of a frozen dataclass by Python's, in place, before it checks them.
+    """Replace numpy numbers in the fields of a frozen dataclass by Python's, in place, before it checks them.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ def python_scalars(settings: Any) -> None:
 
 
 def python_scalar(value: Any) -> Any:
-    """Return a numpy number as Python's, and anything else as it is.
+    """Return a numpy number as Python's, and any other value unchanged.
 
     Example:
         >>> python_scalar(np.int64(2)), python_scalar("2")

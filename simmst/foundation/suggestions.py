@@ -1,4 +1,4 @@
-"""The end of an error message about a name that nobody knows."""
+"""The end of an error message about an unknown name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def suggest(name: object, known: Iterable[str], *, otherwise: str = "the known names are:") -> str:
-    """Return the nearest known name as a question, or all of them.
+    """Return the nearest known name as a question, or a list of all known names.
 
     Args:
-        name: the name given.
-        known: the names there are.
-        otherwise: what to put before the list of them, where none is near.
+        name: unknown name.
+        known: known names.
+        otherwise: text before the list of names, where none is near.
 
     Example:
         >>> suggest("carier_ghz", ["carrier_ghz", "days"])
@@ -26,7 +26,7 @@ def suggest(name: object, known: Iterable[str], *, otherwise: str = "the known n
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
-    """Return the known name nearest to one that was given, where one is near.
+    """Return the known name nearest to a given one; None if none is near.
 
     Example:
         >>> nearest("trian", ["train", "info"])

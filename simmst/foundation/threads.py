@@ -1,4 +1,4 @@
-"""Threads: pieces of work side by side, each on one thread of torch, and fewer threads where there is little work."""
+"""Threads: pieces of work side by side, each on one thread of torch, and fewer threads for little work."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Made = TypeVar("Made")
 def in_threads(
     function: Callable[[Item], Made], items: Iterable[Item], device: torch.device | str = "cpu"
 ) -> list[Made]:
-    """Call a function on every item, in as many threads as torch has, each of which computes alone.
+    """Call a function on every item, in as many threads as torch has, each of which uses one thread of torch.
 
-    Torch shares out every single operation instead: its threads meet after each, hundreds of times a batch, and where
-    another process holds one of their cores all wait for it each time. Whole pieces meet once, at the end, and an
-    item's result does not depend on the number of threads. Torch's setting is one thread meanwhile, and is then given
-    back.
+    Torch itself would share out every single operation: its threads meet after each one, hundreds of times a batch, and
+    all wait whenever another process holds one of their cores. Whole pieces meet once, at the end, and an item's result
+    does not depend on the number of threads. Torch is set to one thread meanwhile, and its setting is restored
+    afterwards.
 
     Args:
-        function: what to call; it must bear being called by several threads at once. What belongs to a thread, such as
-            `torch.no_grad`, it sets itself.
-        items: what to call it on, some milliseconds of work each.
-        device: where the work is done; a GPU gets the items one after the other.
+        function: function to call, from several threads at once. It sets up what belongs to a thread, such as
+            `torch.no_grad`, itself.
+        items: items to call it on, some milliseconds of work each.
+        device: device of the work; a GPU gets the items one after the other.
 
     Returns:
         The results, in the order of the items.
@@ -49,7 +49,7 @@ def in_threads(
 
 @contextmanager
 def at_most(threads: int) -> Iterator[None]:
-    """Let torch use no more than so many threads inside the block, at least one; its setting is given back after it.
+    """Let torch use at most `threads` threads, but at least one, inside the block, then restore its setting.
 
     Example:
         >>> before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Worker processes: started afresh, one thread each, and gone when the process that started them is."""
+"""Worker processes: freshly started, one thread each, and ended with the process that started them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use.
+    """Return the number of cores that this process may use.
 
     Example:
         >>> available_cores() >= 1
@@ -29,18 +29,18 @@ def available_cores() -> int:
 def in_workers(
     function: Callable[[Item], Made], items: Iterable[Item], workers: int, *, chunk: int = 1, ordered: bool = True
 ) -> Iterator[Made]:
-    """Call a function on every item, here or in worker processes, and give each result back when it is made.
+    """Call a function on every item, here or in worker processes, and yield each result when it is ready.
 
-    Worker processes are started afresh ("spawn"), so a script that asks for more than one must guard its main part with
-    ``if __name__ == "__main__":``; starting them takes a few seconds. They end with the process that started them,
+    Worker processes are freshly started ("spawn"), so a script that asks for more than one must guard its main part
+    with ``if __name__ == "__main__":``; starting them takes a few seconds. They end with the process that started them,
     however that ends.
 
     Args:
-        function: what to call; it, its argument and its result travel between processes.
-        items: what to call it on.
-        workers: processes; with 1, or a single item, no process is started.
-        chunk: items that travel together, where the results come in order.
-        ordered: give the results in the order of the items, not as they are made.
+        function: function to call; the function, its argument and its result travel between processes.
+        items: items to call it on.
+        workers: number of processes; with 1, or a single item, no process is started.
+        chunk: number of items that travel together, if the results come in order.
+        ordered: whether to yield the results in the order of the items, not as they are ready.
 
     Raises:
         SimmstError: a worker process ended before its work was done.
@@ -53,7 +53,7 @@ def in_workers(
     if workers == 1 or len(items) < 2:
         yield from map(function, items)
         return
-    # Imported where they are needed: they take longer than many a room.
+    # Imported only here, because they take longer to import than many a room.
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
@@ -74,7 +74,7 @@ def in_workers(
 
 
 def _start() -> None:
-    """Prepare a worker: one thread for its linear algebra, no traceback on Ctrl-C, and no life after its parent's."""
+    """Prepare a worker: one thread for its linear algebra, no traceback on Ctrl-C, and an end with its parent."""
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # for libraries that are not imported yet
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

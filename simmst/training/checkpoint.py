@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, the rest of the state as JSON in its metadata. Loading executes no code."""
+"""Checkpoints: one safetensors file each, with the rest of the state as JSON in its metadata. Loading runs no code."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VERSION = 1
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Args:
-        tensors: named ``group/name``, such as ``model/head.weight``; groups of the training loop are "model", "best",
-            "optimizer", "task_weights" and "generator".
-        state: everything else, JSON-able: configuration, stage, epoch, step, best score.
-        path: the file it came from, for messages.
+        tensors: tensors named ``group/name``, such as ``model/head.weight``; groups of the training loop are "model",
+            "best", "optimizer", "task_weights" and "generator".
+        state: everything else, as values that JSON can hold: configuration, stage, epoch, step, best score.
+        path: file it came from, for messages.
 
     Example:
         >>> checkpoint = Checkpoint({"model/weight": torch.ones(2), "best/weight": torch.zeros(2)})
@@ -42,7 +42,7 @@ class Checkpoint:
     path: Path | None = None
 
     def group(self, name: str) -> dict[str, torch.Tensor]:
-        """Return the tensors of one group, without its name before theirs."""
+        """Return the tensors of one group, without the group's name in theirs."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
@@ -61,9 +61,9 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], state
     """Write a checkpoint under a temporary name and rename it into place.
 
     Args:
-        path: the file, ``*.safetensors``.
-        tensors: named ``group/name``, on any device, any strides.
-        state: JSON-able, without NaN or infinity.
+        path: file to write, ``*.safetensors``.
+        tensors: tensors named ``group/name``, on any device, with any strides.
+        state: values that JSON can hold, without NaN or infinity.
 
     Raises:
         CheckpointError: the name does not end in ``.safetensors``.
@@ -89,10 +89,10 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], state
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint; its tensors come back on the CPU.
+    """Read a checkpoint; its tensors are on the CPU.
 
     Raises:
-        CheckpointError: no such file, a damaged or shortened one, a file that simmst did not write, or one of another
+        CheckpointError: there is no such file, or it is damaged or cut short, was not written by simmst, or has another
             format version. The message names the file, what it has, what was wanted and what to do.
         MissingExtraError: the package safetensors is not installed.
 
@@ -121,7 +121,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"with {str(error)!r}, where a whole safetensors file was wanted; copy it again, or delete it and train "
             "again"
         ) from error
-    if metadata.get("sha256", digest := _digest(tensors, text)) != digest:  # the first simmst wrote none
+    if metadata.get("sha256", digest := _digest(tensors, text)) != digest:  # the first simmst wrote no checksum
         raise CheckpointError(
             f"checkpoint {path} is damaged: its content does not have the checksum that was saved with it; copy it "
             "again, or delete it and train again"
@@ -130,7 +130,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], state: str) -> str:
-    """SHA-256 of the state and of names, types, shapes and bytes of the tensors."""
+    """Return the SHA-256 of the state and of names, types, shapes and bytes of the tensors."""
     found = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -142,7 +142,7 @@ def _digest(tensors: Mapping[str, torch.Tensor], state: str) -> str:
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file but no simmst checkpoint: its metadata has format "
+            f"{path} is a safetensors file but not a simmst checkpoint: its metadata has format "
             f"{metadata.get('format')!r}, wanted {FORMAT!r}; give the path of a file that simmst wrote"
         )
     if metadata.get("version") != str(VERSION):
@@ -156,12 +156,12 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, path: P
     """Copy tensors into a module's parameters and buffers, all or nothing.
 
     Args:
-        module: the receiver; tensors are cast to nothing, dtypes and shapes have to match.
-        tensors: by the names of `module.state_dict()`.
-        path: the file they came from, for the message.
+        module: receiving module; nothing is cast, so dtypes and shapes must match.
+        tensors: tensors by the names of `module.state_dict()`.
+        path: file they came from, for the message.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, or of another shape or dtype; the module is left as it was.
+        CheckpointError: a tensor is missing, left over, or of another shape or dtype; the module is left unchanged.
 
     Example:
         >>> load_into(nn.Linear(2, 1), {"weight": torch.ones(1, 3), "bias": torch.ones(1)})
@@ -192,7 +192,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, path: P
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Flatten an optimiser's state to ``parameter name/entry``.
+    """Flatten an optimiser's state into tensors named ``parameter name/entry``.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -211,7 +211,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], *, path: Path | None = None
 ) -> None:
-    """Put a state from `optimizer_tensors` back, each entry on its parameter's device.
+    """Restore a state from `optimizer_tensors`, each entry on its parameter's device.
 
     "step" stays on the CPU, unless the optimiser is fused.
 

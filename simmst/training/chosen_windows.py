@@ -1,4 +1,4 @@
-"""A fixed choice of windows, so that a weight can belong to each."""
+"""A fixed choice of windows, so that each can have a weight."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from simmst.data.batch import Indices
 from simmst.errors import DataError
 from simmst.training.seeds import derive_seed
 
-_SCAN = 2048  # windows looked at together
+_SCAN = 2048  # windows gathered at a time
 
 
 class ChosenWindows(WindowSource):
-    """Some windows of a source, numbered from 0 on.
+    """Some windows of a source, numbered from 0.
 
     Args:
-        source: where they are gathered from.
-        numbers: int64 (n,), their numbers there.
-        cities: int64 (n,), the city of each; zeros where the source is one city.
-        keep: hold the gathered windows in memory.
+        source: source that they are gathered from.
+        numbers: int64 (n,), their numbers in the source.
+        cities: int64 (n,), city of each; zeros where the source is one city.
+        keep: whether to hold the gathered windows in memory.
 
     Example:
         >>> from simmst.data import Scaler, TrafficDataset, Windows, WindowSpec
@@ -42,7 +42,7 @@ class ChosenWindows(WindowSource):
         return len(self.numbers)
 
     def batch(self, indices: Indices) -> Batch:
-        """Gather windows by their number here."""
+        """Gather windows by their number in the choice."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
         kept = self._kept
         batch = self.source.batch(self.numbers[index.numpy()]) if kept is None else index_batch(kept, index)
@@ -55,11 +55,11 @@ def choose_windows(
     """Choose windows that have an observed target; the choice depends on (source, seed) alone.
 
     Args:
-        source: windows of one or of many cities.
-        per_city: how many of each city, drawn without repeats; None takes all.
-        seed: of the draw.
-        limit: at most so many altogether, evenly spaced.
-        keep: hold the gathered windows in memory.
+        source: windows of one city or of many.
+        per_city: number of windows of each city, drawn without repeats; None takes all.
+        seed: seed of the draw.
+        limit: largest number of windows in all, evenly spaced.
+        keep: whether to hold the gathered windows in memory.
 
     Raises:
         DataError: no window has an observed target.
@@ -84,7 +84,7 @@ def choose_windows(
 
 
 def _observed(source: CityWindows, numbers: np.ndarray) -> np.ndarray:
-    """Which windows have at least one observed target, bool (n,)."""
+    """Return which windows have at least one observed target, bool (n,)."""
     data = [part.dataset for part in source.parts]
     if data and not any(np.isnan(dataset.activity[..., dataset.mask]).any() for dataset in data):
         return np.ones(len(numbers), dtype=bool)

@@ -1,4 +1,4 @@
-"""What the weights of simulated cities may depend on: where each lies among the others, by parameter."""
+"""The features that the weights of simulated cities may depend on: each city's rank among the others, by parameter."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 def rank_features(parameters: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Return standardised ranks of the cities' parameters.
 
-    A number gives one feature, its rank among the cities, so that a law's unit and shape do not matter; anything else
-    gives one feature a value, which tells who has it. What all cities share, or some lack, gives none. Each feature has
-    mean 0 and standard deviation 1 over the cities, and all are divided by the square root of their number: weights of
-    size one on every feature move a city's by about one.
+    A number gives one feature, its rank among the cities, so a law's unit and shape do not matter. Anything else gives
+    one feature for each value, which marks the cities that have it. Parameters that all cities share, or that some
+    lack, give none. Each feature has mean 0 and standard deviation 1 over the cities, and all are divided by the square
+    root of their number, so weights of size one on every feature move a city's weight by about one.
 
     Args:
-        parameters: of C cities, by name, as `DomainPrior.values` gives them.
+        parameters: parameters of C cities, by name, as `DomainPrior.values` returns them.
 
     Returns:
         float32 (C, P).

@@ -21,15 +21,15 @@ SCHEDULES = ("cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 WEIGHTS = ("sample", "city", "parameter")
-_MOST_NUMBER = 1e6  # a rate or a penalty beyond it makes infinities of the weights
+_MOST_NUMBER = 1e6  # a larger rate or penalty makes the weights infinite
 AFTER_REWEIGHTING = ("adapt", "retrain", "finetune", "nothing")
 
 
 def default_reweighting() -> ReweightingConfig:
-    """Return the settings of the re-weighting that suit a forecaster: batches, steps, a pull to uniform weights.
+    """Return re-weighting settings that suit a forecaster: batches, steps, and a pull to uniform weights.
 
-    A forecaster's losses are small and curved: about 0.02 with a largest curvature of 30, where rates of 0.5 and 0.05
-    diverge; and the pull, which counts in the unit of the loss, would hold all weights at one half if it were 0.01.
+    A forecaster's losses are small and curved: about 0.02, with a largest curvature of 30, where rates of 0.5 and 0.05
+    diverge. The pull is in the unit of the loss, so a pull of 0.01 would hold all weights at one half.
 
     Example:
         >>> default_reweighting().simulated_batch
@@ -50,42 +50,43 @@ def default_reweighting() -> ReweightingConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The settings of the training loop and of the solvers.
+    """The settings of the training loop and of the recipes.
 
     Args:
-        epochs: the most epochs a stage runs.
-        samples_per_epoch: windows drawn afresh each epoch; None takes every window once.
-        batch_size: windows in one step.
-        learning_rate: AdamW's, at its peak.
-        weight_decay: AdamW's, on matrices and convolutions only.
+        epochs: largest number of epochs of a stage.
+        samples_per_epoch: number of windows drawn in each epoch; None takes every window once.
+        batch_size: number of windows in one step.
+        learning_rate: AdamW's learning rate at its peak.
+        weight_decay: AdamW's weight decay, on matrices and convolutions only.
         schedule: "cosine" (down to a fiftieth of the peak over all epochs) or "constant".
-        warmup_steps: steps over which the learning rate rises linearly.
-        gradient_clip: the largest norm of the whole gradient; None clips nothing.
-        patience: epochs without a better validation score before a stage stops; None never stops early.
+        warmup_steps: number of steps over which the learning rate rises linearly.
+        gradient_clip: largest norm of the whole gradient; None clips nothing.
+        patience: number of epochs without a better validation score before a stage stops; None never stops early.
         loss: "quantile" (the pinball loss of all quantiles), "huber" (delta 1), "mae" or "mse", on the scaler's scale.
-        validation_samples: windows of the validation split scored after each epoch, evenly spaced; None takes all.
-        real_share: the part of each batch that solver "joint" takes from the real windows.
-        finetune_epochs: the most epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
-        finetune_learning_rate: the learning rate of that stage, as a fraction of `learning_rate`.
-        adapt_epochs: the most epochs of solver "adapt".
-        adapt_learning_rate: its learning rate, itself.
-        fit_highway: start a model's linear autoregression, where it has one, at its least-squares solution; fewer than
-            4,096 windows with the penalty that the validation split prefers.
-        reweighting: settings of the solvers that weigh simulated windows; its seed is derived from `seed` and it.
-        weights: those solvers give a weight to each "sample", to each "city" for all of its windows, or to each
-            "parameter" of the simulator: a city's weight is then the sigmoid of a linear function of its parameters.
-        samples_per_city: windows of each simulated city that they weigh, the same ones throughout.
-        after_reweighting: what follows: "adapt" continues the model as it was before, gently, on simulated windows
-            drawn by their weights mixed with the real ones; "retrain" trains that model on the weighted windows and
-            then on the real ones; "finetune" continues the solver's model on the real ones; "nothing" keeps that model.
-            The real validation split decides which of the models is left. None takes "adapt" for a model that has
-            learned before, such as one of the shipped weights, else "retrain".
-        seed: seeds the data order, dropout and the sampled attention.
-        device: "auto" (the GPU when there is one), "cpu" or "cuda".
+        validation_samples: number of validation windows scored after each epoch, evenly spaced; None takes all.
+        real_share: share of each batch that solver "joint" takes from the real windows.
+        finetune_epochs: largest number of epochs of the second stage of "pretrain-finetune"; None takes `epochs`.
+        finetune_learning_rate: learning rate of that stage, as a fraction of `learning_rate`.
+        adapt_epochs: largest number of epochs of solver "adapt".
+        adapt_learning_rate: absolute learning rate of solver "adapt".
+        fit_highway: whether to start a model's linear autoregression, if it has one, at its least-squares solution;
+            fewer than 4,096 windows take the penalty that the validation split prefers.
+        reweighting: settings of the solvers that weigh simulated windows; their seed is derived from `seed` and its
+            own.
+        weights: what gets a weight in those solvers: each "sample", each "city" for all of its windows, or each
+            "parameter" of the simulator, where a city's weight is the sigmoid of a linear function of its parameters.
+        samples_per_city: number of windows of each simulated city that they weigh, the same ones throughout.
+        after_reweighting: training after the re-weighting. "adapt" continues the model as it was before, gently, on
+            simulated windows drawn by their weights and mixed with the real ones; "retrain" trains that model on the
+            weighted windows and then on the real ones; "finetune" continues the solver's model on the real ones;
+            "nothing" keeps the solver's model. The real validation split decides which model is kept. None takes
+            "adapt" for a model that has learned before, such as one of the shipped weights, else "retrain".
+        seed: seed of the data order, dropout and the sampled attention.
+        device: "auto" (the GPU if there is one), "cpu" or "cuda".
         precision: "float32", or "bfloat16" for autocast; weights, losses and the optimiser stay float32.
 
     Raises:
-        ConfigError: a setting is out of range; the message names it, its value and what it may be.
+        ConfigError: a setting is out of range; the message names it, its value and what is allowed.
 
     Example:
         >>> TrainingConfig(epochs=3).epochs
@@ -150,7 +151,7 @@ class TrainingConfig:
             _check_choice("after_reweighting", self.after_reweighting, AFTER_REWEIGHTING)
 
     def adapting(self) -> TrainingConfig:
-        """Return the settings of solver "adapt".
+        """Return the settings for solver "adapt".
 
         Example:
             >>> TrainingConfig(adapt_learning_rate=1e-5).adapting().learning_rate
@@ -159,7 +160,7 @@ class TrainingConfig:
         return dataclasses.replace(self, epochs=self.adapt_epochs, learning_rate=self.adapt_learning_rate)
 
     def finetuning(self) -> TrainingConfig:
-        """Return the settings of a stage that continues a trained model: `finetune_epochs`, and the lower rate.
+        """Return the settings for a stage that continues a trained model: `finetune_epochs`, and the lower rate.
 
         Example:
             >>> TrainingConfig(learning_rate=0.5, finetune_learning_rate=0.5).finetuning().learning_rate
@@ -182,7 +183,7 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """Build the settings from a dictionary, as `to_dict` gives it; missing keys take their defaults.
+        """Build the settings from a dictionary such as `to_dict` returns; missing keys take their defaults.
 
         Raises:
             ConfigError: a key is unknown or a value out of range.
@@ -216,13 +217,13 @@ def _reweighting(values: Mapping[str, Any]) -> ReweightingConfig:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn the name in a config into a device that is there.
+    """Return the device that a config names, if this machine has it.
 
     Args:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        ConfigError: "cuda" was asked for and torch sees no GPU.
+        ConfigError: the device is "cuda", but torch sees no GPU.
 
     Example:
         >>> resolve_device("cpu")

@@ -1,4 +1,4 @@
-"""What a stage of training went through."""
+"""The epochs of a training stage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class History:
     """The epochs of one stage.
 
     Args:
-        stage: its name.
-        records: one dictionary an epoch, as in ``metrics.jsonl``: epoch, step, learning_rate, train_loss, train_losses
-            and task_weights (by service), gradient_norm, validation_loss, validation_losses.
-        best_epoch: the epoch whose weights were kept; 0 is the state before the stage.
-        best_score: its validation loss, None without a validation split.
+        stage: name of the stage.
+        records: one dictionary for each epoch, as in ``metrics.jsonl``: epoch, step, learning_rate, train_loss,
+            train_losses and task_weights (by service), gradient_norm, validation_loss, validation_losses.
+        best_epoch: epoch whose weights were kept; 0 means those from before the stage.
+        best_score: validation loss of that epoch, None without a validation split.
         stopped: why the stage ended, "epochs" (all were run) or "patience".
 
     Example:
@@ -30,11 +30,11 @@ class History:
     stopped: str = "epochs"
 
     def series(self, key: str, service: str | None = None, *, over: str = "epoch") -> tuple[list[int], list[float]]:
-        """Return one quantity over the epochs, leaving out those that lack it.
+        """Return one quantity over the epochs, without the epochs that lack it.
 
         Args:
-            key: a key of the records.
-            service: the service, for keys that hold one value each.
+            key: key of the records.
+            service: service to take, for keys that hold one value for each.
             over: "epoch" or "step".
 
         Returns:

@@ -33,8 +33,8 @@ from simmst.training.task_weighting import (
 )
 from simmst.training.validation import BestWeights, batch_loss_sums, shared_batch, validation_losses
 
-# Windows in a step, times weights, that are worth a thread. For 64 windows of the default network a second one saves a
-# fifth of the time on a quiet machine and costs half as much again on a busy one; for 128 it saves a third.
+# Windows in a step, times weights, that are worth a thread. For 64 windows of the default network a second thread saves
+# a fifth of the time on a quiet machine and costs half as much again on a busy one; for 128 it saves a third.
 _WORK_OF_A_THREAD = 64 * 200_000
 
 
@@ -58,31 +58,31 @@ def train_stage(
 ) -> History:
     """Train a model for one stage and leave its best weights in it.
 
-    AdamW on the task losses, weighted by Sim-MSTNet's Eq. 13-14 or by the name in the model's config, with a cosine or
-    constant learning rate, gradient clipping and early stopping. The validation score is the mean over the services of
-    the loss on the validation windows. Everything random derives from `config.seed` and the stage's name; torch's
-    global generators are given back as they were. Small steps take fewer of its threads.
+    Training minimises the task losses, weighted by Sim-MSTNet's Eq. 13-14 or by the name in the model's config, by
+    AdamW with a cosine or constant learning rate, gradient clipping and early stopping. The validation score is the
+    mean over the services of the loss on the validation windows. Everything random derives from `config.seed` and the
+    stage's name, and torch's global generators are restored afterwards. Small steps use fewer of torch's threads.
 
-    With a run folder, an epoch ends with a line in ``metrics.jsonl`` and then a checkpoint, so a run that was killed
-    resumes from its last checkpoint, to the numbers of an unbroken run; a finished stage is loaded, not repeated.
+    With a run folder, each epoch ends with a line in ``metrics.jsonl`` and then a checkpoint, so a killed run resumes
+    from its last checkpoint and ends with the numbers of an unbroken run; a finished stage is loaded, not repeated.
 
-    Several processes share every batch and the validation windows, and leave the weights that one process does, but for
-    rounding; so they do under SimMSTNet's dropout, not under a model's own `nn.Dropout`. Rank 0 writes the run folder,
-    all read it.
+    Several processes share every batch and the validation windows, and end with the weights of one process up to
+    rounding. That holds under SimMSTNet's dropout, but not under a model's own `nn.Dropout`. Rank 0 writes the run
+    folder, and all processes read it.
 
     Args:
-        model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
-        train_windows: what to draw batches from.
+        model: model called as ``model(values, marks, mask=mask)``; it is moved to the config's device.
+        train_windows: windows to train on.
         validation_windows: windows of the real validation split; None runs all epochs and keeps the last weights.
-        config: the settings.
-        stage: a name for metrics and checkpoints, such as ``"pretrain"``.
-        run: where metrics and checkpoints go; None writes nothing.
-        resume: False forgets what the run folder has of this stage.
-        keep_initial: let the weights from before the stage compete on the validation windows too.
-        fit_highway: start the model's linear autoregression, where it has one, at its least-squares solution on a
-            sample of the training windows; where these are few, with the penalty that the validation windows prefer.
-        progress: called after each step.
-        processes: those that share the stage; all call this alike, and the history of rank 0 is the whole one.
+        config: training settings.
+        stage: name for metrics and checkpoints, such as ``"pretrain"``.
+        run: run folder for metrics and checkpoints; None writes nothing.
+        resume: whether to resume from the run folder; False discards what it has of this stage.
+        keep_initial: whether the weights from before the stage compete on the validation windows too.
+        fit_highway: whether to start the model's linear autoregression, if it has one, at its least-squares solution on
+            a sample of the training windows; where these are few, with the penalty that the validation windows prefer.
+        progress: function called after each step.
+        processes: processes that share the stage. All of them make this call, and only rank 0 has the whole history.
 
     Returns:
         The stage's history.
@@ -90,7 +90,7 @@ def train_stage(
     Raises:
         DataError: there is no window to train on, or no observed target to validate on.
         CheckpointError: the stage's checkpoint is damaged, or was made by another config, data or model.
-        NonFiniteLossError: the loss or the gradient is not finite; names stage, step and last checkpoint.
+        NonFiniteLossError: the loss or the gradient is not finite; the message names stage, step and last checkpoint.
     """
     if len(train_windows) == 0:
         raise DataError(
@@ -107,7 +107,7 @@ def train_stage(
 
 @dataclass
 class LoopState(StageState):
-    """What the checkpoint of a stage of the loop holds beside its tensors."""
+    """What the checkpoint of a stage of the loop holds besides its tensors."""
 
     step: int
     best_epoch: int
@@ -150,11 +150,11 @@ class _Loop(Stage):
             lr=config.learning_rate,
             betas=(0.9, 0.99),
             eps=getattr(model, "adam_epsilon", 1e-8),  # part of some networks' recipes
-            fused=True,  # one call for all weights, not twenty for each
+            fused=True,  # one call for all weights instead of twenty for each
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint and the stage that resumes from it must agree on."""
+        """Return what a checkpoint must have in common with the stage that resumes from it."""
         validation = None if self.validation_windows is None else len(self.validation_windows)
         windows = {"train_windows": len(self.train_windows), "validation_windows": validation}
         return {**super().identity(), **windows}
@@ -163,7 +163,7 @@ class _Loop(Stage):
         """Resume from the stage's checkpoint, or begin at epoch 0."""
         if not resume and self.checkpoint_path is not None and self.writes:
             self.checkpoint_path.unlink(missing_ok=True)
-        self.processes.broadcast_object()  # the others read once rank 0 has cleared
+        self.processes.broadcast_object()  # the others read after rank 0 has cleared
         checkpoint = self.resume()
         if checkpoint is not None:
             self.restore(checkpoint)
@@ -176,7 +176,7 @@ class _Loop(Stage):
             self.record({"stage": self.name, "epoch": 0, "step": 0, **self.validate()})
 
     def train(self, progress: Progress) -> None:
-        """Run the epochs that are left, then put the best weights into the model."""
+        """Run the remaining epochs, then put the best weights into the model."""
         while not self.finished and self.epoch < self.config.epochs:
             started = time.perf_counter()
             self.epoch += 1
@@ -199,7 +199,7 @@ class _Loop(Stage):
     def train_epoch(self, progress: Progress) -> dict[str, Any]:
         """Run one epoch and return its record."""
         self.model.train()
-        # A model that draws numbers for its own part alone would bring the generators out of step.
+        # A model that draws numbers for its own part only would let the generators of the processes drift apart.
         set_generator_state(self.processes.broadcast_object(generator_state(self.device)), self.device)
         totals: list[np.ndarray] = []
         norms = []
@@ -250,17 +250,17 @@ class _Loop(Stage):
 
     @torch.no_grad()
     def losses_of(self, batch: Batch) -> torch.Tensor:
-        """Return the losses of the whole batch, of which `batch` is this process's part, at the present weights."""
+        """Return the losses of the whole batch, of which `batch` is this process's part, at the current weights."""
         total, mass = batch_loss_sums(self.model, batch.to(self.device), self.config)
         return mean_loss(*self.processes.all_reduce(torch.stack([total, mass])))
 
     def backward(self, own: torch.Tensor) -> None:
-        """Leave the gradient of the whole batch's loss, of which `own` is this process's addend."""
+        """Leave the gradient of the whole batch's loss in the parameters; `own` is this process's addend."""
         if self.replica is self.model:
             own.backward()
             return
         with answered():
-            (own * self.processes.world_size).backward()  # replicas take the mean, and addends are to be summed
+            (own * self.processes.world_size).backward()  # replicas take the mean, but addends must be summed
 
     def validate(self) -> dict[str, Any]:
         """Let the weights of this epoch compete on the validation windows, and return that part of its record."""
@@ -291,7 +291,7 @@ class _Loop(Stage):
             self.refuse(f"the norm of the gradient is {norm} (the loss is {sum(values) / len(values):.4g})")
 
     def refuse(self, what: str) -> NoReturn:
-        """Raise the error of a number that is not finite."""
+        """Raise the error about a number that is not finite."""
         path = self.checkpoint_path
         if path is not None and path.exists():
             last = f"the last checkpoint is {path} (epoch {self.epoch - 1})"
@@ -303,7 +303,7 @@ class _Loop(Stage):
         )
 
     def task_weighting(self, num_services: int) -> TaskWeighting:
-        """Return the way to weigh the tasks, made when the first batch tells how many services there are."""
+        """Return the way to weigh the tasks; it is made when the first batch shows how many services there are."""
         if self.weighting is None:
             rate, processes = self.config.learning_rate, self.processes.world_size
             self.weighting = task_weighting(
@@ -340,7 +340,7 @@ class _Loop(Stage):
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put the state of a checkpoint back."""
+        """Restore the state of a checkpoint."""
         state, path = self.state_of(checkpoint, LoopState), checkpoint.path
         with self.restoring(checkpoint):
             load_into(self.model, checkpoint.group("best"), path=path)

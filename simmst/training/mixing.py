@@ -16,14 +16,14 @@ from simmst.training.seeds import derive_seed
 class MixedWindows(WindowSource):
     """Real and simulated windows, mixed in every batch in a fixed proportion.
 
-    The share of real windows does not depend on how many there are, so a few real days are not drowned by a hundred
-    simulated cities; within one epoch every real window comes once before any comes twice. Real windows are numbered
-    first, then the simulated ones.
+    The share of real windows does not depend on their number, so a hundred simulated cities do not drown a few real
+    days. Within one epoch every real window comes once before any comes twice. The real windows are numbered first,
+    then the simulated ones.
 
     Args:
         real: windows of the real city.
         simulated: windows of the simulated cities.
-        real_share: the part of each batch taken from `real`, in (0, 1); at least one window comes from each side.
+        real_share: share of each batch taken from `real`, in (0, 1); at least one window comes from each side.
 
     Raises:
         DataError: one of the sides has no window.
@@ -55,11 +55,11 @@ class MixedWindows(WindowSource):
 
 
 class WeightedWindows(WindowSource):
-    """Windows drawn with repeats, each as often as its weight says.
+    """Windows drawn with repeats, in proportion to their weights.
 
     Args:
-        source: the windows.
-        weights: (n,), how often each is drawn, relative to the others.
+        source: windows to draw from.
+        weights: weight of each window relative to the others, (n,).
 
     Raises:
         DataError: no window has a weight above zero.
@@ -87,7 +87,7 @@ class WeightedWindows(WindowSource):
 
 
 def _endless(windows: WindowSource, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Shuffle the windows again and again, each time in another order."""
+    """Shuffle the windows again and again, each time in a new order."""
     rounds = 0
     while True:
         yield from windows.order(batch_size, seed=derive_seed(seed, epoch, rounds), epoch=epoch)

@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, where it ran, what came out."""
+"""The folder of one run: its settings, its environment and its results."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PACKAGES = ("simmst", "torch", "numpy", "pandas", "polars", "scikit-learn", "sa
 class RunFolder:
     """The files of one training run.
 
-    ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line an epoch and stage), ``times.jsonl``,
+    ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line for each epoch of a stage), ``times.jsonl``,
     ``checkpoints/``, ``figures/`` and, once the run is finished, ``summary.json``.
 
     Args:
-        path: the folder; `RunFolder.create` makes it, this only names it.
+        path: path of the folder, which `RunFolder.create` makes.
 
     Example:
         >>> import tempfile
@@ -49,16 +49,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
-        """Make the folder, or resume the run that is in it, where it was made with the same config.
+        """Make the folder, or resume the run that is in it, if that was made with the same config.
 
         Args:
-            path: the folder, new, empty, or of an earlier run.
-            config: everything that decides the run's numbers, JSON-able.
-            overwrite: throw an earlier run's metrics, checkpoints and summary away and start again.
+            path: folder, which is new, empty, or of an earlier run.
+            config: everything that decides the run's numbers, as values that JSON can hold.
+            overwrite: whether to discard an earlier run's metrics, checkpoints and summary and start again.
 
         Raises:
             ConfigError: the folder holds a run of another config (the message names the keys that differ), or files
-                that are no run.
+                that are not a run.
         """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
@@ -78,7 +78,7 @@ class RunFolder:
                 )
         run.path.mkdir(parents=True, exist_ok=True)
         run._remove_leftovers()
-        # first: from here on the folder is known as a run's, whenever the process may die
+        # written first, so the folder is known as a run's whenever the process may die
         write_json(run.config_path, config)
         for folder in (run.checkpoints, run.figures):
             folder.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """The file with one JSON line an epoch."""
+        """The file with one JSON line for each epoch."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -107,7 +107,7 @@ class RunFolder:
 
     @property
     def summary_path(self) -> Path:
-        """The file that a finished run has."""
+        """The file that only a finished run has."""
         return self.path / "summary.json"
 
     @property
@@ -126,7 +126,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has ended."""
         return self.summary_path.is_file()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ class RunFolder:
         write_json(self.summary_path, _normalised(summary))
 
     def config(self) -> dict[str, Any]:
-        """Read the settings back.
+        """Read the settings.
 
         Raises:
             ConfigError: the folder holds no run.
@@ -162,7 +162,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def log_time(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``times.jsonl``, apart from the metrics, which are the same in every repetition."""
+        """Append one line to ``times.jsonl``; times are apart from the metrics, which every repetition reproduces."""
         with self.times_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record)) + "\n")
 
@@ -175,7 +175,7 @@ class RunFolder:
         return [record for record in self._records() if stage is None or record.get("stage") == stage]
 
     def drop_metrics(self, stage: str, after_epoch: int) -> None:
-        """Drop a stage's lines after an epoch: those that a killed run wrote past its last checkpoint."""
+        """Drop a stage's lines after an epoch, which a killed run wrote after its last checkpoint."""
         if not self.metrics_path.is_file():
             return
         kept = [record for record in self._records() if record["stage"] != stage or record["epoch"] <= after_epoch]
@@ -220,7 +220,7 @@ class RunFolder:
             )
 
     def _remove_leftovers(self) -> None:
-        """Delete the temporary files that a killed process could not."""
+        """Delete the temporary files that a killed process left."""
         for folder in (self.path, self.checkpoints, self.figures):
             remove_half_written(folder)
 
@@ -246,7 +246,7 @@ def _check_record(record: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a run's numbers may depend on beside its config: versions, commit, threads, processor, GPU.
+    """Return what a run's numbers may depend on besides its config: versions, commit, threads, processor, GPU.
 
     Example:
         >>> sorted(environment())
@@ -270,7 +270,7 @@ def environment() -> dict[str, Any]:
 
 
 def checkout_commit() -> str | None:
-    """The commit of the checkout that the command runs in; None outside one."""
+    """Return the commit of the checkout that the command runs in; None outside a checkout."""
     command = ["git", "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
@@ -289,7 +289,7 @@ def _processor() -> str:
 
 
 def _normalised(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` as JSON gives them back: tuples as lists, NumPy numbers as Python's."""
+    """Return `values` as they are after a trip through JSON: tuples as lists, NumPy numbers as Python's."""
 
     def plain(value: object) -> Any:
         if isinstance(value, np.generic):
@@ -304,7 +304,7 @@ def _normalised(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flattened(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by the path of their keys, so that those that differ can be named.
+    """Return nested settings by the paths of their keys, so that an error can name those that differ.
 
     Example:
         >>> flattened({"seed": 0, "network": {"width": 8}})

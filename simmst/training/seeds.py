@@ -1,4 +1,4 @@
-"""Seeds: one number from the user, an independent stream for every purpose."""
+"""Seeds: one number from the user, and an independent stream for every purpose."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Derive a seed for one purpose, independent of the seeds of the others.
+    """Derive a seed for one purpose, independent of the seeds for others.
 
     Args:
-        seed: the user's seed, at least 0.
-        names: what the stream is for, such as ``"finetune"``.
+        seed: seed that the user gave, at least 0.
+        names: purpose of the stream, such as ``"finetune"``.
 
     Returns:
         An integer in [0, 2^63).
@@ -33,11 +33,11 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators inside the block and give the caller's state back after it.
+    """Seed torch's global generators inside the block, and restore the caller's state after it.
 
     Args:
-        seed: the seed inside the block.
-        device: where the work runs; the generator of this device is kept too.
+        seed: seed inside the block.
+        device: device of the work, whose generator is restored too.
 
     Example:
         >>> with seeded(3):
@@ -71,7 +71,7 @@ def generator_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_generator_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put states from `generator_state` back.
+    """Restore states from `generator_state`.
 
     Example:
         >>> with seeded(0):

@@ -1,4 +1,4 @@
-"""A stage of training: its history, its checkpoint, and what a run that resumes from it must have in common."""
+"""A stage of training: its history, its checkpoint, and what a checkpoint must share with the run that resumes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RIDGES = (1e-3, 1e-1, 10.0)  # to choose from where there are fewer windows, wh
 
 @dataclass
 class StageState:
-    """What the checkpoint of any stage holds beside its tensors."""
+    """What the checkpoint of any stage holds besides its tensors."""
 
     identity: dict[str, Any]
     epoch: int
@@ -39,14 +39,14 @@ State = TypeVar("State")
 
 
 class Stage:
-    """One stage of a run, whatever trains in it.
+    """One stage of a run, for any kind of training.
 
     Args:
-        name: the name in metrics and checkpoints, such as ``"pretrain"``.
-        model: called as ``model(values, marks, mask=mask)``; moved to the config's device.
-        config: the settings.
-        run: where metrics and checkpoints go; None writes nothing.
-        processes: those that share the stage; rank 0 writes, all read.
+        name: name in metrics and checkpoints, such as ``"pretrain"``.
+        model: model called as ``model(values, marks, mask=mask)``; it is moved to the config's device.
+        config: training settings.
+        run: run folder for metrics and checkpoints; None writes nothing.
+        processes: processes that share the stage; rank 0 writes, all read.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Stage:
         return None if self.run is None else self.run.checkpoint_path(self.name)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint and the stage that resumes from it must agree on: settings and data."""
+        """Return the settings and data that a checkpoint must have in common with the stage that resumes from it."""
         return {"stage": self.name, "config": self.config.to_dict()}
 
     def resume(self) -> Checkpoint | None:
-        """Load the stage's checkpoint and the metrics up to it; without one, drop what a killed run left of metrics.
+        """Load the stage's checkpoint and the metrics up to it; without one, drop metrics that a killed run left.
 
         Raises:
-            CheckpointError: it is damaged, or of other settings or data; it is left as it is.
+            CheckpointError: the checkpoint is damaged, or is of other settings or data; it is left unchanged.
         """
         path = self.checkpoint_path
         if self.run is None or path is None:
@@ -108,10 +108,10 @@ class Stage:
 
     @staticmethod
     def state_of(checkpoint: Checkpoint, schema: type[State]) -> State:
-        """Read the state of a checkpoint as a schema says.
+        """Read the state of a checkpoint against a schema.
 
         Raises:
-            CheckpointError: it holds something else.
+            CheckpointError: the state does not fit the schema.
         """
         try:
             return checked(checkpoint.state, schema)
@@ -123,10 +123,10 @@ class Stage:
 
     @contextmanager
     def restoring(self, checkpoint: Checkpoint) -> Iterator[None]:
-        """Put tensors of a checkpoint back; those that do not fit are the checkpoint's fault.
+        """Put tensors of a checkpoint back inside the block, and blame the checkpoint if they do not fit.
 
         Raises:
-            CheckpointError: they do not fit.
+            CheckpointError: the tensors do not fit.
         """
         try:
             yield
@@ -148,24 +148,24 @@ class Stage:
         if different:
             more = f" (and {len(different) - 6} more)" if len(different) > 6 else ""
             raise CheckpointError(
-                f"checkpoint {checkpoint.path} is of another run: {'; '.join(different[:6])}{more}; go on with the "
+                f"checkpoint {checkpoint.path} is of another run: {'; '.join(different[:6])}{more}; resume with the "
                 "settings and data it was made with, or choose another run folder"
             )
 
     def fit_highway(self, windows: WindowSource, validation: WindowSource | None, config: TrainingConfig) -> None:
         """Start the model's linear autoregression, where it has one, at its least-squares solution.
 
-        Solved on at most 4,096 of the windows. Fewer windows take the penalty that validation prefers.
+        The solution is found on at most 4,096 of the windows. With fewer windows, validation chooses the penalty.
 
         Args:
-            windows: those to be trained on.
+            windows: windows to train on.
             validation: windows of the real validation split; None takes the model's own penalty.
-            config: the seed, and the loss that validation is scored by.
+            config: settings with the seed and the loss that scores the validation.
         """
         fit = getattr(self.model, "fit_highway", None)
         if fit is None or getattr(self.model, "highway", None) is None:
             return
-        # epoch 0 is never trained on, so its order is free for this
+        # epoch 0 is never trained on, so this sample may take its order
         sample = windows.batches(_HIGHWAY_WINDOWS, seed=config.seed, epoch=0, limit=_HIGHWAY_WINDOWS)
         batch = next(sample).to(self.device)
         if validation is None or len(windows) >= _HIGHWAY_WINDOWS:
@@ -189,7 +189,7 @@ class Stage:
         return own.to(self.device)
 
     def by_service(self, values: np.ndarray) -> dict[str, float | None]:
-        """Name the values of the services; NaN and infinity become None."""
+        """Return the values by the names of the services; NaN and infinity become None."""
         names = getattr(getattr(self.model, "config", None), "services", None)
         names = names or [f"service {number}" for number in range(len(values))]
         return {name: float(v) if math.isfinite(v) else None for name, v in zip(names, values, strict=True)}

@@ -1,4 +1,4 @@
-"""What the weights of the tasks are at each step: by their losses, by torchjd's scalarizers, or by their gradients."""
+"""The task weights at each step: by the losses, by torchjd's scalarizers, or by the gradients."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SMOOTHING = 0.1  # of STCH: among the values of Lin et al. 2024
 class TaskWeighting:
     """Weights of the tasks from their losses alone: Sim-MSTNet's Eq. 13, or all the same.
 
-    The loop hands a step's losses to `weigh` and lets the weighted sum be differentiated; it tells of the end of the
-    step and of the epoch.
+    The loop passes a step's losses to `weigh` and differentiates the weighted sum; it also reports the end of each step
+    and of each epoch.
 
     Args:
-        tasks: the weights, which are kept there.
+        tasks: task weights, which are kept here.
     """
 
     by_gradients = False
@@ -36,8 +36,8 @@ class TaskWeighting:
         """Return the weights of a step, (K,).
 
         Args:
-            losses: (K,), of the whole batch.
-            observed: (K,) bool, whether a task had any target in it.
+            losses: losses of the whole batch, (K,).
+            observed: whether a task had any target in the batch, bool (K,).
         """
         return self.tasks.update(losses)
 
@@ -48,23 +48,23 @@ class TaskWeighting:
         """Learn from the epoch."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint has to hold beside the weights."""
+        """Return what a checkpoint must hold besides the weights."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore the state that `state` returned."""
 
 
 class ScalarizedWeighting(TaskWeighting):
-    """The weights that a scalarizer of torchjd gives the losses: its derivative by each of them.
+    """The weights that a scalarizer of torchjd gives the losses: its derivative with respect to each loss.
 
-    Those with parameters of their own, "uncertainty" (Kendall et al. 2018) and "imtl-l" (Liu et al. 2021), learn them
-    by Adam beside the network; "dwa" (Liu et al. 2019) compares epochs, "famo" (Liu et al. 2023) the losses before and
-    after a step, for which the batch is forecast once more; "stch" (Lin et al. 2024) is a smooth maximum.
+    "uncertainty" (Kendall et al. 2018) and "imtl-l" (Liu et al. 2021) have parameters of their own, which Adam trains
+    beside the network. "dwa" (Liu et al. 2019) compares epochs. "famo" (Liu et al. 2023) compares the losses before and
+    after a step, for which the batch is forecast once more. "stch" (Lin et al. 2024) is a smooth maximum.
 
     Args:
-        tasks: the weights.
-        learning_rate: of the scalarizer's parameters.
+        tasks: task weights.
+        learning_rate: learning rate of the scalarizer's parameters.
     """
 
     def __init__(self, tasks: TaskWeights, learning_rate: float) -> None:
@@ -87,7 +87,7 @@ class ScalarizedWeighting(TaskWeighting):
         self.means: list[Tensor] = []  # of the last two epochs
 
     def weigh(self, losses: Tensor, observed: Tensor) -> Tensor:
-        """Return the derivatives of the scalarizer by the losses, (K,); see `TaskWeighting.weigh`."""
+        """Return the scalarizer's derivatives with respect to the losses, (K,); see `TaskWeighting.weigh`."""
         leaf = _filled(losses, observed).requires_grad_()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -124,7 +124,7 @@ class ScalarizedWeighting(TaskWeighting):
         return tensors
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore the state that `state` returned."""
         self.scalarizer.load_state_dict(
             {
                 name.removeprefix("scalarizer/"): tensor
@@ -143,18 +143,21 @@ class ScalarizedWeighting(TaskWeighting):
                 moments.setdefault(int(number), {})[name] = tensor
         if moments:
             optimizer = self._optimizer(make=True)
-            assert optimizer is not None  # noqa: S101 - there are moments of one
+            assert optimizer is not None  # noqa: S101 - the moments are an optimiser's
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
     def _replay(self) -> None:
-        """Tell DWA the mean losses of the last epochs: it keeps them to itself, and averages its calls alike."""
+        """Tell DWA the mean losses of the last epochs, which its state does not hold.
+
+        One call with the mean of an epoch stands for the epoch's calls, because DWA averages them.
+        """
         self.scalarizer.reset()
         for mean in self.means:
             self.scalarizer(mean)
             self.scalarizer.step()
 
     def _optimizer(self, *, make: bool = False) -> torch.optim.Optimizer | None:
-        """The optimiser of the scalarizer's parameters; FAMO has its own, made at its first step."""
+        """Return the optimiser of the scalarizer's parameters; FAMO has its own, made at its first step."""
         if self.tasks.mode != "famo":
             return self.optimizer
         famo = self.scalarizer
@@ -165,7 +168,7 @@ class ScalarizedWeighting(TaskWeighting):
 
 
 class GradientWeighting(TaskWeighting):
-    """The weights that torchjd gives the tasks by the inner products of their gradients.
+    """The task weights that torchjd finds from the inner products of the tasks' gradients.
 
     "upgrad" projects each gradient so that it conflicts with none (Quinton & Rey 2024), "mgda" takes the shortest
     convex combination (Désidéri 2012), "pcgrad" projects conflicts out pair by pair (Yu et al. 2020).
@@ -183,11 +186,11 @@ class GradientWeighting(TaskWeighting):
         self.weighting: Any = getattr(library, names[tasks.mode])()
 
     def weigh_gradients(self, gradients: Tensor, observed: Tensor) -> Tensor:
-        """Return the weights of a step, (K,); a task without any target has none.
+        """Return the weights of a step, (K,); a task without any target has weight 0.
 
         Args:
-            gradients: (K, P), of each task's loss.
-            observed: (K,) bool, whether a task had any target in the batch.
+            gradients: gradient of each task's loss, (K, P).
+            observed: whether a task had any target in the batch, bool (K,).
         """
         weights = gradients.new_zeros(len(gradients))
         if bool(observed.any()) and bool(torch.isfinite(gradients).all()):
@@ -202,13 +205,13 @@ def task_weighting(tasks: TaskWeights, *, learning_rate: float, world_size: int 
     """Return the way to weigh the tasks that the mode of their weights names.
 
     Args:
-        tasks: the weights.
-        learning_rate: of parameters that the way has of its own.
-        world_size: processes that share the training.
+        tasks: task weights.
+        learning_rate: learning rate of parameters of the weighting itself.
+        world_size: number of processes that share the training.
 
     Raises:
-        MissingExtraError: it is torchjd's, which is not installed.
-        ConfigError: it takes the gradient of each task, and several processes share the training.
+        MissingExtraError: the mode needs torchjd, which is not installed.
+        ConfigError: the mode needs the gradient of each task, and several processes share the training.
 
     Example:
         >>> weighting = task_weighting(TaskWeights(2), learning_rate=1e-3)
@@ -228,20 +231,20 @@ def task_weighting(tasks: TaskWeights, *, learning_rate: float, world_size: int 
 
 
 def refuse_changing_weights(mode: str) -> None:
-    """Raise where the weights of the tasks are found anew at every step, and re-weighting windows wants them fixed.
+    """Refuse task weights that change at every step, because re-weighting windows needs fixed ones.
 
     Example:
         >>> refuse_changing_weights("loss_share")
     """
     if mode not in SIMPLEX_WEIGHTS:
         raise ConfigError(
-            f"task_weights {mode!r} weighs the tasks anew at every step, and re-weighting windows takes weights that "
-            f"stay; take one of: {', '.join(SIMPLEX_WEIGHTS)}"
+            f"task_weights {mode!r} changes the task weights at every step, and re-weighting windows needs fixed ones; "
+            f"take one of: {', '.join(SIMPLEX_WEIGHTS)}"
         )
 
 
 def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return the gradient of each task's loss by all parameters, one below the other: (K, P)."""
+    """Return the gradient of each task's loss with respect to all parameters, one below the other, (K, P)."""
     rows = []
     for number in range(len(losses)):
         found = torch.autograd.grad(
@@ -252,14 +255,14 @@ def task_gradients(losses: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor
 
 
 def set_gradient(parameters: Sequence[nn.Parameter], gradient: Tensor) -> None:
-    """Leave a gradient (P,) in the parameters."""
+    """Write a gradient (P,) into the parameters."""
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, part in zip(parameters, gradient.split(sizes), strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 
 def _filled(losses: Tensor, observed: Tensor) -> Tensor:
-    """The losses as constants, those of tasks without any target replaced by the mean of the others."""
+    """Return the losses as constants, with the mean of the others for tasks without any target."""
     losses = losses.detach().clone()
     if bool(observed.any()):
         losses[~observed] = losses[observed].mean()

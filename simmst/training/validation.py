@@ -1,4 +1,4 @@
-"""The validation split: it tells when to stop and which weights to keep, and has nothing that was trained on."""
+"""The validation split, which is never trained on: it decides when to stop and which weights to keep."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def batch_loss_sums(model: nn.Module, batch: Batch, config: TrainingConfig) -> t
 
 
 def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessGroup) -> tuple[Batch, Sequence[int]]:
-    """Gather this process's part of a batch; where it has none, one sample without a target, which counts nothing.
+    """Gather this process's part of a batch; an empty part becomes one sample without a target, which counts nothing.
 
     Returns:
-        The part, and the places of its samples in the batch.
+        The part, and the positions of its samples in the batch.
     """
     rows = windows.share(numbers, processes.rank, processes.world_size)
     if len(rows):
@@ -49,14 +49,14 @@ def validation_losses(
 ) -> np.ndarray:
     """Return the loss of each service over validation windows, and leave the model in evaluation mode.
 
-    On a processor the batches are scored side by side, in as many threads as torch has: see `in_threads`.
+    On a CPU the batches are scored side by side, in as many threads as torch has: see `in_threads`.
 
     Args:
-        model: called as ``model(values, marks, mask=mask)``.
-        windows: those of the real validation split.
-        config: the loss, and how many of the windows are taken: the same ones every time, spread over all.
+        model: model called as ``model(values, marks, mask=mask)``.
+        windows: windows of the real validation split.
+        config: settings with the loss and the number of windows to score: the same ones every time, spread over all.
         where: what is validated, for the message.
-        processes: those that score a part of the windows each.
+        processes: processes that score a part of the windows each.
 
     Returns:
         (K,) float64; NaN where nothing was observed, infinite where the model's loss is not finite.
@@ -68,7 +68,7 @@ def validation_losses(
     device, count = resolve_device(config.device), len(windows)
     wanted = min(config.validation_samples or count, count)
     chosen = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
-    gathering = Lock()  # a source that reads cities as they are asked for has one place for them
+    gathering = Lock()  # a source that reads cities on access can serve one thread at a time
 
     @torch.no_grad()
     def sums(start: int) -> Tensor:
@@ -107,13 +107,13 @@ def validation_score(
 
 
 class BestWeights:
-    """The weights of a model with the best validation score so far, against which later ones compete.
+    """The weights of a model with the best validation score so far, with which later ones compete.
 
     Without a validation split there are no scores, and the latest weights are the best.
 
     Attributes:
         score: validation loss of the kept weights.
-        weights: a copy of them, by the names of the model's `state_dict`; empty before the first offer.
+        weights: copy of these weights, by the names of the model's `state_dict`; empty before the first offer.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -130,18 +130,18 @@ class BestWeights:
         self.weights: dict[str, Tensor] = {}
 
     def offer(self, score: float | None) -> bool:
-        """Keep the model's present weights where their score is lower than the best; return whether they are kept."""
+        """Keep the model's current weights if their score is lower than the best; return whether they are kept."""
         better = score is None or self.score is None or score < self.score
         if better:
             self.keep(score)
         return better
 
     def keep(self, score: float | None) -> None:
-        """Keep the model's present weights, whatever the score before."""
+        """Keep the model's current weights, whatever the score of the earlier ones."""
         self.score, self.weights = score, snapshot(self.model)
 
     def restore(self) -> None:
-        """Put the kept weights back into the model."""
+        """Put the kept weights into the model."""
         self.model.load_state_dict(self.weights)
 
 
@@ -156,12 +156,12 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def refuse_seen_targets(train: CityWindows | None, validation: CityWindows | None) -> None:
-    """Raise when a slot to forecast in validation is a slot to forecast in training, of the same cells.
+    """Refuse a validation split whose slots to forecast are slots to forecast in training too, for the same cells.
 
-    Inputs of validation windows may reach back into training: a forecaster sees the past.
+    Inputs of validation windows may begin in the training split, because a forecaster sees the history.
 
     Raises:
-        DataError: names the series and the slots that both have.
+        DataError: the splits overlap; the message names the series and the slots that both have.
 
     Example:
         >>> refuse_seen_targets(None, None)
@@ -180,7 +180,7 @@ def refuse_seen_targets(train: CityWindows | None, validation: CityWindows | Non
 
 
 def _targets(windows: Windows) -> np.ndarray:
-    """The starts of the slots that are forecast."""
+    """Return the starts of the slots that are forecast."""
     first = int(windows.origins[0])
     last = min(int(windows.origins[-1]) + windows.spec.horizon, windows.dataset.num_steps)
     return windows.dataset.time[first:last]

@@ -32,13 +32,13 @@ _EVEN = 1024  # real windows whose losses set the weights of the tasks
 
 @dataclass(frozen=True)
 class WindowWeights:
-    """The weights that were given to simulated windows.
+    """The weights of simulated windows that a solver has learned.
 
     Attributes:
-        weights: float32 (n,), between 0 and 1; 0.5 is where all begin.
-        cities: int64 (n,), the city of each window.
+        weights: float32 (n,), between 0 and 1; all start at 0.5.
+        cities: int64 (n,), city of each window.
         windows: the windows.
-        num_cities: how many cities there are.
+        num_cities: number of cities.
 
     Example:
         >>> given = WindowWeights(np.array([0.5, 0.5, 0.2], np.float32), np.array([0, 0, 2]), None, 3)
@@ -52,7 +52,7 @@ class WindowWeights:
     num_cities: int
 
     def by_city(self) -> np.ndarray:
-        """The mean weight of each city's windows, float64 (C,); 0 for a city without any."""
+        """Return the mean weight of each city's windows, float64 (C,); 0 for a city without any."""
         count = np.bincount(self.cities, minlength=self.num_cities)
         total = np.bincount(self.cities, weights=self.weights, minlength=self.num_cities)
         return total / np.maximum(count, 1)
@@ -71,31 +71,31 @@ def weigh(
     progress: Progress,
     processes: ProcessGroup,
 ) -> tuple[History, WindowWeights]:
-    """Weigh simulated windows and leave the model that the solver found in `model`.
+    """Weigh simulated windows, and leave the solver's model in `model`.
 
-    The loss of a window is that of its tasks, missing targets left out, weighted as Sim-MSTNet's Eq. 13 gives at the
-    start; these weights of the tasks stay as they are throughout, so that only the weights of the windows are learned.
-    Where the loss is "quantile" or "mae", "huber" takes its place, since kinks have no second derivative. Dropout is
-    off. Computed in float32, whatever `config.precision` says.
+    The loss of a window is that of its tasks without missing targets, weighted by Sim-MSTNet's Eq. 13 at the start.
+    These task weights stay fixed, so only the weights of the windows are learned. A loss of "quantile" or "mae" is
+    replaced by "huber", because kinks have no second derivative. Dropout is off. Everything is computed in float32,
+    regardless of `config.precision`.
 
     Args:
-        solver: a solver of `simmst.sim2real`.
-        model: called as ``model(values, marks, mask=mask)``; its operators have forward-mode derivatives.
-        simulated: windows of the simulated cities, of which `config.samples_per_city` each are weighed.
-        real: windows of the real city, trained on.
-        validation: others, which choose among the models that the solver found; never trained on.
-        config: the settings.
-        parameters: of each simulated city, by name, for ``config.weights == "parameter"``.
-        run: where metrics and checkpoints go; a run that was killed resumes from its last checkpoint.
-        progress: called after each step.
-        processes: those that share the work; all leave the same model. Rank 0 writes, all read the run
-            folder.
+        solver: name of a solver of `simmst.sim2real`.
+        model: model called as ``model(values, marks, mask=mask)``; its operators need forward-mode derivatives.
+        simulated: windows of the simulated cities; `config.samples_per_city` of each city are weighed.
+        real: windows of the real city to train on.
+        validation: windows that choose among the solver's models; they are never trained on.
+        config: training settings.
+        parameters: parameters of each simulated city, by name, for ``config.weights == "parameter"``.
+        run: run folder for metrics and checkpoints; a killed run resumes from its last checkpoint.
+        progress: function called after each step.
+        processes: processes that share the work; all end with the same model. Rank 0 writes the run folder, all read
+            it.
 
     Raises:
-        ConfigError: the model is bound to a backend that cannot be differentiated forward, its tasks are weighed anew
-            at every step, or weights by parameter were asked for and the cities' parameters are not known.
-        DataError: windows without any target, or with a loss that is not finite.
-        CheckpointError: the run folder's checkpoint is damaged, or of other settings or data.
+        ConfigError: the model is bound to a backend without forward-mode derivatives, its task weights change at every
+            step, or weights by parameter were asked for and the cities' parameters are not known.
+        DataError: the windows have no target, or a loss that is not finite.
+        CheckpointError: the run folder's checkpoint is damaged, or is of other settings or data.
     """
     _refuse_backend(model)
     weighing = _Weighing(solver, model, simulated, real, validation, config, run, processes)
@@ -107,13 +107,13 @@ def weigh(
 
 @dataclasses.dataclass
 class _WeighingState(StageState):
-    """What the checkpoint of the re-weighting holds beside its tensors."""
+    """What the checkpoint of the re-weighting holds besides its tensors."""
 
     numbers: dict[str, Any]
 
 
 class _Weighing(Stage):
-    """What the solver of `simmst.sim2real` is given, and what it leaves in the run folder."""
+    """The inputs for a solver of `simmst.sim2real`, and its outputs in the run folder."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Weighing(Stage):
         self.settings = dataclasses.replace(config.reweighting, seed=seed)
         self.loss = "huber" if config.loss in ("mae", "quantile") else config.loss
         self.source, self.held_out = simulated, validation
-        self.features: Tensor | None = None  # of the cities, where these decide their weights
+        self.features: Tensor | None = None  # of the cities, where features decide the weights
         self.simulated = choose_windows(simulated, per_city=config.samples_per_city, seed=seed, keep=True)
         self.real = choose_windows(real, per_city=None, seed=seed)
         self.validation = (
@@ -142,7 +142,7 @@ class _Weighing(Stage):
         )
 
     def to_end(self, progress: Progress) -> tuple[History, WindowWeights]:
-        """Resume from what the run folder holds, and take the steps that are left."""
+        """Resume from the run folder's state, and take the remaining steps."""
         checkpoint = self.resume()
         numbers = None if checkpoint is None else self.state_of(checkpoint, _WeighingState).numbers
         if self.config.fit_highway:
@@ -170,7 +170,7 @@ class _Weighing(Stage):
 
     @torch.no_grad()
     def task_weights(self) -> TaskWeights:
-        """Weigh the tasks by their losses on the real windows before the first step."""
+        """Set the task weights by the losses on the real windows before the first step."""
         self.model.eval()
         spread = np.unique(np.linspace(0, len(self.real) - 1, _EVEN).round().astype(np.int64))
         losses, counts = [], []
@@ -185,7 +185,7 @@ class _Weighing(Stage):
         return tasks
 
     def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint and the stage that resumes from it must agree on."""
+        """Return what a checkpoint must have in common with the stage that resumes from it."""
         config = {key: value for key, value in self.config.to_dict().items() if key != "reweighting"}
         return {
             **super().identity(),
@@ -201,7 +201,7 @@ class _Weighing(Stage):
         """Write the metrics since the last checkpoint, then the checkpoint."""
         before = self.history.records[-1]["step"] if self.history.records else 0
         if before >= numbers["done"]:
-            return  # these steps were taken again, smaller, after a number that was not finite
+            return  # these steps were repeated with a smaller size after a number that was not finite
         latest = numbers["history"][before:]
         scores = [score for score, _ in numbers["best"].values()]
         epoch = len(self.history.records) + 1
@@ -219,20 +219,20 @@ class _Weighing(Stage):
         self.save({f"state/{name}": tensor for name, tensor in tensors.items()}, epoch=epoch, numbers=numbers)
 
     def weights_of(self, found: Reweighted) -> WindowWeights:
-        """Take the weights out of the solver's result."""
+        """Return the weights in the solver's result."""
         cities = self.simulated.cities
         return WindowWeights(found.weights.cpu().numpy(), cities, self.simulated, int(cities.max()) + 1)
 
 
 def per_sample_loss(task_weights: Tensor, kind: str) -> Callable[[nn.Module, Batch], Tensor]:
-    """Return the loss of one window: its tasks' losses over observed targets, weighted and added up.
+    """Return a function for the loss of each window: its tasks' losses over observed targets, weighted and summed.
 
     Args:
-        task_weights: (K,), constants.
+        task_weights: constant weights of the tasks, (K,).
         kind: "huber", "mae" or "mse".
 
     Returns:
-        A function of (model, batch) that returns (B,).
+        Function of (model, batch) that returns (B,).
 
     Example:
         >>> loss = per_sample_loss(torch.tensor([0.25, 0.75]), "mae")
@@ -252,7 +252,7 @@ def _features(parameters: Sequence[Mapping[str, Any]] | None, number: int) -> Te
     if parameters is None or len(parameters) != number:
         known = "are not known" if parameters is None else f"are known of {len(parameters)}"
         raise ConfigError(
-            f"weights by parameter need those of all {number} simulated cities, which {known}; take weights='city', or "
+            f"weights by parameter need those of all {number} simulated cities, which {known}; use weights='city', or "
             "give the parameters that a prior drew"
         )
     return torch.from_numpy(rank_features(parameters))

@@ -178,7 +178,7 @@ def test_wrong_settings_leave_no_folder(tmp_path, cities, city, options, message
 def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "manifest.json").write_text('{"simmst": ')
     with pytest.raises(
-        ConfigError, match=r"manifest\.json lists no simulated cities \(line 1: it is no JSON.*; choose another folder"
+        ConfigError, match=r"manifest\.json lists no simulated cities \(line 1: it is not JSON.*; choose another folder"
     ):
         simulate(1, tmp_path, city=SMALL)
     (tmp_path / "manifest.json").write_text("[1, 2]")

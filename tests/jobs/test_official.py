@@ -120,7 +120,7 @@ def test_a_run_that_was_killed_goes_on_after_its_last_day(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("record", "message"),
-    [("[]", "expected a mapping, got a list"), ('{"doi": "x"}', "'files' is missing"), ("{", "line 1: it is no JSON")],
+    [("[]", "expected a mapping, got a list"), ('{"doi": "x"}', "'files' is missing"), ("{", "line 1: it is not JSON")],
 )
 def test_a_damaged_record_of_fetching_is_refused(folder, capsys, record, message):
     (folder / "simmst-fetch.json").write_text(record)

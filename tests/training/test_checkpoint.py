@@ -76,7 +76,7 @@ def test_another_version_is_refused(saved):
 def test_a_foreign_safetensors_file_is_refused(saved):
     _, path = saved
     safetensors_torch.save_file({"a": torch.ones(1)}, str(path))
-    with pytest.raises(CheckpointError, match="no simmst checkpoint: its metadata has format None"):
+    with pytest.raises(CheckpointError, match="not a simmst checkpoint: its metadata has format None"):
         load_checkpoint(path)
 
 

@@ -1,4 +1,4 @@
-"""The rivals: networks of other papers, one file each, on one contract with Sim-MSTNet."""
+"""Baseline networks from other papers, one file each, under one contract with Sim-MSTNet."""
 
 from simmst.baselines.networks.ast_mtl import ASTMTL
 from simmst.baselines.networks.config import NetworkConfig

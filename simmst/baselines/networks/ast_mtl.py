@@ -1,4 +1,4 @@
-"""AST-MTL: a graph-recurrent encoder a task, a shared one over all, and attention of each task to what is shared."""
+"""AST-MTL: a graph-recurrent encoder for each task, one shared by all, and attention of each task to the shared one."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ASTMTLConfig(GraphConfig):
 
 
 class ASTMTL(Network):
-    """Encode each task by graph convolutions and a GRU, all of them by a shared GRU, and decode what each attends to.
+    """Encode each task by graph convolutions and a GRU, all tasks by a shared GRU, and decode what each attends to.
 
-    The attention of a task has the shared states as queries and the task's as keys and values.
+    The attention of a task has the shared states as queries, and the task's own states as keys and values.
 
     Source: Buroni, Lebichot & Bontempi 2021, "AST-MTL: an attention-based multi-task learning strategy for traffic
-    forecasting" (IEEE Access): two graph convolutions of 12 and GRUs of 150 a task, a shared network over the
-    concatenation, GRU decoders and node-wise heads. Adapted: tasks are services on one grid; what follows the graph
-    convolutions is node-wise with weights shared by the nodes, so it is computed for the target cell alone; a decoder's
-    input is its last forecast and what is known of the slot.
+    forecasting" (IEEE Access): two graph convolutions of 12 and GRUs of 150 for each task, a shared network over the
+    concatenation, GRU decoders and node-wise heads. Adapted: tasks are services on one grid; everything after the graph
+    convolutions is node-wise with weights shared by the nodes, so it is computed for the target cell only; a decoder's
+    input is its last forecast and the memory of the slot.
     """
 
     config_class = ASTMTLConfig
@@ -66,7 +66,7 @@ class ASTMTL(Network):
         )
 
     def _convolve(self, view: View, matrix: Tensor, task: int) -> Tensor:
-        """Two graph convolutions of a task's tokens, at the target cell: (B, T, graph_width)."""
+        """Apply two graph convolutions to a task's tokens, at the target cell: (B, T, graph_width)."""
         tokens = view.past[:, :, task]  # (B, T, N, F)
         marks = view.past_marks[:, :, None].expand(-1, -1, tokens.shape[2], -1)
         hidden = functional.relu(self.first[task](propagate(matrix, self._with_marks(tokens, marks))))
@@ -74,7 +74,7 @@ class ASTMTL(Network):
         return functional.relu(self.second[task](propagate(matrix[:, centre : centre + 1], hidden)[:, :, 0]))
 
     def _attend(self, common: Tensor, graph: Tensor, task: int) -> Tensor:
-        """The last of what the shared states attend to among the task's, (B, width)."""
+        """Return what the last shared state attends to among the task's states, (B, width)."""
         own, _ = self.encoders[task](graph)
         scores = common[:, -1:] @ own.transpose(1, 2) / math.sqrt(self.config.width)
         attended: Tensor = (torch.softmax(scores, dim=-1) @ own)[:, 0]

@@ -1,4 +1,4 @@
-"""The settings that all networks share, and how they are checked."""
+"""The settings that all networks share, and their checks."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from simmst.foundation.scalars import python_scalars
 from simmst.foundation.suggestions import suggest
 from simmst.foundation.task_weights import TASK_WEIGHTS
 
-_MOST_WIDTH = 4_096  # of layers, and of all that has no bound of its own
+_MOST_WIDTH = 4_096  # of layers, and of everything without a bound of its own
 _MOST = {"input_length": 20_000, "horizon": 10_000, "neighbourhood": 101, "memory_days": 3_660, "factor": 1_000_000}
 CENTRES = ("window", "fixed")
 
 
 def integer(default: int, least: int = 1) -> Any:
-    """Return a field that takes integers from `least` on."""
+    """Return a field that takes integers of at least `least`."""
     return dataclasses.field(default=default, metadata={"least": least})
 
 
 def choice(default: str | None, allowed: tuple[str, ...]) -> Any:
-    """Return a field that takes one of some names, and None where its annotation has it."""
+    """Return a field that takes one of some names, or None if its annotation allows it."""
     return dataclasses.field(default=default, metadata={"allowed": allowed})
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What every network has to know; each adds settings of its own.
+    """The settings of every network; each network adds settings of its own.
 
-    Fields annotated ``int`` take integers of at least 1 (or what `integer` says), ``float`` numbers in [0, 1), ``bool``
-    True or False, ``str`` what `choice` says.
+    Fields annotated ``int`` take integers of at least 1 (or as `integer` says), ``float`` numbers in [0, 1), ``bool``
+    True or False, ``str`` the names that `choice` allows.
 
     Args:
         services: names of the tasks.
-        input_length: steps of the input window, T_in.
-        horizon: steps to forecast, T_out.
-        num_marks: calendar features of a step, M.
+        input_length: number of slots in the input window, T_in.
+        horizon: number of slots to forecast, T_out.
+        num_marks: number of calendar features of a slot, M.
         neighbourhood: side of the square of cells around the target cell, odd.
-        memory: whether the network is told the memory of the series, as Sim-MSTNet is; see `NetworkInput`.
-        memory_days: previous days in the windows' memory, L, whether or not the network is told.
-        centre: what values are relative to without a memory: the mean of the "window", or what is "fixed", the mean
-            activity on the "relative" scale, so that the level stays visible.
-        task_weights: how the losses of several services are weighed; "average" is the sum that the sources take.
+        memory: whether the network gets the memory of the series, as Sim-MSTNet does; see `NetworkInput`.
+        memory_days: number of previous days in the windows' memory, L, whether or not the network gets it.
+        centre: reference of the values without a memory: "window" is the mean of the window, "fixed" the mean activity
+            on the "relative" scale, which keeps the level visible.
+        task_weights: way to weigh the losses of several services; "average" is the sum that the sources take.
 
     Raises:
-        ConfigError: a field is out of range; the message names it, the value it got and what is allowed.
+        ConfigError: a field is out of range; the message names the field, its value and what is allowed.
 
     Example:
         >>> NetworkConfig(neighbourhood=4)
@@ -108,10 +108,10 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Build the settings from what `to_dict` gave; fields left out take their defaults.
+        """Build the settings from the result of `to_dict`; fields left out take their defaults.
 
         Raises:
-            ConfigError: a key is no field of this network's settings, or a value is out of range.
+            ConfigError: a key is not a field of this network's settings, or a value is out of range.
 
         Example:
             >>> NetworkConfig.from_dict({"horizons": 3})

@@ -19,7 +19,7 @@ class ConvLSTMConfig(NetworkConfig):
 
     Args:
         width: channels of a hidden map.
-        layers: cells on top of each other.
+        layers: number of ConvLSTM cells on top of each other.
     """
 
     width: int = integer(32)
@@ -30,8 +30,8 @@ class ConvLSTM(Network):
     """Convolutional LSTM cells over the maps of the neighbourhood, and a 1x1 convolution of the last hidden map.
 
     Source: Shi et al. 2015, "Convolutional LSTM network" (NeurIPS), Eq. 3 without the peepholes, which common
-    implementations leave out. Adapted: the head forecasts all steps from the last state, in place of a second network
-    that forecasts, and is taken at the target cell alone; cells outside the city are zero.
+    implementations leave out. Adapted: the head forecasts all steps from the last state instead of a second forecasting
+    network, and is applied at the target cell only; cells outside the city are zero.
     """
 
     config_class = ConvLSTMConfig
@@ -54,7 +54,7 @@ class ConvLSTM(Network):
 
 
 class ConvLSTMCell(nn.Module):
-    """One cell over a sequence of maps: one 3x3 convolution of input and hidden map makes the four gates.
+    """One cell over a sequence of maps; one 3x3 convolution of input and hidden map makes the four gates.
 
     Example:
         >>> ConvLSTMCell(2, 4)(torch.zeros(3, 6, 2, 5, 5)).shape

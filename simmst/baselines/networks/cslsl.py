@@ -23,8 +23,8 @@ class CSLSLConfig(GraphConfig):
 
     Args:
         width: features of a branch's recurrent state.
-        order: the services from the first cause to the last effect; empty takes call, sms, internet and then others.
-        constraint: weight of the spatial constraint beside a task's loss, c.
+        order: services from the first cause to the last effect; empty takes call, sms, internet and then others.
+        constraint: weight of the spatial constraint relative to a task's loss, c.
     """
 
     width: int = integer(64)
@@ -50,18 +50,18 @@ class CSLSLConfig(GraphConfig):
 
 
 class CSLSL(Network):
-    r"""A GRU a service over each cell's window, fed by the states of the service before it in the chain.
+    r"""One GRU for each service over each cell's window, fed by the states of the service before it in the chain.
 
     In training the loss gains the spatial constraint
 
     .. math:: c \sum_{ij} w_{ij} (\hat y_i - \hat y_j)^2 \Big/ \sum_{ij} w_{ij},
 
-    the quadratic form of the grid's Laplacian, over the cells' forecasts as differences from their levels.
+    which is the quadratic form of the grid's Laplacian over the cells' forecasts, as differences from their levels.
 
     Source: Huang et al. 2024, "Human mobility prediction with causal and spatial-constrained multi-task network" (EPJ
     Data Science), which predicts when, what and where a person goes next, each from the ones before, with a loss in the
-    distance of the place. Adapted: the chain is that of the services, Call, SMS, Internet by default; places are the
-    cells of the neighbourhood, whose neighbours' forecasts the constraint draws together.
+    distance of the place. Adapted: the chain is that of the services, Call, SMS, Internet by default; the places are
+    the cells of the neighbourhood, and the constraint pulls the forecasts of neighbours together.
     """
 
     config_class = CSLSLConfig
@@ -85,7 +85,7 @@ class CSLSL(Network):
         memory: Memory | None = None,
         penalty: bool = False,
     ) -> Any:
-        """Forecast as `Network.forward`; with `penalty`, return the constraint (B, K) of each sample beside it."""
+        """Forecast as `Network.forward` does; with `penalty`, also return the constraint (B, K) of each sample."""
         view: View = self.inputs(values, marks, mask, memory)
         cells = self.forecast_cells(view)
         forecast = view.base + cells[..., cells.shape[3] // 2]
@@ -110,7 +110,7 @@ class CSLSL(Network):
         return torch.stack(forecasts, dim=2)
 
     def constraint(self, view: View, cells: Tensor) -> Tensor:
-        """Return the Laplacian's quadratic form of forecasts (B, T_out, K, N), over the sum of the weights: (B, K)."""
+        """Return the Laplacian's quadratic form of forecasts (B, T_out, K, N) over the sum of the weights, (B, K)."""
         weights = self.graph(view)  # (B, N, N)
         apart = (cells[..., :, None] - cells[..., None, :]).square().mean(1)  # (B, K, N, N)
         total = weights.sum((1, 2)).clamp(min=1e-12)

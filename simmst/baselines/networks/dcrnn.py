@@ -23,8 +23,9 @@ class DCRNNConfig(GraphConfig):
     Args:
         width: features of a hidden state of a cell.
         layers: recurrent layers of encoder and decoder.
-        diffusion_steps: steps of the random walks, K.
-        sampling_decay: batches over which scheduled sampling goes from the truth to the network's own forecasts.
+        diffusion_steps: number of steps of the random walks, K.
+        sampling_decay: number of batches over which scheduled sampling goes from the truth to the network's own
+            forecasts.
     """
 
     width: int = integer(64)
@@ -38,9 +39,9 @@ class DCRNN(Network):
 
     Source: Li, Yu, Shahabi & Liu 2018, "Diffusion convolutional recurrent neural network" (ICLR): Eq. 2 and 3, dual
     random walks with K = 2, 2 layers of 64, scheduled sampling with probability tau / (tau + exp(i / tau)), Adam with
-    epsilon 1e-3, time of the day among the inputs. Adapted: the graph is that of the neighbourhood (on a symmetric one
-    the two walks are the same); the truth that scheduled sampling feeds back is the target cell's, as windows have no
-    other; the gradient's norm is clipped as the training settings say (the source's bound is 5).
+    epsilon 1e-3, time of the day among the inputs. Adapted: the graph is that of the neighbourhood (on a symmetric
+    graph the two walks are the same); the truth that scheduled sampling feeds back is the target cell's, because
+    windows have no other; the gradient's norm is clipped as the training settings say (the source's bound is 5).
     """
 
     config_class = DCRNNConfig
@@ -70,7 +71,7 @@ class DCRNN(Network):
         memory: Memory | None = None,
         target: Tensor | None = None,
     ) -> Tensor:
-        """Forecast as `Network.forward`; `target` (B, T_out, K) is what scheduled sampling draws from in training."""
+        """Forecast as `Network.forward` does; `target` (B, T_out, K) feeds scheduled sampling in training."""
         view: View = self.inputs(values, marks, mask, memory)
         truth = None
         if target is not None:
@@ -90,7 +91,7 @@ class DCRNN(Network):
         for step in range(tokens.shape[1]):
             states = _advance(self.encoder, tokens[:, step], states, walks)
         cells, horizon = tokens.shape[2], self.config.horizon
-        # The memory of the slots is the target cell's; every cell is told it, as it is told the calendar.
+        # The memory of the slots is the target cell's; every cell gets it, as every cell gets the calendar.
         told = self.future_tokens(view)[:, :, None].expand(-1, -1, cells, -1)
         own = tokens.new_zeros(len(tokens), cells, self.config.num_tasks)
         probability = self.truth_probability() if truth is not None else 0.0
@@ -104,12 +105,12 @@ class DCRNN(Network):
         return torch.stack(forecasts, dim=1)
 
     def truth_probability(self) -> float:
-        """The probability with which the decoder is fed the truth, by the number of batches trained on."""
+        """Return the probability of feeding the decoder the truth, by the number of batches trained on."""
         decay = float(self.config.sampling_decay)
         return decay / (decay + math.exp(min(float(self.batches_seen) / decay, 700.0)))
 
     def _with_truth(self, own: Tensor, truth: Tensor) -> Tensor:
-        """Put the truth (B, K) in the place of the target cell's forecast in (B, N, K), where it is known."""
+        """Replace the target cell's forecast in (B, N, K) by the truth (B, K), where it is known."""
         centre = own.shape[1] // 2
         known = torch.where(torch.isnan(truth), own[:, centre], truth)
         return torch.cat((own[:, :centre], known[:, None], own[:, centre + 1 :]), dim=1)
@@ -145,7 +146,7 @@ class DiffusionConvolution(nn.Module):
 
     .. math:: x \Theta_0 + \sum_{k=1}^K (D_O^{-1} W)^k x \Theta_{k1} + (D_I^{-1} W^T)^k x \Theta_{k2}
 
-    Source: Li et al. 2018, Eq. 2. The released code takes Chebyshev polynomials of the walks in place of their powers.
+    Source: Li et al. 2018, Eq. 2. The released code uses Chebyshev polynomials of the walks instead of their powers.
     """
 
     def __init__(self, channels: int, width: int, steps: int) -> None:

@@ -11,7 +11,7 @@ from simmst.baselines.networks.config import NetworkConfig, choice, integer
 from simmst.baselines.networks.inputs import View
 
 GRAPHS = ("gaussian", "rook", "queen", "correlation")
-_THRESHOLD = 0.1  # weights below it are no edge (Li et al. 2018, appendix E)
+_THRESHOLD = 0.1  # smaller weights make no edge (Li et al. 2018, appendix E)
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class GraphConfig(NetworkConfig):
 
     Args:
         graph: edges between the cells of the neighbourhood: weights "gaussian" in their distance, the four ("rook") or
-            eight ("queen") cells around each, or those whose values in the window correlate best ("correlation").
-        top: edges of a cell in the correlation graph.
+            eight ("queen") cells around each, or the cells whose values in the window correlate best ("correlation").
+        top: number of edges of a cell in the correlation graph.
     """
 
     graph: str = choice("gaussian", GRAPHS)
@@ -31,11 +31,11 @@ class GraphConfig(NetworkConfig):
 class Graph(nn.Module):
     """The graph of each window's neighbourhood; cells outside the city have no edge.
 
-    Gaussian weights are exp(-(d / s)^2) with s the standard deviation of all distances, as in DCRNN. The correlation
-    graph is directed: each cell's `top` cells with the largest positive correlation.
+    Gaussian weights are exp(-(d / s)^2), where s is the standard deviation of all distances, as in DCRNN. The
+    correlation graph is directed: it has each cell's `top` largest positive correlations.
 
     Args:
-        config: the network's settings.
+        config: settings of the network.
 
     Example:
         >>> grid_weights("rook", 3).sum(1).tolist()
@@ -51,7 +51,7 @@ class Graph(nn.Module):
         self.register_buffer("weights", grid_weights(kind, config.neighbourhood), persistent=False)
 
     def forward(self, view: View) -> Tensor:
-        """Return the weights of the edges, (B, N, N); row i holds the edges of cell i, none to itself."""
+        """Return the weights of the edges, (B, N, N); row i holds the edges of cell i, without one to itself."""
         inside = view.inside.to(self.weights.dtype)
         both = inside[:, :, None] * inside[:, None]
         if self.config.graph == "correlation":

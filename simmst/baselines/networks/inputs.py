@@ -1,4 +1,4 @@
-"""What every network sees of a window: one place where values are centred and where the memory joins the tokens."""
+"""The inputs of every network: one place where values are centred and where the memory joins the tokens."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from simmst.baselines.networks.config import NetworkConfig
 from simmst.foundation.memory import Memory
 
-BOUND = 5.0  # on the log scale a factor of 150: one outage or burst is told, and is not more than that
-MIDDLE = math.log1p(100.0)  # the mean activity on the relative scale, whose unit is a hundredth of it
-_RECALL = 8  # features that a window's tokens share of what is remembered of all slots to forecast
+BOUND = 5.0  # a factor of 150 on the log scale: an outage or burst still shows, but has no larger effect
+MIDDLE = math.log1p(100.0)  # the mean activity on the relative scale, whose unit is a hundredth of that mean
+_RECALL = 8  # features, shared by a window's tokens, of the memory of all slots to forecast
 _TOKEN = 7  # features of a token with a memory: value, observed, usual, unusual, yesterday, last week, same kind of day
 _CONTEXT = 3  # level, spread and length of the context
 
 
 class View(NamedTuple):
-    """A window as the networks see it; zero where missing, unknown or outside the city.
+    """A window as the networks get it; zero where missing, unknown or outside the city.
 
     Attributes:
-        past: (B, T_in, K, N, F), each input step of each service and cell; the target cell is number N // 2.
+        past: (B, T_in, K, N, F), each input slot of each service and cell; the target cell is number N // 2.
         future: (B, T_out, K, F), each slot to forecast of the target cell: zeros without a memory.
-        past_marks: (B, T_in, M), calendar features.
-        future_marks: (B, T_out, M).
+        past_marks: (B, T_in, M), calendar features of the input slots.
+        future_marks: (B, T_out, M), calendar features of the slots to forecast.
         inside: (B, N) bool, whether a cell is in the city.
-        base: (B, T_out, K), what the network's forecast is a difference from.
+        base: (B, T_out, K), base that the network's forecast is a difference from.
         days: (B, L, T_out, K), the slots to forecast on the days before, relative to the level.
     """
 
@@ -46,23 +46,24 @@ class View(NamedTuple):
 
 
 class NetworkInput(nn.Module):
-    """Centre a window and, with `memory`, concatenate what is remembered to the tokens.
+    """Centre a window and, with `memory`, concatenate the memory to the tokens.
 
-    Without a memory a token is the value alone, relative to the mean of the window (or to a fixed number) of its cell
-    and service: F = 1, as in the networks' sources, and the forecast is a difference from that mean.
+    Without a memory a token is the value only, relative to the mean of the window (or to a fixed number) of its cell
+    and
+    service: F = 1, as in the networks' sources, and the forecast is a difference from that mean.
 
-    With a memory the networks are told what Sim-MSTNet is told: values are relative to the level of the whole context;
-    a token of the past carries beside the value whether it was observed, what its slot is usually and how far it was
-    from that; a slot to forecast carries, in place of the decoders' zeros, what it usually is, and how yesterday, last
-    week and days of the same kind were. All tokens share a linear embedding of what is remembered of all slots to
-    forecast with level, spread and length of the context, so that a network without a decoder has it too. The forecast
-    is a difference from the mean of the slot on the days before.
+    With a memory the networks get what Sim-MSTNet gets, and values are relative to the level of the whole context. A
+    token of the past has, besides the value, whether it was observed, what its slot usually is, and how far it was from
+    that. A slot to forecast has, in place of the decoders' zeros, what it usually is, and how yesterday, last week and
+    days of the same kind were. All tokens share a linear embedding of the memory of all slots to forecast, with level,
+    spread and length of the context, so that a network without a decoder has it too. The forecast is a difference from
+    the mean of the slot on the days before.
 
     Args:
-        config: the network's settings.
+        config: settings of the network.
 
     Attributes:
-        num_features: F.
+        num_features: number of features of a token, F.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -74,13 +75,13 @@ class NetworkInput(nn.Module):
             self.recall = nn.Linear(config.horizon * _TOKEN + _CONTEXT, _RECALL)
 
     def forward(self, values: Tensor, marks: Tensor, mask: Tensor | None, memory: Memory | None) -> View:
-        """Look at a batch.
+        """Return the view of a batch.
 
         Args:
             values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing.
             marks: (B, T_in + T_out, M).
             mask: (B, H, W) bool, False outside the city; None when every cell is inside.
-            memory: what is known of the days before; None where nothing is.
+            memory: memory of the days before; None where nothing is known.
 
         Raises:
             ValueError: a shape does not fit the settings.
@@ -104,7 +105,7 @@ class NetworkInput(nn.Module):
         return View(past, future, marks[:, :steps], marks[:, steps:], inside, base, bounded(days, ~torch.isnan(days)))
 
     def _level(self, values: Tensor, seen: Tensor, memory: Memory | None) -> Tensor:
-        """What the values of each cell and service are relative to, (B, K, N)."""
+        """Return the reference of the values of each cell and service, (B, K, N)."""
         mean = torch.where(seen, values, 0.0).sum(1) / seen.sum(1).clamp(min=1)
         if self.config.memory:
             if memory is None:
@@ -123,7 +124,7 @@ class NetworkInput(nn.Module):
         days: Tensor,
         memory: Memory | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens with a memory, (B, T_in, K, N, F) and (B, T_out, K, F), and the base."""
+        """Return tokens with a memory, (B, T_in, K, N, F) and (B, T_out, K, F), and the base."""
         batch, steps, tasks, cells = values.shape
         past = values.new_zeros(batch, steps, tasks, cells, _TOKEN)
         future = values.new_zeros(batch, base.shape[1], tasks, _TOKEN)
@@ -171,10 +172,10 @@ def bounded(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _slots(days: Tensor, same_kind: Tensor) -> tuple[Tensor, Tensor]:
-    """What the slots to forecast were on the days before: their mean, (B, T_out, K), and five features of a slot.
+    """Summarise the slots to forecast on the days before: their mean, (B, T_out, K), and five features of a slot.
 
-    The features (B, T_out, K, 5) are that mean, whether any day is known, and the differences from it of yesterday,
-    the week before, and the mean of days of the same kind (of work or rest).
+    The features (B, T_out, K, 5) are that mean, whether any day is known, and three differences from that mean: of
+    yesterday, of the week before, and of the mean of days of the same kind (of work or rest).
 
     Args:
         days: (B, L, T_out, K), relative to the level, NaN = unknown.

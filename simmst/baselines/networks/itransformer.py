@@ -41,8 +41,9 @@ class ITransformer(Network):
     """Embed the whole window of each variate as one token, attend among the variates, map each token to its forecast.
 
     Source: Liu et al. 2024, "iTransformer: inverted Transformers are effective for time series forecasting" (ICLR),
-    with its instance norm in and out and the calendar's features as further tokens. Adapted: the variates are the
-    services of all cells of the neighbourhood; those outside the city are masked; the target cell's are trained on.
+    with its instance norm at input and output and the calendar features as further tokens. Adapted: the variates are
+    the services of all cells of the neighbourhood; cells outside the city are masked; only those of the target cell are
+    trained.
     """
 
     config_class = ITransformerConfig
@@ -72,7 +73,7 @@ class ITransformer(Network):
         Args:
             variates: (B, T_in, V, F), the value first.
             marks: (B, T_in, M).
-            allowed: (B, V) bool, False for variates that are not to be seen.
+            allowed: (B, V) bool, False for variates that must not be seen.
 
         Returns:
             (B, T_out, V).
@@ -87,7 +88,7 @@ class ITransformer(Network):
         for layer in self.layers:
             tokens = layer(tokens, allowed)
         forecast: Tensor = self.head(self.norm(tokens[:, : values.shape[2]])).transpose(1, 2)
-        # With a memory the forecast is a difference from what is remembered of the slot, not from the window's mean.
+        # With a memory the forecast is a difference from the base, not from the window's mean.
         return forecast * deviation + (0.0 if self.config.memory else mean)
 
 
@@ -107,7 +108,7 @@ class VariateLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, allowed: Tensor) -> Tensor:
-        """Map tokens (B, V, C), of which those allowed, (B, V), are seen."""
+        """Map tokens (B, V, C), of which only the allowed ones, (B, V), are seen."""
         query, key, value = self.in_proj(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None, None])
         attended = self.out_proj(attended.transpose(1, 2).flatten(2))

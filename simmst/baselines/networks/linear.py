@@ -18,18 +18,18 @@ class DLinearConfig(NetworkConfig):
     """Settings of `DLinear`.
 
     Args:
-        kernel: steps of the moving average that is the trend.
+        kernel: number of slots in the moving average that makes the trend.
     """
 
     kernel: int = integer(25)
 
 
 class DLinear(Network):
-    """The trend, a moving average, and the rest, each mapped linearly to the forecast; services share the weights.
+    """A moving average (the trend) and the rest, each mapped linearly to the forecast; services share the weights.
 
     Source: Zeng, Chen, Zhang & Xu 2023, "Are Transformers effective for time series forecasting?" (AAAI), DLinear with
-    shared weights. Adapted: the window is centred, as every network's; with a memory its features and the calendar
-    have coefficients beside those of the values.
+    shared weights. Adapted: the window is centred, as for every network; with a memory, its features and the calendar
+    have coefficients besides those of the values.
     """
 
     config_class = DLinearConfig
@@ -49,9 +49,9 @@ class DLinear(Network):
 
 
 class NLinear(Network):
-    """The window less its last value, mapped linearly to the forecast, and that value added again.
+    """The window minus its last value, mapped linearly to the forecast, plus that value.
 
-    Source: Zeng et al. 2023, NLinear with weights shared by the services. Adapted as `DLinear` is.
+    Source: Zeng et al. 2023, NLinear with weights shared by the services. Adapted in the same way as `DLinear`.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -63,13 +63,13 @@ class NLinear(Network):
         """Return (B, T_out, K)."""
         values = view.values[..., view.values.shape[-1] // 2].transpose(1, 2)  # (B, K, T_in)
         last = values[..., -1:]
-        # What is known of a slot is a better start than the last value: with a memory the difference from it is.
+        # With a memory the forecast is a difference from the base, which is a better start than the last value.
         back = 0.0 if self.config.memory else last
         return _remembered(self, view, self.memory, self.linear(values - last) + back).transpose(1, 2)
 
 
 def moving_average(values: Tensor, kernel: int) -> Tensor:
-    """Average the last axis over `kernel` steps around each, the first and last value repeated beyond the ends.
+    """Average the last axis over `kernel` values around each, with the first and last value repeated beyond the ends.
 
     Example:
         >>> moving_average(torch.tensor([[1.0, 2.0, 6.0]]), 3).tolist()
@@ -82,7 +82,7 @@ def moving_average(values: Tensor, kernel: int) -> Tensor:
 
 
 def _beside(network: Network) -> nn.Linear | None:
-    """The coefficients of all features but the value; None without a memory."""
+    """Return the coefficients of all features except the value; None without a memory."""
     if not network.config.memory:
         return None
     steps = network.config.input_length * (network.inputs.num_features - 1)
@@ -90,7 +90,7 @@ def _beside(network: Network) -> nn.Linear | None:
 
 
 def _remembered(network: Network, view: View, linear: nn.Linear | None, forecast: Tensor) -> Tensor:
-    """Add what a linear map makes of the memory to a forecast (B, K, T_out)."""
+    """Add a linear map of the memory to a forecast (B, K, T_out)."""
     if linear is None:
         return forecast
     features = view.past[:, :, :, view.past.shape[3] // 2, 1:].transpose(1, 2).flatten(2)

@@ -17,8 +17,8 @@ class LSTMConfig(NetworkConfig):
 
     Args:
         width: features of a hidden state.
-        layers: layers of each branch.
-        period_days: previous days in the period branch.
+        layers: number of layers of each branch.
+        period_days: number of previous days in the period branch.
     """
 
     width: int = integer(64)
@@ -34,11 +34,11 @@ class LSTMConfig(NetworkConfig):
 class LSTM(Network):
     """Two LSTMs over the target cell, whose last states are summed before a linear head.
 
-    The closeness branch reads the input steps, the period branch the slots to forecast on each of the last days.
+    The closeness branch reads the input slots, the period branch the slots to forecast on each of the last days.
 
-    Source: Hochreiter & Schmidhuber 1997; branches summed as closeness and period are in the cellular-traffic
+    Source: Hochreiter & Schmidhuber 1997. The branches are summed as closeness and period are in the cellular-traffic
     literature (Zhang et al. 2018, "Citywide cellular traffic prediction based on densely connected convolutional neural
-    networks"). Adapted: the period branch takes a day's slots to forecast together as one step.
+    networks"). Adapted: the period branch takes the slots to forecast of one day together as one element.
     """
 
     config_class = LSTMConfig

@@ -1,4 +1,4 @@
-"""MTTC: one convolutional trunk over the window, one linear head a task."""
+"""MTTC: one convolutional trunk over the window, and one linear head for each task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MTTCConfig(NetworkConfig):
 
     Args:
         dense: features of the two dense layers.
-        scale: the convolutions have 32, 64 and 128 channels, divided by this.
+        scale: divisor of the convolutions' 32, 64 and 128 channels.
     """
 
     dense: int = integer(256)
@@ -33,12 +33,12 @@ class MTTCConfig(NetworkConfig):
 
 
 class MTTC(Network):
-    """Three times two convolutions over time and a pooling, two dense layers, and a linear head a service.
+    """Three times two convolutions over time and a pooling, two dense layers, and a linear head for each service.
 
     Source: Rezaei & Liu 2020, "Multitask learning for network traffic classification" (ICCCN), which predicts a flow's
     bandwidth, duration and class from its first packets. Adapted: the channels are the services of the target cell, the
-    heads forecast their next steps instead of classes, and convolutions and pooling pad ("same"), since a window of a
-    day would be used up.
+    heads forecast their slots instead of classes, and convolutions and pooling pad ("same"), because they would use up
+    a window of a day.
     """
 
     config_class = MTTCConfig

@@ -1,4 +1,4 @@
-"""The contract of the networks: centred windows in, differences from a base out."""
+"""The contract of the networks: they take centred windows and return differences from a base."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from simmst.foundation.memory import Memory
 
 
 class Network(nn.Module):
-    """A network among the baselines, trained by the one training loop on the same windows as Sim-MSTNet.
+    """A network among the baselines, trained by the same training loop on the same windows as Sim-MSTNet.
 
     A subclass names its settings in `config_class` and implements `forecast`. Its `calendar` says whether its source
-    has inputs of the calendar; with a memory every network has them, since Sim-MSTNet's memory has them.
+    has calendar inputs; with a memory every network has them, because Sim-MSTNet's memory has them.
 
     Args:
         config: an instance of `config_class`.
@@ -33,17 +33,17 @@ class Network(nn.Module):
 
     @property
     def takes_memory(self) -> bool:
-        """Whether the network is to be given the memory of the windows."""
+        """Whether the network takes the memory of the windows."""
         return bool(self.config.memory)
 
     @property
     def marks_in_tokens(self) -> int:
-        """Calendar features in each token: M, or 0 where the network's source has none and no memory is given."""
+        """Number of calendar features in each token: M, or 0 if the source has none and there is no memory."""
         return int(self.config.num_marks) if self.calendar or self.config.memory else 0
 
     @property
     def token_width(self) -> int:
-        """Features of a token that holds all services of a cell: K F + M or K F."""
+        """Number of features of a token that holds all services of a cell: K F + M or K F."""
         return int(self.config.num_tasks * self.inputs.num_features + self.marks_in_tokens)
 
     def forward(
@@ -53,9 +53,9 @@ class Network(nn.Module):
 
         Args:
             values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing.
-            marks: (B, T_in + T_out, M), calendar features of the input steps and the steps to forecast.
+            marks: (B, T_in + T_out, M), calendar features of the input slots and the slots to forecast.
             mask: (B, H, W) bool, False outside the city; None when every cell is inside.
-            memory: what is known of the days before; only a network whose config has `memory` looks at it.
+            memory: memory of the days before; only a network whose config has `memory` uses it.
 
         Returns:
             (B, T_out, K) on the scale of ``values``.
@@ -71,21 +71,21 @@ class Network(nn.Module):
         """Return (B, T_out, K), the difference from `view.base`."""
 
     def centre_tokens(self, view: View) -> Tensor:
-        """The input steps of the target cell, all services side by side, (B, T_in, token_width)."""
+        """Return the input slots of the target cell, all services side by side, (B, T_in, token_width)."""
         tokens = view.past[:, :, :, view.past.shape[3] // 2].flatten(2)
         return self._with_marks(tokens, view.past_marks)
 
     def node_tokens(self, view: View) -> Tensor:
-        """The input steps of every cell, all services side by side, (B, T_in, N, token_width)."""
+        """Return the input slots of every cell, all services side by side, (B, T_in, N, token_width)."""
         tokens = view.past.transpose(2, 3).flatten(3)
         return self._with_marks(tokens, view.past_marks[:, :, None].expand(-1, -1, tokens.shape[2], -1))
 
     def future_tokens(self, view: View) -> Tensor:
-        """The slots to forecast of the target cell, (B, T_out, token_width): zeros but for the memory and marks."""
+        """Return the target cell's slots to forecast, (B, T_out, token_width): zeros but for memory and marks."""
         return self._with_marks(view.future.flatten(2), view.future_marks)
 
     def by_step(self, flat: Tensor) -> Tensor:
-        """Lay (B, T_out K) out as (B, T_out, K)."""
+        """Reshape (B, T_out K) to (B, T_out, K)."""
         steps: Tensor = flat.unflatten(1, (self.config.horizon, self.config.num_tasks))
         return steps
 

@@ -14,7 +14,7 @@ from simmst.baselines.networks.inputs import View
 from simmst.baselines.networks.network import Network
 from simmst.data import CALENDAR_FEATURES
 
-_AT_ONCE = 64  # windows forecast together: each is T_in N tokens wide, and evaluation hands over hundreds
+_AT_ONCE = 64  # windows forecast at a time: each is T_in N tokens wide, and evaluation passes hundreds
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class STAEformerConfig(NetworkConfig):
     """Settings of `STAEformer`.
 
     Args:
-        input_width: features of the embedded values; like the next three, part of a token's width.
-        day_width: of the embedded time of the day.
-        week_width: of the embedded day of the week.
-        adaptive_width: of the adaptive embedding of each step and cell.
-        layers: temporal layers, and spatial layers.
+        input_width: number of features of the embedded values; like the next three, a part of a token's width.
+        day_width: number of features of the embedded time of the day.
+        week_width: number of features of the embedded day of the week.
+        adaptive_width: number of features of the adaptive embedding of each slot and cell.
+        layers: number of temporal layers, and of spatial layers.
         num_heads: heads of every attention; divides the width.
         feedforward: hidden width of the feed-forward parts.
-        steps_per_day: times of the day that are told apart; 144 serves slots of ten minutes and all multiples of it.
+        steps_per_day: number of distinct times of the day; 144 serves slots of ten minutes and of all multiples of it.
         dropout: probability of dropping a feature while training.
     """
 
@@ -61,8 +61,8 @@ class STAEformer(Network):
 
     Source: Liu et al. 2023, "STAEformer: spatio-temporal adaptive embedding makes vanilla Transformer SOTA for traffic
     forecasting" (CIKM): 24 + 24 + 24 + 80 features, 3 temporal and 3 spatial layers, 4 heads, 256 hidden features.
-    Adapted: the adaptive embedding belongs to the places of a neighbourhood instead of the nodes of a network, so that
-    cells share it; cells outside the city are masked; the output layer is the target cell's.
+    Adapted: the adaptive embedding belongs to the places of a neighbourhood instead of the nodes of a network, so cells
+    share it; cells outside the city are masked; only the target cell has an output layer.
     """
 
     config_class = STAEformerConfig
@@ -100,7 +100,7 @@ class STAEformer(Network):
 
 
 def clock(marks: Tensor, steps_per_day: int) -> tuple[Tensor, Tensor]:
-    """Read the slot of the day and the day of the week, int64 (B, T) each, off calendar features (B, T, M).
+    """Read the slot of the day and the day of the week from calendar features (B, T, M), int64 (B, T) each.
 
     Example:
         >>> day = torch.tensor(0.25 * 2 * math.pi)  # six o'clock
@@ -114,7 +114,7 @@ def clock(marks: Tensor, steps_per_day: int) -> tuple[Tensor, Tensor]:
     for cycle, count in (("day", steps_per_day), ("week", 7)):
         sine, cosine = (marks[..., names.index(f"{cycle}_{kind}")].double() for kind in ("sin", "cos"))
         turn = torch.atan2(sine, cosine) / (2 * math.pi) % 1.0
-        # Angles are rounded: what is all but the next slot is the next slot.
+        # Angles are rounded, so an angle just below the next slot is the next slot.
         parts.append((turn * count + 1e-3).floor().long() % count)
     return parts[0], parts[1]
 
@@ -134,7 +134,7 @@ class AttentionLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Map tokens (B, A, L, C), attending over L; `allowed` (B, L) is False for those not to be seen."""
+        """Map tokens (B, A, L, C), attending over L; `allowed` (B, L) is False for tokens that must not be seen."""
         query, key, value = self.in_proj(tokens).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
         mask = None if allowed is None else allowed[:, None, None, None]
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)

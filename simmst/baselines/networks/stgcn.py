@@ -21,7 +21,7 @@ class STGCNConfig(GraphConfig):
     Args:
         width: channels of the temporal convolutions.
         bottleneck: channels of the spatial ones between them.
-        time_kernel: steps of a temporal convolution, Kt; two blocks shorten the window by 4 (Kt - 1).
+        time_kernel: slots of a temporal convolution, Kt; two blocks shorten the window by 4 (Kt - 1).
         order: order of the Chebyshev polynomials, Ks: neighbours up to Ks - 1 edges away.
         dropout: probability of dropping a feature while training.
     """
@@ -42,8 +42,8 @@ class STGCN(Network):
     """Two blocks of temporal, spatial and temporal convolution with a norm and dropout, and an output layer.
 
     Source: Yu, Yin & Zhu 2018, "Spatio-temporal graph convolutional networks" (IJCAI): TGTND TGTND TNFF with gated
-    linear units, Kt = Ks = 3, 64-16-64 channels. Adapted: the graph is that of the neighbourhood, with the largest
-    eigenvalue of its Laplacian taken as its bound of 2; the output layer forecasts all steps at once instead of one, at
+    linear units, Kt = Ks = 3, 64-16-64 channels. Adapted: the graph is that of the neighbourhood, and its Laplacian's
+    largest eigenvalue is replaced by its bound of 2; the output layer forecasts all steps at once instead of one, at
     the target cell.
     """
 

@@ -29,9 +29,9 @@ class TransformerConfig(NetworkConfig):
         encoder_layers: layers of the encoder.
         decoder_layers: layers of the decoder.
         feedforward: hidden width of the feed-forward parts.
-        label_length: how many of the last input steps start the decoder's input; at most those there are are taken.
+        label_length: number of the last input slots that start the decoder's input, or all where there are fewer.
         dropout: probability of dropping a feature while training.
-        backend: the implementation of every attention; None chooses for each call.
+        backend: implementation of every attention; None chooses for each call.
     """
 
     width: int = integer(64)
@@ -53,9 +53,9 @@ class Transformer(Network):
     """Full attention in an encoder and a decoder, whose input is the last values and a placeholder for each target.
 
     Source: Vaswani et al. 2017, "Attention is all you need", as the forecaster of Zhou et al. 2021 (Informer), whose
-    embedding, decoder input and single pass it shares; attention runs on `simmst.nn`. Adapted: normalisation after each
-    part as in the source, sizes for windows of a day instead of 512 features; the tokens are those of the target cell,
-    its services as channels.
+    embedding, decoder input and single pass it shares; attention runs on `simmst.nn`. Adapted: each part is normalised
+    afterwards, as in the source; sizes are for windows of a day instead of 512 features; the tokens are those of the
+    target cell, with its services as channels.
     """
 
     config_class: ClassVar[type[NetworkConfig]] = TransformerConfig
@@ -100,9 +100,9 @@ class Transformer(Network):
 
 
 class TokenEmbedding(nn.Module):
-    """Embed values by a convolution over three steps, add positions and a linear map of the calendar.
+    """An embedding of values by a convolution over three slots, plus positions and a linear map of the calendar.
 
-    Source: Informer's DataEmbedding with time features; the convolution pads with zeros instead of the other end.
+    Source: Informer's DataEmbedding with time features; the convolution pads with zeros instead of wrapping around.
     """
 
     def __init__(self, channels: int, marks: int, width: int, dropout: float) -> None:
@@ -122,7 +122,7 @@ class TokenEmbedding(nn.Module):
 
 
 def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
-    """The positions of Vaswani et al. 2017, section 3.5: (length, width).
+    """Return the positions of Vaswani et al. 2017, section 3.5: (length, width).
 
     Example:
         >>> sinusoids(2, 3, torch.zeros(())).shape
@@ -135,7 +135,7 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
 
 
 def attention(config: TransformerConfig, factor: int, *, is_causal: bool = False) -> ProbSparseAttention:
-    """Return an attention of ours with the sizes of a network."""
+    """Return one of our attentions, with the sizes of a network."""
     dropout, backend = config.dropout, config.backend
     return ProbSparseAttention(
         config.width, config.num_heads, factor=factor, is_causal=is_causal, dropout=dropout, backend=backend

@@ -43,25 +43,27 @@ def solve(
     progress: Progress = quiet,
     processes: ProcessGroup = ALONE,
 ) -> Result:
-    """Train a model by the recipe of a name; the best weights are in the model afterwards.
+    """Train a model by a named recipe; the best weights are in the model afterwards.
 
     Args:
-        name: a key of `RECIPES`, the setting `solver` of a forecaster.
-        model: called as ``model(values, marks, mask=mask)``.
+        name: key of `RECIPES`, the setting `solver` of a forecaster.
+        model: model called as ``model(values, marks, mask=mask)``.
         real_train: training windows of the real city.
         real_validation: windows of its validation split, for early stopping and the choice between stages.
         simulated: windows of the simulated cities.
-        parameters: of each simulated city, by name, as `DomainPrior.values` gives them; for ``weights="parameter"``.
-        config: the settings.
-        run: where metrics and checkpoints go; None writes nothing. A run that was killed resumes when called again.
-        progress: called after each step.
-        processes: those that share the work; the result of rank 0 counts.
+        parameters: parameters of each simulated city, by name, as `DomainPrior.values` returns them; for
+            ``weights="parameter"``.
+        config: training settings.
+        run: run folder for metrics and checkpoints; None writes nothing. A killed run resumes when called again.
+        progress: function called after each step.
+        processes: processes that share the work; the result of rank 0 counts.
 
     Returns:
-        The history of each stage, and which one the model's weights come from.
+        The history of each stage, and the stage that the model's weights come from.
 
     Raises:
-        ConfigError: no recipe of this name, or it needs windows it was not given, or runs in one process.
+        ConfigError: there is no recipe of this name, or it needs windows that were not given, or it runs in one
+            process.
         DataError: the validation split has slots of the training split.
 
     Example:
@@ -86,10 +88,10 @@ paper, pretrain-finetune, qp, real-only
 
 
 def refuse_processes(name: str, processes: ProcessGroup) -> None:
-    """Raise where several processes were started for a recipe that has work for one.
+    """Refuse several processes for a recipe that runs in one.
 
     Raises:
-        ConfigError: says which solvers share their work.
+        ConfigError: the recipe runs in one process; the message says which solvers share their work.
 
     Example:
         >>> refuse_processes("real-only", ALONE)
@@ -98,5 +100,5 @@ def refuse_processes(name: str, processes: ProcessGroup) -> None:
         shared = ", ".join(other for other, recipe in RECIPES.items() if recipe.distributed)
         raise ConfigError(
             f"solver {name!r} runs in one process, and {processes.world_size} were started; "
-            f"start it without torchrun, or choose one that shares its work: {shared}"
+            f"start it without torchrun, or choose a solver that shares its work: {shared}"
         )

@@ -16,7 +16,7 @@ from simmst.training.validation import BestWeights, snapshot, validation_score
 STAGE = "adapt"
 UNTOUCHED = "pretrained"
 _SHARES = (0.25, 0.5, 0.75)
-_MARGIN = 0.05  # a smaller gain on a few days of validation did not last on the days after them
+_MARGIN = 0.05  # a smaller gain on a few days of validation did not last on the days after
 
 
 def train(
@@ -42,9 +42,9 @@ def continue_gently(
 ) -> Result:
     """Continue the model on some windows at a low learning rate, then go part of the way back.
 
-    The weights after each epoch, and three blends of the best of them with those before (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models"), compete on the real validation split. The weights before are kept unless they
-    lose by a twentieth, so the model ends no worse there than it began.
+    The weights after each epoch, and three blends of the best of them with the initial weights (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models"), compete on the real validation split. The initial weights are kept unless
+    they lose by a twentieth, so the model ends no worse there than it began.
     """
     before = snapshot(model)
     history = train_stage(

@@ -24,8 +24,8 @@ def train(
 ) -> Result:
     """Train on the simulated windows, then on the real ones at a lower learning rate.
 
-    The real validation split stops both stages. The second starts from the first one's score, so when no epoch of
-    fine-tuning beats the pre-trained model there, the pre-trained model is kept.
+    The real validation split stops both stages. The score of the first stage is the one to beat, so the pre-trained
+    model is kept if no epoch of fine-tuning is better there.
     """
     pretrained = pretrain(model, windows.given("simulated"), windows, config, run, progress, processes)
     finetuned = finetune(model, windows, config, run, progress, processes)
@@ -41,7 +41,7 @@ def pretrain(
     progress: Progress,
     processes: ProcessGroup,
 ) -> History:
-    """Train an untrained model on simulated windows, those of `windows` or some drawn from them."""
+    """Train an untrained model on simulated windows: those of `windows`, or some drawn from them."""
     return train_stage(
         model,
         simulated,

@@ -1,4 +1,4 @@
-"""Training on the real windows alone."""
+"""Training on the real windows only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def train(
     progress: Progress,
     processes: ProcessGroup,
 ) -> Result:
-    """Train on the real windows alone."""
+    """Train on the real windows only."""
     history = train_stage(
         model,
         windows.given("real"),

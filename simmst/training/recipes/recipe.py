@@ -1,4 +1,4 @@
-"""What a training recipe is given and what it returns."""
+"""The inputs and the result of a training recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WindowSets:
         real: training windows of the real city.
         validation: windows of its validation split.
         simulated: windows of the simulated cities.
-        parameters: of each simulated city, by name; None where they are not known.
+        parameters: parameters of each simulated city, by name; None where they are not known.
     """
 
     real: CityWindows | None
@@ -34,7 +34,7 @@ class WindowSets:
     parameters: Sequence[Mapping[str, Any]] | None = None
 
     def given(self, kind: str) -> CityWindows:
-        """Return the windows of a kind that the recipe names among its needs: "real" or "simulated"."""
+        """Return the windows of a kind that the recipe needs: "real" or "simulated"."""
         windows: CityWindows | None = getattr(self, kind)
         assert windows is not None  # noqa: S101 - solve() has checked what the recipe needs
         return windows
@@ -42,13 +42,13 @@ class WindowSets:
 
 @dataclass(frozen=True)
 class Result:
-    """What a recipe leaves beside the trained model.
+    """The result of a recipe, besides the trained model.
 
     Args:
-        histories: one a stage, in order.
-        chosen: the stage whose weights are in the model.
-        window_weights: what a recipe that weighs simulated windows gave them.
-        earlier_score: the validation score of the weights in the model where they are older than the last stage.
+        histories: history of each stage, in order.
+        chosen: stage whose weights are in the model.
+        window_weights: weights of simulated windows, from a recipe that weighs them.
+        earlier_score: validation score of the weights in the model, if they are older than the last stage.
 
     Example:
         >>> Result((History("real", best_score=0.5),), "real").best_score
@@ -74,10 +74,11 @@ class Recipe:
     """A way to train a model on real and simulated windows.
 
     Args:
-        train: called as ``train(model, windows, config, run, progress, processes)``; leaves the best weights in the
-            model. Writes metrics and checkpoints where `run` is not None, and then resumes from them.
-        needs: kinds of windows that it cannot do without, "real" and "simulated".
-        distributed: whether several processes can share its work; each calls it, and the result of rank 0 counts.
+        train: function called as ``train(model, windows, config, run, progress, processes)``. It leaves the best
+            weights in the model, and with a `run` it writes metrics and checkpoints and resumes from them.
+        needs: kinds of windows that the recipe cannot do without, "real" and "simulated".
+        distributed: whether several processes can share the work; each calls the recipe, and the result of rank 0
+            counts.
     """
 
     train: Train

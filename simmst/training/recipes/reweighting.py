@@ -29,12 +29,12 @@ def train(
     progress: Progress,
     processes: ProcessGroup,
 ) -> Result:
-    """Weigh simulated windows by a solver of `simmst.sim2real`, and train on with the weights.
+    """Weigh simulated windows by a solver of `simmst.sim2real`, then train with the weights.
 
-    What follows the weighing is `config.after_reweighting`. By default a model that has learned before is continued
-    gently on simulated windows drawn by their weights and on real ones, and another is trained again on the weighted
-    windows, and then on the real ones. In the second case the model that the weighing left is kept where the real
-    validation split finds none of them better; without one the last is kept.
+    `config.after_reweighting` names the training after the weighing. By default a model that has learned before
+    continues gently on simulated windows drawn by their weights and on real ones; any other model is trained again on
+    the weighted windows, and then on the real ones. In the second case the solver's model is kept unless the real
+    validation split finds a later one better; without a validation split the last model is kept.
     """
     learned = bool(getattr(model, "learned", False))
     after = config.after_reweighting or ("adapt" if learned else "retrain")
@@ -76,7 +76,7 @@ def train(
 
 
 def weighted_windows(simulated: CityWindows, weights: WindowWeights, config: TrainingConfig) -> WeightedWindows:
-    """Return simulated windows to be drawn by their weights: those weighed, or all of cities weighed as wholes."""
+    """Return simulated windows to draw by their weights: the weighed windows, or all windows of cities with weights."""
     assert weights.windows is not None  # noqa: S101 - weigh() sets it
     if config.weights == "sample" or not simulated.parts:
         return WeightedWindows(weights.windows, weights.weights)

@@ -274,7 +274,7 @@ def test_other_settings_are_refused_and_the_checkpoint_stays(tmp_path, real, cit
     train("online", real, cities, run=run)
     before = run.checkpoint_path("reweight").read_bytes()
     other = dataclasses.replace(QUICK, reweighting=dataclasses.replace(FEW, lr_weights=0.5))
-    with pytest.raises(CheckpointError, match=r"reweighting lr_weights is 0\.05, wanted 0\.5; go on with the settings"):
+    with pytest.raises(CheckpointError, match=r"reweighting lr_weights is 0\.05, wanted 0\.5; resume with"):
         train("online", real, cities, other, run=run)
     assert run.checkpoint_path("reweight").read_bytes() == before
 
