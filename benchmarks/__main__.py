@@ -1,17 +1,17 @@
 """Run a program of this folder: ``python benchmarks PROGRAM [options]``.
 
     gpu                 install, check, tune and time the GPU kernels
-    sim2real.recovery   how well re-weighting does on problems whose answer is known
-    sim2real.steps      what an outer step of re-weighting costs
+    sim2real.recovery   re-weighting on problems with a known answer
+    sim2real.steps      the cost of an outer step of re-weighting
     sim2real.real_data  errors on real series with few days to train on
-    sim2real.wrong_priors  what weights are worth where half of the simulated cities are wrong
+    sim2real.wrong_priors  re-weighting where half of the simulated cities are wrong
     sim2real.shipped    errors of the shipped weights on real series
     cpu.simulator       the simulator's time and memory
     cpu.whole_models    models of other libraries with our layers swapped in
     baselines.cross_checks  networks of other papers beside those of neuralforecast
 
-The C++ kernels are timed by ``pytest benchmarks``. Both put this folder on Python's path, and not the checkout around
-it, whose sources hold no compiled modules: ``import simmst`` finds the installed package.
+``pytest benchmarks`` times the C++ kernels. Both put this folder on Python's path, but not the checkout around it,
+whose sources have no compiled modules: ``import simmst`` finds the installed package.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from cpu import gate
 
 
 def pytest_configure() -> None:
-    """Refuse to time the reference in place of the kernels, as ``python -m pytest`` would in a checkout."""
+    """Refuse to time the reference instead of the kernels, as ``python -m pytest`` would in a checkout."""
     package = Path(simmst.__file__).parent
     if package == Path(__file__).parents[1] / "simmst" and find_spec("simmst._cpu") is None:
         raise pytest.UsageError(

@@ -3,12 +3,13 @@
     python benchmarks baselines.cross_checks
     python benchmarks baselines.cross_checks --models informer --horizons 1 6 24 --epochs 20 --out figures.json
 
-Each network stands there three times: ours; neuralforecast's module in the place of ours, in the same loop with the
-same windows, scale, loss, stopping rule and seeds, so that the networks alone differ; and neuralforecast's by its own
-`fit`, with its own loss (the mean absolute error), optimiser and scaling of windows, on the same scaled series, with as
-many steps. Ours are told what theirs can be told: LSTM is asked without its branch of days before, too, and
-iTransformer without the calendar's tokens. MAE of the last step in raw units over the test slots, mean and spread over
-the seeds; p of the paired test of the tables between ours and theirs in the same loop.
+Each network is trained in three forms: ours; neuralforecast's module instead of ours, in the same loop with the same
+windows, scale, loss, stopping rule and seeds, so that only the networks differ; and neuralforecast's by its own `fit`,
+with its own loss (the mean absolute error), optimiser and scaling of windows, on the same scaled series, with the same
+number of steps. A further form of ours sees no more than theirs can: LSTM without its branch of days before, and
+iTransformer without the calendar's tokens. The figures are the MAE of the last step ahead in raw units over the test
+slots, with mean and spread over the seeds, and p of the paired test of the tables between ours and theirs in the same
+loop.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SIZES["informer"] = {**SIZES["transformer"], "factor": 5}
 
 
 class Theirs(Network):
-    """A module of neuralforecast on what our networks see of a window."""
+    """A module of neuralforecast that gets what our networks see of a window."""
 
     def __init__(self, config: Any, module: nn.Module, calendar: bool) -> None:
         super().__init__(config)
@@ -63,13 +64,14 @@ class Theirs(Network):
         series = values if self.module.MULTIVARIATE else values[:, :, centre : centre + 1]
         marks = torch.cat((view.past_marks, view.future_marks), dim=1) if self.told else None
         given = {"insample_y": series, "futr_exog": marks, "hist_exog": None, "stat_exog": None}
-        with nullcontext() if self.training else seeded(0):  # their ProbSparse attention samples in evaluation, too
+        # Their ProbSparse attention draws samples in evaluation, too.
+        with nullcontext() if self.training else seeded(0):
             found: Tensor = self.module(given)
         return found[:, :, centre : centre + 1] if self.module.MULTIVARIATE else found
 
 
 def without(name: str, network: Network) -> Network:
-    """Let a network see no more than neuralforecast's does: LSTM no days before, iTransformer no calendar."""
+    """Limit a network to what neuralforecast's sees: LSTM without days before, iTransformer without the calendar."""
     whole = network.forecast
 
     def forecast(view: View) -> Tensor:
@@ -82,7 +84,7 @@ def without(name: str, network: Network) -> Network:
 
 
 def peer(name: str, horizon: int, config: ForecasterConfig, cells: int, **further: Any) -> nn.Module:
-    """Build the model of neuralforecast, as large as ours."""
+    """Build the model of neuralforecast, with the size of ours."""
     from neuralforecast import models
 
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -106,10 +108,10 @@ def in_our_loop(network: Network, plan: Plan, known: Known, config: TrainingConf
 
 
 def by_itself(name: str, plan: Plan, known: Known, config: ForecasterConfig) -> tuple[np.ndarray, float]:
-    """Let neuralforecast train its model and forecast the test, a step at a time.
+    """Let neuralforecast train its model and forecast the test, one step at a time.
 
     Returns:
-        The mean absolute error of the last step of each origin, (n, 1), raw units, and that of all.
+        The mean absolute error of the last step ahead for each origin, (n, 1), in raw units, and its mean.
     """
     import pandas as pd
     from neuralforecast import NeuralForecast
@@ -125,7 +127,7 @@ def by_itself(name: str, plan: Plan, known: Known, config: ForecasterConfig) -> 
         num_lr_decays=3,
         windows_batch_size=training.batch_size,
         batch_size=dataset.num_cells,
-        scaler_type="identity" if name == "itransformer" else "standard",  # iTransformer has a norm of its own
+        scaler_type="identity" if name == "itransformer" else "standard",  # iTransformer has its own norm
         random_seed=training.seed,
     )
     frame = frame_of(dataset, plan)
@@ -143,7 +145,7 @@ def by_itself(name: str, plan: Plan, known: Known, config: ForecasterConfig) -> 
 
 
 def frame_of(dataset: TrafficDataset, plan: Plan) -> Any:
-    """The series of all cells on the networks' scale, with the calendar, as neuralforecast takes them."""
+    """Return the series of all cells on the networks' scale, with the calendar, in neuralforecast's format."""
     import pandas as pd
 
     marks = calendar_features(dataset.time, dataset.timezone, dataset.country, events=dataset.events)
@@ -159,7 +161,7 @@ def frame_of(dataset: TrafficDataset, plan: Plan) -> Any:
 def compare(
     name: str, horizon: int, known: Known, training: Mapping[str, Any], seeds: int
 ) -> dict[str, dict[str, Any]]:
-    """Train each of the forms of a network with every seed; return MAEs, errors by origin and seconds of each."""
+    """Train each form of a network with every seed; return MAEs, errors by origin and seconds of each form."""
     rows: dict[str, dict[str, Any]] = {}
     for seed in range(seeds):
         config = ForecasterConfig.from_dict(
@@ -180,7 +182,7 @@ def compare(
 
 
 def forms_of(name: str) -> tuple[str, ...]:
-    """Say what is trained in our loop."""
+    """Return the forms of a network that are trained in our loop."""
     more = (TOLD_NO_MORE,) if name in ("lstm", "itransformer") else ()
     return (OURS, *more, THEIRS)
 
@@ -195,7 +197,7 @@ def built(form: str, name: str, plan: Plan, config: ForecasterConfig) -> Network
 
 
 def keep(rows: dict[str, dict[str, Any]], form: str, mae: float, errors: np.ndarray, began: float) -> None:
-    """Note what a training with one seed came to."""
+    """Add the results of a training with one seed."""
     row = rows.setdefault(form, {"mae": [], "errors": [], "cpu_seconds": 0.0})
     row["mae"].append(float(mae))
     row["errors"].append(errors[:, 0])
@@ -209,11 +211,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", default="milan_block5x5_internet_10min", help="a traffic file of one service")
-    parser.add_argument("--protocol", default="hourly", help="of the package; its windows and its split")
+    parser.add_argument("--protocol", default="hourly", help="a protocol of the package, for windows and split")
     parser.add_argument("--models", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--horizons", nargs="+", type=int, default=[1, 6])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5, help="of 1,024 windows")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of 1,024 windows")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     if importlib.util.find_spec("neuralforecast") is None:

@@ -1,1 +1,1 @@
-"""The C++ kernels against their peers, held to recorded ratios, and the simulator's time and memory."""
+"""The C++ kernels against their peers, held to recorded ratios; and the simulator's time and memory."""

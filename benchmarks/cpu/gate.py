@@ -1,4 +1,4 @@
-"""The gate: two sides timed in turn in one process and held to a ratio, and one table at the end of a run.
+"""The gate: two sides, timed in turn in one process and held to a ratio; and one table at the end of a run.
 
 ``SIMMST_BENCH_ROUNDS`` multiplies the rounds of every case (1).
 """
@@ -17,38 +17,38 @@ from harness.timing import Timing, time_pair
 
 
 class Case(NamedTuple):
-    """Two sides of a comparison, and what the work of ours needs at least."""
+    """Two sides of a comparison, and the least work that ours must do."""
 
     name: str
     ours: Callable[[], Any]
     peer: Callable[[], Any]
-    floor: float  # the ratio to reach, peer's time by ours; where no more than another is in reach, see `goal`
-    bytes: float = 0.0  # read and written once each
+    floor: float  # the ratio to reach: the peer's time divided by ours
+    bytes: float = 0.0  # each read or written once
     flops: float = 0.0
     dtype: torch.dtype = torch.float32
     rounds: int = 10
-    calls: int = 1  # in a round, where one call is too short to time
+    calls: int = 1  # per round, where one call is too short to time
     warm_up: bool = True
-    # What bounds the bytes; read_bandwidth where hardly any is written.
+    # The limit for the bytes; read_bandwidth where almost none are written.
     bandwidth: Callable[[int], float] = copy_bandwidth
-    goal: float = 0.0  # the ratio aimed at; docs/results/speed.md says what is short of it
+    goal: float = 0.0  # the ratio aimed at; docs/results/speed.md explains shortfalls
 
     def key(self) -> str:
-        """The name under which the ratio is recorded; a ratio belongs to a size of the team."""
+        """Return the name under which the ratio is recorded; a ratio belongs to one team size."""
         threads = torch.get_num_threads()
         return self.name if threads == 1 else f"{self.name} on {threads} threads"
 
 
 class Row(NamedTuple):
-    """A case that was measured."""
+    """A case and its measurement."""
 
     case: Case
     key: str
     timing: Timing
     limit: recorded.Limit
-    percent: float  # of the time that moving the bytes or doing the operations takes at least
+    percent: float  # the least time for moving the bytes or doing the operations, in percent of ours
     bound: str  # which of the two
-    again: bool  # measured a second time
+    again: bool  # whether it was measured a second time
     threads: int
 
     def line(self) -> str:
@@ -62,7 +62,7 @@ class Row(NamedTuple):
         )
 
     def missed(self) -> str:
-        """The goal, where it is not reached."""
+        """Return the goal, if it is not reached."""
         return f" (goal {self.case.goal:g})" if self.timing.ratio < self.case.goal else ""
 
 
@@ -105,7 +105,7 @@ def compare(benchmark: Any, case: Case) -> Row:
     benchmark.extra_info.update(_kept(row))
     benchmark.pedantic(case.ours, rounds=1)
     assert timing.reached >= limit.ratio, (
-        f"{row.key}: {timing.reached:.2f} times as fast as the peer, at least {limit.ratio:.2f} are asked for "
+        f"{row.key}: {timing.reached:.2f} times as fast as the peer; the gate asks for at least {limit.ratio:.2f} "
         f"({recorded.ROOM_FOR_NOISE:.0%} of the {'ratio recorded' if limit.source == 'recorded' else 'floor'})"
     )
     return row

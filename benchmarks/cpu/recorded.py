@@ -19,7 +19,7 @@ import torch
 from harness.machine import commit, instruction_set, processor
 from simmst.foundation.files import write_json
 
-# A case fails under this part of the ratio that was recorded, or of its floor where none was.
+# A case fails below this part of its recorded ratio, or of its floor if no ratio is recorded.
 ROOM_FOR_NOISE = 0.7
 
 
@@ -32,7 +32,7 @@ def recording() -> bool:
 
 
 def read() -> dict[str, Any]:
-    """The file's content; empty where there is none."""
+    """Return the file's content; empty if there is no file."""
     return dict(json.loads(path().read_text(encoding="utf-8"))) if path().exists() else {}
 
 
@@ -41,7 +41,7 @@ def _here() -> dict[str, str]:
 
 
 def foreign(found: dict[str, Any]) -> str:
-    """Why the recorded ratios say nothing about this machine; empty where they do."""
+    """Return why the recorded ratios do not apply to this machine; empty if they do."""
     if not found:
         return f"there is no {path().name}"
     different = [
@@ -51,14 +51,14 @@ def foreign(found: dict[str, Any]) -> str:
 
 
 class Limit(NamedTuple):
-    """The ratio that a case must reach, and where it is from: ``"recorded"``, ``"floor"`` or ``"none"``."""
+    """The ratio that a case must reach, and its source: ``"recorded"``, ``"floor"`` or ``"none"``."""
 
     ratio: float
     source: str
 
 
 def limit(case: str, floor: float) -> Limit:
-    """For a case of this machine. A run that records is not judged."""
+    """Return the limit of a case on this machine. A run that records has none."""
     if recording():
         return Limit(0.0, "none")
     found = read()

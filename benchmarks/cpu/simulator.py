@@ -1,12 +1,12 @@
-"""How long the simulator takes and how much memory: `python benchmarks cpu.simulator`.
+"""The simulator's time and memory: `python benchmarks cpu.simulator`.
 
-Three cases, each in a process of its own, its result checked:
+Three cases, each in its own process, with its result checked:
 
     cities   1,277 cities of 20 x 20 cells, 192 h and three services to shards on disk, 24 windows of each streamed back
     large    one city of 100 x 100 cells, a week at 10 minutes
     rays     the ray-traced radio of a procedural city of 4.7 km, after a first one that compiles the tracer's programs
 
-Wall seconds, CPU seconds of all processes together and the greatest resident memory of one process, beside the goals.
+The figures are wall seconds, CPU seconds of all processes and the largest resident memory of one, beside the goals.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def check_samples(windows: Any) -> None:
         if not np.isfinite(batch.target.numpy()).mean() > 0.9:
             raise SystemExit("more than a tenth of a batch's targets is missing")
     if not seen.all():
-        raise SystemExit("not every sample came")
+        raise SystemExit("some samples were not read")
 
 
 def large(quick: bool) -> dict[str, Any]:
@@ -105,14 +105,14 @@ def rays(quick: bool) -> dict[str, Any]:
 
 
 def clocked(work: Callable[[], Any]) -> dict[str, float]:
-    """Do the work; wall seconds, and CPU seconds with those of child processes that ended."""
+    """Do the work; return wall seconds, and CPU seconds with those of ended child processes."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     work()
     return {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - cpu}
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and its ended children so far."""
+    """Return the CPU seconds of this process and its ended children so far."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -131,7 +131,7 @@ def run(case: str, quick: bool) -> dict[str, Any]:
 def main() -> None:
     """Run the cases and print a line for each."""
     parser = harness.parser("cpu.simulator", __doc__)
-    parser.add_argument("--quick", action="store_true", help="small cases: see that everything works")
+    parser.add_argument("--quick", action="store_true", help="small cases, to check that everything works")
     parser.add_argument("--case", choices=sorted(CASES), help="run one case here and print it as JSON")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()

@@ -2,8 +2,8 @@
 
     pytest benchmarks/cpu/test_cutting_plane.py
 
-Every case checks its result before it is timed. A pass over the planes can be no faster than reading them, so the
-roofline is the machine's read bandwidth. ``SIMMST_BENCH_THREADS`` sets the team (2).
+Every case checks its result before it is timed. The roofline is the machine's read bandwidth, because a pass over the
+planes cannot be faster than reading them. ``SIMMST_BENCH_THREADS`` sets the team size (2).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def large() -> dict[str, Tensor]:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("adam", [False, True], ids=["sgd", "adam"])
 def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) -> None:
-    """The peer holds the planes in float32 whatever ours stores: torch's products are fastest there on a CPU."""
+    """The peer holds the planes in float32 whatever ours stores, because torch's products are fastest so on a CPU."""
     stored, matrix = _stored(large["planes"], fmt), large["planes"]
     coefficients, gradient, offsets = large["coefficients"], large["gradient"], large["offsets"]
     anchor, ours, peer = (large["point"].clone() for _ in range(3))
@@ -90,7 +90,7 @@ def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) ->
     rows = stored.unpack()[lines] if isinstance(stored, PackedSigns) else stored[lines].float()
     exact = torch.stack([row.double() @ (ours.double() - anchor.double()) for row in rows]) + offsets[lines].double()
     assert not excess("the values", values[lines], torch.addmv(offsets[lines], rows, ours - anchor), exact)
-    # Of gradient, anchor, point (and both averages) each is read once and written at most once; the planes are read.
+    # Gradient, anchor and point (and both averages) are each read once and written at most once; the planes are read.
     vectors = 9 if adam else 5
     compare(
         benchmark,
@@ -149,7 +149,7 @@ def test_penalty_and_gradient(benchmark: Any, fmt: str) -> None:
         total = cutting_plane_penalty(stored, offsets, multipliers, point, backend="cpu")
         return total, torch.autograd.grad(total.sum(), point)[0]
 
-    def peer() -> tuple[Tensor, Tensor]:  # by hand: cheaper than autograd, and the same work
+    def peer() -> tuple[Tensor, Tensor]:  # written by hand: cheaper than autograd, and the same work
         with torch.no_grad():
             return torch_penalty(matrix, offsets, multipliers, point)
 

@@ -1,4 +1,4 @@
-"""The feed-forward part against LayerNorm, linear, GELU and linear of torch, at the sizes of the network.
+"""The feed-forward part against LayerNorm, linear, GELU and linear of torch, at the network's sizes.
 
     pytest benchmarks/cpu/test_feed_forward.py
 
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Layers(nn.Module):
-    """LayerNorm, linear, GELU, linear and the residual of torch, and ours on the same weights."""
+    """LayerNorm, linear, GELU, linear and the residual in torch, and ours with the same weights."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Whole jobs against the clock, each in a process of its own: a forecast of 10,000 cells, the demo, the installation.
+"""Whole jobs against the clock, each in its own process: a forecast of 10,000 cells, the demo, the installation.
 
     pytest benchmarks/cpu/test_jobs.py
     SIMMST_BENCH_SLOW=1 pytest benchmarks/cpu/test_jobs.py
 
-The second line runs the demo and the installation too, which take minutes. There is no peer to take turns with, so a
-job fails where it takes more than its goal, on two cores, and the room for noise; half of its CPU seconds count where
-the clock says more, since others may use the machine.
+The second line also runs the demo and the installation, which take minutes. There is no peer to take turns with. A job
+fails if it takes more than its goal, on two cores, plus the room for noise. If the wall time is too long, half of its
+CPU seconds count instead, because others may use the machine.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ assert len(frame) == 10_000 * 6 * 3 and frame.notna().all(axis=None)
 assert ((frame["y_hat-lo-80"] <= frame["y_hat"]) & (frame["y_hat"] <= frame["y_hat-hi-80"])).all()
 truth = city.activity[-24 * 7 : -24 * 7 + 6].transpose(2, 3, 0, 1).ravel()  # a week before
 error = abs(frame["y_hat"].to_numpy() - truth)
-assert (error <= 0.3 * truth + 1)[truth == truth].mean() > 0.7  # a forecast, and not any numbers
-# Of this process alone: what getrusage tells begins with the memory of the process that started it.
+assert (error <= 0.3 * truth + 1)[truth == truth].mean() > 0.7  # a forecast rather than arbitrary numbers
+# The memory of this process alone; getrusage begins with that of the process that started it.
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps([*taken, int(peak) * 1024 / 1e9]))
 """
 
 
 class Taken(NamedTuple):
-    """Wall seconds, CPU seconds with those of ended children, and the most gigabytes of one process."""
+    """Wall seconds, CPU seconds with those of ended children, and the largest memory of one process in gigabytes."""
 
     wall: float
     cpu: float
@@ -78,7 +78,7 @@ def hold(benchmark: Any, name: str, taken: Taken, *, seconds: float, gigabytes: 
     )
     benchmark.extra_info.update({"case": name, **taken._asdict(), "goal": seconds, **conditions()})
     benchmark.pedantic(lambda: None, rounds=1)
-    assert min(taken.wall, taken.cpu / 2) <= limit, f"{name}: more than {limit:.0f} s, and than twice that of CPU time"
+    assert min(taken.wall, taken.cpu / 2) <= limit, f"{name}: more than {limit:.0f} s, and twice that in CPU time"
     assert gigabytes is None or taken.peak <= gigabytes, f"{name}: {taken.peak:.2f} GB, more than {gigabytes:g}"
 
 

@@ -2,7 +2,7 @@
 
     pytest benchmarks/cpu/test_prob_sparse_attention.py
 
-64 heads of width 64, factor 5, samples per query, one thread.
+64 heads of width 64, factor 5, own samples for each query, one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from simmst.reference import prob_sparse_attention as reference
 
 WIDTH, FACTOR = 64, 5
 ROUNDS = {96: 60, 336: 20, 720: 9, 4096: 2}
-# By length, on AVX2 and on AVX-512: what is set out for, and what is in reach of it (docs/results/speed.md counts why).
+# By length, on AVX2 and on AVX-512: the ratios aimed at, and those within reach (docs/results/speed.md says why).
 Ratios = dict[int, tuple[float, float]]
 GOALS: Ratios = {96: (1.3, 3.0), 336: (3.5, 7.0), 720: (7.0, 14.0), 4096: (28.0, 50.0)}
 FLOORS: Ratios = {96: (1.3, 2.2), 336: (3.5, 5.0), 720: (7.0, 8.5), 4096: (28.0, 35.0)}
@@ -37,7 +37,7 @@ NEURALFORECAST = (20.0, 25.0)
 
 
 def here(ratios: tuple[float, float]) -> float:
-    """The one for the instruction set that the kernels use."""
+    """Return the ratio for the instruction set that the kernels use."""
     return ratios[instruction_set().startswith("avx512")]
 
 
@@ -63,14 +63,14 @@ class Work(NamedTuple):
         return prob_sparse_attention(self.query, self.key, self.value, sample=self.sample, factor=FACTOR, backend="cpu")
 
     def counts(self) -> tuple[float, float]:
-        """Bytes that must move and operations that must be done, forward."""
+        """Return the bytes that must move and the operations that must be done, forward."""
         heads, length, size = 64, self.query.shape[-2], self.query.element_size()
         selected, samples = informer_count(length, FACTOR), self.sample.shape[-1]
         flops = 2 * length * WIDTH * (samples + 2 * selected) + length * WIDTH
         return 4.0 * heads * length * WIDTH * size, float(heads * flops)
 
     def check(self) -> None:
-        """The result on two heads against the reference in float64, with the selection that was made."""
+        """Check the result on two heads against the reference in float64, with the same selection."""
         query, key, value = (x[0, :2] for x in self[:3])
         out, aux = prob_sparse_attention(
             query, key, value, sample=self.sample, factor=FACTOR, return_aux=True, backend="cpu"
@@ -130,7 +130,7 @@ def test_forward_and_backward_float32_against_full_attention(benchmark: Any, len
         torch.autograd.grad(F.scaled_dot_product_attention(*leaves), leaves, grad)
 
     moved, flops = work.counts()
-    # Backward reads q, k, v, out, dO and writes three gradients; five products take the place of two.
+    # Backward reads q, k, v, out, dO and writes three gradients; it has five products instead of two.
     flops += 64 * 10.0 * length * WIDTH * informer_count(length, FACTOR)
     case = Case(
         f"ProbSparse forward + backward float32 L={length}, SDPA",
@@ -139,7 +139,7 @@ def test_forward_and_backward_float32_against_full_attention(benchmark: Any, len
         here(BOTH_WAYS_FLOORS[length]),
         bytes=moved * 3,
         flops=flops,
-        rounds=1 if length == 4096 else ROUNDS[length],  # the peer takes 14 s there
+        rounds=1 if length == 4096 else ROUNDS[length],  # the peer takes 14 s at this length
         warm_up=length < 4096,
         goal=here(BOTH_WAYS_GOALS[length]),
     )
@@ -153,7 +153,7 @@ def test_forward_float32_against_neuralforecast(benchmark: Any, length: int) -> 
 
     layer = ProbAttention(mask_flag=False, factor=FACTOR, attention_dropout=0.0).eval()
     work = Work.draw(length)
-    query, key, value = (x.transpose(1, 2) for x in work[:3])  # it wants (B, L, H, D)
+    query, key, value = (x.transpose(1, 2) for x in work[:3])  # the layer takes (B, L, H, D)
 
     def peer() -> Any:
         return layer(queries=query, keys=key, values=value, attn_mask=None, tau=None, delta=None)
@@ -163,12 +163,12 @@ def test_forward_float32_against_neuralforecast(benchmark: Any, length: int) -> 
 
 @pytest.mark.parametrize("length", GOALS)
 def test_forward_float32_against_hugging_face(benchmark: Any, length: int) -> None:
-    """Its attention alone: the projections before and after are replaced by nothing."""
+    """The peer is its attention alone: the projections before and after are identities."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     from transformers.models.informer.modeling_informer import InformerProbSparseAttention
 
     layer = InformerProbSparseAttention(embed_dim=8 * WIDTH, num_heads=8, sampling_factor=FACTOR).eval()
-    # Without projections the same states are query, key and value; (B, L, C), heads in the columns.
+    # Without projections, the same states are query, key and value: (B, L, C), with the heads in the columns.
     layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj = (torch.nn.Identity() for _ in range(4))
     drawn = Work.draw(length)
     states = drawn.query.transpose(1, 2).flatten(2).contiguous()
@@ -177,7 +177,7 @@ def test_forward_float32_against_hugging_face(benchmark: Any, length: int) -> No
 
 
 def _public(benchmark: Any, work: Work, peer: Callable[[], Any], name: str, goal: float) -> None:
-    """A public ProbSparse implementation; one round of seconds each at the longest length."""
+    """Compare with a public ProbSparse implementation; at the longest length in one round, which takes seconds."""
     work.check()
     length = work.query.shape[-2]
     long = length == 4096
@@ -208,7 +208,7 @@ def test_overhead_of_a_tiny_call(benchmark: Any) -> None:
 def test_extra_memory_at_4096_is_under_64_mb(benchmark: Any) -> None:
     work = Work.draw(4096)
     with torch.no_grad():
-        work.run()  # what the library and the team keep for good
+        work.run()  # takes the memory that the library and the team keep for good
         out, peak = peak_memory(work.run)
     if peak is None:
         pytest.skip("this system does not tell a call's peak memory")

@@ -1,4 +1,4 @@
-"""The two attention operators at the sizes of the network, where calls take a millisecond and no product is large.
+"""The two attention operators at the network's sizes, where calls take a millisecond and no product is large.
 
     pytest benchmarks/cpu/test_small_shapes.py
 
@@ -48,7 +48,7 @@ def spatial(request: pytest.FixtureRequest) -> tuple[Layers, Tensor, str]:
 
 
 def spatial_flops(tokens: Tensor) -> float:
-    """Of the products alone, forward."""
+    """Return the operations of the products alone, forward."""
     maps, positions, channels = tokens.shape
     return float(maps * (8 * positions * channels**2 + 4 * positions**2 * channels))
 
@@ -99,7 +99,7 @@ def test_spatial_forward_and_backward(benchmark: Any, spatial: tuple[Layers, Ten
 
 
 class Work:
-    """Query, key, value and sample of so many tokens."""
+    """Query, key, value and sample for a number of tokens."""
 
     def __init__(self, length: int, width: int) -> None:
         torch.manual_seed(length)
@@ -113,7 +113,7 @@ class Work:
         return prob_sparse_attention(*self.tensors, sample=self.sample, backend="cpu")
 
     def check(self) -> None:
-        """Two sequences against the reference in float64, with the selection that was made."""
+        """Check two sequences against the reference in float64, with the same selection."""
         part = [tensor[:2] for tensor in self.tensors]
         out, aux = prob_sparse_attention(*part, sample=self.sample, return_aux=True, backend="cpu")
         exact = reference.attend(*(tensor.double() for tensor in part), aux.top)[0]

@@ -1,11 +1,11 @@
-"""Spatial attention against the same layer put together from PyTorch's own operators.
+"""Spatial attention against the same layer built from PyTorch's own operators.
 
     pytest benchmarks/cpu/test_spatial_attention.py
 
-Every case checks its result before it is timed. The layer is nearly all matrix products, so that their rate is its
-roofline. ``SIMMST_BENCH_THREADS`` sets the team (1).
+Every case checks its result before it is timed. The roofline is the rate of matrix products, because the layer consists
+almost only of them. ``SIMMST_BENCH_THREADS`` sets the team size (1).
 
-``SIMMST_CPU_ISA=avx2 ATEN_CPU_CAPABILITY=avx2`` stand for a processor without AVX-512, on both sides.
+``SIMMST_CPU_ISA=avx2 ATEN_CPU_CAPABILITY=avx2`` simulates a processor without AVX-512, on both sides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ THREADS = int(os.environ.get("SIMMST_BENCH_THREADS", "1"))
 ROUNDS = 11
 MAPS, CHANNELS, HEADS = 96, 64, 4
 SIDES = [5, 11, 15, 20]  # N = 25, 121, 225, 400
-# By positions, against the chain: what is set out for, and what is in reach of it (docs/results/speed.md counts why).
+# By positions, against the chain: the ratios aimed at, and those within reach (docs/results/speed.md says why).
 GOALS = {
     "forward": {"avx512": {25: 5.0, 121: 3.5, 225: 3.2, 400: 3.0}, "avx2": {25: 4.0, 121: 3.0, 225: 2.5, 400: 2.2}},
     "backward": {"avx512": {25: 4.0, 121: 2.5, 225: 2.4, 400: 2.4}, "avx2": {25: 3.0, 121: 2.0, 225: 1.8, 400: 1.7}},
@@ -50,7 +50,7 @@ def threads() -> Iterator[None]:
 
 
 class Layers(nn.Module):
-    """The same weights in nn.MultiheadAttention with residual and LayerNorm, in its parts, and in our layer."""
+    """The same weights in nn.MultiheadAttention with residual and LayerNorm, in a chain, and in our layer."""
 
     def __init__(self, channels: int = CHANNELS, heads: int = HEADS) -> None:
         super().__init__()
@@ -78,9 +78,9 @@ def _isa() -> str:
 
 
 def _flops(positions: int, *, backward: bool) -> int:
-    """Of the products alone: the projections, and two products of N x N x D per head forward, five backward.
+    """Return the operations of the products: the projections, and per head two of N x N x D forward, five backward.
 
-    Backward counts what the gradients need, not that projections and attention are computed again.
+    Backward counts what the gradients need, and not the recomputation of projections and attention.
     """
     projections, scores = 8 * positions * CHANNELS**2, 4 * positions**2 * CHANNELS
     return MAPS * (projections + scores + (2 * projections + scores * 5 // 2 if backward else 0))
@@ -101,7 +101,7 @@ def maps(request: pytest.FixtureRequest) -> Tensor:
 @pytest.mark.parametrize("layout", ["tokens", "maps"])
 @pytest.mark.parametrize("peer", ["chain", "multihead_attention"])
 def test_forward(benchmark: Any, layers: Layers, maps: Tensor, peer: str, layout: str) -> None:
-    """The peers get tokens in either case; for maps they would have to permute twice, which is not counted."""
+    """The peers always get tokens; for maps they would have to permute twice, which is not counted."""
     tokens = maps.flatten(2).mT.contiguous()
     x = tokens if layout == "tokens" else maps
     theirs = getattr(layers, peer)

@@ -1,9 +1,9 @@
-"""A training step of the default network against its reference, and against a peer put together from torch's layers.
+"""A training step of the default network against its reference, and against a peer built from torch's layers.
 
     pytest benchmarks/cpu/test_training_step.py
 
 Forward, loss, backward, clipping and AdamW on 128 windows of three services, 24 slots in and 6 out, one thread. The
-peer is the same network with torch's own layers where ours has operators: `TransformerEncoderLayer`;
+peer is the same network, with torch's own layers where ours has operators: `TransformerEncoderLayer`;
 `MultiheadAttention` in spatial branch, interaction and decoder; linear layers, GELU and LayerNorm as modules.
 """
 
@@ -29,11 +29,11 @@ from simmst.models import SimMSTNet, SimMSTNetConfig, task_losses
 
 BATCH, ROUNDS = 128, 9
 CONFIG = SimMSTNetConfig(dropout=0.0, backend="cpu")
-FLOORS = {"reference": 1.4, "torch's layers": 1.3}  # docs/results/speed.md tells what keeps the step from more
+FLOORS = {"reference": 1.4, "torch's layers": 1.3}  # docs/results/speed.md explains the limit
 
 
 class Attention(nn.Module):
-    """`nn.MultiheadAttention` in the place of a ProbSparse layer."""
+    """`nn.MultiheadAttention` instead of a ProbSparse layer."""
 
     def __init__(self, *, is_causal: bool = False) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 class Positions(nn.Module):
-    """`nn.MultiheadAttention`, residual and LayerNorm in the place of spatial attention."""
+    """`nn.MultiheadAttention`, residual and LayerNorm instead of spatial attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Positions(nn.Module):
 
 
 def reference_of(model: SimMSTNet) -> SimMSTNet:
-    """The network on the reference of every operator."""
+    """Return the network with the reference of every operator."""
     reference = SimMSTNet(SimMSTNetConfig(**{**CONFIG.to_dict(), "backend": "reference"}))
     reference.load_state_dict(model.state_dict())
     return reference
 
 
 def peer_of(model: SimMSTNet) -> SimMSTNet:
-    """The network with torch's layers in it, of the same shapes."""
+    """Return the network with torch's layers of the same shapes."""
     peer = reference_of(model)
     width, hidden = CONFIG.width, CONFIG.feedforward
     for place in range(CONFIG.encoder_layers):
@@ -88,7 +88,7 @@ def peer_of(model: SimMSTNet) -> SimMSTNet:
 
 
 def loss_of(model: SimMSTNet, batch: Batch) -> Tensor:
-    torch.manual_seed(0)  # of the samples that the attention draws
+    torch.manual_seed(0)  # seeds the samples that the attention draws
     return task_losses(model, batch.values, batch.marks, batch.mask, batch.memory, batch.target, "quantile").mean()
 
 

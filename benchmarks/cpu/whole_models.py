@@ -1,11 +1,12 @@
-"""Whole models of other libraries, as they are and with our layers swapped in: `python benchmarks cpu.whole_models`.
+"""Whole models of other libraries, unchanged and with our layers swapped in: `python benchmarks cpu.whole_models`.
 
 Informer of Hugging Face transformers, forward and a training step (loss and gradients) at three lengths of context,
-with the library's two heads and with eight; and `fit` of neuralforecast's Informer, where it is installed. Both sides
-are timed in turn in one process, after the library's own selection (`swap(model, exact=True)`) gave its outputs.
-`--exact` times that selection. `--bound` also times the library with a sum in place of its ProbSparse attention,
-between the projections: no attention could give more than the ratio of that. `--threads` sets the team (1), `--rounds`
-the rounds (5), `--quick` takes a short context alone, `--out` writes the figures as JSON.
+with the library's two heads and with eight; and `fit` of neuralforecast's Informer. Libraries that are not installed
+are left out. Both sides are timed in turn in one process, after our operators with the library's own selection
+(`swap(model, exact=True)`) have given its outputs. `--exact` times that selection. `--bound` also times the library
+with a sum between the projections instead of its ProbSparse attention; no attention could reach a higher ratio.
+`--threads` sets the team size (1), `--rounds` the rounds (5), `--quick` takes only a short context, `--out` writes the
+figures as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.machine import conditions, team
 from harness.timing import Timing, time_pair
 from simmst.compat import restore, swap
 
-CONTEXTS = {336: 3.0, 720: 6.0, 2048: 12.0}  # with the ratio to reach
+CONTEXTS = {336: 3.0, 720: 6.0, 2048: 12.0}  # context: ratio to reach
 FIT = {336: 3.0}
 HEADS = (2, 8)
 BATCH, HORIZON, LAGS = 8, 24, 7
@@ -61,7 +62,7 @@ def windows(context: int) -> dict[str, Tensor]:
 
 
 def check(model: nn.Module, given: dict[str, Tensor]) -> None:
-    """Hold the library's selection on our operators against the library."""
+    """Check our operators with the library's selection against the library."""
     found = []
     for change in (restore, lambda model: swap(model, exact=True)):
         change(model)
@@ -76,7 +77,7 @@ def check(model: nn.Module, given: dict[str, Tensor]) -> None:
 
 
 def without_attention(model: nn.Module) -> nn.Module:
-    """Leave the layers around ProbSparse attention and what they learn from, and of it a sum."""
+    """Replace ProbSparse attention by a sum; the layers around it, and what they learn from, stay."""
 
     def projected(layer: Any, x: Tensor) -> tuple[Tensor, None]:
         return layer.out_proj(layer.q_proj(x) + layer.k_proj(x) + layer.v_proj(x)), None
@@ -192,8 +193,8 @@ def figures(
 def main() -> None:
     parser = harness.parser("cpu.whole_models", __doc__)
     parser.add_argument("--exact", action="store_true", help="the library's own selection instead of the paper's")
-    parser.add_argument("--bound", action="store_true", help="what attention of no cost would give, too")
-    parser.add_argument("--quick", action="store_true", help="a short context, to see that it runs")
+    parser.add_argument("--bound", action="store_true", help="also time the library with a sum instead of attention")
+    parser.add_argument("--quick", action="store_true", help="a short context, to check that it runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="file for the figures")

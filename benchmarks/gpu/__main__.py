@@ -1,18 +1,18 @@
 """Install, check, tune and time the GPU kernels on a machine with a GPU, in one go and without a network.
 
-    python benchmarks gpu                  everything but tuning and sanitizers, inside ten minutes
+    python benchmarks gpu                  everything except tuning and sanitizers, within ten minutes
     python benchmarks gpu --wheel FOLDER   installs a wheel that an earlier run has built, if it is of these sources
-    python benchmarks gpu --stages install cuda --only spatial      some of it
+    python benchmarks gpu --stages install cuda --only spatial      a part of it
     python benchmarks gpu --tune           also tries the launch configurations and writes the measured tables
     python benchmarks gpu --dry-run        the same program on the CPU with tiny shapes; its figures mean nothing
-    python benchmarks gpu --apply FILE     write the tables of a run on another machine into this tree
+    python benchmarks gpu --apply FILE     writes the tables of a run on another machine into this tree
 
 Needs torch, triton, numpy, pytest, pytest-benchmark, pybind11, scikit-build-core (with CMake), and nvcc for the backend
-"cuda" where no wheel has it. Stages run in this order: install, machine, planes (every backend), cuda, compile (Triton
-ahead of its timing), tune, triton, host, suite, sanitizers. Each figure is printed and written as it comes, to --out,
-else to $OUT/gpu.json, else to runs/gpu.json, and the wheel that was built beside it: a run may be cut at any moment. A
-ratio under the one to reach is marked SHORT and is no failure.
-Exit code: 0, or 1 where a stage failed or a case could not be timed, 2 for wrong arguments, 3 without a GPU.
+"cuda" if no wheel has it. Stages run in this order: install, machine, planes (every backend), cuda, compile (Triton,
+ahead of its timing), tune, triton, host, suite, sanitizers. Each figure is printed and written as soon as it is
+measured, to --out, else to $OUT/gpu.json, else to runs/gpu.json, with the built wheel beside it, so that a run may be
+cut off at any moment. A ratio below the one to reach is marked SHORT, but is not a failure.
+Exit code: 0; 1 if a stage failed or a case could not be timed; 2 for wrong arguments; 3 without a GPU.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return NO_GPU
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that processes are ended with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that its processes end with it
     with tempfile.TemporaryDirectory(prefix="simmst-gpu-") as folder:
         run = Run(options, Path(folder), _about(options))
         outcomes = budget.run_all(run.stages(), options.budget, after=run.keep, tell=_tell)
@@ -71,16 +71,16 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = harness.parser("gpu", __doc__)
     parser.add_argument("--out", type=Path, help="the JSON file")
     parser.add_argument("--budget", type=float, default=560.0, metavar="SECONDS", help="for all stages together (560)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, help="these alone; tune and sanitizers must be named")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, help="only these; tune and sanitizers must be named")
     parser.add_argument("--skip", nargs="+", default=[], choices=STAGES, help="stages to leave out")
-    parser.add_argument("--backends", nargs="+", choices=("cuda", "triton", "cpu", "reference"), help="these alone")
-    parser.add_argument("--only", default="", metavar="TEXT", help="time the cases with this in their name")
+    parser.add_argument("--backends", nargs="+", choices=("cuda", "triton", "cpu", "reference"), help="only these")
+    parser.add_argument("--only", default="", metavar="TEXT", help="time only cases with this in their name")
     parser.add_argument("--tune", action="store_true", help="try the configurations and write the measured tables")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, nothing installed")
-    parser.add_argument("--installed", action="store_true", help="use the simmst that is installed")
-    parser.add_argument("--wheel", type=Path, help="a wheel, or a folder of them, to install where it fits")
-    parser.add_argument("--build-seconds", type=float, default=float("inf"), metavar="SECONDS", help="for building")
-    parser.add_argument("--commit", help="what to call the tree where git cannot be asked")
+    parser.add_argument("--installed", action="store_true", help="use the installed simmst")
+    parser.add_argument("--wheel", type=Path, help="a wheel, or a folder of wheels, to install if it fits")
+    parser.add_argument("--build-seconds", type=float, default=float("inf"), metavar="SECONDS", help="for the build")
+    parser.add_argument("--commit", help="name of the tree's commit, where git cannot tell it")
     parser.add_argument("--apply", type=Path, metavar="FILE", help="write the tables of that result and stop")
     parser.add_argument("--root", type=Path, default=ROOT, help="with --apply: the tree, or where simmst is installed")
     options = parser.parse_args(arguments)
@@ -99,12 +99,12 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     options.backends = [name for name in STAGES if name in (options.backends or on_device)]
     out = Path(os.environ.get("OUT") or ROOT / "runs") / "gpu.json"
     options.out = (options.out or out).resolve()
-    options.wheel = options.wheel and options.wheel.resolve()  # others read it in folders of their own
+    options.wheel = options.wheel and options.wheel.resolve()  # other processes read it from their own folders
     return options
 
 
 def _stages(options: argparse.Namespace) -> set[str]:
-    """The names of those to run."""
+    """Return the names of the stages to run."""
     if options.stages:
         found = set(options.stages)
     else:

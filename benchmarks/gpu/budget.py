@@ -1,4 +1,4 @@
-"""Stages of a run under one budget of time: each in processes of its own, none able to use up the others' time."""
+"""The stages of a run under one time budget: each in its own processes, and none can use up the others' time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TAIL = 4000  # characters of a command's output that are kept
+TAIL = 4000  # characters that are kept of a command's output
 _POLL = 0.05
 
 
@@ -27,7 +27,7 @@ class Command(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a command ended; `code` is None where its time ran out."""
+    """The end of a command; `code` is None if its time ran out."""
 
     name: str
     code: int | None
@@ -36,16 +36,16 @@ class Ended(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What runs within a share of the time, whatever became of the stages before it."""
+    """Work within a share of the time, which runs whatever became of the stages before it."""
 
     name: str
-    weight: float  # its share of the time that is left is weight / weights of all stages that are left
+    weight: float  # its share of the remaining time is weight / weights of all remaining stages
     run: Callable[[float], Sequence[Ended]]  # gets the seconds it may take
-    absent: str = ""  # why it cannot be run on this machine, such as a tool that is not there; this is no failure
+    absent: str = ""  # why this machine cannot run it, such as a missing tool; this is no failure
 
 
 class Outcome(NamedTuple):
-    """How a stage ended: "passed", "failed", "out of time", "not run" for want of time, or "left out"."""
+    """The end of a stage: "passed", "failed", "out of time", "not run" for lack of time, or "left out"."""
 
     stage: str
     state: str
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 
 def allotment(stage: Stage, later: Sequence[Stage], left: float) -> float:
-    """Seconds for a stage: its share of what is left, so that what one does not use goes to those after it."""
+    """Return the seconds for a stage: its share of the remaining time. Later stages get what it does not use."""
     return max(0.0, left) * stage.weight / (stage.weight + sum(other.weight for other in later))
 
 
@@ -75,9 +75,9 @@ def run_all(
     after: Callable[[list[Outcome]], None] = lambda outcomes: None,
     tell: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run the stages in order within the budget of seconds; one that fails stops none of the others.
+    """Run the stages in order within the budget, in seconds; a failed stage does not stop the others.
 
-    `after` gets all outcomes so far after each stage, to keep them.
+    `after` gets all outcomes so far after each stage, so that they can be kept.
     """
     start, outcomes = clock(), list[Outcome]()
     for index, stage in enumerate(stages):
@@ -108,7 +108,7 @@ def _judged(name: str, ended: tuple[Ended, ...], seconds: float, allotted: float
 
 
 def describe(outcome: Outcome) -> str:
-    """One line, and the ends of the outputs of what did not succeed."""
+    """Return one line, and the end of the output of every command that did not succeed."""
     lines = [f"{outcome.stage}: {outcome.state} in {outcome.seconds:.0f} s{outcome.reason and ', ' + outcome.reason}"]
     for command in outcome.commands:
         if command.code != 0:
@@ -121,14 +121,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _in_a_group() -> None:
-    """A group, and no session: whoever ends ours finds these processes in it. One whose starter is killed ends."""
+    """Start a process group but no session: whoever ends ours finds it. A process whose starter is killed ends."""
     os.setpgrp()
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Process:
-    """A command under way, in a process group of its own, so that it is killed with all it started."""
+    """A running command in its own process group, so that it is killed with everything it started."""
 
     def __init__(self, command: Command) -> None:
         self.name, self.begun = command.name, time.monotonic()
@@ -150,7 +150,7 @@ class Process:
         return self.seconds is not None
 
     def end(self) -> Ended:
-        """Kill it where it has not ended, and say how it ended."""
+        """Kill the process if it has not ended, and return how it ended."""
         code = self._process.returncode if self.has_ended() else None
         if code is None:
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -164,13 +164,13 @@ class Process:
 def wait(
     processes: Iterable[Process], until: Callable[[], bool], watch: Callable[[], None] = lambda: None
 ) -> tuple[Ended, ...]:
-    """Wait for processes until all have ended or `until` says so; then none is left. `watch` is called meanwhile."""
+    """Wait until all processes have ended or `until` is true, then kill the rest. `watch` is called meanwhile."""
     processes = list(processes)
     try:
-        while [process for process in processes if not process.has_ended()] and not until():  # asks each
+        while [process for process in processes if not process.has_ended()] and not until():  # polls each
             watch()
             time.sleep(_POLL)
-    finally:  # also where this process is told to end
+    finally:  # also when this process is told to end
         ended = tuple(process.end() for process in processes)
     watch()
     return ended
@@ -179,6 +179,6 @@ def wait(
 def run_beside(
     commands: Sequence[Command], seconds: float, watch: Callable[[], None] = lambda: None
 ) -> tuple[Ended, ...]:
-    """Run commands beside each other; those that have not ended in time are killed with all they started."""
+    """Run commands in parallel; those that have not ended in time are killed with everything they started."""
     end = time.monotonic() + seconds
     return wait([Process(command) for command in commands], lambda: time.monotonic() >= end, watch)

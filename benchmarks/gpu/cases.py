@@ -1,6 +1,6 @@
-"""The cases of the GPU benchmarks: who is compared with whom on what, and the ratio to reach.
+"""The cases of the GPU benchmarks: the sides of each comparison, the work, and the ratio to reach.
 
-Sizes are those of a large GPU; `scale="tiny"` draws the same work small enough for a CPU, Triton's interpreter or a
+The sizes suit a large GPU. `scale="tiny"` draws the same work small enough for a CPU, Triton's interpreter or a
 sanitizer.
 """
 
@@ -13,18 +13,18 @@ import torch
 
 from gpu.work import Work
 
-# What builds a case imports simmst; the list itself does not, since it is read before simmst is installed.
+# Only the functions that build a case import simmst, because the list is read before simmst is installed.
 
 
 class Case(NamedTuple):
-    """One line of the table for each backend of ours."""
+    """One line of the table per backend of ours."""
 
     name: str
     operator: str
     dtype: torch.dtype
-    size: int  # what the bucket of the measured choice is made of
+    size: int  # determines the bucket of the measured choice
     peer: str
-    floors: Mapping[str, float]  # backend -> ratio of the peer's time to ours; none: reported alone
+    floors: Mapping[str, float]  # backend -> ratio of the peer's time to ours; without one, the case is only reported
     build: Callable[[torch.device, str], Work]
     shares: Mapping[str, float] = {}  # backend -> share of the copy bandwidth to reach
     cold: bool = False  # the cache is overwritten before each call
@@ -110,10 +110,10 @@ CASES: tuple[Case, ...] = (
 
 
 def chosen(pattern: str) -> tuple[Case, ...]:
-    """The cases whose name holds the pattern, whatever the capitals.
+    """Return the cases whose name contains the pattern, in any case of letters.
 
     Raises:
-        ValueError: none does.
+        ValueError: If no case does.
     """
     found = tuple(case for case in CASES if pattern.lower() in case.name.lower())
     if not found:

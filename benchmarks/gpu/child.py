@@ -1,8 +1,8 @@
-"""The stages of a run that need simmst, each in a process of its own: ``python benchmarks gpu`` starts them.
+"""The stages of a run that need simmst, each in its own process: ``python benchmarks gpu`` starts them.
 
     python benchmarks gpu.child machine | benchmarks | host | compile | tune | small | suite RESULT [options]
 
-RESULT gets one JSON line for everything found, as soon as it is found: a process that is killed leaves its part.
+RESULT gets one JSON line per result, as soon as it is found: a process that is killed leaves the lines so far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import harness
 import simmst
 from gpu import cases, host, measure, tuning
 
-LOST = 4  # the exit code where the GPU cannot be used any more: another process must go on
+LOST = 4  # exit code for a GPU that this process can no longer use: another process must take over
 
 
 def main(arguments: list[str]) -> int:
@@ -30,11 +30,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--scale", default="full", choices=("full", "tiny"))
     parser.add_argument("--backends", default="cuda,triton", type=lambda names: names.split(","))
-    parser.add_argument("--cases", help="their places in the list, with commas; all of them without it")
-    parser.add_argument("--machine", type=Path, help="what the stage machine wrote")
-    parser.add_argument("--configurations", default="chosen", choices=("chosen", "all"), help="to compile")
-    parser.add_argument("--file", help="of the suite")
-    parser.add_argument("--site", type=Path, help="where simmst was installed to be measured")
+    parser.add_argument("--cases", help="places in the list of cases, with commas; default: all")
+    parser.add_argument("--machine", type=Path, help="result of the stage machine")
+    parser.add_argument("--configurations", default="chosen", choices=("chosen", "all"), help="those to compile")
+    parser.add_argument("--file", help="file of the suite")
+    parser.add_argument("--site", type=Path, help="folder where simmst was installed for this run")
     options = parser.parse_args(arguments)
     if options.site and not Path(simmst.__file__).is_relative_to(options.site):
         print(
@@ -96,7 +96,7 @@ def _host(options: argparse.Namespace, keep: Keep) -> int:
 
 
 def _compile(options: argparse.Namespace, keep: Keep) -> int:
-    """Whatever a case compiles, so that it is in the compiler's cache when the case is timed."""
+    """Compile everything that a case needs, so that it is in the compiler's cache when the case is timed."""
     for case in _chosen(options):
         work = case.build(options.device, options.scale)
         for backend in options.backends:
@@ -111,7 +111,7 @@ def _tune(options: argparse.Namespace, keep: Keep) -> int:
 
 
 def _small(options: argparse.Namespace, keep: Keep) -> int:
-    """Every case once at small shapes, for a sanitizer to watch."""
+    """Run every case once at small shapes, for a sanitizer to watch."""
     for case in _chosen(options):
         for backend in options.backends:
             case.build(options.device, "tiny").results(backend)
@@ -121,7 +121,7 @@ def _small(options: argparse.Namespace, keep: Keep) -> int:
 
 
 class _Counts:
-    """A plugin of pytest that counts how tests end, and keeps at once which fail and with what words."""
+    """A pytest plugin that counts outcomes, and keeps failures with their messages at once."""
 
     def __init__(self, keep: Keep) -> None:
         self.keep = keep
@@ -136,7 +136,7 @@ class _Counts:
 
 
 def _suite(options: argparse.Namespace, keep: Keep) -> int:
-    """One file of tests/gpu; a run in which nothing passes has not passed."""
+    """Run one file of tests/gpu; a run in which no test passes counts as failed."""
     import pytest
 
     counts = _Counts(keep)

@@ -14,7 +14,7 @@ PLANES, LR = 64, 1e-3
 
 
 def step(device: torch.device, scale: str, stored: str) -> Work:
-    """Against two products and the update in float32, whatever ours stores."""
+    """Compare with two products and the update in float32, whatever ours stores."""
     size = pick(scale, 10_000_000, 1000)
     generator = torch.Generator(device).manual_seed(1)
 
@@ -48,14 +48,14 @@ def step(device: torch.device, scale: str, stored: str) -> Work:
         return first_words(*(excess(name, *three) for name, *three in compared))
 
     held = planes.bits.nbytes + planes.scale.nbytes if isinstance(planes, PackedSigns) else planes.nbytes
-    # Of gradient, anchor and point each is read once, and the point is written once.
+    # Gradient, anchor and point are each read once, and the point is written once.
     return Work(ours, peer, results, complaint, float(held + 4 * anchor.nbytes), 4.0 * PLANES * size, torch.float32)
 
 
 def _plainly(
     rows: Tensor, coefficients: Tensor, gradient: Tensor, anchor: Tensor, values: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Values and point of one step in plain PyTorch, row by row, so that the planes are not held in float64 as well."""
+    """Return values and point of one step in plain PyTorch, row by row, so that no planes are held in float64."""
     start = anchor.to(dtype)
     direction = gradient.to(dtype)
     for row, coefficient in zip(rows, coefficients.to(dtype), strict=True):

@@ -1,6 +1,6 @@
-"""What a call costs the host: microseconds until it returns, and launches, beside one of PyTorch's attention.
+"""The host's cost of a call: microseconds until it returns, and launches, beside one of PyTorch's attention.
 
-Shapes are so small that the device is never what is waited for; a queue of the device is emptied now and then.
+The shapes are so small that no call waits for the device; the device's queue is emptied now and then.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 PEER = "scaled_dot_product_attention"
-AT_MOST = 2.0  # times the peer's
-_CALLS, _ROUNDS = 20, 60  # calls between two waits, and how often on a GPU
+AT_MOST = 2.0  # times the peer's time
+_CALLS, _ROUNDS = 20, 60  # calls between two waits, and rounds on a GPU
 Call = Callable[[], Any]
 
 
 class Small(NamedTuple):
-    """A call at a small shape, made for a device: the call of a backend."""
+    """A call at a small shape: for a device, it builds a function that takes a backend."""
 
     name: str
     build: Callable[[torch.device], Callable[[str], Any]]
@@ -80,25 +80,25 @@ _CALLED: tuple[Small, ...] = (
 
 
 class Measure(NamedTuple):
-    """What is measured of a call: its `time`, or its `launches`."""
+    """What is measured for a call: its `time` or its `launches`."""
 
     small: Small
     what: str
 
 
-# All times come first: once a process has counted launches, the profiler makes each of them dearer.
+# All times come first, because once a process has counted launches, the profiler makes every launch slower.
 SMALL = tuple(Measure(small, what) for what in ("time", "launches") for small in _CALLED)
 
 
 def line(measure: Measure, backend: str, *, problem: str = "", **found: Any) -> dict[str, Any]:
-    """Of a call that was measured, or of one with a problem."""
+    """Return the line of a call that was measured, or of one with a problem."""
     over = found.get("times_peer") is not None and found["times_peer"] > AT_MOST
     line = {"call": measure.small.name, "what": measure.what, "backend": backend, "problem": problem, **found}
     return {**line, "at_most": AT_MOST, "over": over} if measure.what == "time" else line
 
 
 def measure(measure: Measure, backend: str, device: torch.device) -> dict[str, Any]:
-    """Host time, or launches, of a backend's call and of the peer's."""
+    """Measure the host time, or the launches, of a backend's call and of the peer's."""
     peer = _peer(device, backward="backward" in measure.small.name)
     try:
         ours = functools.partial(measure.small.build(device), backend)
@@ -123,7 +123,7 @@ def _peer(device: torch.device, *, backward: bool) -> Call:
 
 
 def together(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each call and backend, of the line with its time and the one with its launches."""
+    """Merge the lines of each call and backend: the one with its time and the one with its launches."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for one in lines:
         held = found.setdefault((one["call"], one["backend"]), {"problem": ""})
@@ -133,7 +133,7 @@ def together(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _microseconds(sides: dict[str, Call], device: torch.device) -> dict[str, float]:
-    """The median time until a call returns, with the device's queue never full."""
+    """Return the median time until a call returns; the device's queue is never full."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -160,7 +160,7 @@ def _microseconds(sides: dict[str, Call], device: torch.device) -> dict[str, flo
 
 
 def launches(call: Call, device: torch.device) -> float | None:
-    """Kernels, copies and fills a call puts on the device; None without one, or where the profiler sees nothing."""
+    """Count the kernels, copies and fills that a call launches; None without a GPU, or if the profiler sees none."""
     if device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile

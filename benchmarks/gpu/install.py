@@ -1,7 +1,7 @@
-"""Put simmst into a folder of its own: from a prepared wheel, else built for this machine, else its Python part alone.
+"""Install simmst into its own folder: from a given wheel, else built for this machine, else only its Python part.
 
-The wheel's build tag is made of the sources that are compiled, so that one of other sources is not taken for these;
-what is not compiled always comes from this tree.
+The wheel's build tag is a hash of the compiled sources, so that a wheel of other sources is not mistaken for one of
+these. The Python files always come from this tree.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 from gpu.budget import Command, Ended, run_beside
 
 NO_NVCC = "there is no nvcc on PATH, in $CUDA_HOME/bin or in /usr/local/cuda/bin, so the backend cuda was not built"
-_UNPACKING = 15.0  # seconds that are left for what comes after building
+_UNPACKING = 15.0  # seconds that are kept for the steps after the build
 
 
 class Installation(NamedTuple):
-    """Where to, from what, and where the wheel that is built is kept.
+    """The target, the sources and the wheels of an installation, and the folder for the wheel that is built.
 
-    `architecture` is a GPU's, as "90"; empty without one, where nothing is built for CUDA.
+    `architecture` is a GPU's, such as "90"; without a GPU it is empty, and nothing is built for CUDA.
     """
 
     root: Path
@@ -37,9 +37,9 @@ class Installation(NamedTuple):
     def run(
         self, seconds: float, keep: Callable[[dict[str, Any]], None], *, limit: float = float("inf")
     ) -> list[Ended]:
-        """Install within the seconds given, of which building takes no more than `limit`.
+        """Install within the given seconds, of which the build takes at most `limit`.
 
-        `keep` gets {how, problem, wheel}: without a problem all is there.
+        `keep` gets {how, problem, wheel}; without a problem the installation is complete.
         """
         end = time.monotonic() + seconds
         problems: list[str] = []
@@ -65,7 +65,7 @@ class Installation(NamedTuple):
         return [*ended, *more]
 
     def tag(self) -> str:
-        """The build tag of a wheel of these sources for this GPU."""
+        """Return the build tag of a wheel of these sources for this GPU."""
         digest = hashlib.sha256()
         for path in sorted([self.root / "CMakeLists.txt", *_files(self.root / "csrc")]):
             digest.update(path.relative_to(self.root).as_posix().encode() + b"\0" + path.read_bytes())
@@ -73,7 +73,7 @@ class Installation(NamedTuple):
         return f"0{machine}_{digest.hexdigest()[:12]}"
 
     def build(self, nvcc: str | None) -> Command:
-        """Compiled for this GPU alone; the C++ kernels, which are not timed here, for one instruction set."""
+        """Return the build command: for this GPU only, and with the C++ kernels for only one instruction set."""
         argv = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
         argv += ["-w", str(self.kept), "-C", f"build-dir={self.site.parent / 'build'}"]
         argv += ["-C", f"wheel.build-tag={self.tag()}"]
@@ -84,7 +84,7 @@ class Installation(NamedTuple):
         return Command("pip wheel", argv, environment, str(self.site.parent))
 
     def _from_wheel(self, wheel: Path, end: float) -> tuple[str, list[Ended]]:
-        """Why a wheel cannot be used, empty where it can, and the commands that were run."""
+        """Try a wheel; return why it cannot be used, empty if it can, and the commands that were run."""
         if f"-{self.tag()}-" not in wheel.name:
             return f"other sources or another GPU: its build tag is not {self.tag()}", []
         shutil.rmtree(self.site, ignore_errors=True)
@@ -103,7 +103,7 @@ class Installation(NamedTuple):
         return (f"{bad.name}: {words[-1] if words else 'it took too long'}" if bad else ""), ended
 
     def _copy_python(self) -> None:
-        """The tree's own Python files in place of the wheel's, which may be older."""
+        """Replace the wheel's Python files, which may be older, by the tree's own."""
         package = self.site / "simmst"
         shutil.copytree(self.root / "simmst", package, dirs_exist_ok=True, ignore=_not_compiled)
         shutil.copytree(self.root / "kernels", package / "kernels", dirs_exist_ok=True, ignore=_not_compiled)
@@ -119,7 +119,7 @@ class Installation(NamedTuple):
 
 
 def _not_compiled(folder: str, names: list[str]) -> set[str]:
-    """What of a source tree is not copied: compiled modules, and the link to the kernels that a checkout may hold."""
+    """Return the names not to copy: compiled modules, and the link to the kernels that a checkout may have."""
     unwanted = {name for name in names if name.endswith((".so", ".pyc")) or name == "__pycache__"}
     return unwanted | {name for name in names if name == "kernels" and Path(folder, name).is_symlink()}
 
@@ -129,14 +129,14 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def find_nvcc() -> str | None:
-    """The path of CUDA's compiler."""
+    """Return the path of CUDA's compiler."""
     home = os.environ.get("CUDA_HOME")
     places = [None, *([f"{home}/bin"] if home else []), "/usr/local/cuda/bin"]  # None: PATH
     return next((found for place in places if (found := shutil.which("nvcc", path=place))), None)
 
 
 def wheels_at(path: Path | None) -> tuple[Path, ...]:
-    """The file itself, or the wheels of a folder, the newest first."""
+    """Return the file itself, or the wheels in a folder, newest first."""
     if path is None:
         return ()
     if path.is_file():

@@ -18,7 +18,7 @@ from simmst.errors import BackendUnavailableError
 
 
 class Ceilings(NamedTuple):
-    """What the machine reaches: bytes copied and operations of matrix products a second, by dtype."""
+    """The machine's limits: bytes copied, and operations of matrix products by dtype, both per second."""
 
     copy: float
     products: Mapping[str, float]
@@ -33,20 +33,20 @@ class Ceilings(NamedTuple):
         return cls(_copy_bandwidth(device, 2 << 30 if large else 1 << 20), products)
 
     def least(self, work: Work) -> tuple[float, str]:
-        """Seconds that moving the bytes or the products take at least, and which of the two."""
+        """Return the least seconds that moving the bytes or the products take, and which of the two decides."""
         moving, computing = work.bytes / self.copy, work.flops / self.products[_name(work.dtype)]
         return max(moving, computing), "bytes" if moving >= computing else "flops"
 
 
 def _copy_bandwidth(device: torch.device, size: int) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Return the bytes per second, read and written, of a copy that no cache holds."""
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / time_in_turn({"copy": lambda: target.copy_(source)}, device, seconds=0.5)["copy"].median
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Floating-point operations a second of a product of two square matrices of random numbers."""
+    """Return the floating-point operations per second of a product of two square random matrices."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / time_in_turn({"product": lambda: left @ right}, device, seconds=0.5)["product"].median
 
@@ -56,7 +56,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class DeviceLostError(RuntimeError):
-    """An error has left the GPU unusable to this process; what went before is kept, another process must go on."""
+    """An error has left the GPU unusable for this process. Earlier rows are kept; another process must take over."""
 
 
 def rows(
@@ -69,10 +69,10 @@ def rows(
     seconds: float = 1.0,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Hand `keep` one row for each case and backend as soon as it is there; what goes wrong is a row as well.
+    """Hand `keep` one row per case and backend as soon as it is measured; a problem makes a row as well.
 
     Raises:
-        DeviceLostError: after a row that says why.
+        DeviceLostError: If the GPU can no longer be used; the row before it says why.
     """
     for case in cases:
         work: Work | str
@@ -99,7 +99,7 @@ def _is_lost(device: torch.device) -> bool:
 
 
 def _words(error: Exception) -> str:
-    """The kind of an error and its first line; the rest goes to the output."""
+    """Return the kind of an error and its first line; print the rest."""
     traceback.print_exception(error)
     return f"{type(error).__name__}: {(str(error) or 'without a message').splitlines()[0]}"
 
@@ -107,7 +107,7 @@ def _words(error: Exception) -> str:
 def measure(
     case: Case, work: Work, backend: str, device: torch.device, ceilings: Ceilings, seconds: float
 ) -> dict[str, Any]:
-    """The row of a case on a backend. Where it cannot run, is wrong or fails, the row has a problem and no ratio."""
+    """Return the row of a case on a backend; one that cannot run, is wrong or fails has a problem and no ratio."""
     problem = problem_with(work, backend, device)
     if problem:
         return row(case, backend, problem=problem)
@@ -144,7 +144,7 @@ def measure(
 
 
 def problem_with(work: Work, backend: str, device: torch.device) -> str:
-    """Why a backend's result must not be timed, in words; empty where it may."""
+    """Return why a backend's result must not be timed, in words; empty if it may."""
     try:
         return (
             work.complaint(backend)
@@ -153,5 +153,5 @@ def problem_with(work: Work, backend: str, device: torch.device) -> str:
         )
     except BackendUnavailableError as error:
         return str(error)
-    except Exception as error:  # a compiler's, an illegal access: whatever it is, it is this case's alone
+    except Exception as error:  # a compiler's error, an illegal access: whatever it is, it concerns only this case
         return _words(error)

@@ -35,14 +35,14 @@ class _Inputs(NamedTuple):
         return cls(*tensors, torch.randint(length, rows, generator=generator, device=device))
 
     def counts(self, sides: int) -> tuple[float, float]:
-        """Bytes of so many tensors as large as the query, and operations of the forward pass."""
+        """Return the bytes of `sides` tensors as large as the query, and the operations of the forward pass."""
         heads, length = self.query.shape[0] * self.query.shape[1], self.query.shape[2]
         selected, samples = informer_count(length, FACTOR), self.sample.shape[-1]
         flops = heads * length * WIDTH * (2.0 * samples + 4.0 * selected + 1.0)
         return float(sides * self.query.nbytes), flops
 
     def few(self) -> list[Tensor]:
-        """Query, key and value of the heads that are checked."""
+        """Return query, key and value of the heads that are checked."""
         return [tensor[0, :CHECKED] for tensor in self[:3]]
 
 
@@ -52,7 +52,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def forward(device: torch.device, scale: str, length: int, sampling: str, *, flash: bool) -> Work:
-    """Against full attention, or against the same attention in plain PyTorch."""
+    """Compare with full attention, or with the same attention in plain PyTorch."""
     inputs = _Inputs.draw(device, scale, length, sampling)
 
     def ours(backend: str) -> Tensor:
@@ -111,14 +111,14 @@ def forward_and_backward(device: torch.device, scale: str, length: int) -> Work:
         return first_words(*(excess(f"the gradient of {name}", *three) for name, *three in compared))
 
     moved, flops = inputs.counts(12)
-    # Five products take the place of two, and the measure is not differentiated.
+    # Five products instead of two; the measure is not differentiated.
     heads, selected = inputs.query.shape[0] * inputs.query.shape[1], informer_count(inputs.query.shape[2], FACTOR)
     flops += 10.0 * heads * inputs.query.shape[2] * WIDTH * selected
     return Work(ours, peer, ours, complaint, moved, flops, inputs.query.dtype)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention with a selection given, in plain PyTorch: at the inputs' precision and in float64."""
+    """Return attention with a given selection in plain PyTorch: at the inputs' precision and in float64."""
     plain = prob_sparse_attend(query, key, value, top, backend="reference")[0]
     return plain, prob_sparse_attend(query.double(), key.double(), value.double(), top, backend="reference")[0]
 

@@ -1,4 +1,4 @@
-"""The result of a run: one table to read, one JSON file to keep."""
+"""The result of a run: one table to read and one JSON file to keep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = (
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each case and backend; a shortfall and a problem are marked."""
+    """Return one line per case and backend; shortfalls and problems are marked."""
     return [_HEAD, *(_line(row) for row in rows)] if rows else ["no case was measured"]
 
 
@@ -41,7 +41,7 @@ _HOST_HEAD = (
 
 
 def host_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each call and backend: microseconds of the host and launches, beside those of the peer."""
+    """Return one line per call and backend: microseconds of the host and launches, beside those of the peer."""
     return [_HOST_HEAD, *(_host_line(line) for line in lines)] if lines else []
 
 
@@ -61,7 +61,7 @@ def _host_line(line: Mapping[str, Any]) -> str:
 
 
 def told(source: str, line: Mapping[str, Any]) -> str:
-    """What is printed of a line as soon as it is there: the table's own where it is of a table."""
+    """Return the text to print for a line as soon as it exists; lines of a table are printed as in the table."""
     if source.startswith("rows-"):
         return _line(line)
     if source.startswith("host-"):
@@ -70,7 +70,7 @@ def told(source: str, line: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table for docs/results/speed.md."""
+    """Return the table for docs/results/speed.md."""
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     lines = [
         f"Measured on {result['date']} at commit {result['commit']} on {result['device']}, driver {result['driver']}, "
@@ -92,7 +92,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """What was run and how it ended, under the table."""
+    """Return what was run and how it ended, for the lines under the table."""
     rows = result["rows"]
     short = [row for row in rows if row["short"]]
     untimed = [row for row in rows if row["problem"]]
@@ -111,7 +111,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the result whole or not at all: it is written after every stage."""
+    """Write the result completely or not at all, because it is written after every stage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(result, indent=1) + "\n")

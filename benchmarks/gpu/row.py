@@ -1,4 +1,4 @@
-"""A line of the result: a case on a backend, with its figures or a problem. Imports nothing of simmst."""
+"""A line of the result: a case on a backend, with its figures or a problem. Does not import simmst."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpu.cases import Case
 
 
 def row(case: Case, backend: str, *, problem: str = "", **found: Any) -> dict[str, Any]:
-    """Of a case that was measured, or of one with a problem."""
+    """Return the row of a case that was measured, or of one with a problem."""
     line = {
         "case": case.name,
         "operator": case.operator,
@@ -27,7 +27,7 @@ def row(case: Case, backend: str, *, problem: str = "", **found: Any) -> dict[st
 
 
 def _is_short(line: Mapping[str, Any]) -> bool:
-    """Whether a time was measured and is under what is to be reached."""
+    """Whether a time was measured and is below what is to be reached."""
     pairs = (("ratio", "floor"), ("of_copy_bandwidth", "share_floor"))
     return any(
         line.get(name) is not None and line[floor] is not None and line[name] < line[floor] for name, floor in pairs

@@ -1,4 +1,4 @@
-"""Cases one after the other in a process that may die: the dead case gets a row, and another process does the rest."""
+"""Cases one after another in a process that may die: a dead case gets a row, and another process does the rest."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 from gpu.budget import Command, Ended, Process, wait
 
-# A case that has given no row for so long hangs: the slowest, with cold compilations, take a third.
+# A case that has given no row for this long hangs; the slowest, with cold compilations, take a third.
 PATIENCE = 90.0
 
 
 class Part(NamedTuple):
-    """Cases that share a process while it lives, and what their rows are appended to, one JSON line each, in order."""
+    """Cases that share a process while it lives, and the file for their rows: JSON lines, in order."""
 
     cases: Sequence[Any]
     result: Path
-    command: Callable[[Sequence[Any]], Command]  # for the cases that are left
-    lost: Callable[[Any, str], dict[str, Any]]  # the row of a case without a result: the case and the problem
+    command: Callable[[Sequence[Any]], Command]  # for the remaining cases
+    lost: Callable[[Any, str], dict[str, Any]]  # makes the row of a case without a result from the case and the problem
 
 
 def run_in_turn(
@@ -30,7 +30,7 @@ def run_in_turn(
     patience: float = PATIENCE,
     watch: Callable[[], None] = lambda: None,
 ) -> tuple[Ended, ...]:
-    """Every case of every part gets a row, with a `problem` where it has no result, within the seconds given."""
+    """Give every case of every part a row within the given seconds; one without a result has a `problem`."""
     end = time.monotonic() + seconds
     ended: list[Ended] = []
     for part in parts:
@@ -39,14 +39,14 @@ def run_in_turn(
 
 
 def give_up(part: Part, problem: str) -> None:
-    """A row with the problem for each case of a part."""
+    """Write a row with the problem for each case of a part."""
     with part.result.open("a") as file:
         file.writelines(json.dumps(part.lost(case, problem)) + "\n" for case in part.cases)
 
 
 def _run(part: Part, end: float, patience: float, watch: Callable[[], None]) -> list[Ended]:
     left, ended = list(part.cases), list[Ended]()
-    without_a_row = 0  # processes in a row
+    without_a_row = 0  # number of processes in succession
     while left and time.monotonic() < end:
         before, row = _rows(part.result), _Newest(part.result)
 
@@ -63,7 +63,7 @@ def _run(part: Part, end: float, patience: float, watch: Callable[[], None]) -> 
         if left and one.code is not None:
             give_up(part._replace(cases=left[:1]), _last_words(one))
             left = left[1:]
-        if without_a_row == 2:  # it is not the case
+        if without_a_row == 2:  # so the case is not the cause
             give_up(part._replace(cases=left), f"two processes gave no row; {_last_words(one)}")
             left = []
     if left:
@@ -75,7 +75,7 @@ def _run(part: Part, end: float, patience: float, watch: Callable[[], None]) -> 
 
 
 class _Newest:
-    """How long ago a file has grown."""
+    """The time since a file last grew."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self.at = path, -1, time.monotonic()
@@ -92,7 +92,7 @@ def _rows(path: Path) -> int:
 
 
 def _mend(path: Path) -> int:
-    """Cut off half a line that a process killed has left; the number of whole ones."""
+    """Remove half a line that a killed process has left; return the number of whole lines."""
     if path.exists():
         content = path.read_bytes()
         if not content.endswith(b"\n"):

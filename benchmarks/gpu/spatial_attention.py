@@ -16,7 +16,7 @@ NAMES = ("in_proj_weight", "in_proj_bias", "out_proj_weight", "out_proj_bias", "
 
 
 def layer(device: torch.device, scale: str, positions: int, *, backward: bool) -> Work:
-    """Against the same layer put together from PyTorch's operators, both on tokens (B, N, C)."""
+    """Compare with the same layer built from PyTorch's operators, both on tokens (B, N, C)."""
     maps, positions = pick(scale, 1024, 3), pick(scale, positions, 25)
     # Triton's interpreter computes bfloat16 products wrongly.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
@@ -51,7 +51,7 @@ def layer(device: torch.device, scale: str, positions: int, *, backward: bool) -
         plain, exact = ([tensor.detach().to(kind) for tensor in (few, *weights)] for kind in (dtype, torch.float64))
         if not backward:
             return excess("the output", results(backend)[0][:CHECKED], _chain(*plain), _chain(*exact))
-        # The gradient for a map needs no other map, those for the weights need all of them: a call with few maps.
+        # The gradient of one map needs no other map, but those of the weights need all maps: so call with few maps.
         first = few.clone().requires_grad_()
         ours_few = gradients(ours(backend, first), first, *weights)
         sides = []
@@ -78,7 +78,10 @@ def _chain(x: Tensor, *weights: Tensor) -> Tensor:
 
 
 def _counts(x: Tensor, *, backward: bool) -> tuple[float, float]:
-    """Bytes of x and its like, and operations of the products; backward has two for each linear and five for two."""
+    """Return the bytes of x and tensors of its size, and the operations of the products.
+
+    Backward has two products for each linear layer, and five for the two of attention.
+    """
     maps, positions, _ = x.shape
     linear, scores = 8.0 * positions * CHANNELS**2, 4.0 * positions**2 * CHANNELS
     flops = linear + scores + (2.0 * linear + 2.5 * scores if backward else 0.0)

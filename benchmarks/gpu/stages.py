@@ -1,4 +1,4 @@
-"""The stages of a run, in order of how sure their figures are, and what they have left so far."""
+"""The stages of a run, the most reliable figures first, and the results so far."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from gpu.series import Part
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = (sys.executable, str(ROOT / "benchmarks"))
 SURE = cases.PLANES  # the operator that is measured first, on every backend
-# In this order; between "planes" and "compile" those of the other operators on each backend, "cuda" before "triton".
+# In this order. A stage with the name of a backend times on it the operators that "planes" does not.
 STAGES = ("install", "machine", "planes", "cuda", "compile", "tune", "triton", "cpu", "reference", "host", "suite")
 STAGES += ("sanitizers",)
-ASKED_FOR = ("tune", "sanitizers")  # only where they are named
-# The weights share the time that is left: see budget.allotment. What is not in here has 80.
+ASKED_FOR = ("tune", "sanitizers")  # run only if they are named
+# The weights divide the remaining time: see budget.allotment. A stage that is not listed has 80.
 _WEIGHTS = {"install": 300, "machine": 15, "planes": 40, "compile": 60, "host": 25, "suite": 90, "tune": 200}
 _WATCHED = (("memcheck", "triton"), ("memcheck", "cuda"), ("racecheck", "cuda"), ("initcheck", "cuda"))
-_THREADS = 2  # of the host, for each process: there are many beside each other
+_THREADS = 2  # host threads per process, because many run in parallel
 
 
 class Run:
-    """The stages of one run, and what they have left in its folder."""
+    """The stages of one run, and their results in its folder."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, about: dict[str, Any]) -> None:
         self.options, self.folder, self.about = options, folder, about
         self.device = "cpu" if options.dry_run else "cuda"
-        # A path that is not there where simmst is installed already.
+        # This folder does not exist if simmst is installed already.
         self.site = folder / "site"
         self.environment = {
             "PYTHONPATH": os.pathsep.join([str(self.site), os.environ.get("PYTHONPATH", "")]),
@@ -51,7 +51,7 @@ class Run:
         }
         self.installs = "install" in options.stages
         self.outcomes: list[Outcome] = []
-        self._read: dict[str, int] = {}  # bytes of each file of lines that were told
+        self._read: dict[str, int] = {}  # bytes of each file of lines that were printed
 
     # What runs
 
@@ -80,7 +80,7 @@ class Run:
         return lambda seconds: budget.run_beside(commands(), seconds, self.watch)
 
     def _in_turn(self, parts: Callable[[], list[Part]], seconds: float) -> Sequence[Ended]:
-        """Rows of all parts; those of cuda say why there are none where it was not built."""
+        """Produce the rows of all parts; if cuda was not built, its rows say why."""
         found: list[Ended] = []
         wanted, problem = parts(), self._without_cuda()
         if problem:
@@ -155,7 +155,7 @@ class Run:
         return [part(backend) for backend in self.options.backends] if chosen else []
 
     def compile_commands(self) -> list[Command]:
-        """Triton's kernels of each case that is timed after this, beside each other: a process for each case."""
+        """Return commands that compile Triton's kernels before they are timed: one process per case, in parallel."""
         tuned = "tune" in self.options.stages
         return [
             self._child(
@@ -176,13 +176,14 @@ class Run:
         return [self._child("tune", "--cases", ",".join(places))]
 
     def suite_commands(self) -> list[Command]:
-        """Each file and backend in a process of its own, beside each other."""
+        """Return one command per file and backend, to run in parallel."""
         files = [path for path in sorted((ROOT / "tests/gpu").glob("test_*.py")) if path.name != "test_processes.py"]
-        # What CUDA kernels are written in, word by word: whether the emulator that they were tested in is right.
+        # Tests the words of the CUDA kernels one by one: they show whether the emulator, in which the kernels were
+        # tested, is right.
         words = ROOT / "tests/native/cuda/test_device.py"
         pairs = [*itertools.product(files, self.options.backends)]
         pairs += [(words, "cuda")] if "cuda" in self.options.backends else []
-        # cuBLAS gives the same bits only with this, and torch refuses it without where it is asked for the same bits.
+        # cuBLAS gives the same bits only with this variable, and without it torch refuses when asked for the same bits.
         same_bits = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         return [
             self._child(
@@ -203,19 +204,19 @@ class Run:
         for tool, backend in _WATCHED:
             if backend not in self.options.backends:
                 continue
-            # Without torch's pool, in which a read beyond one tensor ends in another.
+            # Without torch's pool, in which a read beyond one tensor ends in another one.
             alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
             child = self._child("small", "--backends", backend, name=f"{tool}-{backend}", **alone)
-            # Races and uninitialised reads of our own kernels alone.
+            # Look for races and uninitialised reads only in our own kernels.
             ours = [] if tool == "memcheck" else ["--kernel-name", "kernel_substring=simmst"]
             argv = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *ours, *child.argv]
             found.append(child._replace(argv=argv))
         return found
 
-    # What it has found
+    # Results
 
     def watch(self) -> None:
-        """Tell and keep every line that is new: whatever ends this run, what was found until then is in the file."""
+        """Print and keep every new line, so that the file has all results so far, whatever ends this run."""
         new: list[str] = []
         for path in sorted(self.folder.glob("*.jsonl")):
             read = self._read.get(path.name, 0)
@@ -237,7 +238,7 @@ class Run:
         result = self.result()
         report.write(self.options.out, result)
         if outcomes and outcomes[-1].stage == "tune" and result["tuned"] and self.site.exists():
-            self.write_tables(self.site)  # the benchmarks that follow run what was found
+            self.write_tables(self.site)  # so that the later benchmarks use the configurations found
 
     def result(self) -> dict[str, Any]:
         machine, install = self._lines("machine"), self._lines("install")

@@ -1,4 +1,4 @@
-"""Tuning: which launch configuration each bucket gets, and which GPU backend each operator prefers."""
+"""Tuning: the launch configuration of each bucket, and the GPU backend that each operator prefers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from simmst.kernels import configurations
 from simmst.ops import measured_choice
 
 CONFIGURATIONS, CHOICE = Path("kernels/configurations.json"), Path("simmst/ops/measured_choice.json")
-# What a backend must reach against the chain of PyTorch's operators to come before it.
+# The ratio against the chain of PyTorch's operators that a backend must reach to come before the chain.
 WORTH = {"inference": 1.0, "training": 1.2}
 
 
 def compile_all(work: Work, backend: str, *, whatever: bool) -> None:
-    """Run what a case runs, so that it is compiled; `whatever` also with every configuration of its kernels.
+    """Run everything a case runs, so that it is compiled; with `whatever`, every configuration of its kernels as well.
 
-    A configuration that does not compile is tuning's to report.
+    Tuning reports a configuration that does not compile.
     """
     with configurations.trial({}) as asked:
         work.ours(backend)
@@ -49,7 +49,8 @@ def tune(
 ) -> None:
     """Try every configuration of every kernel that a case asks for, one kernel at a time, and keep the fastest.
 
-    `keep` gets {kernel, bucket, best, milliseconds}, the last by configuration; one that is wrong or fails is left out.
+    `keep` gets {kernel, bucket, best, milliseconds}, with milliseconds by configuration. A configuration that is wrong
+    or fails is left out.
     """
     done: set[tuple[str, str]] = set()
     best: dict[tuple[str, str], str] = {}
@@ -80,7 +81,7 @@ def _times_by_name(
         try:
             with configurations.trial({**others, kernel: name}):
                 problem = problem_with(work, backend, device)
-        except (RuntimeError, ValueError) as error:  # too much shared memory, for one
+        except (RuntimeError, ValueError) as error:  # for example, too much shared memory
             problem = f"{type(error).__name__}: {error}"
         if problem:
             print(f"{kernel} {name}: left out, {problem}")
@@ -90,7 +91,7 @@ def _times_by_name(
 
 
 def configured(content: Mapping[str, Any], tuned: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> Any:
-    """The content of configurations.json with what was tuned; buckets that were not tried keep their entry."""
+    """Return the content of configurations.json with the tuned buckets; the other buckets keep their entry."""
     kernels = {name: {**entry, "buckets": dict(entry["buckets"])} for name, entry in content["kernels"].items()}
     for line in tuned:
         kernels[line["kernel"]]["buckets"][line["bucket"]] = line["best"]
@@ -100,11 +101,11 @@ def configured(content: Mapping[str, Any], tuned: Sequence[Mapping[str, Any]], m
 
 
 def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of measured_choice.json, from the cases of a run that were timed on both backends.
+    """Return the content of measured_choice.json, from the cases of a run that were timed on both backends.
 
-    Where several cases fall into one bucket, geometric means decide: of the ratios on the device and of those in a
-    row, with the host's work, because a call is made by either. Where the peer is the chain, it stands before the
-    backends that are not worth it by the device's time alone.
+    If several cases fall into one bucket, a geometric mean decides, over the ratios on the device and the ratios in a
+    row, which include the host's work. Both count, because a call may be bound by either. If the peer is the chain, it
+    comes before the backends that are not worth it by the device's time alone.
     """
     cases: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
@@ -142,11 +143,11 @@ def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> d
 def apply(result: Mapping[str, Any], roots: Sequence[Path]) -> list[Path]:
     """Write the tables of a run below each root: a source tree, or the folder that holds an installed simmst.
 
-    The configurations of a tuned run, and the choice of any that timed cases on both backends, which replaces the whole
-    table.
+    The tables are the configurations of a tuned run, and the choice of any run that timed cases on both backends, which
+    replaces the whole table.
 
     Raises:
-        ValueError: the run was a dry run, or has neither.
+        ValueError: If the run was a dry run, or has neither table.
     """
     measured = {name: result[name] for name in ("device", "date", "commit", "versions")}
     table, tuned = choices(result["rows"], measured), result.get("tuned")

@@ -1,4 +1,4 @@
-"""What a case of the GPU benchmarks is made of once its tensors are drawn."""
+"""The work of a case of the GPU benchmarks, once its tensors are drawn."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Work(NamedTuple):
 
     ours: Callable[[str], Any]  # what is timed
     peer: Callable[[], Any]
-    results: Callable[[str], Sequence[Tensor]]  # from the same state each time; two calls must give the same bits
-    complaint: Callable[[str], str]  # what is wrong with the result, in words; empty where nothing is
-    bytes: float  # read and written once each
+    results: Callable[[str], Sequence[Tensor]]  # always starts from the same state; two calls must give the same bits
+    complaint: Callable[[str], str]  # says what is wrong with the result; empty if nothing is
+    bytes: float  # each read or written once
     flops: float
     dtype: torch.dtype  # of the matrix products
 
 
 def pick(scale: str, full: int, tiny: int) -> int:
-    """A size by scale."""
+    """Return a size by scale."""
     return {"full": full, "tiny": min(full, tiny)}[scale]
 
 
 def first_words(*complaints: str) -> str:
-    """The first complaint that is not empty."""
+    """Return the first complaint that is not empty."""
     return next((each for each in complaints if each), "")

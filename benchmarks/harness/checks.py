@@ -1,4 +1,4 @@
-"""What a result must be before it is timed: as exact as plain PyTorch, the same each time, capturable in a graph."""
+"""The checks of a result before it is timed: as exact as plain PyTorch, repeatable, and capturable in a graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def excess(name: str, ours: Tensor, plain: Tensor, exact: Tensor) -> str:
-    """What is wrong with a result, in words; empty where its error is at most twice the plain one's and a rounding."""
+    """Say what is wrong with a result; empty if its error is at most twice that of plain PyTorch, plus a rounding."""
     if ours.shape != exact.shape:
         return f"{name} has shape {tuple(ours.shape)}, expected {tuple(exact.shape)}"
     if not bool(ours.isfinite().all()):
@@ -22,14 +22,14 @@ def excess(name: str, ours: Tensor, plain: Tensor, exact: Tensor) -> str:
 
 
 def differences(call: Callable[[], Sequence[Tensor]]) -> str:
-    """Whether two calls give the same bits, in words; empty where they do."""
+    """Say whether two calls differ in their bits; empty if they do not."""
     first, second = call(), call()
     differing = [index for index, (one, two) in enumerate(zip(first, second, strict=True)) if not torch.equal(one, two)]
     return f"two runs differ in result {differing}" if differing else ""
 
 
 def graph_problem(call: Callable[[], Sequence[Tensor]], device: torch.device) -> str:
-    """Whether a call can be captured in a CUDA graph whose replay gives the eager result, in words; empty where so."""
+    """Say why a call cannot be captured in a CUDA graph whose replay gives the eager result; empty if it can."""
     if device.type != "cuda":
         return ""
     eager = call()

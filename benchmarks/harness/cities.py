@@ -1,4 +1,4 @@
-"""Traffic to forecast, made at once: what is timed is not the simulator."""
+"""Traffic for forecasts, made at once, because the simulator is not what is timed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from simmst.data import TrafficDataset
 
 
 def hourly_city(*, days: int, side: int, seed: int = 0) -> TrafficDataset:
-    """A day and a week that repeat, in three services of a square of cells, with noise and a few gaps."""
+    """Return a repeating day and week, in three services of a square of cells, with noise and a few gaps."""
     random = np.random.default_rng(seed)
     hours = np.arange(24 * days)
     day = 1.4 + np.sin(2 * np.pi * (hours % 24 - 9) / 24) - 0.3 * (hours // 24 % 7 >= 5)

@@ -1,4 +1,4 @@
-"""What a benchmark's figures depend on besides the code: the processor, its limits, memory, versions."""
+"""The conditions of a benchmark besides the code: the processor, its limits, memory, versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 @contextmanager
 def team(threads: int) -> Iterator[None]:
-    """So many threads for torch."""
+    """Set the number of torch's threads, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -44,7 +44,7 @@ def _on_threads(threads: int, call: Callable[[], Any]) -> float:
 
 @functools.cache
 def copy_bandwidth(threads: int) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds; measured on ``threads`` threads."""
+    """Return the bytes per second, read and written, of a copy that no cache holds, on ``threads`` threads."""
     source = torch.zeros(128 << 20, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * source.numel() / _on_threads(threads, lambda: target.copy_(source))
@@ -52,16 +52,16 @@ def copy_bandwidth(threads: int) -> float:
 
 @functools.cache
 def read_bandwidth(threads: int) -> float:
-    """Bytes a second of a sum over an array that no cache holds; measured on ``threads`` threads."""
+    """Return the bytes per second of a sum over an array that no cache holds, on ``threads`` threads."""
     source = torch.ones(32 << 20)
     return source.nbytes / _on_threads(threads, source.sum)
 
 
 @functools.cache
 def matrix_rate(dtype: torch.dtype, threads: int) -> float:
-    """Floating-point operations a second of the product of two 768 x 768 matrices; the better of torch's and numpy's.
+    """Return the floating-point operations per second of a 768 x 768 matrix product; the better of torch's and numpy's.
 
-    The two call different libraries. numpy's team is not ours to set, so its product is timed on the processor's clock.
+    The two call different libraries. numpy's team size cannot be set here, so its product is timed in CPU seconds.
     """
     left, right = torch.randn(2, 768, 768).to(dtype)
     operations = 2 * 768**3
@@ -73,10 +73,10 @@ def matrix_rate(dtype: torch.dtype, threads: int) -> float:
 
 
 def peak_memory(call: Callable[[], Any]) -> tuple[Any, int | None]:
-    """The result of a call, and the bytes it held at most beyond what was held before; None where that is not told."""
+    """Return a call's result, and the most bytes it held beyond those held before; None if the system does not tell."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # so that memory freed earlier counts again when the call takes it
+        ctypes.CDLL(None).malloc_trim(0)  # so that memory freed earlier counts when the call takes it again
         clear.write_text("5")  # the peak starts from here
     except (OSError, AttributeError):
         return call(), None
@@ -91,7 +91,7 @@ def _field(path: Path, name: str) -> int:
 
 
 def said(command: Sequence[str]) -> str:
-    """What a command prints; empty where it fails or is not there."""
+    """Return what a command prints; empty if it fails or does not exist."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -100,14 +100,14 @@ def said(command: Sequence[str]) -> str:
 
 @functools.cache
 def commit() -> str:
-    """The commit that the working tree is on, marked when it has changes."""
+    """Return the working tree's commit, marked if the tree has changes."""
     root = Path(__file__).resolve().parents[2]
     return said(["git", "-C", str(root), "describe", "--always", "--dirty"]) or "unknown"
 
 
 @functools.cache
 def processor() -> str:
-    """Model name, family and model number; a hypervisor may hide the name's end, so the numbers tell more."""
+    """Return model name, family and model number, because a hypervisor may hide the end of the name."""
     fields: dict[str, str] = {}
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -120,15 +120,16 @@ def processor() -> str:
 
 
 def instruction_set() -> str:
-    """The one that simmst's kernels use in this process."""
-    from simmst.ops.backends import load_native  # here: a run on a GPU asks for the commit before it installs simmst
+    """Return the instruction set that simmst's kernels use in this process."""
+    # Imported here, because a run on a GPU asks for the commit before it installs simmst.
+    from simmst.ops.backends import load_native
 
     cpu, _ = load_native("simmst._cpu")
     return "none" if cpu is None else str(cpu.instruction_set())
 
 
 def conditions() -> dict[str, Any]:
-    """For every figure that is kept."""
+    """Return the conditions that are kept with every figure."""
     return {
         "cpu": processor(),
         "isa": instruction_set(),

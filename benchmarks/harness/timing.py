@@ -1,4 +1,4 @@
-"""Sides timed in turn, so that all meet the same noise: on the processor's clock, or by the events of a GPU."""
+"""Sides timed in turn, so that all meet the same noise: by the processor's clock, or by the events of a GPU."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 from harness.machine import peak_memory
 
 Side = Callable[[], Any]
-# What _sleep counts: cycles at no more than this rate.
+# _sleep counts cycles; their rate is at most this.
 _CYCLES_PER_SECOND = 2.0e9
 
 
 class Times(NamedTuple):
-    """Seconds of one side, call by call; of one call in a row of many; and the most bytes that a call held."""
+    """Seconds of each call of one side, seconds per call in a row of many, and the most bytes that a call held."""
 
-    seconds: list[float]  # on a GPU the device's alone
-    row: float  # with the host's work
+    seconds: list[float]  # on a GPU, the device's time alone
+    row: float  # includes the host's work
     peak: int | None = None
 
     @property
@@ -53,14 +53,14 @@ class Timing(NamedTuple):
 
     @property
     def reached(self) -> float:
-        """What a limit is compared with: where others use the machine, the best times say more than the medians."""
+        """The ratio for the limit. If others use the machine, the best times say more than the medians."""
         return max(self.ratio, self.ratio_of_best)
 
 
 def time_pair(ours: Side, peer: Side, rounds: int, *, calls: int = 1, warm_up: bool = True) -> Timing:
-    """Time two sides on the processor, so many rounds of so many calls.
+    """Time two sides on the processor, `rounds` rounds of `calls` calls.
 
-    Memory is measured in the warm-up, or, for a peer too slow for one, in the first round.
+    Memory is measured in the warm-up, or in the first round if a peer is too slow for a warm-up.
     """
     sides = {"ours": ours, "peer": peer}
     peaks: dict[str, int | None] = {}
@@ -94,10 +94,10 @@ def time_in_turn(
     """Time any number of sides on a device.
 
     Args:
-        sides: what to call, by name.
+        sides: functions to time, by name.
         device: a GPU, or the CPU for a dry run.
-        cold: overwrite the second-level cache before each call, where the claim is about memory.
-        seconds: about how long to measure; at least 5 rounds and at most 100.
+        cold: whether to overwrite the second-level cache before each call, where the claim is about memory.
+        seconds: approximate measuring time; at least 5 rounds and at most 100.
     """
     for side in sides.values():
         for _ in range(3):
@@ -127,7 +127,7 @@ def _in_turn(names: Mapping[str, Side], rounds: int, clock: Callable[[str], floa
 
 
 def _on_device(side: Side, scratch: torch.Tensor | None, host: float) -> float:
-    """One call between two events. The device waits first, until the host has queued the whole call."""
+    """Time one call between two events. The device first waits until the host has queued the whole call."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda._sleep(int(_CYCLES_PER_SECOND * min(5e-3, 50e-6 + 2 * host)))
     if scratch is not None:
@@ -140,7 +140,7 @@ def _on_device(side: Side, scratch: torch.Tensor | None, host: float) -> float:
 
 
 def _row(side: Side, device: torch.device) -> float:
-    """Seconds a call takes in a row of many, host and device together."""
+    """Return the seconds per call in a row of many, host and device together."""
     one = _elapsed(side, device)
     calls = min(50, max(1, int(0.1 / max(1e-6, one))))
 

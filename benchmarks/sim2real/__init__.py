@@ -1,1 +1,1 @@
-"""How well re-weighting does on problems whose answer is known and on real series, and what a step costs."""
+"""Re-weighting on problems with a known answer and on real series, and the cost of a step."""

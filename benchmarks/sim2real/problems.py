@@ -1,4 +1,4 @@
-"""Small problems of re-weighting: simulated samples of which some are corrupted, and a few real ones."""
+"""Small re-weighting problems: simulated samples, some of which are corrupted, and a few real ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Small(NamedTuple):
     corrupted: Tensor
 
     def error(self) -> float:
-        """Mean squared error of the module on the test samples."""
+        """Return the mean squared error of the module on the test samples."""
         with torch.no_grad():
             return float((self.module(self.test[0]).squeeze(1) - self.test[1]).square().mean())
 
     def auc(self, weights: Tensor) -> float:
-        """Chance that a clean sample has a larger weight than a corrupted one."""
+        """Return the chance that a clean sample has a larger weight than a corrupted one."""
         clean, bad = weights[~self.corrupted], weights[self.corrupted]
         above = (clean[:, None] > bad).double().mean() + 0.5 * (clean[:, None] == bad).double().mean()
         return float(above)
@@ -42,7 +42,7 @@ def linear(
     gap: float = 0.1,
     dtype: torch.dtype = torch.float64,
 ) -> Small:
-    """A linear law; corrupted simulated samples follow the opposite law, clean ones one with a small gap."""
+    """Draw a linear law; corrupted simulated samples follow the opposite law, clean ones one with a small gap."""
     g = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def linear(
 
 
 def curved(seed: int, *, simulated: int = 400, real: int = 40, hidden: int = 24, corrupted: float = 0.4) -> Small:
-    """A smooth law of eight features for a small network; corrupted samples follow its opposite and something else."""
+    """Draw a smooth law of eight features and a small network; corrupted samples follow its opposite and another."""
     g = torch.Generator().manual_seed(seed)
     features = 8
 

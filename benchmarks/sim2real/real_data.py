@@ -1,14 +1,14 @@
-"""What simulated cities bring where real data are scarce: MAE on the last days of real series, by days to train on.
+"""The value of simulated cities where real data are scarce: MAE on the last days of real series, by days to train on.
 
     python benchmarks sim2real.real_data --out results
     python benchmarks sim2real.real_data --out results --data milan-hourly --days 1 2 --seeds 5
     python benchmarks sim2real.real_data --out results --table
 
-Each case (series, days, horizon, solver, seed) is a JSON file in ``OUT/cases``; a case that is there is not repeated,
-and one that was cut off goes on from its checkpoint. Targets of training lie in the last DAYS days before the
-validation, which lies before the test; inputs may reach back further, as they may for the naive forecasts. These are
-fitted twice: on the same training days, and on training and validation days, which nothing else is trained on. Nothing
-reads the test days but the errors in the table.
+Each case (series, days, horizon, solver, seed) is a JSON file in ``OUT/cases``. A case that has a file is not repeated,
+and one that was cut off resumes from its checkpoint. Training targets are in the last DAYS days before the validation,
+which comes before the test; inputs may reach back further, as they may for the naive forecasts. The naive forecasts are
+fitted twice: on the same training days, and on training and validation days, on which nothing else is trained. Only the
+errors in the table read the test days.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from simmst.training import RunFolder, TrainingConfig, derive_seed, seeded, solv
 
 SOLVERS = ("real-only", "joint", "pretrain-finetune", "cutting-plane")
 MORE = ", with the validation days"
-# The errors are absolute, so that is the loss; simulated cities bear longer training than the default.
+# The errors are absolute, so the loss is too; simulated cities allow longer training than the default.
 TRAINING = {"loss": "mae", "epochs": 40, "patience": 10, "reweighting": {"steps": 150, "share_decay": 0.0}}
 
 
 class Series(NamedTuple):
-    """A real series, and what is asked of it."""
+    """A real series, and the settings of its cases."""
 
     file: str
     step: int
@@ -72,12 +72,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its file and folder."""
+        """The name of the case's file and folder."""
         return f"{self.data}-{self.days}d-h{self.horizon}-{self.solver}-{self.seed}"
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """Go through the cases asked for, all of a seed before the next."""
+    """Iterate over the requested cases, all of one seed before the next."""
     for seed, data in itertools.product(range(options.seeds), options.data):
         series = SERIES[data]
         settings = itertools.product(options.days or series.days, options.horizons or series.horizons, options.solvers)
@@ -92,7 +92,7 @@ def real_series(data: str) -> TrafficDataset:
 
 @functools.cache
 def simulated_cities(data: str, number: int) -> list[TrafficDataset]:
-    """Simulate cities like a series, the same for every seed of the training."""
+    """Simulate cities that resemble a series; they are the same for every seed of the training."""
     return cities_like(real_series(data), number, seed=derive_seed(0, "cities"))
 
 
@@ -173,14 +173,14 @@ def run_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def training(case: Case, options: argparse.Namespace) -> TrainingConfig:
-    """The settings of a case's training."""
+    """Return the settings of a case's training."""
     return TrainingConfig.from_dict({**TRAINING, **options.training, "seed": case.seed})
 
 
 def baselines(
     real: TrafficDataset, spec: WindowSpec, split: Split, known: range
 ) -> tuple[dict[str, Predictor], dict[str, str]]:
-    """Fit the naive baselines on the slots `known`; those that cannot forecast all of the test are named."""
+    """Fit the naive baselines on the slots `known`; name those that cannot forecast the whole test."""
     fitted, left_out = {}, {}
     origins = np.arange(split.test.start, split.test.stop - spec.horizon + 1)
     truth = ~np.isnan(real.activity[split.test.start : split.test.stop][..., real.mask])
@@ -198,15 +198,17 @@ def baselines(
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
-    """What, beside the case, decides its numbers."""
+    """Return what decides a case's numbers besides the case itself."""
     names = ("cities", "stride", "network")
     return {name: getattr(options, name) for name in names}
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table: a row a setting, MAE of the solvers (mean and spread over seeds), of the best naive
-    forecast of the same days and of that which knows the validation days too, and the ratio of the last solver to each,
-    the mean over services and seeds.
+    """Return a Markdown table with one row per setting.
+
+    The columns are the MAE of the solvers (mean and spread over seeds), of the best naive forecast of the same days and
+    of the best one that also knows the validation days, and the ratio of the last solver to each, as a mean over
+    services and seeds.
     """
     rows = defaultdict(lambda: defaultdict(list))
     for one in found:
@@ -243,7 +245,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _ratio(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str) -> str:
-    """The mean over services and common seeds of our MAE over the other's."""
+    """Return the mean, over services and common seeds, of our MAE divided by the other's."""
     theirs = {one["seed"]: one for one in others}
     ratios = [
         one["mae"][one["solver"]][service] / theirs[one["seed"]]["mae"][name][service]
@@ -259,20 +261,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = harness.parser("sim2real.real_data", __doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", nargs="+", choices=SERIES, default=list(SERIES))
-    parser.add_argument("--days", type=int, nargs="+", help="the series' own when left out")
-    parser.add_argument("--horizons", type=int, nargs="+", help="the series' own when left out")
+    parser.add_argument("--days", type=int, nargs="+", help="default: the series' own")
+    parser.add_argument("--horizons", type=int, nargs="+", help="default: the series' own")
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cities", type=int, default=120)
     parser.add_argument("--stride", type=int, default=1, help="slots from one forecast of the test to the next")
     parser.add_argument("--network", type=json.loads, default={}, help="fields of SimMSTNetConfig, as JSON")
-    parser.add_argument("--training", type=json.loads, default={}, help="of TrainingConfig, beside TRAINING, as JSON")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--training", type=json.loads, default={}, help="fields of TrainingConfig, as JSON")
+    parser.add_argument("--table", action="store_true", help="only print the table of the finished cases")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the cases that are left, and print the table."""
+    """Run the remaining cases, and print the table."""
     options = parse(arguments)
     done = []
     for case in cases(options):
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wanted["training"] = training(case, options).to_dict()
             different = [key for key, value in wanted.items() if done[-1].get(key) != value]
             if different:
-                raise SystemExit(f"{path} is of other settings ({', '.join(different)}); choose another --out")
+                raise SystemExit(f"{path} has other settings ({', '.join(different)}); choose another --out")
         elif not options.table:
             done.append(run_case(case, options))
             write_json(path, done[-1])

@@ -1,11 +1,11 @@
-"""How well re-weighting does on problems whose answer is known: `python benchmarks sim2real.recovery`.
+"""Re-weighting on problems with a known answer: `python benchmarks sim2real.recovery`.
 
-    linear   settings drawn from `RANGES` by seed; recovery = (unweighted - found) / (unweighted - exact), the share of
-             the test error due to bad simulated samples that a solver takes away, of the model that ships and of the
-             inner minimiser at the found weights; and how often a clean sample weighs more than a corrupted one (AUC)
+    linear   settings drawn from `RANGES` by seed. The recovery, (unweighted - found) / (unweighted - exact), is the
+             share of the test error due to bad simulated samples that a solver removes, for the shipped model and for
+             the inner minimiser at the found weights; AUC is how often a clean sample weighs more than a corrupted one
     curved   a small network on five seeds, beside the plain references
 
-All with default settings. `--solver` takes another than the default one; `--out` writes the figures as JSON.
+All settings are the defaults. `--solver` chooses another solver; `--out` writes the figures as JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXACT = ReweightingConfig(steps=150, lr_weights=0.2)
 
 
 def setting(seed: int) -> dict[str, Any]:
-    """The linear problem of a seed: each entry uniform over its range, whole where the range is."""
+    """Draw the linear problem of a seed: each entry is uniform over its range, and an integer if the range is."""
     generator = np.random.default_rng([seed, *b"linear sim2real problem"])
     drawn: dict[str, Any] = {}
     for name, (low, high) in RANGES.items():
@@ -50,7 +50,7 @@ def setting(seed: int) -> dict[str, Any]:
 
 
 def inner_minimiser(problem: Small, share: Tensor, ridge: float) -> Tensor:
-    """phi*(w) of a linear problem."""
+    """Return phi*(w) of a linear problem."""
     x, y = problem.simulated
     weighted = x * (share.double()[:, None] / len(x))
     identity = torch.eye(x.shape[1], dtype=torch.float64)
@@ -58,7 +58,7 @@ def inner_minimiser(problem: Small, share: Tensor, ridge: float) -> Tensor:
 
 
 def run_linear(seed: int, solver: str) -> dict[str, Any]:
-    """Recovery and AUC of a solver on the problem of a seed."""
+    """Measure the recovery and AUC of a solver on the problem of a seed."""
     drawn, config = setting(seed), ReweightingConfig()
 
     def error(phi: Tensor) -> float:
@@ -92,7 +92,7 @@ def run_linear(seed: int, solver: str) -> dict[str, Any]:
 
 
 def run_curved(seed: int, solvers: Iterable[str]) -> dict[str, Any]:
-    """Test errors of solvers on the curved problem of a seed, and the AUC of those that weigh."""
+    """Measure the test errors of solvers on the curved problem of a seed, and the AUC of those that weigh."""
     row: dict[str, Any] = {"seed": seed}
     for solver in solvers:
         problem = curved(seed)
@@ -104,7 +104,7 @@ def run_curved(seed: int, solvers: Iterable[str]) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows of the linear problem come to."""
+    """Summarise the rows of the linear problem."""
     middle = {name: statistics.median(row[name] for row in rows) for name in ("shipped", "minimiser", "auc")}
     return {"settings": len(rows), "diverged": sum(row["diverged"] for row in rows), **middle}
 

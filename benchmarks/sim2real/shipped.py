@@ -1,11 +1,11 @@
-"""What the shipped weights are worth on real series: MAE at the horizon's own step, and coverage of 80 % intervals.
+"""The shipped weights on real series: MAE at several steps ahead, and coverage of 80 % intervals.
 
     python benchmarks sim2real.shipped
     python benchmarks sim2real.shipped --cases milan nanjing --fit
 
-Every forecast knows the days before its origin and nothing else of the place; the naive forecasts beside it are fitted
-to all slots before the test. ``--fit`` also adapts the weights to the days before the test by the defaults of
-`Forecaster.fit`. Series of patches are scored by the sum of absolute errors over the sum of traffic.
+Every forecast knows only the days before its origin; the naive forecasts beside it are fitted to all slots before the
+test. ``--fit`` also adapts the weights to the days before the test, with the defaults of `Forecaster.fit`. Series of
+patches are scored by the sum of absolute errors divided by the sum of traffic.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from simmst.pretrained import load_pretrained
 
 @dataclass(frozen=True)
 class Case:
-    """A real series and what is asked of it.
+    """A real series and the settings of its scores.
 
     Attributes:
-        series: gives the data sets, one a place.
-        test: slots at the end that are forecast.
+        series: function that gives the data sets, one per place.
+        test: number of slots at the end that are forecast.
         horizons: steps ahead that are scored.
-        contexts: days that a forecast may know.
+        contexts: numbers of days that a forecast may know.
         relative: whether errors are divided by the traffic.
-        naive: the baselines beside it.
+        naive: baselines in the comparison.
     """
 
     series: Callable[[], Iterator[TrafficDataset]]
@@ -47,12 +47,12 @@ class Case:
 
 
 def extract(name: str, step: int) -> Callable[[], Iterator[TrafficDataset]]:
-    """A file that the library reads, summed up to slots of `step` minutes."""
+    """Return a function that reads a file with `load` and sums it up to slots of `step` minutes."""
     return lambda: iter([load(name).resample(step)])
 
 
 def patches(name: str) -> Callable[[], Iterator[TrafficDataset]]:
-    """The patches of a file, one data set each, summed up to hours; their dates are assumed, a Monday's midnight."""
+    """Return a function that gives the patches of a file in hours; they begin on an assumed Monday midnight."""
 
     def each() -> Iterator[TrafficDataset]:
         folder = data_directory()
@@ -60,7 +60,7 @@ def patches(name: str) -> Callable[[], Iterator[TrafficDataset]]:
             raise SystemExit("set SIMMST_DATA to the folder of the extracts")
         with np.load(folder / f"{name}.npz") as file:
             traffic, mask, step = file["traffic"], file["mask"], int(file["step_minutes"])
-        start = np.datetime64("2024-01-01T00:00:00") - np.timedelta64(8, "h")  # of a Monday, UTC+8
+        start = np.datetime64("2024-01-01T00:00:00") - np.timedelta64(8, "h")  # a Monday, UTC+8
         for values, inside in zip(traffic, mask, strict=True):
             hours = values.reshape(-1, 60 // step, *values.shape[1:]).sum(axis=1, dtype=np.float64)
             activity = np.where(inside, hours, np.nan).astype(np.float32)[:, None]
@@ -91,7 +91,7 @@ CASES = {
 
 
 class Score:
-    """Errors of one forecaster, added up over places."""
+    """The errors of one forecaster, added up over places."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -101,10 +101,10 @@ class Score:
         self.inside = self.number = 0
 
     def add(self, dataset: TrafficDataset, predictor: Predictor, *, quantiles: bool) -> None:
-        """Forecast the test slots of a place."""
+        """Forecast the test slots of a place, and add the errors."""
         horizon, start = max(self.case.horizons), dataset.num_steps - self.case.test
         origins = np.arange(start, dataset.num_steps)
-        # The last origins' targets lie beyond the series: the predictors carry it on, and only what is known is scored.
+        # The last origins' targets are beyond the series. The predictors continue it, and only known slots are scored.
         if quantiles:
             assert isinstance(predictor, ZeroShotPredictor)
             low, median, high = np.moveaxis(predictor.quantiles(dataset, origins, (0.1, 0.5, 0.9)), -1, 0)
@@ -128,7 +128,7 @@ class Score:
                 self.count[key] = self.count.get(key, 0) + int(at.sum())
 
     def line(self) -> str:
-        """The errors by step ahead and service, and the coverage where there are intervals."""
+        """Return the errors by step ahead and service, and the coverage if there are intervals."""
         scale = self.traffic if self.case.relative else self.count
         by_step = {
             step: [self.error[key] / scale[key] for key in sorted(self.error) if key[0] == step]

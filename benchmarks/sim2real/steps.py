@@ -1,14 +1,14 @@
-"""How long an outer step of re-weighting takes, and how much memory: `python benchmarks sim2real.steps`.
+"""Time and memory of an outer step of re-weighting: `python benchmarks sim2real.steps`.
 
 Steps of the default solver on a network of |phi| parameters and 30,638 simulated samples, against
 
-    planes           the same loop with the planes in plain torch: stored in float32, two products a step
+    planes           the same loop with the planes in plain torch: stored in float32, two products per step
     double backward  the same loop with psi differentiated by double backward instead of forward mode
     one step         the one-step hypergradient, solver "online", which keeps no planes
 
 and the loop of 64 planes and two million parameters between two refreshes, in three storages, against plain torch with
 float32. Both sides of a line are timed in turn in one process, after their results were compared. `--threads` sets the
-team (2), `--rounds` the rounds (5), `--quick` takes small sizes, `--out` writes the figures as JSON.
+team size (2), `--rounds` the rounds (5), `--quick` takes small sizes, `--out` writes the figures as JSON.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SAMPLES, REAL, FEATURES = 30_638, 720, 64
 SIMULATED_BATCH, REAL_BATCH = 512, 128
 SIZES = (100_000, 2_000_000, 20_000_000)
 QUICK_SIZES = (2_000,)
-STORAGES = {"float32": 2.0, "bfloat16": 3.0, "sign": 8.0}  # with the ratio to reach
+STORAGES = {"float32": 2.0, "bfloat16": 3.0, "sign": 8.0}  # storage: ratio to reach
 PLANES = 64
-AGREEMENT = 1e-3  # relative, of phi after the steps that are compared
+AGREEMENT = 1e-3  # relative difference of phi after the steps that are compared
 
 
 class PlainPolyhedron(Polyhedron):
-    """The planes as a user of torch would write them: float32 matrices, a product before the step and one after."""
+    """The planes in plain torch: float32 matrices, with one product before the step and one after it."""
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         part = self.offsets + (self.weight_rows.dense() @ weights.float()).double()
@@ -73,7 +73,7 @@ class PlainPolyhedron(Polyhedron):
 
 
 def network(size: int) -> nn.Module:
-    """Two hidden layers, of the width that gives about `size` parameters."""
+    """Return a network with two hidden layers, of the width that gives about `size` parameters."""
     width = round(((FEATURES + 3) ** 2 / 4 + size) ** 0.5 - (FEATURES + 3) / 2)
     layers = nn.Linear(FEATURES, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
     return nn.Sequential(*layers)
@@ -85,7 +85,7 @@ def loss(module: nn.Module, batch: Any) -> Tensor:
 
 
 def problem(size: int, **settings: Any) -> Problem:
-    """The problem of a size, the same for every side."""
+    """Return the problem of a size, the same for every side."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         x, x_real = torch.randn(SAMPLES, FEATURES), torch.randn(REAL, FEATURES)
@@ -100,7 +100,7 @@ def problem(size: int, **settings: Any) -> Problem:
 
 
 class Stepper:
-    """A solver that is stepped on and on."""
+    """A solver that takes one step per call."""
 
     def __init__(self, solver: Any) -> None:
         self.solver, self.number = solver, 0
@@ -122,7 +122,7 @@ def with_planes(kind: type[Polyhedron], made: Problem) -> Stepper:
 
 
 def sides(name: str, size: int) -> tuple[Stepper, Stepper]:
-    """Ours and the peer's of a comparison."""
+    """Return our side and the peer's of a comparison."""
     ours = with_planes(Polyhedron, problem(size))
     if name == "planes":
         return ours, with_planes(PlainPolyhedron, problem(size))
@@ -132,11 +132,11 @@ def sides(name: str, size: int) -> tuple[Stepper, Stepper]:
 
 
 def whole_steps(size: int, rounds: int) -> list[dict[str, Any]]:
-    """Steps with a refresh each."""
+    """Time steps that each have a refresh."""
     rows = []
     for name in ("planes", "double backward", "one step"):
         ours, peer = sides(name, size)
-        for _ in range(12):  # until there are as many planes as may be
+        for _ in range(12):  # until the number of planes is at its limit
             one, other = ours(), peer()
         difference = float((one - other).norm() / other.norm())
         if name != "one step" and difference > AGREEMENT:
@@ -149,7 +149,7 @@ def whole_steps(size: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def between_refreshes(size: int, storage: str, rounds: int) -> dict[str, Any]:
-    """The loop on a full polyhedron, without refresh and without the model's own gradient."""
+    """Time the loop on a full polyhedron, without refresh and without the model's own gradient."""
     generator = torch.Generator().manual_seed(0)
     ours, peer = (
         kind(SAMPLES, size, max_planes=PLANES, storage=form, device=torch.device("cpu"))
@@ -181,7 +181,7 @@ def between_refreshes(size: int, storage: str, rounds: int) -> dict[str, Any]:
 
     loops = [looper(polyhedron, point) for polyhedron, point in zip((ours, peer), points, strict=True)]
     one, other = (loop() for loop in loops)
-    # bfloat16 rounds the magnitude of these planes' entries, which are all alike.
+    # bfloat16 rounds the magnitude of these planes' entries, which is the same for all.
     if float((one - other).norm() / other.norm()) > (0.01 if storage == "bfloat16" else AGREEMENT):
         raise SystemExit(f"the loop with {storage}: the values differ, {one[:4].tolist()} and {other[:4].tolist()}")
     timing = time_pair(*loops, rounds)
@@ -213,7 +213,7 @@ def line(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = harness.parser("sim2real.steps", __doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to check that it runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="file for the figures")

@@ -1,24 +1,24 @@
-"""What re-weighting is worth where half of the simulated cities are wrong, in three ways that are known.
+"""Re-weighting where half of the simulated cities are wrong, in one of three known ways.
 
     python benchmarks sim2real.wrong_priors --out results
     python benchmarks sim2real.wrong_priors --out results --ways night --memories 28 --seeds 2
     python benchmarks sim2real.wrong_priors --out results --table
 
-The "real" city is a SURROGATE: one more city simulated from the right prior, of which four days are known to train
-on and two to choose by; the errors are those of the week after. Of the simulated cities half come from the same prior,
+The "real" city is a SURROGATE: one more city simulated from the right prior. Four of its days are known for training
+and two for validation; the errors are those of the week after. Half of the simulated cities come from the same prior,
 and half from one that is wrong in one way:
 
-    night    the whole day is lived twelve hours late: night is turned into day
-    no-week  weekends are as other days
-    noise    white noise in the place of slow noise
+    night    the whole day is twelve hours late: night and day are swapped
+    no-week  weekends are like other days
+    noise    white noise instead of slow noise
 
-The same small network is trained for as long on the right cities alone, on all of them ("joint"), and on all of them
-drawn by the weights that solver "cutting-plane" gives each city from the real days ("weighted"). No real window is
-trained on otherwise, so that the difference is that of the cities. `--memories` are the days before that the network is
-told of: 28, the default; with 0 it knows the last 24 hours alone, and cannot tell from the days before what kind of
+The same small network is trained for the same time on the right cities alone ("right"), on all of them ("joint"), and
+on all of them drawn by the weights that the solver "cutting-plane" gives each city from the real days ("weighted"). No
+real window is trained on otherwise, so the difference is due to the cities. `--memories` gives the days before that the
+network sees: 28, the default; with 0 it sees only the last 24 hours, and cannot tell from the days before what kind of
 city it is in.
 
-Each training is a JSON file in ``OUT/cases``; one that is there is not repeated.
+Each training is a JSON file in ``OUT/cases``; one that has a file is not repeated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from simmst.training.weighing import WindowWeights, weigh
 WAYS = ("night", "no-week", "noise")
 TRAINED = ("right", "joint", "weighted")
 TRAIN_DAYS, VALIDATION_DAYS, TEST_DAYS = 4, 2, 7
-START = "2013-10-10"  # of the surrogate, a Thursday: the training days hold a weekend
+START = "2013-10-10"  # start of the surrogate, a Thursday: the training days contain a weekend
 RECENT, HORIZON = 24, 6
 SHAPE: dict[str, Any] = {"height": 6, "width": 6, "services": ("internet",)}
 NETWORK: dict[str, Any] = {"width": 16, "feedforward": 64, "neighbourhood": 1, "spatial": False}
@@ -63,7 +63,7 @@ TRAINING: dict[str, Any] = {
 
 
 class Case(NamedTuple):
-    """One training; of the right cities alone there is one for all ways."""
+    """One training; the right cities alone are trained on once for all ways."""
 
     way: str
     memory: int
@@ -72,12 +72,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The name of the training's file."""
         return f"{self.way}-m{self.memory}-{self.seed}-{self.trained}"
 
 
 def right() -> DomainPrior:
-    """The prior of the surrogate and of the right cities: usual ones with a marked week and slow noise."""
+    """Return the prior of the surrogate and of the right cities: usual ones with a marked week and slow noise."""
     return DomainPrior.usual().narrow(
         {
             "weekend_factor": (0.5, 0.7),
@@ -90,7 +90,7 @@ def right() -> DomainPrior:
 
 
 def wrong(way: str) -> DomainPrior:
-    """The prior that is wrong in one way."""
+    """Return the prior that is wrong in one way."""
     changes: dict[str, dict[str, Any]] = {
         "night": {"habits.clock_error_h": 12.0},
         "no-week": {
@@ -118,19 +118,19 @@ def surrogate(seed: int) -> TrafficDataset:
 
 @functools.lru_cache(maxsize=8)
 def cities(way: str, seed: int, number: int, days: int) -> tuple[TrafficDataset, ...]:
-    """Simulate right cities, or those that are wrong in a way."""
+    """Simulate right cities, or cities that are wrong in one way."""
     prior = right() if way == "right" else wrong(way)
     family = derive_seed(seed, "cities", way)
     return tuple(simulate_city(prior.sample(family, index, days=days, **SHAPE)) for index in range(number))
 
 
 def spec_of(memory: int) -> WindowSpec:
-    """Return the windows: the last 24 hours, and the memory of the days before where there is one."""
+    """Return the windows: the last 24 hours, and the memory of the days before if there is one."""
     return WindowSpec(HORIZON, tuple(range(-RECENT, 0)), 1, memory_days=memory)
 
 
 def windows_of(data: Sequence[TrafficDataset], spec: WindowSpec) -> ConcatWindows:
-    """All windows of some cities, each on a scale of its own."""
+    """Return all windows of some cities, each city on its own scale."""
     return ConcatWindows(
         [
             Windows(city, spec, Scaler.fit(city, range(city.num_steps), "relative"), steps=range(city.num_steps))
@@ -140,7 +140,7 @@ def windows_of(data: Sequence[TrafficDataset], spec: WindowSpec) -> ConcatWindow
 
 
 def network(case: Case) -> STNet:
-    """Return the untrained network of a case: the same for all that are compared."""
+    """Return the untrained network of a case: the same for all cases that are compared."""
     config = SimMSTNetConfig(
         services=("internet",),
         input_length=RECENT,
@@ -153,7 +153,7 @@ def network(case: Case) -> STNet:
 
 
 def run_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one network, and measure it on the surrogate's last week."""
+    """Train one network, and measure its error in the surrogate's last week."""
     real, spec = surrogate(case.seed), spec_of(case.memory)
     a_day = real.steps_per_day
     train = range(TRAIN_DAYS * a_day)
@@ -197,7 +197,7 @@ def run_case(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def told(weights: WindowWeights, half: int) -> dict[str, Any]:
-    """How the weights tell the right cities, which come first, from the wrong ones."""
+    """Return how well the weights tell the right cities, which come first, from the wrong ones."""
     by_city = weights.by_city()
     ours, theirs = by_city[:half, None], by_city[None, half:]
     return {
@@ -210,15 +210,15 @@ def told(weights: WindowWeights, half: int) -> dict[str, Any]:
 
 
 def described(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """What decides a case's numbers."""
+    """Return what decides a case's numbers."""
     training = TrainingConfig.from_dict({**TRAINING, **options.training, "seed": case.seed})
-    # The comparison with what a file holds is one of JSON values.
+    # Turned into JSON values, because it is compared with the content of a file.
     plain = json.loads(json.dumps(dataclasses.asdict(training)))
     return {**case._asdict(), "cities": options.cities, "days": options.days, "network": NETWORK, "training": plain}
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    """Go through the cases asked for, all of a seed before the next."""
+    """Iterate over the requested cases, all of one seed before the next."""
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for memory in options.memories:
             if "right" in options.trained:
@@ -228,7 +228,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table: a row a way and memory, the ratios' mean and, in brackets, each seed's."""
+    """Return a Markdown table with one row per way and memory: mean ratios with each seed's in brackets."""
     mae = {(one["way"], one["memory"], one["seed"], one["trained"]): one for one in found}
     lines = [
         "| way | memory | right alone, MAE | joint / right | weighted / right | AUC | effective cities | weights |",
@@ -264,14 +264,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--cities", type=int, default=24, help="half of them right, half wrong")
-    parser.add_argument("--days", type=int, default=14, help="of each simulated city")
-    parser.add_argument("--training", type=json.loads, default={}, help="of TrainingConfig, beside TRAINING, as JSON")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    parser.add_argument("--days", type=int, default=14, help="days of each simulated city")
+    parser.add_argument("--training", type=json.loads, default={}, help="fields of TrainingConfig, as JSON")
+    parser.add_argument("--table", action="store_true", help="only print the table of the finished cases")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the cases that are left, and print the table."""
+    """Run the remaining cases, and print the table."""
     options = parse(arguments)
     done = []
     for case in cases(options):
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             done.append(json.loads(path.read_text()))
             different = [key for key, value in described(case, options).items() if done[-1].get(key) != value]
             if different:
-                raise SystemExit(f"{path} is of other settings ({', '.join(different)}); choose another --out")
+                raise SystemExit(f"{path} has other settings ({', '.join(different)}); choose another --out")
         elif not options.table:
             done.append(run_case(case, options))
             write_json(path, done[-1])

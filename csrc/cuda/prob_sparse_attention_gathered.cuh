@@ -12,9 +12,9 @@ namespace simmst::cuda::prob_sparse {
 constexpr int kGroup = static_cast<int>(simmst::prob_sparse::kGroupQueries);
 constexpr int kTurn = static_cast<int>(simmst::prob_sparse::kTurnRows);
 
-// The parts of a row, of 16 bytes where it is wide enough. With g = lane / 4 and t = lane % 4, a lane reads parts t, t
-// + 4, ... of the rows g and g + 8. The parts come in pairs, of which lanes with odd g read the second first, so that
-// two rows of 128 bytes use all banks of shared memory.
+// The parts of a row, of 16 bytes where it is wide enough. With g = lane / 4 and t = lane % 4, a lane reads parts
+// t, t + 4, ... of the rows g and g + 8. The parts come in pairs, of which lanes with odd g read the second first, so
+// that two rows of 128 bytes use all banks of shared memory.
 template <typename T, int W>
 struct Parts {
   static constexpr int kFull = 16 / static_cast<int>(sizeof(T));
@@ -63,7 +63,7 @@ struct GlobalRows {
 // Products of a lane's two rows with the queries of a group; a lane holds those with the queries 2 t and 2 t + 1, as in
 // a TileC.
 template <typename T, int W>
-struct GroupProducts {  // the queries of one block, few enough for an int
+struct GroupProducts {  // its rows are the queries of one block, few enough for an int
   using P = Parts<T, W>;
   static constexpr int kSteps = W / 16, kStepsPerPart = P::kSize / 4;
   TileB query[kSteps];

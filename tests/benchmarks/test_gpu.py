@@ -52,7 +52,7 @@ def test_without_a_gpu_it_says_so_and_what_to_do() -> None:
 def test_help_says_how_to_run_it() -> None:
     found = run("--help")
     assert found.returncode == 0
-    for word in ("--tune", "--budget", "--dry-run", "--apply", "--wheel", "inside ten minutes"):
+    for word in ("--tune", "--budget", "--dry-run", "--apply", "--wheel", "within ten minutes"):
         assert word in found.stdout
 
 
