@@ -110,6 +110,54 @@ def test_a_fitted_network_is_combined_at_each_call(shipped):
     assert (low < high).all()
 
 
+def ten_minutes(slots, *, seed=0):
+    """Two places that swing in two hours, which no day before tells and the latest slots do, with a little noise."""
+    t = np.arange(slots)[:, None]
+    swing = 300 + 200 * np.sin(2 * np.pi * t / 12 + np.array([0.0, 2.0]))
+    values = swing * np.random.default_rng(seed).uniform(0.98, 1.02, (slots, 2))
+    time = MONDAY + np.arange(slots) * np.timedelta64(600, "s")
+    return TrafficDataset.from_arrays(
+        values[:, None, None], time, services=["internet"], timezone="UTC", country=None, geometry="points"
+    )
+
+
+def test_one_day_of_fine_slots_brings_an_autoregression(shipped, alone):
+    city, origins = ten_minutes(170), np.arange(144, 160)
+    found = shipped.on(city, origins)
+    weights = found.companions.weights
+    assert weights.shape == (HORIZON, 1, 2)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert (weights[..., 1] > 0.5).all()
+    assert error(shipped, city, origins) < 0.4 * error(alone, city, origins)
+
+
+def test_the_autoregression_knows_nothing_from_the_first_origin_on(shipped):
+    city, first = ten_minutes(170), 144
+    changed = city.activity.copy()
+    changed[first:] *= 50
+    one, two = (shipped.on(of, np.array([first, first + 5])) for of in (city, city.with_(activity=changed)))
+    assert np.array_equal(one.companions.weights, two.companions.weights)
+    assert np.array_equal(one.companions.learned.coefficients, two.companions.learned.coefficients)
+
+
+def test_without_its_last_value_a_window_is_the_networks(shipped, alone):
+    city = ten_minutes(170)
+    gap = city.activity.copy()
+    gap[149, ..., 0] = np.nan
+    city, origins = city.with_(activity=gap), np.array([150])
+    assert isinstance(shipped.on(city, np.array([144])), CombinedPredictor)
+    found = shipped.on(city, np.array([144])).predict(city, origins)
+    network = alone.on(city, np.array([144])).predict(city, origins)
+    np.testing.assert_allclose(found[:, 0], network[:, 0], rtol=1e-5)
+    assert (np.abs(found[:, 1] / network[:, 1] - 1) > 1e-3).any()
+
+
+@pytest.mark.parametrize(("slots", "kind"), [(75, ModelPredictor), (76, CombinedPredictor)])
+def test_an_autoregression_takes_24_slots_to_learn_from(shipped, slots, kind):
+    """A half of 38 slots: 12 go before, and a window of three steps ends with the half."""
+    assert type(shipped.on(ten_minutes(100), np.array([slots]))) is kind
+
+
 @pytest.mark.parametrize(
     ("score", "days", "better"),
     [(0.94, 7, True), (0.96, 7, False), (0.94, 1, False), (0.85, 1, True), (0.6, 1 / 24, False), (0.49, 1 / 24, True)],
