@@ -1,4 +1,4 @@
-"""The weights that ship with the package: a network that has learned from simulated cities alone."""
+"""The shipped weights: those of a network trained on simulated cities alone."""
 
 from simmst.pretrained.weights import Pretrained, load_pretrained, save_pretrained
 

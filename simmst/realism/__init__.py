@@ -1,4 +1,4 @@
-"""How real simulated cities are: their statistics beside those of real files, and priors fitted to real data."""
+"""Realism of simulated cities: their statistics compared with those of real files, and priors fitted to real data."""
 
 from __future__ import annotations
 

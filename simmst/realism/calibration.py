@@ -1,4 +1,4 @@
-"""Calibration of a prior by rejection: simulate, keep the cities most like the real ones, narrow the laws to theirs."""
+"""Calibration of a prior by rejection: simulate cities, keep those most like the real ones, narrow the laws to them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from simmst.simulation.prior.domain_prior import DomainPrior
 
 MIN_KEPT = 10
 CLIP = 4.0  # no statistic counts for more than this many typical deviations
-_KS_CRITICAL = 1.358  # Kolmogorov-Smirnov at 5 %, for the statistic scaled after Stephens
+_KS_CRITICAL = 1.358  # critical value of Kolmogorov-Smirnov at 5 %, for the statistic as scaled by Stephens
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What came of a calibration.
+    """Result of a calibration.
 
     Attributes:
-        prior: the narrowed prior; its note says on what it was calibrated.
-        narrowed: by parameter, the old and the new interval; parameters that the data say nothing on are not here.
-        distance: of each simulated city from the real data, ``(cities,)``.
-        kept: indices of the cities kept, the nearest first.
+        prior: the narrowed prior; its note says which data it was calibrated on.
+        narrowed: old and new interval of each narrowed parameter, by parameter.
+        distance: distance of each simulated city from the real data, ``(cities,)``.
+        kept: indices of the cities that were kept, the nearest first.
     """
 
     prior: DomainPrior
@@ -56,32 +56,32 @@ def calibrate(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Narrow a prior to what the training period of real data supports: rejection sampling on summary statistics.
+    """Narrow a prior to what the training period of real data supports, by rejection sampling on summary statistics.
 
     Cities are drawn from the prior and cut to the data's shape, as in the realism report. The distance of a city is
     the root mean square, over the report's statistics and over the data sets, of its difference from the real value
     in units of the cities' median absolute deviation, clipped at 4. The `keep` nearest cities approximate the
-    posterior. A parameter whose kept values differ from its law (Kolmogorov-Smirnov, 5 %) is narrowed to their range,
-    widened by one mean spacing at either end, its family kept; the others keep their law. Categorical laws and dates
-    are left alone.
+    posterior. A parameter whose kept values differ from its law (Kolmogorov-Smirnov, 5 %) keeps its family and is
+    narrowed to the range of these values, widened by one mean spacing at either end. The other parameters, categorical
+    laws and dates keep their law.
 
-    This is deliberately coarse: with some fifty parameters and a few dozen statistics a neural posterior would need far
-    more cities and another heavy package, and would give a law much narrower than one city justifies. The prior stays
-    one of cities like this, not of this city.
+    The method is deliberately coarse. With some fifty parameters and a few dozen statistics, a neural posterior would
+    need far more cities and another heavy package, and would give a law much narrower than one city justifies. The
+    result is a prior of cities like this one, not of this city.
 
     Args:
-        prior: to start from.
+        prior: prior to start from.
         real: one data set or several of the same city.
         period: first and last local date (ISO) of the training period; None takes all. Test days must lie outside.
-        cities: how many to simulate.
-        keep: fraction to keep; at least 10 cities are needed.
-        seed: of the family of cities.
-        place_cells: of data sets of places, cells a side of a place.
-        workers: processes.
-        progress: called with (cities done, cities).
+        cities: number of cities to simulate.
+        keep: fraction of the cities to keep; at least 10 must be kept.
+        seed: seed of the family of cities.
+        place_cells: cells a side of a place, for data sets of places.
+        workers: number of processes.
+        progress: called with (cities done, cities) after each city.
 
     Raises:
-        ConfigError: `keep` is no fraction or keeps fewer than 10 cities, or a date is wrong.
+        ConfigError: `keep` is not a fraction or keeps fewer than 10 cities, or a date is wrong.
         DataError: the period holds fewer than two slots of a data set, or nothing can be compared.
 
     Example:
@@ -122,7 +122,7 @@ def calibrate(
 
 
 def within(dataset: TrafficDataset, period: tuple[str, str] | None) -> TrafficDataset:
-    """Return the slots of a period of local dates, both included; all when None.
+    """Return the slots of a period of local dates, both included; None returns all slots.
 
     Raises:
         ConfigError: a date is wrong.
@@ -147,7 +147,7 @@ def within(dataset: TrafficDataset, period: tuple[str, str] | None) -> TrafficDa
 
 
 def deviations(real: Measurement, simulated: Sequence[Measurement], services: tuple[str, ...]) -> np.ndarray:
-    """Return how far each city's statistics lie from the real ones in typical deviations, ``(cities, statistics)``.
+    """Return the difference of each city's statistics from the real ones in typical deviations, (cities, statistics).
 
     Raises:
         DataError: no statistic is common to the real data and most cities.
@@ -173,8 +173,8 @@ def deviations(real: Measurement, simulated: Sequence[Measurement], services: tu
 
 
 def _interval(law: Distribution, values: Sequence[Any]) -> tuple[float, float] | None:
-    """Return the interval that the kept values support, or None where they look like draws from the law or reach both
-    of its ends.
+    """Return the interval that the kept values support, or None if they look like draws from the law or reach both of
+    its ends.
     """
     laws = law.laws if isinstance(law, Mixture) else (law,)
     if not all(isinstance(one, INTERVALS) for one in laws) or len(values) < MIN_KEPT:

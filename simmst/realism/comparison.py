@@ -1,4 +1,4 @@
-"""One real file against the simulated cities that were cut to its shape: a row a statistic."""
+"""Comparison of one real file with the simulated cities that were cut to its shape, one row per statistic."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ BAND = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Row:
-    """One statistic, real against simulated.
+    """One statistic of the real file and of the simulated cities.
 
     Attributes:
         subject: the service, or the pair of services.
-        statistic: what is measured.
-        real: its value in the file.
-        low: 5 % quantile over the simulated cities; 0 for distances, of which none is too small.
-        median: their median.
-        high: their 95 % quantile.
-        percentile: per cent of the simulated cities below the real value.
-        note: why the real value lies outside the band; empty inside it.
+        statistic: the statistic.
+        real: value in the file.
+        low: 5 % quantile over the simulated cities; 0 for distances, because no distance is too small.
+        median: median over the simulated cities.
+        high: 95 % quantile over the simulated cities.
+        percentile: percentage of the simulated cities below the real value.
+        note: what it means that the real value lies outside the band; empty inside it.
     """
 
     subject: str
@@ -63,18 +63,18 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class FileComparison:
-    """One file against the simulated cities.
+    """Comparison of one file with the simulated cities.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         surrogate: whether the file itself is simulated.
-        description: what was simulated to compare with it.
-        cautions: what a reader must know of the comparison.
-        rows: the statistics that the file has.
-        reasons: why it has not the others, by (subject, label).
-        usual: how many statistics of a simulated city lie outside the band of all: median and 95 % quantile.
-        real: the file's measurement.
-        simulated: the cities'.
+        description: description of what was simulated for the comparison.
+        cautions: cautions about the comparison.
+        rows: statistics that have a value.
+        reasons: reasons why the other statistics have none, by (subject, label).
+        usual: number of a simulated city's statistics outside the band of all cities: median and 95 % quantile.
+        real: measurement of the file.
+        simulated: measurements of the cities.
     """
 
     name: str
@@ -94,12 +94,12 @@ class FileComparison:
 
     @property
     def verdict(self) -> str:
-        """One line on the whole file."""
+        """One line that sums up the file."""
         count, (usual, most) = len(self.outside), self.usual
         tail = "" if count <= most else ": more than chance explains"
         return (
-            f"{len(self.rows) - count} of {len(self.rows)} statistics in the band, {count} outside; of a simulated "
-            f"city {usual} are outside, of one in twenty more than {most}{tail}"
+            f"{len(self.rows) - count} of {len(self.rows)} statistics in the band, {count} outside; a simulated "
+            f"city has {usual} outside, and one in twenty has more than {most}{tail}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class FileComparison:
         }
 
     def to_table(self) -> rich.table.Table:
-        """Return a `rich` table of the rows, those outside the band in bold with their reason.
+        """Return a `rich` table of the rows, with those outside the band in bold with their reason.
 
         Raises:
             MissingExtraError: `rich` is not installed.
@@ -151,7 +151,7 @@ class FileComparison:
 
 
 def compare_crop(crop: Crop, simulated: list[Measurement]) -> FileComparison:
-    """Hold a file's statistics against those of the cities that were cut to its shape."""
+    """Compare a file's statistics with those of the cities that were cut to its shape."""
     real = measure(crop.like)
     _take_distances(real, simulated)
     rows, columns, reasons = [], [], {}
@@ -182,7 +182,7 @@ def compare_crop(crop: Crop, simulated: list[Measurement]) -> FileComparison:
 
 
 def _take_distances(real: Measurement, simulated: Sequence[Measurement]) -> None:
-    """Add how far each marginal lies from the typical simulated one: the medians of the cities' quantiles."""
+    """Add the distance of each marginal from the typical simulated one, the medians of the cities' quantiles."""
     for service, quantiles in real.quantiles.items():
         others = [one for one in simulated if service in one.quantiles]
         if not others:

@@ -1,4 +1,4 @@
-"""Crops: what to simulate so that it can be compared with a given file, slot by slot and cell by cell."""
+"""Crops: simulations that can be compared with a given file, slot by slot and cell by cell."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from simmst.simulation.streams import stream
 
 CITY_CELLS = 20  # smaller grids are cut out of a city of this many cells a side
 PLACES_CELLS = 40  # side of the city that is cut into places, or whose total stands for a file of one place
-PLACE_SIDES = (1, 2, 4, 7, 10)  # cells a side of a place, by turns, where the file does not say
+PLACE_SIDES = (1, 2, 4, 7, 10)  # cells a side of a place, drawn at random where the file does not say
 _DAY_S = 86_400
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """The shape, step, length, calendar and gaps of a file.
+    """The shape, slot length, duration, calendar and gaps of a file.
 
     Attributes:
         like: the file's data set.
-        city: fields of `CityConfig` that the file settles: grid, step, start, days, services, calendar, no gaps.
-        first: the first slot of the simulated city that the file covers, in simulated slots.
-        services: for each service of the file, its name in the simulator.
-        place_cells: cells a side of a place, for files of places; None to take several sizes by turns.
+        city: fields of `CityConfig` that the file fixes: grid, slot length, start, days, services, calendar, no gaps.
+        first: first slot of the simulated city that the file covers, in simulated slots.
+        services: name in the simulator of each service of the file.
+        place_cells: cells a side of a place, for files of places. None draws one of several sizes for each city.
 
     Example:
         >>> import numpy as np
@@ -50,15 +50,15 @@ class Crop:
 
     @classmethod
     def of(cls, dataset: TrafficDataset, *, place_cells: int | None = None) -> Crop:
-        """Read off a data set what must be simulated to compare with it.
+        """Return the crop that compares with a data set.
 
         Args:
             dataset: the real traffic.
-            place_cells: for data sets of places (``geometry="points"``), cells a side of a place.
+            place_cells: cells a side of a place, for data sets of places (``geometry="points"``).
 
         Raises:
-            ConfigError: `place_cells` is no whole number from 1 to 40.
-            DataError: the simulator does not know a service, or has no slots that sum up to the file's.
+            ConfigError: `place_cells` is not a whole number from 1 to 40.
+            DataError: the simulator does not know a service, or has no slots that sum to the file's.
         """
         if place_cells is not None and not 1 <= place_cells <= PLACES_CELLS:
             raise ConfigError(f"place_cells is {place_cells!r}; it must be a whole number from 1 to {PLACES_CELLS}")
@@ -72,13 +72,13 @@ class Crop:
         step = step_for(dataset.step_minutes)
         if step is None:
             raise DataError(
-                f"{dataset.name}: cities are simulated in slots of 5 minutes and what they sum up to, the file has "
+                f"{dataset.name}: cities are simulated in slots of 5 minutes or multiples of it, but the file has "
                 f"slots of {dataset.step_minutes}; resample it to 10, 30 or 60 minutes"
             )
         local = int(local_seconds(dataset.time[:1], dataset.timezone)[0])
         day = local // _DAY_S
         midnight = np.datetime64(day * _DAY_S, "s")
-        # The offset at midnight, not now: on the two days a year when the clocks change they differ.
+        # Use the offset at midnight: it differs from that of the first slot on a day when the clocks change.
         start_utc = midnight - int(utc_offset_seconds(midnight.reshape(1), dataset.timezone)[0])
         gone = int((dataset.time[0] - start_utc).astype(np.int64))
         if gone % (step * 60):
@@ -102,12 +102,12 @@ class Crop:
         }
         if grid and dataset.cell_size_m is not None:
             city["cell_m"] = dataset.cell_size_m
-        CityConfig(**city)  # whatever does not fit is told at once
+        CityConfig(**city)  # raises at once if a value does not fit
         return cls(dataset, city, gone // (step * 60), names, place_cells)
 
     @property
     def description(self) -> str:
-        """What is simulated, in words.
+        """Description in words of what is simulated.
 
         Example:
             >>> import numpy as np
@@ -131,29 +131,29 @@ class Crop:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What a reader must know of the comparison, in words."""
+        """Cautions about the comparison, in words."""
         real = self.like
         if real.geometry == "points" and real.num_cells == 1:
             side = self._place_sides()[0]
             return (
-                f"the place is taken for {side} x {side} cells; the total of more cells is smoother, of fewer rougher",
+                f"the place is taken to be {side} x {side} cells; a total of more cells is smoother, of fewer rougher",
             )
         if real.geometry == "points" and self.place_cells is None:
             return ("the file does not say how large its places are, so several sizes take turns",)
         if real.num_cells < MIN_CELLS:
             return (
-                f"the file's {real.num_cells} cells were chosen by someone and not drawn at random, which shows in "
-                "marginals and levels",
+                f"the file's {real.num_cells} cells were chosen, not drawn at random, which affects marginals and "
+                "levels",
             )
         return ()
 
     def cut(self, city: TrafficDataset, seed: int, index: int) -> TrafficDataset:
-        """Cut what compares with the file out of a simulated city.
+        """Cut the part that compares with the file out of a simulated city.
 
         Args:
-            city: simulated with the fields of `city`.
-            seed: of the family of cities; place and size of the crop depend on it and on the index.
-            index: of the city.
+            city: city simulated with the fields of the attribute `city`.
+            seed: seed of the family of cities. The position and size of the crop depend on it and on the index.
+            index: number of the city.
 
         Returns:
             A data set with the file's services, slots, mask, gaps and unit.
@@ -206,7 +206,7 @@ def _places(activity: np.ndarray, side: int, count: int) -> np.ndarray:
     rows, columns = height // side, width // side
     whole = activity[:, :, : rows * side, : columns * side]
     squares = whole.reshape(steps, services, rows, side, columns, side)
-    # A sum counts what was reported; where nothing was, it is missing.
+    # A sum counts the cells that were reported, and is missing where none was.
     sums = np.where(np.isnan(squares).all(axis=(3, 5)), np.nan, np.nansum(squares, axis=(3, 5)))
     places: np.ndarray = sums.reshape(steps, services, 1, rows * columns)[..., :count]
     return places

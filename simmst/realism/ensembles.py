@@ -1,4 +1,4 @@
-"""Ensembles: simulated cities cut to compare with files, measured one by one and thrown away."""
+"""Ensembles of simulated cities that are cut to the shape of files and measured one by one, without being kept."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def measure_cities(
 ) -> list[tuple[Measurement, ...]]:
     """Simulate cities 0 to `cities` - 1 in the shape of every crop, and measure them.
 
-    City i has the same parameters in every crop, but for those that a crop settles; and it is the same whatever the
-    number of cities and workers.
+    City i has the same parameters in every crop, except those that a crop fixes. It depends neither on the number of
+    cities nor on that of workers.
 
     Args:
-        crops: what to simulate.
-        cities: how many.
-        seed: of the family of cities.
+        crops: crops to simulate.
+        cities: number of cities.
+        seed: seed of the family of cities.
         prior: law of their parameters.
-        workers: processes. More than one are started afresh ("spawn"), so a script must guard its main part with
-            ``if __name__ == "__main__":``.
-        progress: called with (cities done, cities).
+        workers: number of processes. If there are several, they are started with "spawn", so a script must guard its
+            main part with ``if __name__ == "__main__":``.
+        progress: called with (cities done, cities) after each city.
 
     Returns:
         For each city, its measurement in each crop.

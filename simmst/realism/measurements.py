@@ -1,4 +1,4 @@
-"""What the realism report measures of a data set: every statistic by name, or the reason why there is none."""
+"""Measurements of a data set for the realism report: every statistic by name, or the reason why it has no value."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from simmst.simulation.clock import public_holidays
 
 SPATIAL_LAGS = (1, 2, 3, 5, 8, 12, 20)
 HOUR_LAGS = (1, 24, 168)
-DISTANCES = ("ks", "wasserstein")  # from the typical simulated city: the smaller the better
-LEVELS = (np.arange(200) + 0.5) / 200  # of the quantile functions that marginals are compared by
+DISTANCES = ("ks", "wasserstein")  # from the typical simulated city; smaller is better
+LEVELS = (np.arange(200) + 0.5) / 200  # levels of the quantile functions that marginals are compared by
 _DAY_S = 86_400
 _EPOCH = np.datetime64("1970-01-01", "D")
 
@@ -30,8 +30,8 @@ class Statistic:
     Attributes:
         key: name in JSON, unique within a service.
         label: name in tables.
-        above: what it means when the real value lies above the simulated ones.
-        below: and below.
+        above: meaning of a real value above the simulated ones.
+        below: meaning of a real value below the simulated ones.
     """
 
     key: str
@@ -45,10 +45,10 @@ class Measurement:
     """The statistics of one data set.
 
     Attributes:
-        values: by (service or pair of services, key of the statistic).
-        reasons: why a statistic has no value, under the same names.
-        quantiles: by service, standardised log traffic (z-scored series: as it is) at `LEVELS`.
-        days: by service, the 24 hours of the mean day relative to its busiest; empty where the file has no whole day.
+        values: value of each statistic, by (service or pair of services, key of the statistic).
+        reasons: reason why a statistic has no value, by the same names.
+        quantiles: quantiles at `LEVELS` of standardised log traffic, or of z-scored series themselves, by service.
+        days: the 24 hours of the mean day relative to the busiest hour, by service; empty if the file has no whole day.
     """
 
     values: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -70,8 +70,8 @@ class Days:
 
     Attributes:
         hour: local hour of each slot, float64 ``(T,)``.
-        working: bool ``(T,)``, Monday to Friday but for public holidays.
-        weekend: bool ``(T,)``, Saturdays and Sundays but for public holidays.
+        working: bool ``(T,)``, Monday to Friday except public holidays.
+        weekend: bool ``(T,)``, Saturdays and Sundays except public holidays.
         holiday: bool ``(T,)``, public holidays from Monday to Friday.
     """
 
@@ -82,7 +82,7 @@ class Days:
 
     @classmethod
     def of(cls, dataset: TrafficDataset) -> Days:
-        """Read the calendar off a data set's time zone and country."""
+        """Return the calendar of a data set, by its time zone and country."""
         local = local_seconds(dataset.time, dataset.timezone)
         number = local // _DAY_S
         first = (_EPOCH + int(number[0])).astype(object)
@@ -173,11 +173,11 @@ def measure(dataset: TrafficDataset) -> Measurement:
     """Measure every statistic that a data set allows.
 
     Args:
-        dataset: real or simulated, of any shape. Z-scored series (``unit="z-score"``) have no level: of them only what
-            does not depend on it is measured.
+        dataset: real or simulated data set, of any shape. Z-scored series (``unit="z-score"``) have no level, so only
+            statistics that do not depend on it are measured.
 
     Returns:
-        The values, and reasons where there are none.
+        The values, and the reason for each statistic without one.
 
     Example:
         >>> from simmst.simulation import CityConfig, simulate_city
@@ -240,7 +240,7 @@ def _measure_time(measured: Measurement, service: str, series: np.ndarray, days:
 
 
 def _long(hours: float, lag_hours: int, compute: Callable[[], float]) -> float:
-    """Compute what needs a day more than a lag."""
+    """Compute a statistic that needs a series one day longer than a lag."""
     if hours < lag_hours + 24:
         raise st.NotComputable(f"the file is shorter than {lag_hours + 24} h")
     return compute()
@@ -256,7 +256,7 @@ def _measure_levels(measured: Measurement, service: str, series: np.ndarray, day
     measured.take(service, "upper_99", lambda: st.upper_ratio(series, 0.99))
     measured.take(service, "largest", lambda: st.largest_ratio(series))
     for key in ("weekend_shift", "holiday_shift"):
-        measured.reasons[service, key] = "the ratio of the levels says it already"
+        measured.reasons[service, key] = "the ratio of the levels already shows it"
     try:
         measured.days[service] = st.mean_day(series, days.hour)
     except st.NotComputable:
@@ -285,7 +285,7 @@ def _measure_pair(measured: Measurement, pair: str, first: np.ndarray, second: n
     if len(values) == 1:
         for key in (keys[0], keys[2]):
             del measured.values[pair, key]
-            measured.reasons[pair, key] = "there is one cell alone"
+            measured.reasons[pair, key] = "there is only one cell"
 
 
 def subjects(services: tuple[str, ...]) -> Iterator[tuple[str, Statistic]]:

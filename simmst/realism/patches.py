@@ -1,4 +1,4 @@
-"""Files of unrelated patches of an operator's cells: each patch a data set of its own, to compare with cities."""
+"""Files of unrelated patches of an operator's cells, as one data set per patch to compare with cities."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from simmst.data.readers import patches
 
 
 def read_patches(path: str | Path, **options: Any) -> list[TrafficDataset]:
-    """Read a ``.npz`` file of patches, one data set a patch.
+    """Read a ``.npz`` file of patches, one data set per patch.
 
     Args:
         path: as in `simmst.data.readers.patches.read_patches`, which reads the file.
-        options: as there: ``start``, ``timezone`` and ``service``.
+        options: options of that function: ``start``, ``timezone`` and ``service``.
 
     Raises:
         DataError: the file cannot be read, or holds something else.
@@ -32,9 +32,9 @@ def read_patches(path: str | Path, **options: Any) -> list[TrafficDataset]:
 
 
 def split_patches(dataset: TrafficDataset) -> list[TrafficDataset]:
-    """Split a data set of patches on one grid into one data set a patch, named after it and the patch's number.
+    """Split a data set of patches on one grid into one data set per patch, named after both the data set and the patch.
 
-    Any other data set is returned as it is.
+    Any other data set is returned unchanged.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""One page of plots of a realism report: a row a file."""
+"""One page of plots of a realism report, with a row for each file."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _HEADS = (
 def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) -> Path:
     """Draw each file's statistics, marginals, mean day and map against the band of the simulated cities.
 
-    Lines are real, shaded bands are simulated (5 to 95 %), one colour a service.
+    Lines are real, shaded bands are simulated (5 to 95 %), with one colour per service.
 
     Args:
-        title: of the page.
-        files: the comparisons, one a file.
+        title: title of the page.
+        files: comparisons to draw, one per file.
         path: the picture, ``.png``, ``.svg`` or ``.pdf``.
 
     Returns:
         The path written.
 
     Raises:
-        ConfigError: another kind of picture, or no file.
+        ConfigError: the picture has another format, or there is no file.
         MissingExtraError: matplotlib is not installed.
     """
     path = checked_format(path)

@@ -1,4 +1,4 @@
-"""The realism report: does every statistic of a real file lie within those of simulated cities of the same shape?"""
+"""The realism report, which compares a real file's statistics with those of simulated cities of the same shape."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RealismReport:
-    """Real files against cities simulated in their shape.
+    """Comparison of real files with cities simulated in their shape.
 
     Attributes:
-        files: one comparison a file; of files of unrelated patches, one a patch.
-        skipped: by file, why it could not be compared.
-        cities: how many cities were simulated for each file.
-        seed: of the family of cities.
-        prior: what the prior is, in words.
+        files: one comparison per file, or per patch for files of unrelated patches.
+        skipped: reason why a file could not be compared, by file.
+        cities: number of cities simulated for each file.
+        seed: seed of the family of cities.
+        prior: description of the prior.
     """
 
     files: tuple[FileComparison, ...]
@@ -61,7 +61,7 @@ class RealismReport:
         }
 
     def print(self, console: rich.console.Console | None = None) -> None:
-        """Print a table a file, on standard output unless a console is given.
+        """Print a table for each file, on standard output unless a console is given.
 
         Raises:
             MissingExtraError: `rich` is not installed.
@@ -106,20 +106,20 @@ def compare(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> RealismReport:
-    """Compare real data sets with cities simulated in their shape, step, length, calendar and gaps.
+    """Compare real data sets with cities simulated in their shape, slot length, duration, calendar and gaps.
 
     Args:
         real: the data sets; those of unrelated patches are compared patch by patch.
-        cities: how many cities to simulate for each, at least 20.
-        seed: of the family of cities.
-        prior: law of their parameters; `DomainPrior.default` when None.
-        place_cells: of data sets of places, cells a side of a place; when None several sizes take turns.
-        workers: processes.
-        progress: called with (cities done, cities).
+        cities: number of cities to simulate for each data set, at least 20.
+        seed: seed of the family of cities.
+        prior: law of their parameters; None uses `DomainPrior.default`.
+        place_cells: cells a side of a place, for data sets of places. None draws one of several sizes for each city.
+        workers: number of processes.
+        progress: called with (cities done, cities) after each city.
 
     Raises:
         ConfigError: a number is too small.
-        DataError: there is no data set, or one cannot be compared: unknown service or step.
+        DataError: there is no data set, or one cannot be compared because of its services or slot length.
 
     Example:
         >>> from simmst.simulation import surrogate_city
@@ -147,10 +147,10 @@ def compare_files(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> RealismReport:
-    """Compare files as `compare` does; those that hold no comparable traffic are named with the reason.
+    """Compare files as `compare` does, and report the reason for each file that cannot be compared.
 
     Args:
-        paths: files or names, as `simmst.data.load` takes them.
+        paths: files or names that `simmst.data.load` accepts.
         cities: as in `compare`.
         seed: as in `compare`.
         prior: as in `compare`.
@@ -160,7 +160,7 @@ def compare_files(
 
     Raises:
         ConfigError: a number is too small.
-        DataError: no file can be compared; the message has the reason of each.
+        DataError: no file can be compared; the message gives the reason for each.
     """
     opened = [_open(path) for path in paths]
     datasets = [one for one in opened if isinstance(one, TrafficDataset)]

@@ -1,4 +1,4 @@
-"""Statistics of traffic in space: pure functions on maps, which real and simulated traffic both pass."""
+"""Statistics of traffic in space: pure functions on maps, for real and simulated traffic alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIN_PAIRS = 10
 
 
 def log_mean_map(activity: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the log of the mean of each cell, float64 ``(H, W)``; NaN outside the city and where nothing happens.
+    """Return the log of the mean of each cell, float64 ``(H, W)``; NaN outside the city and where there is no activity.
 
     Args:
         activity: one service, ``(T, H, W)``.
@@ -48,7 +48,7 @@ def map_skew(field: np.ndarray) -> float:
     """Return the skew over the cells of a map ``(H, W)``.
 
     Raises:
-        NotComputable: fewer than 20 cells, or all alike.
+        NotComputable: fewer than 20 cells, or all cells are equal.
     """
     values = present(field, MIN_CELLS_SKEW, "cells")
     return float((standardise(values) ** 3).mean())
@@ -85,14 +85,14 @@ def spatial_autocorrelation(field: np.ndarray, lag_cells: int) -> float:
 
 
 def neighbour_correlation(activity: np.ndarray, mask: np.ndarray) -> float:
-    """Return the correlation over time of adjacent cells, the median over pairs.
+    """Return the median over pairs of adjacent cells of their correlation over time.
 
     Args:
         activity: one service, ``(T, H, W)``.
         mask: bool ``(H, W)``.
 
     Raises:
-        NotComputable: fewer than 10 pairs, or too short.
+        NotComputable: fewer than 10 pairs, or fewer than 24 slots.
     """
     if len(activity) < MIN_VALUES:
         raise NotComputable(f"{len(activity)} slots are too few; at least {MIN_VALUES} needed")

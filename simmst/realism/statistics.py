@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-LOG_FLOOR = 1e-3  # of the mean: log traffic is log(x + floor * mean), so that empty slots have one
+LOG_FLOOR = 1e-3  # fraction of the mean: log traffic is log(x + floor * mean), which is finite in empty slots
 MIN_CELLS = 10
 MIN_VALUES = 24
 
 
 class NotComputable(Exception):  # noqa: N818 -- an answer, not an error: caught by `simmst.realism.measurements`
-    """A statistic has no meaning for this traffic; the text says why."""
+    """Raised if a statistic has no meaning for the traffic; the text says why."""
 
 
 def log_traffic(series: np.ndarray) -> np.ndarray:
@@ -41,11 +41,11 @@ def log_traffic(series: np.ndarray) -> np.ndarray:
 
 
 def autocorrelation(series: np.ndarray, lag: int) -> float:
-    """Return the correlation of the cells' series with themselves `lag` slots later, the median over cells.
+    """Return the median over cells of the correlation of a series with itself `lag` slots later.
 
     Args:
         series: ``(T, C)``.
-        lag: in slots.
+        lag: lag in slots.
 
     Raises:
         NotComputable: the series is not longer than the lag, or is constant.
@@ -80,13 +80,13 @@ def cross_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def synchrony(series: np.ndarray) -> float:
-    """Return the correlation over time of a cell with the mean of all standardised cells, the median over cells.
+    """Return the median over cells of the correlation over time of a cell with the mean of all standardised cells.
 
     Args:
         series: ``(T, C)``.
 
     Raises:
-        NotComputable: fewer than 3 cells.
+        NotComputable: fewer than 10 cells.
     """
     if series.shape[1] < MIN_CELLS:
         raise NotComputable(f"{series.shape[1]} cells; at least {MIN_CELLS} needed")
@@ -110,7 +110,7 @@ def standardised(series: np.ndarray) -> np.ndarray:
 
 
 def temporal_std(series: np.ndarray) -> float:
-    """Return the standard deviation over time of log traffic, the median over cells.
+    """Return the median over cells of the standard deviation over time of log traffic.
 
     Args:
         series: one service, ``(T, C)``, not negative.
@@ -130,15 +130,15 @@ def temporal_std(series: np.ndarray) -> float:
 
 
 def ratio_of_days(series: np.ndarray, these: np.ndarray, those: np.ndarray) -> float:
-    """Return the mean of all cells together over some slots, relative to other slots.
+    """Return the mean over some slots of all cells together, relative to the mean over other slots.
 
     Args:
         series: one service, ``(T, C)``.
-        these: bool ``(T,)``.
-        those: bool ``(T,)``.
+        these: slots of the numerator, bool ``(T,)``.
+        those: slots of the denominator, bool ``(T,)``.
 
     Raises:
-        NotComputable: there are no such slots, or nothing happens in them.
+        NotComputable: there are no such slots, or no activity in ``those``.
     """
     total = mean_present(np.asarray(series, dtype=np.float64), 1)
     if not these.any() or not those.any():
@@ -150,14 +150,14 @@ def ratio_of_days(series: np.ndarray, these: np.ndarray, those: np.ndarray) -> f
 
 
 def shift_of_days(series: np.ndarray, these: np.ndarray, those: np.ndarray) -> float:
-    """Return how far the mean of some slots lies above that of others in standard deviations, the median over cells.
+    """Return the median over cells of the mean of some slots minus that of other slots, in standard deviations.
 
-    It needs no level, so z-scored series have it.
+    The shift needs no level, so it exists for z-scored series too.
 
     Args:
         series: ``(T, C)``.
-        these: bool ``(T,)``.
-        those: bool ``(T,)``.
+        these: slots of the first mean, bool ``(T,)``.
+        those: slots of the second mean, bool ``(T,)``.
 
     Raises:
         NotComputable: there are no such slots.
@@ -169,14 +169,14 @@ def shift_of_days(series: np.ndarray, these: np.ndarray, those: np.ndarray) -> f
 
 
 def mean_day(series: np.ndarray, hour: np.ndarray) -> np.ndarray:
-    """Return the 24 hours of the mean day relative to its busiest, all cells together, float64 ``(24,)``.
+    """Return the hours of the mean day relative to the busiest hour, for all cells together, float64 ``(24,)``.
 
     Args:
         series: one service, ``(T, C)``.
         hour: local hour of each slot, 0 to 24, ``(T,)``.
 
     Raises:
-        NotComputable: an hour of the day is not in the file, or nothing happens.
+        NotComputable: an hour of the day is not in the file, or there is no activity.
     """
     total = mean_present(np.asarray(series, dtype=np.float64), 1)
     number = hour.astype(np.int64)
@@ -191,24 +191,24 @@ def mean_day(series: np.ndarray, hour: np.ndarray) -> np.ndarray:
 
 
 def night_trough(series: np.ndarray, hour: np.ndarray) -> float:
-    """Return the quietest hour of the mean day relative to its busiest, all cells together.
+    """Return the quietest hour of the mean day relative to the busiest hour, for all cells together.
 
     Args:
         series: one service, ``(T, C)``.
         hour: local hour of each slot, 0 to 24, ``(T,)``.
 
     Raises:
-        NotComputable: as of `mean_day`.
+        NotComputable: as in `mean_day`.
     """
     return float(mean_day(series, hour).min())
 
 
 def upper_ratio(series: np.ndarray, quantile: float) -> float:
-    """Return the log of a high quantile over the median in time, the median over cells.
+    """Return the median over cells of the log ratio of a high quantile over time to the median over time.
 
     Args:
         series: one service, ``(T, C)``, not negative.
-        quantile: such as 0.99.
+        quantile: the high quantile, such as 0.99.
 
     Raises:
         NotComputable: too few slots lie beyond the quantile, or the median is zero in most cells.
@@ -223,7 +223,7 @@ def upper_ratio(series: np.ndarray, quantile: float) -> float:
 
 
 def largest_ratio(series: np.ndarray) -> float:
-    """Return the log of the largest value over the cell's mean, over all cells: the height of the greatest burst.
+    """Return the log of the largest ratio of a value to its cell's mean, which is the height of the greatest burst.
 
     Args:
         series: one service, ``(T, C)``, not negative.
@@ -241,9 +241,9 @@ def largest_ratio(series: np.ndarray) -> float:
 
 
 def burst_kurtosis(series: np.ndarray) -> float:
-    """Return the log of the kurtosis of the changes from slot to slot, the median over cells (a normal law has log 3).
+    """Return the median over cells of the log kurtosis of the changes from slot to slot (a normal law has log 3).
 
-    Changes are those of the cells' standardised series, so z-scored series have it too.
+    The kurtosis does not depend on the scale of a series, so it exists for z-scored series too.
 
     Args:
         series: ``(T, C)``.
@@ -262,7 +262,7 @@ def burst_kurtosis(series: np.ndarray) -> float:
 
 
 def lag_roughness(series: np.ndarray) -> float:
-    """Return the log of the typical change from slot to slot of log traffic: its median size, the median over cells.
+    """Return the log of the typical size of slot-to-slot changes of log traffic: the median over time, then over cells.
 
     Args:
         series: one service, ``(T, C)``, not negative.
@@ -288,10 +288,10 @@ def quantile_function(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
     Args:
         values: any shape, NaN where missing.
-        levels: between 0 and 1.
+        levels: levels of the quantiles, between 0 and 1.
 
     Raises:
-        NotComputable: the values are all alike.
+        NotComputable: the values are all equal.
 
     Example:
         >>> quantile_function(np.array([1.0, 3.0]), np.array([0.5])).tolist()
@@ -302,7 +302,7 @@ def quantile_function(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def kolmogorov_smirnov(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference of two distribution functions, given by quantiles at the same even levels.
+    """Return the largest difference between two distribution functions, given by quantiles at the same even levels.
 
     Args:
         first: ascending, ``(levels,)``.
@@ -318,7 +318,7 @@ def kolmogorov_smirnov(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mean distance of two distributions given by quantiles at the same even levels.
+    """Return the mean distance between two distributions, given by quantiles at the same even levels.
 
     Example:
         >>> wasserstein(np.arange(4.0), np.arange(4.0) + 2)
@@ -335,14 +335,14 @@ def mean_present(values: np.ndarray, axis: int | None) -> Any:
 
 
 def _centred(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return series about their mean over time, zero where missing, and where they are not missing."""
+    """Return series minus their mean over time, zero where missing, and a mask of the values that are not missing."""
     values = np.asarray(series, dtype=np.float64)
     valid = ~np.isnan(values)
     return np.where(valid, values - mean_present(values, 0), 0.0), valid
 
 
 def _median(values: np.ndarray) -> float:
-    """Return the median of what is not NaN.
+    """Return the median of the values that are not NaN.
 
     Raises:
         NotComputable: nothing is left.
@@ -354,7 +354,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def present(values: np.ndarray, least: int, what: str) -> np.ndarray:
-    """Return what is not NaN, float64.
+    """Return the values that are not NaN, float64.
 
     Raises:
         NotComputable: fewer than `least` values are left.
@@ -370,7 +370,7 @@ def standardise(values: np.ndarray) -> np.ndarray:
     """Return values with mean zero and variance one.
 
     Raises:
-        NotComputable: they are all alike.
+        NotComputable: the values are all equal.
     """
     std = values.std()
     if not std > 0:

@@ -1,4 +1,4 @@
-"""Whole cities: the three stages in a row, one city or many, here or in worker processes."""
+"""Whole cities: the three stages in sequence, for one city or many, in this process or in workers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ REPORTING = OperatorReporting()
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCity:
-    """A city as its operator reports it, and as it is.
+    """A simulated city with and without the faults of its operator's counters.
 
     Attributes:
-        reported: the published traffic with the counters' faults; NaN where missing.
-        clean: the same without them.
-        wrong: bool ``(T, K, H, W)``, True where a counter is at fault; None where none is.
+        reported: published traffic with the counters' faults; NaN where missing.
+        clean: published traffic without the counters' faults.
+        wrong: bool ``(T, K, H, W)``, True where a counter is at fault; None if none is.
     """
 
     reported: TrafficDataset
@@ -51,11 +51,11 @@ def simulate_city(
     traffic: TrafficModel = TRAFFIC,
     reporting: ReportingModel = REPORTING,
 ) -> TrafficDataset:
-    """Simulate one city: radio, traffic, reporting, faults of the counters, each on its own random stream.
+    """Simulate one city: radio, traffic, reporting and counter faults, each on its own random stream.
 
     Args:
         config: the city.
-        radio: the radio stage; None takes the one that the config names.
+        radio: the radio stage; None uses the one that the config names.
         traffic: the traffic stage.
         reporting: the reporting stage.
 
@@ -124,15 +124,15 @@ def simulate_cities(
 ) -> list[TrafficDataset]:
     """Simulate cities number 0 to n - 1 of a family.
 
-    City i is the same whatever n, the number of workers and the order: it is ``simulate_city(prior.sample(seed, i,
-    ...))``.
+    City i depends neither on n nor on the number of workers or the order: it is
+    ``simulate_city(prior.sample(seed, i, ...))``.
 
     Args:
-        n: how many cities.
+        n: number of cities.
         seed: seed of the family.
-        prior: law of the parameters; `DomainPrior.default` when None.
-        workers: processes. More than one are started afresh ("spawn"), so a script must guard its main part with
-            ``if __name__ == "__main__":``; starting them takes a few seconds.
+        prior: law of the parameters; None uses `DomainPrior.default`.
+        workers: number of processes. If there are several, they are started with "spawn", so a script must guard its
+            main part with ``if __name__ == "__main__":``; starting them takes a few seconds.
         progress: called with (cities done, n) after each city.
         **overrides: fields of `CityConfig` to fix, such as ``days=14``.
 
@@ -152,7 +152,7 @@ def simulate_cities(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
     prior = DomainPrior.default() if prior is None else prior
-    # Sampled before any process starts: a wrong override fails here, at once.
+    # Sample before any process starts, so that a wrong override fails at once.
     configs = [prior.sample(seed, index, **overrides) for index in range(n)]
     cities = []
     for city in in_workers(simulate_city, configs, workers, chunk=max(1, min(8, n // (4 * workers)))):
@@ -168,11 +168,11 @@ def _surrogate_prior() -> DomainPrior:
 
 
 def surrogate_city(seed: int, **overrides: Any) -> TrafficDataset:
-    """Simulate a city that stands for a real one where there is none: several parameters lie outside the training
-    prior.
+    """Simulate a city that stands in for a real one where there is none; several of its parameters lie outside the
+    training prior.
 
     Args:
-        seed: which surrogate.
+        seed: seed of the surrogate.
         **overrides: fields of `CityConfig` to fix, such as ``days=28``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Local time of a simulated city: slot starts, hours of the day, and which days are lived as Saturdays and Sundays."""
+"""Local time of a simulated city: slot starts, hours of the day, and which days count as Saturdays and Sundays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simmst.simulation.streams import stream
 WEEKDAY, SATURDAY, SUNDAY = 0, 1, 2
 PART_S = 600
 NIGHT_ENDS_H = 4  # the small hours belong to the day before
-SATURDAY_REST = 0.55  # how much of a Sunday a Saturday is
+SATURDAY_REST = 0.55  # degree to which a Saturday is like a Sunday
 SEASON = ((12, 24), (1, 5))  # first and last day of the weeks between Christmas and Epiphany
 
 _ITALY_FIXED = ((1, 1), (1, 6), (4, 25), (5, 1), (6, 2), (8, 15), (11, 1), (12, 8), (12, 25), (12, 26))
@@ -30,14 +30,14 @@ class Clock:
 
     Attributes:
         start_utc: datetime64[s] ``(T,)``, starts of the slots.
-        hour: float64 ``(T * parts,)``, local hour of the day (0 to 24) at the middle of each part of each slot, as
-            the city lives by it.
+        hour: float64 ``(T * parts,)``, local hour of the day (0 to 24) in the middle of each part of each slot, by the
+            clock that the city lives by.
         day_type: int64 ``(T * parts,)``, 0 on weekdays, 1 on Saturdays, 2 on Sundays and public holidays. Days
-            change at four in the morning: Friday's night is not yet Saturday.
-        rest: float64 ``(T * parts,)``, how much of a Sunday each part is: 0 on weekdays, 1 on Sundays.
-        weekday: int64 ``(T * parts,)``, 0 on Mondays to 6.
-        parts: parts of a slot, of ten minutes, or of five where ten do not fit. What is computed on parts and averaged
-            by `slot_mean` does not depend on the step.
+            change at four in the morning, so Friday night is not yet Saturday.
+        rest: float64 ``(T * parts,)``, degree to which each part is like a Sunday: 0 on weekdays, 1 on Sundays.
+        weekday: int64 ``(T * parts,)``, day of the week, 0 (Monday) to 6.
+        parts: number of parts in a slot. A part lasts ten minutes, or five where ten do not divide the slot. Values
+            that are computed on parts and averaged by `slot_mean` do not depend on the slot length.
     """
 
     start_utc: np.ndarray
@@ -90,7 +90,7 @@ class Clock:
 
 
 def _uncalendared(config: CityConfig, first_day: datetime.date) -> list[datetime.date]:
-    """Draw the days that are lived as holidays although no calendar says so."""
+    """Draw the days that count as holidays although no calendar lists them."""
     if config.habits.free_day_share == 0:
         return []
     free = stream(config.seed, config.index, "free days").random(config.days + 2) < config.habits.free_day_share
@@ -110,11 +110,11 @@ def _in_season(days: np.ndarray) -> np.ndarray:
 def public_holidays(start: datetime.date, days: int, country: str | None) -> list[datetime.date]:
     """Return the public holidays among the ``days`` days from ``start`` on.
 
-    Italy's national ones are computed here; other countries' come from the package ``holidays``.
+    Italy's national holidays are computed here; those of other countries come from the package ``holidays``.
 
     Raises:
         ConfigError: the country is unknown.
-        MissingExtraError: another country is asked for and ``holidays`` is not installed.
+        MissingExtraError: the country is not Italy and ``holidays`` is not installed.
 
     Example:
         >>> public_holidays(datetime.date(2013, 10, 28), 7, "IT")

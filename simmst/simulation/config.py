@@ -107,10 +107,10 @@ class CityConfig:
         outline: shape of the city on the grid: "rectangle", "disc", or "trento" (the official raster); cells outside it
             are not published.
         days: length of the series in days of 24 h.
-        step_minutes: length of a slot: 5, 10, 15, 30, 60, or 1440, a day.
-        start: local date (ISO) at whose midnight the series begins.
+        step_minutes: length of a slot in minutes: 5, 10, 15, 30, 60 or 1440 (one day).
+        start: local date (ISO); the series begins at its midnight.
         timezone: IANA name of the local time zone.
-        country: ISO code whose public holidays are lived much as Sundays, or None for none.
+        country: ISO code of the country whose public holidays count much like Sundays; None for no holidays.
         services: names of default services (call, sms, internet) or `ServiceConfig` values, in the order of the data.
         radio: radio stage: "statistical", or "ray-traced" (needs the extra raytracing).
         scenario: path loss of 3GPP TR 38.901: "UMa", "UMi" or "RMa".
@@ -121,55 +121,56 @@ class CityConfig:
         antenna_height_m: height of the base stations' antennas.
         tilt_deg: downward tilt of the antennas.
         transmit_power_dbm: power per sector.
-        nlos_slope: factor on the distance exponent without line of sight; 1 is the standard's.
+        nlos_slope: factor on the distance exponent without line of sight; 1 is the standard's value.
         shadowing_db: standard deviation of log-normal shadowing.
         shadowing_correlation_m: distance at which the shadowing's correlation has fallen to 1/e.
-        handover_softness_db: received power deficit that halves a sector's share of a cell.
+        handover_softness_db: deficit in received power that halves a sector's share of a cell.
         users_per_cell: mean users of a cell.
         density_log_std: standard deviation of the log user density.
-        density_correlation_m: correlation length of the city's quarters.
-        density_fine_share: share of the log variance that varies from block to block.
+        density_correlation_m: correlation length of the city's districts.
+        density_fine_share: share of the log variance that comes from differences between blocks.
         density_fine_correlation_m: correlation length of the blocks.
-        density_skew: saturation of dense places, which skews the log density to the left; 0 is log-normal, below 0 it
-            is skewed to the right.
-        centre_slope_per_km: fall of the log density with the distance from the city's centre. The grid is a piece of
-            a city at least 15 km wide, whose centre lies in the middle half of it, inside the grid or not.
+        density_skew: saturation of dense cells, which skews the log density to the left; 0 is log-normal, and
+            negative values skew it to the right.
+        centre_slope_per_km: decrease of the log density per km from the city's centre. The grid is part of a city at
+            least 15 km wide, whose centre lies in the middle half of that city and may be outside the grid.
         void_share: fraction of the cells that are parks, water or fields.
-        land_use_contrast: log contrast of the land-use mixture; 0 mixes all uses everywhere.
+        land_use_contrast: log contrast of the land-use mixture; 0 gives every cell the same mixture.
         land_use_correlation_m: correlation length of the land uses.
-        service_log_std: log spread over cells of each service's own popularity.
+        service_log_std: log spread of each service's own popularity over the cells.
         diurnal_amplitude: exponent on the daily profiles of the services; 0 is flat.
-        presence_amplitude: exponent on the daily presence of users by land use; 0 keeps them where they are.
-        phase_h: shift of the whole day, positive is later.
-        land_use_phase_std_h: spread of the further shift of each land use.
+        presence_amplitude: exponent on the daily presence of users by land use; 0 keeps users in place all day.
+        phase_h: shift of the whole day; positive is later.
+        land_use_phase_std_h: spread of the additional shift of each land use.
         profile_log_std: log spread of smooth random changes to each service's daily profile.
-        land_use_profile_log_std: log spread of such changes to each service's daily profile in each land use.
-        weekend_factor: Sunday presence relative to a weekday; Saturdays lie between.
-        weekend_delay_h: how much later the mornings of weekends and holidays start.
-        holiday_rest: how much of a Sunday a public holiday is, in presence and services; 1 is a Sunday.
-        season_rest: how much of a Saturday the working days between Christmas and Epiphany are; 0 is a working day.
-        free_days: further dates (ISO) lived as public holidays, such as a patron saint's day.
+        land_use_profile_log_std: log spread of further such changes, drawn for each service in each land use.
+        weekend_factor: Sunday presence relative to a weekday; Saturdays lie in between.
+        weekend_delay_h: delay of the mornings on weekends and holidays.
+        holiday_rest: degree to which a public holiday is like a Sunday, in presence and services; 1 is a Sunday.
+        season_rest: degree to which the working days between Christmas and Epiphany are like a Saturday; 0 leaves
+            them working days.
+        free_days: additional dates (ISO) that count as public holidays, such as a patron saint's day.
         noise_log_std: standard deviation of the log noise of a sector's load.
-        noise_correlation_h: its correlation time, whatever the step.
-        noise_shared_share: share of its variance that all services have in common.
-        noise_city_share: share of its variance that the whole city has in common.
-        load_flicker_log_std: log standard deviation of white noise of a sector's hourly load.
-        flicker_log_std: log standard deviation of white noise of a cell's hourly sum.
+        noise_correlation_h: correlation time of that noise, at any slot length.
+        noise_shared_share: share of the noise's variance, apart from the city's share, that is common to all services.
+        noise_city_share: share of the noise's variance that is common to the whole city.
+        load_flicker_log_std: log standard deviation of the white noise in a sector's hourly load.
+        flicker_log_std: log standard deviation of the white noise in a cell's hourly sum.
         burst_rate_per_sector_hour: bursts per sector and hour.
         burst_gain: scale of a burst's extra load, relative to ordinary load.
         burst_pareto_alpha: tail exponent of the extra load.
         burst_duration_h: mean duration of a burst.
         events_per_week: gatherings (matches, concerts) per week in the whole city.
-        event_gain: users an event adds at its centre, in mean users of a cell.
-        coverage_spread: share of the activity that is booked on sectors and spread over their coverage.
-        reporting_scale: constant by which published numbers are rescaled.
+        event_gain: users that an event adds at its centre, as a multiple of a cell's mean users.
+        coverage_spread: share of the activity that is recorded by sector and spread over the sectors' coverage.
+        reporting_scale: factor on the published numbers.
         missing_share: expected fraction of missing slots of a cell.
         missing_duration_h: mean duration of a gap.
-        habits: what sets its days and weeks apart, a `Habits` or its fields.
-        faults: what goes wrong with its counters, a `CounterFaults` or its fields.
+        habits: habits that set the city's days and weeks apart, a `Habits` or a mapping of its fields.
+        faults: faults of the operator's counters, a `CounterFaults` or a mapping of its fields.
 
     Raises:
-        ConfigError: a value is out of range; the message names field, value and range.
+        ConfigError: a value is out of range; the message names the field, the value and the range.
 
     Example:
         >>> CityConfig(seed=1, index=0, days=2).num_steps
@@ -243,7 +244,7 @@ class CityConfig:
     faults: CounterFaults = NO_FAULTS
 
     def __post_init__(self) -> None:
-        """Check every field and turn names of services into services."""
+        """Check every field and turn service names into `ServiceConfig` values."""
         python_scalars(self)
         for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
@@ -264,7 +265,7 @@ class CityConfig:
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
             raise ConfigError(
                 f"CityConfig.timezone is {self.timezone!r}, which is no time zone of this machine; "
-                "use an IANA name such as 'Europe/Rome' (the package tzdata brings them all)"
+                "use an IANA name such as 'Europe/Rome' (the package tzdata has them all)"
             ) from error
         for name, part in PARTS.items():
             value = getattr(self, name)
@@ -298,7 +299,7 @@ class CityConfig:
 
     @property
     def city_name(self) -> str:
-        """The name of the city that is made of this."""
+        """Name of the city that this configuration describes."""
         return f"simulated-{self.seed}-{self.index}"
 
     @property
@@ -343,7 +344,7 @@ class CityConfig:
 
 
 def step_for(step_minutes: int) -> int | None:
-    """Return the slots in which a city is simulated to be summed up to other slots; None where there are none.
+    """Return the slot length, in minutes, to simulate in before slots are summed; None where none divides the target.
 
     Example:
         >>> step_for(30), step_for(45), step_for(12)
@@ -356,10 +357,10 @@ def resolve_services(services: object) -> tuple[ServiceConfig, ...]:
     """Turn names, dictionaries and `ServiceConfig` values into services.
 
     Args:
-        services: a sequence of them, not empty, with distinct names.
+        services: non-empty sequence of them, with distinct names.
 
     Raises:
-        ConfigError: a name is not a default service, or appears twice, or there is none.
+        ConfigError: a name is not a default service or appears twice, or the sequence is empty.
 
     Example:
         >>> [service.name for service in resolve_services(["internet", "call"])]

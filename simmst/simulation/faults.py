@@ -1,4 +1,4 @@
-"""What goes wrong between a counter and a file: dips, maintenance, outages, counters that stick, lost slots."""
+"""Faults between a counter and a file: dips, maintenance, outages, stuck counters, missing slots."""
 
 from __future__ import annotations
 
@@ -34,30 +34,32 @@ FAULT_RANGES: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class CounterFaults:
-    """How the numbers of an operator fall short of the traffic; all defaults report it faithfully.
+    """Faults of an operator's counters; the defaults have none.
 
-    Durations are means of exponential laws unless said, and never shorter than a slot.
+    Durations are means of exponential laws unless stated otherwise. An outage, a maintenance period, a repetition and
+    a gap last at least one slot.
 
     Attributes:
-        dip_share: share of the days on which all counters drop at the same hour, as where they are read and reset.
-        dip_hour: local hour at which they do.
-        dip_duration_h: for how long, always.
-        dip_level: what is left of the traffic meanwhile.
-        dip_log_std: log spread of what is left over days and cells.
-        maintenance_per_week: windows, mostly at night, in which a part of the sectors is silent.
-        maintenance_duration_h: how long they last.
-        maintenance_reach: share of the sectors that a window concerns.
-        outages_per_sector_week: outages of single sectors; the cells that they serve best are silent.
-        outage_duration_h: how long they last.
-        outage_missing: share of the outages and windows that show as missing slots; the others show as zeros.
-        stuck_per_cell_week: how often a counter of one service repeats its last number.
-        stuck_duration_h: for how long.
+        dip_share: share of the days on which all counters drop at the same hour, as when they are read and reset.
+        dip_hour: local hour of the drop.
+        dip_duration_h: duration of the drop, the same every day.
+        dip_level: fraction of the traffic that is still counted during the drop.
+        dip_log_std: log spread of that fraction over days and cells.
+        maintenance_per_week: maintenance periods per week, mostly at night, in which some of the sectors are silent.
+        maintenance_duration_h: mean duration of a maintenance period, which follows a Gamma law.
+        maintenance_reach: expected share of the sectors that are silent in a maintenance period.
+        outages_per_sector_week: outages per sector and week; the cells that the sector serves best are silent.
+        outage_duration_h: mean duration of an outage.
+        outage_missing: share of the sectors whose outages or maintenance show as missing slots; those of the other
+            sectors show as zeros.
+        stuck_per_cell_week: times per cell and week that the counter of one service repeats its last number.
+        stuck_duration_h: mean duration of the repetition.
         zero_share: share of the slots that a counter reports as zero for no reason.
-        spike_share: share of the slots with a wrong, too large number.
-        spike_log_std: scale of their log excess.
-        city_gaps_per_week: gaps of the whole city, as where a file was lost.
-        city_gap_duration_h: how long they last.
-        rounding: step of the published numbers, relative to the mean of a slot; 0 does not round.
+        spike_share: share of the slots in which the reported number is too large.
+        spike_log_std: scale of the log excess of these numbers.
+        city_gaps_per_week: gaps per week of the whole city, as when a file is lost.
+        city_gap_duration_h: mean duration of such a gap.
+        rounding: rounding step of the published numbers, relative to the mean of a slot; 0 does not round.
 
     Raises:
         ConfigError: a value is out of range.
@@ -94,7 +96,7 @@ class CounterFaults:
 
     @property
     def any(self) -> bool:
-        """Whether anything goes wrong at all."""
+        """Whether any kind of fault can occur."""
         rates = ("dip_share", "maintenance_per_week", "outages_per_sector_week", "stuck_per_cell_week", "zero_share",
                  "spike_share", "city_gaps_per_week", "rounding")  # fmt: skip
         return any(getattr(self, name) > 0 for name in rates)

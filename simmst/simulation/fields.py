@@ -36,15 +36,15 @@ def gaussian_fields(
     r"""Draw independent stationary Gaussian random fields of zero mean and unit variance.
 
     White noise is filtered by the square root of the Matern spectrum, :math:`(1 + (2 \pi \ell f)^2)^{-(\nu + 1)}`; with
-    ``smoothness`` 1/2 the correlation falls as :math:`\exp(-r / \ell)`. The field is drawn on a torus twice the size of
-    the grid (longer where the correlation is longer) and cut out, so that opposite edges are unrelated.
+    ``smoothness`` 1/2 the correlation falls as :math:`\exp(-r / \ell)`. The field is drawn on a torus of at least twice
+    the size of the grid, more where the correlation is long. The grid is cut out, so opposite edges are unrelated.
 
     Args:
         rng: source of randomness.
         height: rows.
         width: columns.
         correlation_cells: correlation length :math:`\ell` in cells.
-        count: how many fields.
+        count: number of fields.
         smoothness: the Matern parameter :math:`\nu`.
         periodic: return fields that live on a torus of ``(height, width)``.
 
@@ -61,7 +61,7 @@ def gaussian_fields(
         rows, columns = (fast_length(max(2 * size, size + margin)) for size in (height, width))
     squared = np.fft.fftfreq(rows)[:, None] ** 2 + np.fft.rfftfreq(columns)[None] ** 2
     amplitude = (1 + (2 * np.pi * correlation_cells) ** 2 * squared) ** (-(smoothness + 1) / 2)
-    # Columns of the half spectrum stand for two frequencies, but for the first and (even sizes) the last.
+    # Each column of the half spectrum stands for two frequencies, except the first and, for an even width, the last.
     weight = np.full(columns // 2 + 1, 2.0)
     weight[0] = 1.0
     if columns % 2 == 0:

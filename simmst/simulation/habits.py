@@ -1,4 +1,4 @@
-"""What sets one population's days and weeks apart from another's: the shape of the day, the week, holidays, growth."""
+"""Habits that set one city's days and weeks apart from another's: the shape of the day, the week, holidays, growth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from simmst.errors import ConfigError
 from simmst.simulation.services import check_fields, check_range
 
-# Log levels added to a day's profile, by strength: (amplitude, local hour, width in hours) of bumps on the circle.
+# Bumps added to a day's log profile on the 24-hour circle: (amplitude at strength 1, local hour, width in hours).
 DAY_SHAPES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "usual": (),
     "flat": (),
@@ -41,24 +41,25 @@ HABIT_RANGES: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class Habits:
-    """How the days, weeks and months of a city differ from those of Milan; all defaults leave them alike.
+    """Differences between the days, weeks and months of a city and those of Milan; the defaults make none.
 
     Attributes:
-        day_shape: what is added to the daily profiles, a key of `DAY_SHAPES`; "flat" takes away their differences, and
-            "random" adds one to five cycles a day of random amplitude.
-        day_shape_strength: factor on it.
-        noon_log_peak: log excess of the hour about noon.
-        night_log_depth: log depth of a further trough in the small hours; below zero fills the night.
+        day_shape: shape that is added to the daily profiles, a key of `DAY_SHAPES`. "flat" levels the profiles
+            instead, and "random" adds one to five cycles a day of random amplitude.
+        day_shape_strength: factor on that shape.
+        noon_log_peak: log excess of the hour around noon.
+        night_log_depth: log depth of an additional trough in the small hours; negative values fill the night.
         unrest: factor on all noise of the traffic and on the rate of bursts; low where a cell holds many people.
-        clock_error_h: how many hours the city lives behind the clock that the data are published with, as where a file
-            gives the wrong time zone.
-        weekend_start: day of the week that is lived as a Saturday, 0 (Monday) to 6; the next one is the Sunday.
+        clock_error_h: hours by which the city lives behind the clock of the published data, as when a file gives the
+            wrong time zone.
+        weekend_start: day of the week that counts as Saturday, 0 (Monday) to 6; the next day counts as Sunday.
         weekday_log_std: log spread of the levels of the seven days of the week.
-        free_day_share: share of the days that are lived as public holidays for reasons no calendar knows.
-        trend_per_week: growth of the log level, the same everywhere.
+        free_day_share: share of the days that count as public holidays although no calendar lists them.
+        trend_per_week: growth of the log level per week, the same in the whole city.
         drift_log_std: log spread of a slow drift of the sectors' levels, with a correlation time of ten days.
-        level_changes_per_week: sudden lasting changes of a sector's level, as where an antenna comes or goes.
-        level_change_log_std: their log spread.
+        level_changes_per_week: sudden lasting changes of the level per sector and week, as when an antenna is added or
+            removed.
+        level_change_log_std: log spread of these changes.
 
     Raises:
         ConfigError: a value is out of range.

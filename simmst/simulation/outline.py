@@ -10,19 +10,20 @@ from simmst.simulation.config import CityConfig
 
 
 def outline_mask(config: CityConfig) -> np.ndarray:
-    """Say which cells lie inside a city's outline.
+    """Return which cells lie inside a city's outline.
 
-    A city is a piece cut out of a larger one: what happens outside is simulated, and not published.
+    Cells of the grid outside the outline are simulated but not published.
 
     Args:
-        config: the city; ``"rectangle"`` takes the whole grid, ``"disc"`` the ellipse that touches its sides, and
-            ``"trento"`` the official raster of the Trento province, scaled to the grid (unchanged on 98 x 117 cells).
+        config: the city. The outline ``"rectangle"`` is the whole grid, ``"disc"`` the ellipse that touches its sides,
+            and ``"trento"`` the official raster of the Trento province, scaled to the grid (unchanged on 98 x 117
+            cells).
 
     Returns:
         bool ``(H, W)``, row 0 south.
 
     Raises:
-        ConfigError: the outline is Trento's and the official grids file is not there, or no cell lies inside.
+        ConfigError: the outline is Trento's and the official grids file is missing, or no cell lies inside.
 
     Example:
         >>> outline_mask(CityConfig(height=3, width=5, outline="disc")).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""What one service of a simulated city is: how often users ask for it, when, and in which units it is published."""
+"""Services of a simulated city: how often and when users ask for each, and in which units it is published."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ServiceConfig:
         units_per_event: published (CDR-like) units per event, or per unit of volume.
         weekend_factor: Sunday level of the service relative to a weekday, on top of the city's own weekend factor.
         dispersion: squared coefficient of variation of the volume of one event; ignored for counts.
-        hour_peak: log excess of the first ten minutes of each clock hour, when appointments and automata are due.
-        hour_step: share of the profile's change from hour to hour that comes as a step at the full hour, as where shops
-            and automata start; the rest is gradual.
+        hour_peak: log excess of the first ten minutes of each clock hour, when appointments begin and machines send.
+        hour_step: share of the profile's change from hour to hour that is a step at the full hour, as when shops open
+            or machines start; the rest is gradual.
 
     Raises:
         ConfigError: a value is out of range.
@@ -106,14 +106,14 @@ def check_range(label: str, value: object, low: float, high: float, unit: str) -
     """Raise a ConfigError unless ``low <= value <= high``.
 
     Args:
-        label: what the value is, for the message.
+        label: name of the value, for the message.
         value: the value to check; must be a finite number.
         low: lowest allowed value.
         high: highest allowed value.
         unit: unit of all three, for the message.
 
     Raises:
-        ConfigError: the value is no finite number or out of range.
+        ConfigError: the value is not a finite number or is out of range.
 
     Example:
         >>> check_range("carrier_ghz", 2.1, 0.5, 100.0, "GHz")
@@ -137,8 +137,8 @@ def check_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
-# Weekday shapes: calls all but cease at night and peak before noon and at the end of the working day; text messages
-# keep going later; data traffic never sleeps.
+# Weekday profiles: calls almost cease at night and peak before noon and at the end of the working day; text messages
+# continue later into the evening; data traffic continues all night.
 _CALL = (0.10, 0.05, 0.028, 0.02, 0.022, 0.04, 0.12, 0.47, 1.25, 1.90, 2.15, 2.20,
          2.10, 1.85, 1.95, 2.05, 2.20, 2.35, 2.20, 1.75, 1.20, 0.75, 0.42, 0.24)  # fmt: skip
 _SMS = (0.32, 0.16, 0.10, 0.08, 0.08, 0.10, 0.21, 0.65, 1.50, 1.75, 1.83, 1.85,

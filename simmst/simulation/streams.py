@@ -1,4 +1,4 @@
-"""Independent random streams: each stage of each city draws from its own, so any city regenerates alone."""
+"""Independent random streams: each stage of each city draws from its own, so any city can be simulated again alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def stream(seed: int, index: int, stage: str) -> np.random.Generator:
     """Open the random stream of one stage of one city.
 
     The stream depends on ``(seed, index, stage)`` alone: not on the process, the order in which cities are drawn, or
-    what other stages have drawn. Stages are keyed by the CRC-32 of their name, so adding a stage changes none of the
-    others.
+    what other stages have drawn. Stages are keyed by the CRC-32 of their name, so adding a stage leaves the others
+    unchanged.
 
     Args:
         seed: seed of the whole family of cities, not negative.

@@ -1,4 +1,4 @@
-"""The law of a parameter after some cities, drawn from its law, were believed more than others."""
+"""The law of a parameter after the cities that were drawn from it are weighted."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import numpy as np
 from simmst.errors import ConfigError
 from simmst.simulation.prior.distributions import Distribution
 
-_WIDTH = 0.3  # of the kernel, in ranks between 0 and 1, for one city; it falls with the fifth root of their number
-_PRIOR_CITIES = 1.0  # how many cities of mean weight stand for what was believed before
-_TRIES = 8  # draws looked at together
-_INTEGRAL = 4096  # draws behind the constant of the density
+_WIDTH = 0.3  # kernel width for one city, in ranks between 0 and 1; it falls with the fifth root of the city count
+_PRIOR_CITIES = 1.0  # number of cities of mean weight that stand for the law before
+_TRIES = 8  # draws tested at a time
+_INTEGRAL = 4096  # draws that estimate the constant of the density
 
 
 @dataclass(frozen=True)
 class Believed:
-    r"""A law of which draws are kept as often as cities of such a value were believed.
+    r"""A law whose draws are kept in proportion to the weights of the cities with such a value.
 
     .. math:: p'(x) \propto p(x)\, r(x), \qquad
               r(x) = \frac{\bar w + \sum_c w_c K(x, x_c)}{1 + \sum_c K(x, x_c)}
 
-    with p the law before and K a normal kernel in the ranks of the cities' values (of values that are no numbers:
-    whether they are equal). Draws stay where p has any, and equal weights leave p as it is.
+    Here p is the law before, and K is a normal kernel in the ranks of the cities' values; for values that are not
+    numbers, K is 1 where they are equal and 0 elsewhere. The support stays that of p, and equal weights leave p
+    unchanged.
 
     Attributes:
-        law: the law before.
-        values: of the cities.
-        weights: how much each was believed, not negative.
+        law: law before the weighting.
+        values: values of the cities.
+        weights: weight of each city, not negative.
 
     Raises:
         ConfigError: there are not as many values as weights, a weight is below zero, or no weight is above zero.
@@ -63,12 +64,12 @@ class Believed:
             what = f"{wrong[0]} among them" if wrong else f"a sum of {sum(weights):g}"
             raise ConfigError(
                 f"Believed: {len(values)} values and {len(weights)} weights with {what}; give each city's value a "
-                "weight of at least 0, one of them above it"
+                "weight of at least 0, and at least one a weight above 0"
             )
 
     @property
     def bounds(self) -> tuple[Any, ...]:
-        """Those of the law before."""
+        """Bounds of the law before."""
         bounds: tuple[Any, ...] = self.law.bounds
         return bounds
 
@@ -87,7 +88,7 @@ class Believed:
         return before if before == -math.inf else before + math.log(self.belief(value)) - self._log_constant
 
     def belief(self, value: Any) -> float:
-        """Return r: how much cities of such a value are believed, between the least and the most that one is."""
+        """Return r, the smoothed weight of cities with such a value, between the least and the greatest weight."""
         return float(self._beliefs([value])[0])
 
     def _beliefs(self, values: Sequence[Any]) -> np.ndarray:
@@ -115,7 +116,7 @@ class Believed:
 
 
 def _rank(ordered: np.ndarray, values: Any) -> Any:
-    """Ranks between 0 and 1, ties in the middle; between two values in proportion."""
+    """Return ranks between 0 and 1; ties share their middle rank, and values in between are interpolated."""
     number = len(ordered)
     known, first, count = np.unique(ordered, return_index=True, return_counts=True)
     middle = (first + (count - 1) / 2 + 0.5) / number

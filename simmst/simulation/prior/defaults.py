@@ -1,4 +1,4 @@
-"""The laws of the training prior: of usual cities, of unusual ones, and of the surrogates that lie outside it."""
+"""Default laws: of usual cities, of the training prior with its unusual cities, and of surrogates outside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simmst.simulation.prior.distributions import (
 
 
 def usual_parameters() -> dict[str, Distribution]:
-    """Return the laws of cities as Milan and Trento: days of their shape, counters that work, one scale."""
+    """Return the laws of cities like Milan and Trento: days of the same shape, counters that work, one scale."""
     return {
         "start": Dates("2013-01-01", "2013-12-31"),
         "scenario": Categorical(SCENARIOS, (0.45, 0.45, 0.1)),
@@ -79,18 +79,18 @@ def usual_parameters() -> dict[str, Distribution]:
 
 
 def surrogate_parameters() -> dict[str, Distribution]:
-    """Return the laws of surrogate cities: the usual ones, with some that lie outside the default's bounds."""
+    """Return the laws of surrogate cities: the usual laws, some of them moved outside the bounds of the default."""
     return {**usual_parameters(), **_SURROGATE}
 
 
 def default_parameters() -> dict[str, Distribution]:
-    """Return the laws of the training prior: the usual ones, and what sets other places and operators apart."""
+    """Return the laws of the training prior: the usual laws, and those of other places and operators."""
     usual = usual_parameters()
     wider = {name: Mixture((usual[name], *laws), shares) for name, (laws, shares) in _SOME.items()}
     return {**usual, **wider, **_CELLS, **_HABITS, **_FAULTS}
 
 
-# Laws that some cities have in the place of the usual one, and the shares of the usual one and of each.
+# Laws that some cities have in place of the usual law, and the shares: of the usual law first, then of each of these.
 _SOME: dict[str, tuple[tuple[Distribution, ...], tuple[float, ...]]] = {
     "users_per_cell": ((LogUniform(1200.0, 2e5), LogUniform(1.0, 80.0)), (0.74, 0.14, 0.12)),
     "density_log_std": ((Uniform(0.2, 0.9),), (0.88, 0.12)),
@@ -109,7 +109,7 @@ _SOME: dict[str, tuple[tuple[Distribution, ...], tuple[float, ...]]] = {
     "missing_duration_h": ((LogUniform(4.0, 36.0),), (0.9, 0.1)),
     "internet.dispersion": ((LogUniform(3.0, 60.0),), (0.85, 0.15)),
 }
-# Cells of other sizes than Milan's, which `CityConfig` has.
+# Cell sizes other than Milan's, which is the default of `CityConfig`.
 _CELLS: dict[str, Distribution] = {"cell_m": sometimes(0.25, LogUniform(150.0, 2000.0), otherwise=235.0)}
 _HABITS: dict[str, Distribution] = {
     "habits.day_shape": Categorical(tuple(DAY_SHAPES), (0.65, 0.06, 0.07, 0.07, 0.03, 0.03, 0.02, 0.02, 0.02, 0.03)),

@@ -1,4 +1,4 @@
-"""The distributions a prior is made of: small, frozen, with sampling, density and bounds."""
+"""The distributions that make up a prior: small, frozen, with sampling, density and bounds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Distribution(Protocol):
         ...
 
     def log_prob(self, value: Any) -> float:
-        """Log density (or log probability) of a value; minus infinity outside the bounds."""
+        """Return the log density (or log probability) of a value; minus infinity outside the bounds."""
         ...
 
 
@@ -235,7 +235,7 @@ class Dates:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One of several laws, chosen at random: what most cities have, and what some have.
+    """One of several laws, chosen at random: such as the law of most cities and that of a few.
 
     Example:
         >>> law = Mixture((Categorical((0.0,)), Uniform(1.0, 3.0)), (0.75, 0.25))
@@ -261,7 +261,7 @@ class Mixture:
         return min(ends), max(ends)
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draw one value from a law drawn first."""
+        """Draw a law, then a value from it."""
         return self.laws[int(rng.choice(len(self.laws), p=self.probabilities))].sample(rng)
 
     def log_prob(self, value: Any) -> float:
@@ -275,9 +275,9 @@ class Mixture:
         return greatest if math.isinf(greatest) else greatest + math.log(sum(math.exp(t - greatest) for t in terms))
 
     def within(self, low: float, high: float) -> Mixture:
-        """Return the mixture cut to an interval: its laws where they overlap it, in the proportion of what is left.
+        """Return the mixture cut to an interval: each law that overlaps it, weighted by the mass that is left.
 
-        Where none does, the first law that has an interval moves there.
+        If none does, the first law that has an interval is moved there.
 
         Raises:
             ConfigError: no law has an interval.
@@ -308,7 +308,7 @@ INTERVALS = (Uniform, LogUniform, TruncatedNormal)
 
 
 def level(law: Distribution, value: float) -> float:
-    """Return the distribution function of a law that has an interval, or of a mixture of such laws.
+    """Return the distribution function, at a value, of a law that has an interval or of a mixture of such laws.
 
     Example:
         >>> level(Uniform(2.0, 4.0), 2.5), level(LogUniform(1.0, 100.0), 10.0)
@@ -329,7 +329,7 @@ def level(law: Distribution, value: float) -> float:
 
 
 def sometimes(share: float, law: Distribution, otherwise: Any = 0.0) -> Mixture:
-    """Return the law of what some cities have and the others have not.
+    """Return the mixture in which a share of the cities draws from a law and the rest have a fixed value.
 
     Example:
         >>> sometimes(0.25, Uniform(1.0, 3.0)).probabilities

@@ -27,12 +27,12 @@ class DomainPrior:
 
     A parameter is a field of `CityConfig`, ``"habits.<field>"`` or ``"faults.<field>"`` for one of its `Habits` or
     `CounterFaults`, or ``"<service>.<field>"`` for a number of one service, such as ``"call.rate_per_user_hour"``
-    (which concerns cities that have that service). Parameters without a law keep the default of `CityConfig`. Each
-    parameter is drawn from its own random stream: changing the law of one changes no other.
+    (only for cities that have that service). Parameters without a law keep the default of `CityConfig`. Each
+    parameter is drawn from its own random stream, so changing the law of one leaves the others unchanged.
 
     Attributes:
         parameters: laws by parameter.
-        note: where the laws come from, such as the period they were calibrated on; no part of the comparison.
+        note: origin of the laws, such as the period they were calibrated on; ignored when priors are compared.
 
     Raises:
         ConfigError: a parameter is unknown, or its law allows an impossible value; the message names it.
@@ -48,14 +48,14 @@ class DomainPrior:
     note: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Check every name and that bounds are possible."""
+        """Check that every name is known and its bounds are possible."""
         object.__setattr__(self, "parameters", dict(self.parameters))
         for name, distribution in self.parameters.items():
             _check_parameter(name, distribution)
 
     @classmethod
     def default(cls) -> DomainPrior:
-        """Return the training prior: wide enough that real cities should lie within.
+        """Return the training prior, wide enough that real cities should lie within it.
 
         Example:
             >>> DomainPrior.default().bounds()["carrier_ghz"]
@@ -65,7 +65,7 @@ class DomainPrior:
 
     @classmethod
     def usual(cls) -> DomainPrior:
-        """Return the training prior without its outliers: days as in Milan, counters that work, one scale.
+        """Return the training prior without its unusual cities: days as in Milan, counters that work, one scale.
 
         Example:
             >>> DomainPrior.usual().sample(0, 1).faults.any
@@ -75,10 +75,10 @@ class DomainPrior:
 
     @classmethod
     def surrogate(cls) -> DomainPrior:
-        """Return the prior of surrogate cities, which stand for a real city where there is none.
+        """Return the prior of surrogate cities, which stand in for a real city where there is none.
 
-        Sites, density, hours, weekends and service rates lie outside the default prior's bounds, so a surrogate
-        is never a city like those trained on; the other laws are those of `usual`.
+        Sites, density, hours, weekends and service rates lie outside the bounds of the laws in `usual`, so a surrogate
+        is unlike those cities; the other laws are those of `usual`.
 
         Example:
             >>> DomainPrior.surrogate().bounds()["inter_site_distance_m"]
@@ -93,7 +93,7 @@ class DomainPrior:
             seed: seed of the family of cities.
             index: number of the city within the family.
             **overrides: fields of `CityConfig` to fix, such as ``days=14`` or ``services=["internet"]``. The other
-                parameters are drawn as they would be without.
+                parameters are drawn as they would be without overrides.
 
         Raises:
             ConfigError: an override is unknown or out of range.
@@ -124,7 +124,7 @@ class DomainPrior:
         return CityConfig.from_dict(values)
 
     def log_prob(self, config: CityConfig) -> float:
-        """Return the log density of a configuration; minus infinity where it is impossible.
+        """Return the log density of a configuration; minus infinity if it is impossible.
 
         Parameters of services that the city does not have are left out.
 
@@ -160,8 +160,8 @@ class DomainPrior:
         """Return a prior in which some parameters have another law.
 
         Args:
-            parameters: by parameter, a distribution, a pair ``(low, high)`` that keeps the kind of a uniform or
-                log-uniform law (and the shape of a truncated normal) and cuts a mixture, or a constant.
+            parameters: new law of each parameter: a distribution, a constant, or a pair ``(low, high)``. A pair keeps
+                the kind of a uniform or log-uniform law and the shape of a truncated normal, and cuts a mixture.
 
         Raises:
             ConfigError: a parameter is unknown, or a pair is given for a law that has no interval.
@@ -185,15 +185,16 @@ class DomainPrior:
         return DomainPrior(narrowed, self.note)
 
     def believed(self, cities: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> DomainPrior:
-        """Return the prior that cities drawn from this one leave once some were believed more than others.
+        """Return this prior after the cities that were drawn from it are weighted.
 
-        Parameter by parameter, values are drawn as before and kept as often as cities of such a value were believed
-        (`Believed`): nothing outside this prior becomes possible, equal weights change nothing, and what sets believed
-        cities apart becomes usual. The next cities can be drawn from it, weighed, and so on.
+        Each parameter is drawn as before, and a draw is kept in proportion to the weights of the cities with such a
+        value (`Believed`). Nothing outside this prior becomes possible, equal weights change nothing, and values that
+        set heavily weighted cities apart become common. The next cities can be drawn from the new prior, weighted, and
+        so on.
 
         Args:
-            cities: parameters of cities drawn from this prior, by name, as `values` gives them.
-            weights: how much each is believed, such as the weights of a re-weighting by city.
+            cities: parameters of cities drawn from this prior, by name, as `values` returns them.
+            weights: weight of each city, such as the weights of a re-weighting by city.
 
         Raises:
             ConfigError: the numbers of cities and weights differ, or no weight is above zero.
@@ -219,7 +220,7 @@ class DomainPrior:
         """Write all laws to a YAML file.
 
         Args:
-            path: the file; replaced as a whole or not at all.
+            path: the file, replaced as a whole or not at all.
 
         Returns:
             The path.
@@ -235,13 +236,13 @@ class DomainPrior:
         """Read laws from a YAML file.
 
         The file holds ``parameters``, a mapping from parameter to a constant or to ``{distribution: uniform, low: ..,
-        high: ..}`` (or log-uniform, truncated-normal, categorical, dates, mixture), and optionally ``base``:
-        ``default`` (also when left out), ``usual``, ``surrogate`` or ``none``, whose laws the other parameters keep,
-        and ``note``, a text.
+        high: ..}`` (or log-uniform, truncated-normal, categorical, dates, mixture). Two keys are optional: ``base``
+        names the prior whose laws the other parameters keep, one of ``default`` (also when left out), ``usual``,
+        ``surrogate`` and ``none``; ``note`` is a text.
 
         Raises:
-            ConfigError: the file is no such YAML, or names an unknown or impossible parameter; the message names file
-                and parameter.
+            ConfigError: the file is not such a YAML file, or names an unknown or impossible parameter; the message
+                names the file and the parameter.
         """
         try:
             content = read_yaml(Path(path))

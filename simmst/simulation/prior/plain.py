@@ -1,4 +1,4 @@
-"""Distributions as plain values, for files: to them and back."""
+"""Conversion of distributions to plain values for files, and back."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(parameter: str, plain: object) -> Distribution:
-    """Rebuild a distribution from `to_plain`; a bare number, text or truth value is a constant.
+    """Rebuild a distribution from `to_plain`; a bare number, string or Boolean is a constant.
 
     Args:
         parameter: name of the parameter, for messages.
         plain: the description.
 
     Raises:
-        ConfigError: kind or fields are unknown, missing or impossible; the message names the parameter.
+        ConfigError: the kind or a field is unknown, missing or impossible; the message names the parameter.
 
     Example:
         >>> from_plain("tilt_deg", {"distribution": "uniform", "low": 2, "high": 12})

@@ -1,4 +1,4 @@
-"""The sparse association of grid cells with radio sectors, and the three products the simulator needs of it."""
+"""The sparse association of grid cells with radio sectors, and its three products."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 _CHUNK_VALUES = 1 << 22  # values gathered at a time, 16 MiB of float32
-_FEW = 8  # entries of a target; more are summed in another order
+_FEW = 8  # most entries of a target; `np.add.reduceat` sums more in another order
 
 
 @dataclass(frozen=True, eq=False)
 class Association:
     r"""Shares :math:`a_{vi}` of sector v in the service of cell i, at most a few sectors per cell.
 
-    The shares of each cell sum to one over the sectors, so what the cells do is booked on sectors without loss or gain.
+    The shares of each cell sum to one over the sectors, so summing the cells' activity by sector conserves the total.
     The sums over the cells, :math:`A_v = \sum_i a_{vi}`, are the sectors' areas in cells. Products are computed without
-    a matrix library: their bits depend neither on the number of threads nor on the process.
+    a matrix library, so their bits depend neither on the number of threads nor on the process.
 
     Attributes:
         cell: int64 ``(entries,)``, cell of each entry; entries are sorted by sector, then cell.
@@ -65,7 +65,7 @@ class Association:
         return np.bincount(self.sector, weights=self.share, minlength=self.num_sectors)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        r"""Book cells on sectors, :math:`R_v = \sum_i a_{vi} x_i`; sums are conserved.
+        r"""Sum cells by sector, :math:`R_v = \sum_i a_{vi} x_i`; totals are conserved.
 
         Args:
             values: float ``(cells, n)``.
@@ -76,7 +76,7 @@ class Association:
         return _weighted_rows(values, self.cell, self.share, self.sector, self.num_sectors)
 
     def average(self, values: np.ndarray) -> np.ndarray:
-        r"""Average sectors for each cell, :math:`y_i = \sum_v a_{vi} z_v`: what a cell's users meet.
+        r"""Average the sectors that serve each cell, :math:`y_i = \sum_v a_{vi} z_v`.
 
         Args:
             values: float ``(sectors, n)``.
@@ -88,7 +88,7 @@ class Association:
         return _weighted_rows(values, self.sector[order], self.share[order], self.cell[order], self.num_cells)
 
     def spread(self, records: np.ndarray) -> np.ndarray:
-        r"""Spread sectors' records over the cells they cover, :math:`S_i = \sum_v R_v a_{vi} / A_v`; sums are
+        r"""Spread sectors' records over the cells that they cover, :math:`S_i = \sum_v R_v a_{vi} / A_v`; totals are
         conserved.
 
         Args:
@@ -115,7 +115,7 @@ class Association:
 def _weighted_rows(
     values: np.ndarray, source: np.ndarray, weight: np.ndarray, target: np.ndarray, num_targets: int
 ) -> np.ndarray:
-    """Return ``out[target] += weight * values[source]`` by rows; targets ascend and each is present at least once."""
+    """Sum ``weight * values[source]`` by target, over rows; targets ascend and each is present at least once."""
     starts = np.searchsorted(target, np.arange(num_targets))
     count = np.diff(starts, append=len(target))
     if count.max() <= _FEW:
@@ -133,7 +133,7 @@ def _weighted_rows(
 def _few_rows(
     values: np.ndarray, source: np.ndarray, weight: np.ndarray, starts: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
-    """Sum a few rows for each target in passes over whole rows: faster, and the same bits as by `np.add.reduceat`."""
+    """Sum a few rows for each target in passes over whole rows: faster than `np.add.reduceat`, with the same bits."""
     out: np.ndarray = values[source[starts]]
     out *= weight[starts, None]
     rest = np.zeros_like(out)

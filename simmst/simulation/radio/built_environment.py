@@ -17,7 +17,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "least_width": (0.1, 0.95, "share of the block"),
     "greatest_width": (0.1, 0.95, "share of the block"),
 }
-# The twelve triangles of a box less its floor, as numbers of its corners: bottom 0-3, top 4-7, each counter-clockwise.
+# The ten triangles of a box without its floor, as numbers of its corners: bottom 0-3, top 4-7, each counter-clockwise.
 _BOX = np.array(
     [(4, 5, 6), (4, 6, 7), (0, 1, 5), (0, 5, 4), (1, 2, 6), (1, 6, 5), (2, 3, 7), (2, 7, 6), (3, 0, 4), (3, 4, 7)]
 )
@@ -30,7 +30,7 @@ class BuiltEnvironment:
     """The buildings of a procedural city: one box in each built block of a square street grid.
 
     Attributes:
-        block_m: distance of the streets.
+        block_m: distance between streets.
         built_share: share of the blocks that have a building; the others are squares and parks.
         height_m: median height of the buildings.
         height_log_std: spread of the log height.
@@ -62,7 +62,7 @@ class BuiltEnvironment:
         )
 
     def build(self, extent_m: float, rng: np.random.Generator) -> Buildings:
-        """Draw the buildings of a square city, its south-west corner at (0, 0).
+        """Draw the buildings of a square city with its south-west corner at (0, 0).
 
         Args:
             extent_m: edge of the square.
@@ -84,7 +84,7 @@ class Buildings:
 
     Attributes:
         centre_m: float ``(n, 2)``, x east and y north.
-        half_m: float ``(n, 2)``, half the sides.
+        half_m: float ``(n, 2)``, half the side lengths.
         height_m: float ``(n,)``.
         pitch_m: edge of a block.
         roof_m: float ``(blocks, blocks)`` by x and y, height of a block's building, 0 without one.
@@ -97,7 +97,7 @@ class Buildings:
     roof_m: np.ndarray
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return vertices, float32 ``(8 n, 3)`` in metres, and triangles, int32 ``(10 n, 3)``, seen from outside."""
+        """Return vertices, float32 ``(8 n, 3)`` in metres, and triangles, int32 ``(10 n, 3)``, facing outwards."""
         vertices = np.zeros((len(self.height_m), 2, 4, 3), np.float32)
         vertices[..., :2] = (self.centre_m[:, None] + _CORNERS * self.half_m[:, None])[:, None]
         vertices[:, 1, :, 2] = self.height_m[:, None]
@@ -105,7 +105,7 @@ class Buildings:
         return vertices.reshape(-1, 3), triangles.reshape(-1, 3).astype(np.int32)
 
     def roof_at(self, point_m: np.ndarray) -> np.ndarray:
-        """Height of the building in the block of each point ``(..., 2)``, 0 without one or outside the city."""
+        """Return the height of the building in each point's block ``(..., 2)``; 0 without one or outside the city."""
         block = np.floor(point_m / self.pitch_m).astype(np.int64)
         inside = ((block >= 0) & (block < len(self.roof_m))).all(-1)
         x, y = np.moveaxis(np.clip(block, 0, len(self.roof_m) - 1), -1, 0)
@@ -113,11 +113,11 @@ class Buildings:
 
 
 def write_scene(folder: Path, buildings: Buildings) -> Path:
-    """Write a scene file with its meshes: the buildings of concrete on dry ground.
+    """Write a scene file with its meshes: concrete buildings on dry ground.
 
     Args:
         folder: an existing folder.
-        buildings: of the city.
+        buildings: buildings of the city.
 
     Returns:
         The scene file, in the format that Mitsuba and Sionna RT read.

@@ -58,7 +58,7 @@ def path_loss_db(
         carrier_ghz: carrier frequency.
         antenna_height_m: height of the base station.
         user_height_m: height of the user.
-        nlos_slope: factor on the distance exponent without line of sight; 1 is the standard's.
+        nlos_slope: factor on the distance exponent without line of sight; 1 is the standard's value.
         street_width_m: mean width of streets (RMa).
         building_height_m: mean height of buildings (RMa).
 

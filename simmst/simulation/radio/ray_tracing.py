@@ -21,28 +21,28 @@ from simmst.simulation.radio.built_environment import Buildings, BuiltEnvironmen
 from simmst.simulation.radio.ray_tracing_probe import require_ray_tracing
 from simmst.simulation.radio.statistical import SECTORS_PER_SITE, USER_HEIGHT_M, Coverage, Sites, StatisticalRadio
 
-LEAST_CARRIER_GHZ = 1.0  # below it the materials' laws do not hold
-MAST_M = 3.0  # of a site on a roof above it
+LEAST_CARRIER_GHZ = 1.0  # the material models do not hold below it
+MAST_M = 3.0  # height of a rooftop site above its roof
 _ARRAY_ROWS = 4
 _SECTORS_AT_ONCE = 96
-_LEAST_RAYS, _MOST_RAYS = 2_000, 1_000_000  # of a sector
+_LEAST_RAYS, _MOST_RAYS = 2_000, 1_000_000  # per sector
 _VERSION = 1
 
 
 class RayTracedRadio:
-    """Three-sector sites in a procedural city, their signals traced by Sionna RT with up to three reflections.
+    """Three-sector sites in a procedural city, with signals traced by Sionna RT with up to three reflections.
 
-    Sites are those of `StatisticalRadio`, on a roof where their block has a building. Cells that no ray reaches take
-    the power of the statistical radio, so that every cell is served. The tracing takes a random stream of its own: the
-    statistical part of a city is the same with and without it. Results are kept on disk by a hash of all they depend
-    on. The tracing runs on one thread, so that its sums are the same every time.
+    Sites are those of `StatisticalRadio`; a site stands on a roof where its block has a building. Cells that no ray
+    reaches take the power of the statistical radio, so that every cell is served. The tracing draws from a random
+    stream of its own, so the statistical part of a city is the same with and without it. Results are kept on disk
+    under a hash of everything they depend on. The tracing runs on one thread, so its sums are the same every time.
 
     Needs the extra ``raytracing`` and LLVM 19 (Debian and Ubuntu: ``apt-get install libllvm19``).
 
     Args:
         environment: the buildings.
-        rays: rays in all, divided among the sectors.
-        cache: folder of earlier results; by default ``simmst/ray-tracing`` in ``XDG_CACHE_HOME`` or ``~/.cache``;
+        rays: total number of rays, divided among the sectors.
+        cache: folder of earlier results. None uses ``simmst/ray-tracing`` in ``XDG_CACHE_HOME`` or ``~/.cache``;
             False keeps nothing.
 
     Raises:
@@ -80,7 +80,7 @@ class RayTracedRadio:
 
         Args:
             config: the city; a carrier below 1 GHz is traced at 1 GHz.
-            rng: source of randomness, of sites and of what the rays leave to statistics.
+            rng: source of randomness for the sites and the statistical power.
 
         Returns:
             The coverage, cells in row-major order.
@@ -88,7 +88,7 @@ class RayTracedRadio:
         return StatisticalRadio().coverage(config, rng, tracing=self.power_dbm)
 
     def power_dbm(self, config: CityConfig, sites: Sites) -> np.ndarray:
-        """Trace, or take from the cache, the power of every sector in every cell.
+        """Return the power of every sector in every cell, traced or read from the cache.
 
         Returns:
             float32 ``(sites, 3, cells)``, NaN where no ray arrived.
@@ -100,7 +100,7 @@ class RayTracedRadio:
             gain_db = self._trace(config, sites)
             if file is not None:
                 write_atomically(file, lambda path: np.savez_compressed(path, gain_db=gain_db))
-        # The tracer knows the antennas' pattern and the array, so only the power is to be added.
+        # The traced gain includes the antennas' pattern and the array, so only the transmit power is added.
         power: np.ndarray = gain_db + np.float32(config.transmit_power_dbm)
         return power
 
@@ -122,7 +122,7 @@ class RayTracedRadio:
         size = np.array([config.width, config.height]) * config.cell_m
         rng = np.random.default_rng([config.seed, config.index, 0x7AC3])
         buildings = self.environment.build(float(size.max()) + 2 * margin, rng)
-        position = sites.position_m.reshape(-1, 2) + margin  # of the scene, whose corner is a margin outside the grid
+        position = sites.position_m.reshape(-1, 2) + margin  # in the scene, whose corner is a margin outside the grid
         near = ((position > 0) & (position < size + 2 * margin)).all(axis=1)
         azimuth = sites.azimuth_rad.reshape(-1)
         sectors = [
@@ -134,7 +134,7 @@ class RayTracedRadio:
         with tempfile.TemporaryDirectory() as folder:
             scene = _Scene(write_scene(Path(folder), buildings), config, margin)
             rays = int(np.clip(self.rays // max(len(sectors), 1), _LEAST_RAYS, _MOST_RAYS))
-            # Groups of equal size: Dr.Jit compiles its kernel once for each size.
+            # Groups are of nearly equal size, because Dr.Jit compiles its kernel once for each size.
             groups = -(-len(sectors) // _SECTORS_AT_ONCE)
             for part in (sectors[number::groups] for number in range(groups)):
                 gain = scene.gain(part, buildings, rays)
@@ -160,7 +160,7 @@ class _Scene:
         self.solver = self.rt.RadioMapSolver()
 
     def gain(self, sectors: list[tuple[int, int, np.ndarray, float]], buildings: Buildings, rays: int) -> np.ndarray:
-        """Path gain with antennas, linear, ``(sectors, cells)``; 0 where no ray arrived."""
+        """Return the linear path gain with antennas, ``(sectors, cells)``; 0 where no ray arrived."""
         config = self.config
         tilt = np.radians(config.tilt_deg)
         names = []
@@ -189,7 +189,7 @@ class _Scene:
 
 
 def _read(file: Path | None) -> np.ndarray | None:
-    """An earlier result; None where there is none, or only a damaged one, which is then traced and written anew."""
+    """Return an earlier result; None if there is none or it is damaged, and then it is traced and written again."""
     if file is None or not file.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Whether Sionna RT works here, found out in another process: with a wrong LLVM it ends the interpreter."""
+"""A probe of Sionna RT in another process, because with a wrong LLVM it ends the interpreter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from simmst.errors import MissingExtraError, RayTracingError
 
 _LIBRARY = "DRJIT_LIBLLVM_PATH"
-# From the version known to work to those that may; 14 is refused by Dr.Jit, 15 and 16 can abort the process.
+# The version known to work first, then those that may; Dr.Jit refuses 14, and 15 and 16 can abort the process.
 _LLVM = ("libLLVM.so.19.1", "libLLVM-19.so", "libLLVM.so.20.1", "libLLVM-18.so", "libLLVM.so.18.1", "libLLVM-17.so")
 _FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib/llvm-*/lib", "/usr/local/lib")
 _PROBE = """
@@ -21,18 +21,18 @@ total = drjit.sum(drjit.arange(mitsuba.Float, 5))
 assert total[0] == 10.0, total
 """
 _ADVICE = (
-    "install LLVM 19 (Debian and Ubuntu: apt-get install libllvm19) and, where it lies in an unusual folder, set "
-    f"{_LIBRARY} to its file; or take the statistical radio"
+    "install LLVM 19 (Debian and Ubuntu: apt-get install libllvm19) and, if it is in an unusual folder, set "
+    f"{_LIBRARY} to its file; or use the statistical radio"
 )
 
 
 @functools.cache
 def require_ray_tracing() -> None:
-    """Make sure that ``import sionna.rt`` is safe, once a process; sets ``DRJIT_LIBLLVM_PATH`` where it is not set.
+    """Check, once per process, that ``import sionna.rt`` is safe, and set ``DRJIT_LIBLLVM_PATH`` if it is not set.
 
     Raises:
         MissingExtraError: the extra ``raytracing`` is not installed.
-        RayTracingError: it is, but does not run; the message holds what it said and what to do.
+        RayTracingError: Sionna RT is installed but does not run; the message holds its error and the remedy.
     """
     if importlib.util.find_spec("sionna") is None or importlib.util.find_spec("mitsuba") is None:
         raise MissingExtraError(
@@ -49,7 +49,7 @@ def require_ray_tracing() -> None:
 
 
 def find_llvm() -> str | None:
-    """The first shared library of a version of LLVM that Sionna RT works with; None where there is none."""
+    """Return the first shared library of an LLVM version that Sionna RT works with; None if there is none."""
     for name in _LLVM:
         for pattern in _FOLDERS:
             for folder in sorted(Path("/").glob(pattern.lstrip("/"))):
@@ -62,10 +62,10 @@ def probe(library: str | None) -> str:
     """Load Sionna RT and run one line with it in another process.
 
     Args:
-        library: the LLVM to load; None leaves the search to it.
+        library: the LLVM to load; None leaves the search to Sionna RT.
 
     Returns:
-        What went wrong in words; empty where it works.
+        Description of the problem; empty if there is none.
     """
     environment = {**os.environ, **({_LIBRARY: library} if library else {})}
     try:

@@ -15,11 +15,11 @@ from simmst.simulation.radio.path_loss import line_of_sight_probability, path_lo
 SECTORS_PER_SITE = 3
 USER_HEIGHT_M = 1.5
 NOISE_FIGURE_DB = 9.0
-ANTENNA_GAIN_DBI = 8.0  # TR 38.901 Table 7.3-1, as are the next three
+ANTENNA_GAIN_DBI = 8.0  # TR 38.901 Table 7.3-1, like the next two
 BEAMWIDTH_DEG = 65.0
 SIDE_LOBE_DB = 30.0
-# The standard's vertical beam of a single element is 65 degrees too; macro sites use columns of elements, about 10
-# degrees.
+# In the standard the vertical beam of a single element is 65 degrees too; macro sites use columns of elements, with a
+# beam of about 10 degrees.
 VERTICAL_BEAMWIDTH_DEG = 10.0
 LATTICE_REACH = 3  # a cell hears the 7 x 7 sites around it
 MAX_SERVING = 8  # sectors that share a cell, at most
@@ -31,7 +31,7 @@ CHUNK_CELLS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """What the radio stage tells the later stages.
+    """Result of the radio stage for the later stages.
 
     Attributes:
         association: shares of sectors in cells; the shares of each cell sum to one.
@@ -61,21 +61,21 @@ class Sites:
 
 
 class SiteTracing(Protocol):
-    """Anything that knows better than statistics how strongly a city's sectors are received."""
+    """Anything that computes a received power to use in place of the statistical one."""
 
     def __call__(self, config: CityConfig, sites: Sites) -> np.ndarray:
-        """Return the received power in dBm, ``(sites, 3, cells)``, NaN where it knows nothing."""
+        """Return the received power in dBm, ``(sites, 3, cells)``, NaN where it is unknown."""
         ...
 
 
 class StatisticalRadio:
     """Three-sector sites on a jittered hexagonal lattice, with the path loss of 3GPP TR 38.901.
 
-    Every cell hears the 49 sites around it. Line of sight is drawn per link from the standard's probability; shadowing
-    is log-normal, correlated in space (exponentially) and, by one half, between sites; sectors have the standard's
-    antenna pattern with a downward tilt. A sector that is received ``d`` dB below the strongest gets the share
-    :math:`2^{-d / s}` of a cell, with ``s`` the handover softness; shares are normalised over the (at most eight)
-    strongest.
+    Every cell hears the 49 sites around it. Line of sight is drawn per link from the standard's probability. Shadowing
+    is log-normal, with an exponential correlation in space and a correlation of one half between sites. Sectors have
+    the standard's antenna pattern with a downward tilt. A sector that is received ``d`` dB below the strongest gets a
+    share of a cell in proportion to :math:`2^{-d / s}`, with ``s`` the handover softness; the shares of the strongest
+    sectors, at most eight, sum to one.
 
     Source:
         3GPP TR 38.901 v17, Tables 7.3-1, 7.4.1-1 and 7.4.2-1, section 7.4.4.
@@ -92,7 +92,8 @@ class StatisticalRadio:
         Args:
             config: the city.
             rng: source of randomness.
-            tracing: replaces the statistical power of the cells where it knows any.
+            tracing: source of a power that replaces the statistical one in the cells where it is known; None uses the
+                statistical power everywhere.
 
         Returns:
             The coverage, cells in row-major order.
@@ -130,8 +131,8 @@ def _draw_sites(config: CityConfig, rng: np.random.Generator) -> Sites:
 class _Shadowing:
     """Shadowing of every site at every cell: cyclic shifts of a few fields on a torus, plus a part common to all sites.
 
-    Drawing one field per site would cost far more than everything else; shifted copies of a pool of fields have the
-    same distribution for each site, and sites are as good as independent.
+    Drawing one field per site would cost far more than everything else. Shifted copies of a pool of fields have the
+    same distribution for each site, and the sites are nearly independent.
     """
 
     def __init__(self, config: CityConfig, rng: np.random.Generator, num_sites: int) -> None:
@@ -173,7 +174,7 @@ def _received_power(
     window_y, window_x = (w.ravel() for w in np.mgrid[: 2 * LATTICE_REACH + 1, : 2 * LATTICE_REACH + 1])
     site = (row[:, None] + window_y) * columns + column[:, None] + window_x
     offset = point[:, None] - sites.position_m.reshape(-1, 2)[site]
-    # A user is somewhere in the cell: never nearer to the mast than TR 38.901 allows (10 m).
+    # A user is somewhere in the cell, so the distance is at least the least one of TR 38.901 (10 m).
     ground_m = np.maximum(np.hypot(offset[..., 0], offset[..., 1]), 10.0)
     sight = rng.random(ground_m.shape) < line_of_sight_probability(config.scenario, ground_m)
     loss_db = path_loss_db(
@@ -196,7 +197,7 @@ def _received_power(
 
 
 def _prefer_traced(power_dbm: np.ndarray, traced_dbm: np.ndarray, site: np.ndarray) -> np.ndarray:
-    """Take the traced power in cells that any traced ray reached; sectors whose rays did not are not received there."""
+    """Use the traced power in cells that any ray reached; sectors whose rays did not reach such a cell are unheard."""
     cells = np.arange(len(site))[:, None, None]
     sector = np.arange(SECTORS_PER_SITE)
     traced = traced_dbm[site[..., None], sector, cells]  # (cells, 49, 3)
@@ -209,7 +210,7 @@ def antenna_gain_db(azimuth_deg: np.ndarray, elevation_deg: np.ndarray) -> np.nd
     """Return the gain of a sector antenna in dBi.
 
     Args:
-        azimuth_deg: horizontal angle off the main beam, any multiple of a turn.
+        azimuth_deg: horizontal angle off the main beam, of any size.
         elevation_deg: vertical angle off the main beam; broadcast against the azimuth.
 
     Returns:

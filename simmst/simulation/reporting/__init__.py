@@ -1,1 +1,1 @@
-"""The reporting stage: what an operator publishes of a city's activity, and in which files."""
+"""The reporting stage: what an operator publishes about a city's activity, and in which files."""

@@ -1,4 +1,4 @@
-"""Faults of an operator's counters, drawn on published numbers: what was reported, and where it is wrong."""
+"""Faults of an operator's counters, applied to published numbers: what is reported, and where it is wrong."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ MAX_SPIKE = 100.0
 def apply_faults(
     config: CityConfig, published: np.ndarray, association: Association
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Report published numbers with the faults that a configuration asks for.
+    """Apply the faults that a configuration asks for to published numbers.
 
-    Each kind of fault draws from a stream of its own, keyed by the city: changing one changes no other.
+    Each kind of fault draws from a stream of its own, keyed by the city, so changing one leaves the others unchanged.
 
     Args:
         config: the city.
-        published: float32 ``(T, K, H, W)``, NaN where missing; left as it is.
-        association: cells and sectors.
+        published: float32 ``(T, K, H, W)``, NaN where missing; not modified.
+        association: association of cells with sectors.
 
     Returns:
-        What is reported, float32 of the same shape, and bool ``(T, K, H, W)`` that is True where a counter is at fault
-        (rounding is no fault), or the numbers as they are and None where nothing goes wrong.
+        Reported numbers, float32 of the same shape, and a bool mask ``(T, K, H, W)``, True where a counter is at fault
+        (rounding is not a fault). If the configuration has no faults: ``published`` and None.
 
     Example:
         >>> from simmst.simulation import CounterFaults, StatisticalRadio
@@ -69,9 +69,9 @@ def episodes(
     Args:
         rng: source of randomness.
         steps: slots T.
-        units: what they befall, such as sectors.
-        per_unit: how many each unit meets on average in the whole series.
-        mean_steps: their mean length in slots.
+        units: number of units that they affect, such as sectors.
+        per_unit: mean number of episodes per unit in the whole series.
+        mean_steps: mean length of an episode in slots.
 
     Returns:
         bool ``(T, units)``.
@@ -80,7 +80,7 @@ def episodes(
         >>> episodes(np.random.default_rng(0), 24, 3, per_unit=0.0, mean_steps=2.0).any()
         np.False_
     """
-    # Some are under way at the first slot.
+    # Some begin before the first slot.
     count = int(rng.poisson(per_unit * units * (1 + mean_steps / steps)))
     first = rng.uniform(-mean_steps, steps, count).astype(np.int64)
     last = first + np.maximum(np.rint(rng.exponential(mean_steps, count)).astype(np.int64), 1)
@@ -150,7 +150,7 @@ def _silence(config: CityConfig, association: Association, reported: np.ndarray,
     for kind, silent in (("outages", _outages(config, association)), ("maintenance", _windows(config, association))):
         if silent is None:
             continue
-        # Whether a sector's silence shows as missing or as zero is a matter of its equipment.
+        # A sector's equipment decides whether its silence shows as missing or as zero.
         lost = _rng(config, f"{kind}/missing").random(association.num_sectors) < faults.outage_missing
         cells = silent[:, serving]
         missing |= cells & lost[serving]
@@ -224,7 +224,7 @@ def _stick(config: CityConfig, reported: np.ndarray, wrong: np.ndarray) -> None:
 
 
 def _city_gaps(config: CityConfig) -> np.ndarray:
-    """Return the slots that the whole city lacks, bool ``(T,)``."""
+    """Return the slots that are missing in the whole city, bool ``(T,)``."""
     faults = config.faults
     if faults.city_gaps_per_week == 0:
         return np.zeros(config.num_steps, bool)

@@ -25,16 +25,16 @@ _DAY_S = 24 * 3600
 
 @dataclass(frozen=True)
 class CountryRows:
-    """How a cell's records are divided among rows by country code, as in a genuine file's first 1,245 rows.
+    """Division of a cell's records among rows by country code, as in the first 1,245 rows of a genuine file.
 
     Attributes:
-        no_country_sms: share of the SMS received that has code 0, as messages of services have.
+        no_country_sms: share of the received SMS that has code 0, as service messages have.
         foreign_share: share of one of the five numbers that a foreign row takes.
-        foreign_probability: chance that a cell has a foreign row in a slot.
-        codes: foreign codes, the most frequent first; the chance of the n-th is proportional to 1 / n.
+        foreign_probability: probability that a cell has a foreign row in a slot.
+        codes: foreign codes, the most frequent first; the probability of the n-th is proportional to 1 / n.
 
     Raises:
-        ConfigError: a share or chance is outside 0 to below 1, or there is no code.
+        ConfigError: a share or probability is negative or not below 1, or ``codes`` is empty or holds 39 or 0.
 
     Example:
         >>> CountryRows(foreign_probability=0.0).no_country_sms
@@ -64,26 +64,27 @@ def write_official_files(
     countries: CountryRows | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
 ) -> list[Path]:
-    """Write a city as official daily files, a local day each, which `TrafficDataset.from_telecom_italia` reads back.
+    """Write a city as official daily files, one per local day, which `TrafficDataset.from_telecom_italia` reads back.
 
-    The sums over rows are the city's numbers to float32 rounding. The format has no word for a missing value: a cell's
-    lost slot becomes a slot without a row, which a reader takes for 0, and only a slot lost in every cell stays
-    missing. A day of 100 x 100 cells takes about 300 MB on disk and 1 GB of memory.
+    The sums over rows are the city's numbers to float32 rounding. The format cannot express a missing value: a slot
+    that is missing in one cell gets no row, which a reader takes for 0, and only a slot that is missing in every cell
+    stays missing. A day of 100 x 100 cells takes about 300 MB on disk and 1 GB of memory.
 
     Args:
-        city: call, SMS and Internet at 10 minutes, starting at a local midnight or not; no larger than the grid. Its
-            south-west corner is put at the grid's.
-        folder: where to; made if missing.
+        city: city with call, SMS and Internet in 10-minute slots, no larger than the grid. It may start at any hour of
+            the day. Its south-west corner is placed at the grid's.
+        folder: folder for the files, created if missing.
         grid: ``"milan"`` (100 x 100) or ``"trento"`` (98 x 117); cells outside the official mask are refused.
-        seed: of the division among countries and directions.
-        countries: how the rows are divided.
+        seed: seed of the division among countries and directions.
+        countries: division of the rows among countries; None uses the defaults of `CountryRows`.
         progress: called as progress(done, total, file) after each file.
 
     Returns:
-        The files in order of days, each whole or absent.
+        The files in order of days. A file is written as a whole or not at all.
 
     Raises:
-        DataError: another step or other services, a city larger than the grid, or cells outside its mask.
+        DataError: the city has another slot length or other services, is larger than the grid, or has cells outside
+            its mask.
         MissingExtraError: polars is not installed.
 
     Source: Barlacchi et al. 2015, "A multi-source dataset of urban life in the city of Milan and the Province of
@@ -117,7 +118,7 @@ def write_official_files(
 
 
 def _official_ids(city: TrafficDataset, name: str) -> np.ndarray:
-    """Square ids of the cells inside the city on the official raster, int64 (C,)."""
+    """Return the square ids, on the official raster, of the cells inside the city, int64 (C,)."""
     grid = load_grid(name)
     if city.step_minutes * 60_000 != SLOT_MS:
         raise DataError(f"{city.name} has slots of {city.step_minutes} min, official files have 10; simulate it at 10")
@@ -146,7 +147,7 @@ def _official_ids(city: TrafficDataset, name: str) -> np.ndarray:
 def _rows(
     city: TrafficDataset, slots: np.ndarray, cell_ids: np.ndarray, countries: CountryRows, rng: np.random.Generator
 ) -> Any:
-    """The rows of one day as a polars frame, in the official order: cells and countries as text, times between."""
+    """Return the rows of one day as a polars frame in the official order: by cell as text, time, country as text."""
     pl = import_extra("polars", extra="forecast")
     series = city.activity[slots][:, :, city.mask].transpose(2, 0, 1)  # (C, t, K)
     by_text = np.argsort([str(cell) for cell in cell_ids], kind="stable")
@@ -181,7 +182,7 @@ def _rows(
 
 
 def _directions(total: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a total into what came in and what went out."""
+    """Divide a total at random into incoming and outgoing."""
     incoming = total * rng.beta(8.0, 8.0, total.shape)
     return incoming, total - incoming
 

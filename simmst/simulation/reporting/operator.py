@@ -1,4 +1,4 @@
-"""The reporting stage: what an operator publishes of a city's activity."""
+"""The reporting stage: what an operator publishes about a city's activity."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ReportingModel(Protocol):
 
 
 class OperatorReporting:
-    r"""Records are booked on sectors, spread over the sectors' coverage, rescaled, and sometimes lost.
+    r"""Reporting of records that are summed by sector, spread over the sectors' coverage, rescaled, sometimes missing.
 
     .. math:: S_i(t) = \sum_v R_v(t) \, A_{vi} / A_v
 
-    The total is conserved by the spreading (`spread_over_coverage`); white noise of a cell's sums, the scale and the
-    gaps come after it.
+    The spreading conserves the total (`spread_over_coverage`). The white noise of a cell's sums, the scale and the gaps
+    are applied after it.
 
     Source:
         Barlacchi et al. 2015, "A multi-source dataset of urban life in the city of Milan and the Province of Trentino",
@@ -50,14 +50,14 @@ class OperatorReporting:
         Args:
             config: the city.
             activity: float ``(T, K, H, W)``, from the traffic stage.
-            coverage: its radio stage.
+            coverage: result of its radio stage.
             rng: source of randomness.
 
         Returns:
             float32 ``(T, K, H, W)`` in CDR-like units, NaN where missing.
         """
         published = spread_over_coverage(activity, coverage.association, config.coverage_spread)
-        # The noise is white: a sum over n slots has 1/n of the relative variance, whatever the slot.
+        # The noise is white: a sum over n slots has 1/n of the relative variance, at any slot length.
         flicker = np.float32(config.habits.unrest * config.flicker_log_std / np.sqrt(config.step_h))
         for number, service in enumerate(config.services):
             series = published[:, number]
@@ -69,12 +69,12 @@ class OperatorReporting:
 
 
 def spread_over_coverage(activity: np.ndarray, association: Association, share: float) -> np.ndarray:
-    """Book a share of the activity on sectors and spread it over the cells they cover; totals are conserved.
+    """Sum a share of the activity by sector and spread it over the cells that the sectors cover, conserving totals.
 
     Args:
         activity: float ``(T, K, H, W)``.
-        association: cells and sectors.
-        share: fraction of the activity that is spread; the rest stays where it happened.
+        association: association of cells with sectors.
+        share: fraction of the activity that is spread; the rest stays in its cell.
 
     Returns:
         float32 ``(T, K, H, W)``.
@@ -91,10 +91,10 @@ def spread_over_coverage(activity: np.ndarray, association: Association, share: 
 
 
 def draw_gaps(config: CityConfig, rng: np.random.Generator) -> np.ndarray:
-    """Draw which slots of which cells are missing, bool ``(T, cells)``, for all services alike.
+    """Draw which slots of which cells are missing, bool ``(T, cells)``, the same for all services.
 
-    Gaps start at random and last a geometric number of slots, of the configured mean duration but at least one slot.
-    Their rate allows for overlaps, so that the expected fraction is the configured one.
+    Gaps start at random and last a geometric number of slots, with the configured mean duration or one slot if that is
+    longer. Their rate allows for overlaps, so that the expected fraction of missing slots is the configured one.
 
     Example:
         >>> gaps = draw_gaps(CityConfig(missing_share=0.1), np.random.default_rng(0))
@@ -104,7 +104,7 @@ def draw_gaps(config: CityConfig, rng: np.random.Generator) -> np.ndarray:
     steps, cells = config.num_steps, config.num_cells
     missing = np.zeros((steps, cells), bool)
     mean_length = max(config.missing_duration_h / config.step_h, 1.0)
-    # Each slot is hit by Poisson-many gaps; it is missing when that number is not zero.
+    # The number of gaps that hit a slot is Poisson; the slot is missing when that number is not zero.
     hits = -np.log1p(-config.missing_share)
     count = int(rng.poisson(hits * steps * cells / mean_length))
     length = np.minimum(rng.geometric(1 / mean_length, count), steps)

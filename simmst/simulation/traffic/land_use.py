@@ -1,4 +1,4 @@
-"""The city in space and its habits: user density, land uses, and how present their users are at each hour."""
+"""The city in space and its daily rhythm: user density, land uses, and the presence of their users at each hour."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from simmst.simulation.habits import DAY_SHAPES, Habits
 from simmst.simulation.services import ServiceConfig
 
 LAND_USES = ("residential", "business", "transit")
-# Log presence: (amplitude, peak hour) of one, two and three cycles a day. Users move rather than vanish: over a whole
-# city the three nearly even out, and the hours of the services show.
+# Log presence: (amplitude, peak hour) of one, two and three cycles a day. Users move rather than vanish, so over the
+# whole city the three uses nearly cancel, and the daily profiles of the services show.
 _HARMONICS = (
     ((0.45, 0.0), (0.12, 20.5), (0.05, 20.0)),
     ((0.50, 13.5), (0.15, 2.0), (0.06, 12.5)),
@@ -22,13 +22,13 @@ _HARMONICS = (
 )
 _WEEKEND = (1.15, 0.5, 1.0)  # Sunday presence relative to the city's weekend factor
 _VOID_LOG_DEPTH = (1.2, 3.0)
-CITY_KM = 15.0  # what is smaller is a piece of a larger city
+CITY_KM = 15.0  # a smaller grid is part of a city of this width
 _DAY_H = (np.arange(144) + 0.5) / 6  # ten-minute grid of a day
 
 
 @dataclass(frozen=True, eq=False)
 class LandUse:
-    """Where users are.
+    """Distribution of users in space.
 
     Attributes:
         density: float64 ``(cells,)``, mean users of each cell.
@@ -92,7 +92,7 @@ def saturate(standard: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _km_from_centre(config: CityConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the distance from the city's centre in km: in the middle half of a city that the grid is a piece of."""
+    """Return the distance in km from a centre drawn in the middle half of the city that the grid is part of."""
     grid_km = np.array([config.height, config.width]) * (config.cell_m / 1000)
     centre = grid_km / 2 + rng.uniform(-0.25, 0.25, 2) * np.maximum(grid_km, CITY_KM)
     row, column = ((np.arange(n) + 0.5) * (config.cell_m / 1000) for n in (config.height, config.width))
@@ -101,12 +101,12 @@ def _km_from_centre(config: CityConfig, rng: np.random.Generator) -> np.ndarray:
 
 
 def presence_levels(config: CityConfig, clock: Clock, rng: np.random.Generator) -> np.ndarray:
-    """Return how present the users of each land use are, float32 ``(3, T)``, with weekday mean one.
+    """Return the presence of the users of each land use, float32 ``(3, T)``, with weekday mean one.
 
     Args:
         config: the city.
         clock: its time axis.
-        rng: source of randomness (each land use keeps its own hours).
+        rng: source of randomness for the shift of each land use.
     """
     levels = []
     shifts = config.land_use_phase_std_h * rng.standard_normal(len(LAND_USES))
@@ -162,7 +162,7 @@ def habitual_day(habits: Habits, rng: np.random.Generator) -> np.ndarray:
     """Return what a city's habits add to the log profile of its days, float64 ``(144,)``.
 
     Args:
-        habits: of the city.
+        habits: habits of the city.
         rng: source of randomness, for the shape "random".
 
     Example:
@@ -196,7 +196,7 @@ def _daily_level(
 ) -> np.ndarray:
     """Repeat a day's log profile along the clock, later and lower at weekends, and average it over slots."""
     log_day = log_day - np.log(np.exp(log_day).mean())
-    # Mornings of free days start late; afternoons are as on any day.
+    # Mornings of free days start late; afternoons are unchanged.
     late = (
         config.weekend_delay_h
         * np.minimum(clock.rest / SATURDAY_REST, 1.0)

@@ -1,4 +1,4 @@
-"""Randomness in time: correlated noise whose law does not depend on the step, and bursts."""
+"""Randomness in time: correlated noise whose law does not depend on the slot length, and bursts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def slot_averages(rng: np.random.Generator, num_steps: int, count: int, step_ove
 
     A process with correlation :math:`e^{-|t| / \tau}`, averaged over slots of length :math:`x \tau`, has the
     covariances :math:`\gamma_0 = 2 (x - 1 + e^{-x}) / x^2` and :math:`\gamma_k = (1 - e^{-x})^2 e^{-(k - 1) x} / x^2`.
-    These are those of an ARMA(1, 1) process with :math:`\rho = e^{-x}`, which is what is drawn here. So six ten-minute
-    averages average to an hourly one in law, and the correlation time is the same at either step.
+    An ARMA(1, 1) process with :math:`\rho = e^{-x}` has the same covariances, and is drawn here. So the mean of six
+    ten-minute averages has the law of an hourly average, and the correlation time is the same at either slot length.
 
     Args:
         rng: source of randomness.
@@ -57,7 +57,7 @@ def slot_averages(rng: np.random.Generator, num_steps: int, count: int, step_ove
 
 
 def slow_changes(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> np.ndarray | None:
-    """Draw what changes the sectors' levels over weeks: growth, drift, and sudden lasting changes.
+    """Draw changes of the sectors' levels over weeks: growth, drift, and sudden lasting changes.
 
     Args:
         config: the city.
@@ -65,8 +65,8 @@ def slow_changes(config: CityConfig, rng: np.random.Generator, num_sectors: int)
         num_sectors: number of sectors.
 
     Returns:
-        Log levels, float32 ``(T, sectors)`` or ``(T, 1)``, about zero in the middle of the series; None where there
-        are none.
+        Log levels, float32 ``(T, sectors)`` or ``(T, 1)``; the growth is zero in the middle of the series. None where
+        there are no changes.
 
     Example:
         >>> slow_changes(CityConfig(days=1), np.random.default_rng(0), 4) is None
@@ -94,8 +94,8 @@ def slow_changes(config: CityConfig, rng: np.random.Generator, num_sectors: int)
 def bursts(config: CityConfig, rng: np.random.Generator, num_sectors: int) -> list[np.ndarray]:
     """Draw short surges of the load of single sectors, with Pareto heights.
 
-    A burst concerns one service or, as often as any one of them, all. It lasts an exponential time and counts in each
-    slot by the part of the slot that it covers.
+    A burst affects one service or all of them; each of these cases is equally likely. It lasts for an exponential time
+    and counts in each slot in proportion to the part of the slot that it covers.
 
     Args:
         config: the city.

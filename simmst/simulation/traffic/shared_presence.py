@@ -1,4 +1,4 @@
-"""The traffic stage: what users do, cell by cell, before any operator books it."""
+"""The traffic stage: what users do, cell by cell, before any operator records it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrafficModel(Protocol):
 
 
 class SharedPresenceTraffic:
-    r"""Users move through the city by land use and hour, and ask for every service in proportion to their presence.
+    r"""Traffic of users who move by land use and hour, and ask for every service in proportion to their presence.
 
     The expected events of service k in cell i and slot t are
 
@@ -49,7 +49,7 @@ class SharedPresenceTraffic:
 
         Args:
             config: the city.
-            coverage: its radio stage.
+            coverage: result of its radio stage.
             rng: source of randomness.
 
         Returns:
@@ -59,10 +59,10 @@ class SharedPresenceTraffic:
         land_use = draw_land_use(config, rng)
         presence = presence_levels(config, clock, rng)
         density = land_use.density[:, None].astype(np.float32)
-        # What is fixed in a city is drawn before anything whose amount depends on the slots: it is the same at every
-        # step.
+        # What is fixed in a city is drawn before anything whose size depends on the slots, so that it is the same at
+        # every slot length.
         popularity = [self._popularity(config, land_use.mixture, rng) for _ in config.services]
-        habitual, weekly, slow = rng.spawn(3)  # which draw nothing from the stream itself
+        habitual, weekly, slow = rng.spawn(3)  # spawning draws nothing from the stream itself
         shape = habitual_day(config.habits, habitual)
         level = [service_level(config, clock, service, rng, shape) for service in config.services]
         if config.habits.weekday_log_std:
@@ -86,7 +86,7 @@ class SharedPresenceTraffic:
             log_noise += self._flicker(config, association.num_sectors, rng)
             if changes is not None:
                 log_noise += changes
-            load = np.ascontiguousarray(log_noise.T)  # whole rows are gathered from it
+            load = np.ascontiguousarray(log_noise.T)  # contiguous, because whole rows are gathered from it
             np.exp(load, out=load)
             load *= surges[number]
             expected = association.average(load)
@@ -112,8 +112,8 @@ class SharedPresenceTraffic:
         return slot_averages(rng, config.num_steps, num_sectors, step), city
 
     def _flicker(self, config: CityConfig, num_sectors: int, rng: np.random.Generator) -> np.ndarray:
-        """Return white log noise of the sectors' loads in one service, float32 ``(T, S)``, part of it the city's."""
-        # White: a sum over n slots has 1/n of the relative variance, whatever the slot.
+        """Return white log noise of the sectors' loads in one service, float32 ``(T, S)``, part of it city-wide."""
+        # White: a sum over n slots has 1/n of the relative variance, at any slot length.
         std = config.habits.unrest * config.load_flicker_log_std / np.sqrt(config.step_h)
         own = rng.standard_normal((config.num_steps, num_sectors), dtype=np.float32)
         own *= np.float32(std * np.sqrt(1 - config.noise_city_share))
@@ -141,8 +141,9 @@ def _blend(levels: np.ndarray, mixture: np.ndarray) -> np.ndarray:
 
 
 def _gatherings(config: CityConfig, clock: Clock, rng: np.random.Generator) -> np.ndarray | None:
-    """Return the users at gatherings, float32 ``(cells, T)``, or None: a Gaussian footprint in space and time, mostly
-    in the evening.
+    """Return the users at gatherings, float32 ``(cells, T)``; None where there are none.
+
+    A gathering is Gaussian in space and time, mostly in the evening.
     """
     hours = config.num_steps * config.step_h
     slot_h = (np.arange(config.num_steps) + 0.5) * config.step_h
