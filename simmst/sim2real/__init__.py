@@ -1,4 +1,4 @@
-"""Weighing simulated samples by what they teach about real ones: bi-level optimisation with cutting planes."""
+"""Re-weighting of simulated samples by what they teach about real ones: bi-level optimisation with cutting planes."""
 
 from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.reweight import SOLVERS, DivergedError, Reweighted, reweight

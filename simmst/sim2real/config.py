@@ -17,49 +17,50 @@ DERIVATIVES = ("auto", "forward", "difference", "double-backward")
 STARTS = ("tracker", "current")
 OPTIMIZERS = ("adam", "sgd")
 MULTIPLIERS = ("ascent", "qp")
-_MOST_NUMBER = 1e6  # a rate or a penalty beyond it makes infinities of the model
+_MOST_NUMBER = 1e6  # a greater rate or penalty makes the model infinite
 
 
 @dataclass(frozen=True)
 class ReweightingConfig:
-    r"""The settings of the solvers that weigh simulated samples; the defaults are those that work (see the docs).
+    r"""The settings of the solvers that weight simulated samples; the defaults are those that work (see the docs).
 
     Args:
         steps: outer steps.
         phase1_steps: T_1, outer steps before the planes are frozen and turned into a penalty (Phase 2 of the paper);
-            None never does.
+            None never freezes them.
         refresh_every: delta, steps between refreshes of the planes.
         inner_steps: K, gradient steps of psi.
-        inner_lr: eta, their learning rate.
-        ridge: lambda, of the inner problem's ridge :math:`\lambda/2 |\phi|^2`.
-        start: psi starts from a "tracker" theta (which follows from psi to psi) or from the "current" phi.
+        inner_lr: eta, learning rate of the inner steps.
+        ridge: lambda, weight of the inner problem's ridge :math:`\lambda/2 |\phi|^2`.
+        start: start of psi: "tracker" (theta, the psi of the last refresh) or "current" (phi).
         warmup_steps: steps of theta on uniform weights before the first outer step.
-        norm: distance of phi from psi, "l2" or "l1".
-        tolerance: epsilon a coordinate: the set is h <= tolerance * sqrt(N) for "l2", tolerance * N for "l1".
-        normalize: divide planes by the norm of their part for phi.
+        norm: norm of the distance between phi and psi, "l2" or "l1".
+        tolerance: epsilon per coordinate: the set is h <= tolerance * sqrt(N) for "l2", tolerance * N for "l1".
+        normalize: whether planes are divided by the norm of their part for phi.
         max_planes: L_max; the oldest is evicted.
-        max_age: refreshes that a plane is kept.
-        storage: how planes are kept: "float32", "bfloat16", or "sign" (one bit, with "l1").
-        multipliers: "ascent" (projected) or "qp" (the dual of the step's quadratic problem).
-        lr_multipliers: eta_mu of the ascent.
+        max_age: number of refreshes for which a plane is kept.
+        storage: storage of the planes: "float32", "bfloat16", or "sign" (one bit, with "l1").
+        multipliers: update of the multipliers: "ascent" (projected) or "qp" (the dual of the step's quadratic problem).
+        lr_multipliers: eta_mu, step size of the ascent.
         multiplier_decay: c_1, weight of the regulariser :math:`-c_1/2 |\mu|^2`.
-        lr_model: eta_phi, of plain gradient descent on phi.
-        lr_weights: of the optimiser on w.
+        lr_model: eta_phi, learning rate of plain gradient descent on phi.
+        lr_weights: learning rate of the optimiser on w.
         weight_optimizer: "adam", or "sgd" with lr_weights times the number of samples.
-        weight_decay: of w, towards uniform weights: its gradient is weight_decay * w / n.
-        share_decay: of sigma(w), towards uniform weights: that of ``share_decay / 2n * |sigma(w) - 1/2|^2``. It holds
-            the weights of samples that hardly matter, and lets those of harmful ones go to 0.
-        derivative: how psi is differentiated: "forward" mode, central "difference", "double-backward", or "auto":
+        weight_decay: decay of w towards uniform weights, with gradient weight_decay * w / n.
+        share_decay: decay of sigma(w) towards uniform weights, with the gradient of
+            ``share_decay / 2n * |sigma(w) - 1/2|^2``. It holds the weights of samples that hardly matter, and lets those
+            of harmful samples go to 0.
+        derivative: method that differentiates psi: "forward" mode, central "difference", "double-backward", or "auto":
             forward mode when it agrees with the difference at the start, else the difference, with a warning.
-        simulated_batch: simulated samples an inner step; None takes all.
-        real_batch: real samples an outer step; None takes all.
-        chunk: samples whose losses are computed at once.
-        lr_plain: of Adam in the references without weights and in the refit.
-        refit_steps: steps of the model that is fitted again with the final weights, where validation samples can tell
-            whether it is better; 0 fits none.
+        simulated_batch: simulated samples per inner step; None uses all.
+        real_batch: real samples per outer step; None uses all.
+        chunk: number of samples whose losses are computed at once.
+        lr_plain: learning rate of Adam in the references without weights and in the refit.
+        refit_steps: steps of the model that is fitted again with the final weights, if there are validation samples to
+            compare it on; 0 fits none.
         validate_every: steps between scores on the validation samples.
         checkpoint_every: steps between checkpoints.
-        seed: of the draws of samples.
+        seed: seed of the draws of samples.
 
     Raises:
         ConfigError: a setting is out of range; the message names it.

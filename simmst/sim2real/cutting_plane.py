@@ -1,4 +1,4 @@
-"""The solver of Sim-MSTNet's Algorithm 1, resolved so that it converges, and the algorithm as it is printed."""
+"""The solver of Sim-MSTNet's Algorithm 1, modified so that it converges, and the algorithm as it is printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATIENCE = 10  # refreshes without a new plane before a warning
 
 
 class Distance(NamedTuple):
-    """h = |phi - psi| with its gradient u for phi, and epsilon, the value it may have."""
+    """h = |phi - psi|, its gradient u for phi, and epsilon, the largest value allowed."""
 
     value: float
     direction: Tensor
@@ -27,12 +27,13 @@ class Distance(NamedTuple):
 
 
 class CuttingPlane:
-    """Keeps phi near psi(w) by cutting planes, and moves w by their multipliers.
+    """Solver that keeps phi near psi(w) by cutting planes, and moves w by their multipliers.
 
-    Each step: the multipliers follow the planes' values (projected ascent, or the dual of the step's quadratic
-    problem); w and phi move along the gradients of G plus the planes, which gives the values at the new point in the
-    same pass. Every `refresh_every` steps: planes without multiplier and old ones are dropped, psi takes K steps, the
-    planes are lifted to admit (w, psi), and where phi is too far from psi a plane is added that touches h there.
+    In each step, the multipliers follow the planes' values (projected ascent, or the dual of the step's quadratic
+    problem). Then w and phi move along the gradients of G plus those of the planes, and the same pass gives the values
+    at the new point. Every `refresh_every` steps, planes without a multiplier and old planes are dropped, psi takes K
+    steps, and the planes are lifted to admit (w, psi). If phi is too far from psi, a plane that touches h at phi is
+    added.
 
     Args:
         problem: model, loss, samples and settings.
@@ -70,7 +71,7 @@ class CuttingPlane:
         problem.inner.check_derivative(self.phi)
 
     def step(self, number: int) -> Record:
-        """Take one outer step, and refresh the planes when it is time."""
+        """Take one outer step, and refresh the planes if they are due."""
         if number == 0:
             self._warm_up()
         gradient, value = self.problem.outer.gradient(self.phi, number)
@@ -109,7 +110,7 @@ class CuttingPlane:
         return {"phi": self.phi, "theta": self.theta}
 
     def slow_down(self) -> None:
-        """Halve the steps of phi, of psi and of the multipliers."""
+        """Halve the step sizes of phi, of psi and of the multipliers."""
         self.pace /= 2
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ class CuttingPlane:
         return {name: tensor.clone() for name, tensor in own.items()} | planes
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.phi, self.theta, self.w = (state[name].to(self.phi.device).clone() for name in ("phi", "theta", "w"))
         exp_avg, exp_avg_sq, step = (
             state[name].to(self.phi.device).clone() for name in ("adam_exp_avg", "adam_exp_avg_sq", "adam_step")
@@ -136,7 +137,7 @@ class CuttingPlane:
         self.gram = self.polyhedron.gram() if self.config.multipliers == "qp" else self.gram
 
     def _warm_up(self) -> None:
-        """Lead theta, and phi with it, down the inner problem with uniform weights."""
+        """Move theta down the inner problem with uniform weights, and start phi from its end."""
         inner = self.problem.inner
         uniform = self.problem.spread(torch.zeros_like(self.w))
         for number in range(self.config.warmup_steps):
@@ -156,7 +157,7 @@ class CuttingPlane:
         planes.multipliers = (planes.multipliers + self.pace * self.config.lr_multipliers * ascent).clamp(min=0)
 
     def _move(self, gradient: Tensor, coefficients: Tensor, *, log: bool) -> None:
-        """Move w and phi; take the cosine between what the planes and what the real data ask of phi when it is time."""
+        """Move w and phi; with `log`, take the cosine between the moves of phi that planes and real data ask for."""
         config, before = self.config, self.phi.clone() if log else None
         adam = config.weight_optimizer == "adam"
         self.polyhedron.step_(
@@ -192,8 +193,8 @@ class CuttingPlane:
             self.idle = 0
         elif self.idle == _PATIENCE:
             warnings.warn(
-                f"step {number + 1}: no plane was added in {_PATIENCE} refreshes, since phi lies within the tolerance "
-                f"of psi (h = {found.value:.3g}, allowed {found.allowed:.3g}); the weights stand still. Lower "
+                f"step {number + 1}: no plane was added in {_PATIENCE} refreshes, because phi is within the tolerance "
+                f"of psi (h = {found.value:.3g}, allowed {found.allowed:.3g}), so the weights do not move. Lower "
                 "tolerance",
                 stacklevel=4,
             )
@@ -205,7 +206,7 @@ class CuttingPlane:
         rest = self.phi - psi
         size, tolerance = len(rest), self.config.tolerance
         if self.config.norm == "l1":
-            # sign(0) = +1 is a subgradient too, and makes every entry one bit
+            # sign(0) = +1 is a subgradient too, and lets every entry be one bit
             direction = torch.where(rest < 0, -1.0, 1.0).to(rest)
             return Distance(float(rest.abs().sum()), direction, tolerance * size)
         norm = float(rest.norm())
@@ -213,7 +214,7 @@ class CuttingPlane:
 
 
 def quantiles(w: Tensor) -> list[float]:
-    """The 5 %, 50 % and 95 % quantiles of sigma(w), from at most 10,000 of this rank's weights evenly apart."""
+    """Return the 5 %, 50 % and 95 % quantiles of sigma(w), from at most 10,000 evenly spaced weights of this rank."""
     if not len(w):
         return [0.5] * 3
     few = torch.sigmoid(w[:: -(-len(w) // 10_000)].float())
@@ -242,19 +243,22 @@ def nonnegative_least_squares(gram: Tensor, target: Tensor, start: Tensor) -> Te
 
 
 def cutting_plane(problem: Problem) -> CuttingPlane:
-    """The default solver, with the settings as given."""
+    """Return the default solver, with the settings as given."""
     return CuttingPlane(problem)
 
 
 def qp(problem: Problem) -> CuttingPlane:
-    """The same with multipliers from the dual of each step's quadratic problem: no step size for them, most robust."""
+    """Return the default solver with multipliers from the dual of each step's quadratic problem.
+
+    It is the most robust, and needs no step size for the multipliers.
+    """
     return CuttingPlane(with_settings(problem, multipliers="qp"))
 
 
 def paper(problem: Problem) -> CuttingPlane:
-    """Algorithm 1 as printed, with its multipliers projected: raw L1 planes, plain gradient steps, two phases. Fragile.
+    """Return Algorithm 1 as printed, with its multipliers projected: raw L1 planes, plain gradient steps, two phases.
 
-    Phase 1 takes half the steps unless `phase1_steps` says otherwise.
+    It is fragile. Phase 1 takes half the steps unless `phase1_steps` says otherwise.
     """
     config = problem.config
     return CuttingPlane(

@@ -15,7 +15,7 @@ PerSampleLoss = Callable[[nn.Module, Any], Tensor]
 
 
 class _Losses(nn.Module):
-    """What `functional_call` calls: the module inside, the loss around it."""
+    """Module for `functional_call`: the per-sample loss around the model."""
 
     def __init__(self, module: nn.Module, per_sample_loss: PerSampleLoss) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class FlatModel:
     The module is put into evaluation mode, so that a loss is a function of phi and the sample alone (no dropout).
 
     Args:
-        module: the model; its parameters are only read, until `store`.
+        module: the model; its parameters are only read until `store` is called.
         per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
 
     Raises:
@@ -50,7 +50,7 @@ class FlatModel:
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 raise ConfigError(
                     f"the module's layer {name!r} is a {type(layer).__name__}, whose result for a sample depends on "
-                    "the others, so that samples cannot be weighted one by one; take LayerNorm or GroupNorm"
+                    "the others, so that samples cannot be weighted one by one; use LayerNorm or GroupNorm"
                 )
         self.module = module.eval()
         self._losses = _Losses(module, per_sample_loss)
@@ -71,20 +71,20 @@ class FlatModel:
         return sum(self.sizes)
 
     def flatten(self) -> Tensor:
-        """Return the module's present parameters as a new vector (N,)."""
+        """Return the module's current parameters as a new vector (N,)."""
         return torch.cat([p.detach().reshape(-1) for p in self._parameters.values()]).clone()
 
     def losses(self, phi: Tensor, batch: Any) -> Tensor:
         """Return the losses of a batch's samples at phi, (B,).
 
         Raises:
-            ConfigError: the loss does not give one number a sample.
+            ConfigError: the loss does not return one number per sample.
         """
         parts = {name: p.view(self.shapes[name]) for name, p in zip(self.shapes, phi.split(self.sizes), strict=True)}
         losses: Tensor = functional_call(self._losses, parts, (batch,))
         if losses.dim() != 1:
             raise ConfigError(
-                f"per_sample_loss must return one number a sample, (B,), got shape {tuple(losses.shape)}; "
+                f"per_sample_loss must return one number per sample, (B,), got shape {tuple(losses.shape)}; "
                 "average over everything but the samples"
             )
         return losses

@@ -1,4 +1,4 @@
-r"""The inner problem: K weighted gradient steps, and what the sample weights have to do with where they lead.
+r"""The inner problem: K weighted gradient steps, and the derivative of their end point by the sample weights.
 
 .. math:: g(w, \phi) = \frac1n \sum_j \sigma(w_j) L_j(\phi) + \frac\lambda2 |\phi|^2, \qquad
           \theta_{k+1} = \theta_k - \eta \nabla_\phi g(w, \theta_k), \qquad \psi(w) = \theta_K
@@ -28,7 +28,7 @@ from simmst.sim2real.config import ReweightingConfig
 from simmst.sim2real.flat_model import FlatModel
 from simmst.sim2real.samples import Draws, Samples
 
-_DIFFERENCE = {torch.float64: 1e-5, torch.float32: 3e-3}  # of the parameters' scale: eps^(1/3)
+_DIFFERENCE = {torch.float64: 1e-5, torch.float32: 3e-3}  # step relative to the parameters' scale: eps^(1/3)
 _AGREEMENT = 0.02  # relative, between forward mode and the difference at the start
 
 
@@ -41,7 +41,7 @@ class Path(NamedTuple):
 
     @property
     def end(self) -> Tensor:
-        """Where the steps lead: psi."""
+        """The point that the steps lead to: psi."""
         return self.points[-1]
 
 
@@ -52,10 +52,10 @@ class Inner:
         model: the flat model.
         samples: the simulated samples.
         config: the settings.
-        processes: who computes which sample; weights are those that this rank owns.
+        processes: processes that share the samples; each keeps the weights of its own samples.
 
     Attributes:
-        derivative: how products with psi's derivative are taken: "forward", "difference" or "double-backward".
+        derivative: method for products with psi's derivative: "forward", "difference" or "double-backward".
 
     Example:
         >>> from torch import nn
@@ -73,7 +73,7 @@ class Inner:
     ) -> None:
         self.model, self.samples, self.config, self.processes = model, samples, config, processes
         if processes.world_size > 1 and config.derivative == "double-backward":
-            raise ConfigError("derivative 'double-backward' is for one process; take 'auto' under torchrun")
+            raise ConfigError("derivative 'double-backward' is for one process; use 'auto' under torchrun")
         self.draws = Draws(len(samples), config.simulated_batch, seed=config.seed, stream="simulated")
         self.derivative = config.derivative if config.derivative != "auto" else "forward"
 
@@ -91,7 +91,7 @@ class Inner:
         return self.processes.select(self.draws(number))
 
     def gradient(self, phi: Tensor, weights: Tensor, index: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient and value of g at phi, over the samples `index` (and what other ranks drew)."""
+        """Return the gradient and value of g at phi, over the samples `index` (and those that other ranks drew)."""
         share = torch.sigmoid(weights)
         gradient, value = self.processes.partial(self.config.ridge * phi), 0.5 * self.config.ridge * float(phi @ phi)
         losses = torch.zeros((), dtype=phi.dtype, device=phi.device)
@@ -101,7 +101,7 @@ class Inner:
         return self.processes.all_reduce(gradient), value + float(self.processes.all_reduce(losses))
 
     def _scale(self, share: Tensor, part: Tensor, index: Tensor) -> Tensor:
-        """Weight of each sample of `part` in the mean over a draw, of which `index` is what this rank owns."""
+        """Return the weight of each sample of `part` in the mean over a draw, of which this rank owns `index`."""
         return share[self.processes.local(part).to(share.device)] / self._drawn(index)
 
     def _drawn(self, index: Tensor) -> int:
@@ -147,10 +147,10 @@ class Inner:
         return self.processes.all_reduce(product.detach())
 
     def check_derivative(self, phi: Tensor) -> None:
-        """Compare forward mode with a difference on a few samples, and take the difference where it fails.
+        """Compare forward mode with a finite difference on a few samples, and use the difference if forward mode fails.
 
         Warns:
-            UserWarning: forward mode fails or disagrees with the difference; says how.
+            UserWarning: forward mode fails or disagrees with the difference; the message says how.
         """
         if self.config.derivative != "auto":
             return
@@ -174,13 +174,13 @@ class Inner:
         if problem:
             self.derivative = "difference"
             warnings.warn(
-                f"forward-mode differentiation of the model cannot be used ({problem}); its finite difference is taken "
-                "instead. Set derivative='difference' to expect that",
+                f"forward-mode differentiation of the model cannot be used ({problem}); finite differences are used "
+                "instead. Set derivative='difference' to avoid this warning",
                 stacklevel=3,
             )
 
     def _products(self, phi: Tensor, direction: Tensor, index: Tensor) -> list[Tensor]:
-        """Every kind of product that `pull_back` takes."""
+        """Return every kind of product that `pull_back` takes."""
         products = [self.directional(phi, direction, index)]
         if self.config.inner_steps > 1:
             uniform = torch.zeros(len(self.samples), device=phi.device)
@@ -192,7 +192,7 @@ class Inner:
             return self._along(lambda p: self.model.losses(p, batch), phi, direction)
 
     def _along(self, function: Callable[[Tensor], Tensor], phi: Tensor, direction: Tensor) -> Tensor:
-        """The derivative of a function of phi along a direction."""
+        """Return the derivative of a function of phi along a direction."""
         if self.derivative == "difference":
             return self._difference(function, phi, direction)
         primal = phi.detach().requires_grad_(torch.is_grad_enabled())
@@ -209,7 +209,7 @@ class Inner:
         return (function(phi + step * direction) - function(phi - step * direction)) / (2 * step)
 
     def _by_double_backward(self, path: Path, weights: Tensor, direction: Tensor) -> Tensor:
-        """The same product through the graph of all K steps, which is kept whole; for comparison."""
+        """Return the product of `pull_back` by way of the graph of all K steps, which is kept in full; to compare."""
         with torch.enable_grad():
             leaf = weights.detach().clone().requires_grad_()
             point = path.points[0].detach().clone().requires_grad_()
@@ -232,8 +232,8 @@ class Inner:
 def gradient_and_value(function: Callable[[Tensor], Tensor], phi: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient of a scalar function at phi, and its value.
 
-    By plain autograd, which takes modules with custom functions that `torch.func` refuses. Where phi is a dual number
-    that requires its gradient, the gradient is one, too: forward over reverse.
+    It uses plain autograd, which takes modules with custom functions that `torch.func` refuses. If phi is a dual number
+    that requires its gradient, the gradient is a dual number too: forward over reverse.
 
     Example:
         >>> gradient_and_value(lambda p: p @ p, torch.tensor([1.0, 2.0]))
@@ -247,7 +247,7 @@ def gradient_and_value(function: Callable[[Tensor], Tensor], phi: Tensor) -> tup
 
 
 def move(batch: Any, device: torch.device) -> Any:
-    """Move a batch to a device: tensors, tuples, lists and mappings of them, or what has ``to``."""
+    """Move a batch to a device: tensors, tuples, lists and mappings of them, or an object with a method ``to``."""
     if hasattr(batch, "to"):
         return batch.to(device)
     if isinstance(batch, dict):

@@ -1,9 +1,9 @@
 r"""The polyhedron: cutting planes :math:`v_l = a_l \cdot w + b_l \cdot \phi + c_l \le 0` around phi = psi(w).
 
 A plane is stored as two rows, one for the sample weights w (float32) and one for the model phi, whose storage may be
-float32, bfloat16, or one bit an entry. Its offset is computed from what is stored, in float64. The values at the
-present point are kept from step to step by the fused step, from an anchor in float64 that every change of the planes
-renews. Of several ranks each keeps its own columns of both rows; a value is the sum of what the ranks find.
+float32, bfloat16, or one bit per entry. Its offset is computed in float64 from the stored rows. The fused step updates
+the values at the current point from step to step, relative to an anchor in float64 that is renewed whenever the planes
+change. With several ranks, each rank keeps its own columns of both rows, and a value is the sum over the ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Rows:
     """A stack of at most `capacity` rows of `size` entries in one storage; the first `count` are in use.
 
     Raises:
-        ConfigError: there is no memory for it; the message says how much it takes and what to lower.
+        ConfigError: there is not enough memory; the message says how much is needed and which setting to lower.
 
     Example:
         >>> rows = Rows(4, 3, "sign", torch.device("cpu"))
@@ -45,7 +45,7 @@ class Rows:
             f"{capacity} planes of {size} entries in {storage} take {needed / 1e9:.3g} GB, which {device} does not "
             "have; lower max_planes, or set storage to 'bfloat16' or 'sign'"
         )
-        if free is not None and needed > free:  # else the process is killed when it first writes there
+        if free is not None and needed > free:  # otherwise the process is killed when it first writes there
             raise ConfigError(f"{refusal} ({free / 1e9:.3g} GB are free)")
         try:
             self.entries = torch.zeros(shape, dtype=dtype, device=device)
@@ -54,19 +54,19 @@ class Rows:
         self.scale = torch.ones(capacity, dtype=torch.float32, device=device)
 
     def planes(self, count: int | None = None) -> Tensor | PackedSigns:
-        """The rows in use as the operators take them."""
+        """Return the rows in use, in the form that the operators take."""
         count = self.count if count is None else count
         if self.storage == "sign":
             return PackedSigns(self.entries[:count], self.scale[:count], self.size)
         return self.entries[:count]
 
     def dense(self) -> Tensor:
-        """The rows in use, written out."""
+        """Return the rows in use as a dense tensor."""
         planes = self.planes()
         return planes.unpack() if isinstance(planes, PackedSigns) else planes
 
     def push(self, row: Tensor, part: slice = slice(None)) -> None:
-        """Store these columns of a row behind the others; signs keep the signs and the magnitude of the whole row."""
+        """Append these columns of a row; storage "sign" keeps their signs and the largest magnitude of the row."""
         if self.storage == "sign":
             packed = pack_signs(row[None, part])
             self.entries[self.count] = packed.bits[0]
@@ -76,7 +76,7 @@ class Rows:
         self.count += 1
 
     def keep(self, order: Tensor) -> None:
-        """Keep the rows whose numbers are given, in that order; those that stay in their place are not copied."""
+        """Keep the rows with the given numbers, in that order; rows that stay in their place are not copied."""
         moved = (order != torch.arange(len(order), device=order.device)).nonzero().squeeze(1)
         self.entries[moved] = self.entries[order[moved]]
         self.scale[moved] = self.scale[order[moved]]
@@ -84,17 +84,17 @@ class Rows:
 
 
 class Polyhedron:
-    """At most `max_planes` planes, their offsets, multipliers and ages, and their values at the present point.
+    """At most `max_planes` planes, their offsets, multipliers and ages, and their values at the current point.
 
     Args:
-        num_weights: n, length of w; of this rank's part of it where w is shared out.
+        num_weights: n, length of w, or of this rank's part of it if w is sharded.
         num_parameters: N, length of phi.
         max_planes: capacity; adding to a full polyhedron evicts the oldest.
-        storage: of the rows for phi.
-        device: of everything.
-        processes: those that share the columns. Each is given the whole of phi and of its gradients, keeps
-            the columns of `block`, and gets the whole of phi back.
-        weights_sharded: whether w and its columns are shared out to them, too; else w is the same on every rank.
+        storage: storage of the rows for phi.
+        device: device of all tensors.
+        processes: processes that share the columns. Each is given the whole of phi and of its gradients, keeps the
+            columns of `block`, and gets the whole of phi back.
+        weights_sharded: whether w and its columns are sharded too; if not, w is the same on every rank.
 
     Example:
         >>> polyhedron = Polyhedron(2, 3, max_planes=2, storage="float32", device=torch.device("cpu"))
@@ -135,18 +135,18 @@ class Polyhedron:
         return self.processes.all_reduce(self._evaluate(weights, phi)[1])
 
     def _evaluate(self, weights: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """This rank's share of A w + c, and of v."""
+        """Return this rank's share of A w + c, and of v."""
         of_weights = self._partial(
             cutting_plane_values(self.weight_rows.planes(), self._addend(self.offsets), weights.double())
         )
         return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.block].double())
 
     def _addend(self, of_weights: Tensor) -> Tensor:
-        """What this rank's product with w is to be added to."""
+        """Return the terms that this rank adds its product with w to."""
         return self.processes.partial(of_weights) if self.weights_sharded else of_weights
 
     def _partial(self, of_weights: Tensor) -> Tensor:
-        """This rank's share of a sum over w: all of it on rank 0 where w is the same on every rank."""
+        """Return this rank's share of a sum over w; if w is the same on every rank, rank 0 has all of it."""
         return of_weights if self.weights_sharded else self.processes.partial(of_weights)
 
     def lift(self, weights: Tensor, psi: Tensor) -> None:
@@ -155,12 +155,12 @@ class Polyhedron:
             self.offsets = self.offsets - self.evaluate(weights, psi).clamp(min=0)
 
     def drop(self, *, tolerance: float, max_age: int) -> None:
-        """Let planes grow older, and drop those without a multiplier and those too old."""
+        """Increase the age of all planes, then drop those without a multiplier and those that are too old."""
         self.age = self.age + 1
         self.keep(((self.multipliers > tolerance) & (self.age <= max_age)).nonzero().squeeze(1))
 
     def keep(self, kept: Tensor) -> None:
-        """Keep the planes whose numbers are given, ascending; the last of them fill the places of those that go."""
+        """Keep the planes with the given ascending numbers; the last of them fill the places of those dropped."""
         count = len(kept)
         if count == len(self):
             return
@@ -173,7 +173,7 @@ class Polyhedron:
         self.offsets, self.multipliers, self.age = self.offsets[order], self.multipliers[order], self.age[order]
 
     def add(self, a: Tensor, b: Tensor, *, value: float, weights: Tensor, phi: Tensor) -> None:
-        """Add the plane with gradient (a, b) that has `value` at (w, phi), with multiplier 0; evicts when full."""
+        """Add the plane with gradient (a, b), `value` at (w, phi) and multiplier 0; evict the oldest if full."""
         if len(self) == self.max_planes:
             others = torch.ones(len(self), dtype=torch.bool, device=self.age.device)
             others[self.age.argmax()] = False
@@ -184,7 +184,7 @@ class Polyhedron:
         self.offsets = torch.cat([self.offsets, new])
         self.multipliers = torch.cat([self.multipliers, new.to(self.multipliers.dtype)])
         self.age = torch.cat([self.age, new.to(self.age.dtype)])
-        # From the stored row, so that rounding it moves the plane nowhere.
+        # Computed from the stored row, so that rounding the row does not change the value at (w, phi).
         self.offsets[-1] = value - self._last_product(weights, phi)
 
     def _last_product(self, weights: Tensor, phi: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Polyhedron:
         return self.processes.all_reduce(product)[0]
 
     def anchor(self, weights: Tensor, phi: Tensor) -> None:
-        """Take (w, phi) as the point from which values are kept by differences; values are renewed in float64."""
+        """Make (w, phi) the point relative to which values are updated, and compute the values there in float64."""
         self._anchors = weights.clone(), phi[self.block].clone()
         if not len(self):
             self._anchor_values, self.values = None, self.offsets
@@ -215,7 +215,7 @@ class Polyhedron:
         lr_model: float,
         adam_state: AdamState | None,
     ) -> None:
-        """Move w and phi in place along their gradients plus A^T s and B^T s, and renew the values: one pass a row.
+        """Move w and phi in place along their gradients plus A^T s and B^T s, and update the values in the same pass.
 
         Args:
             coefficients: s, (L,).
@@ -244,7 +244,7 @@ class Polyhedron:
         self.values = self.processes.all_reduce(self._partial(values[0]) + values[1])
 
     def gram(self) -> Tensor:
-        """B B^T of the rows for phi, float64 (L, L)."""
+        """Return B B^T of the rows for phi, float64 (L, L)."""
         zero = self.offsets.new_zeros(len(self))
         columns = [
             cutting_plane_values(self.model_rows.planes(), zero, row.double()) for row in self.model_rows.dense()
@@ -252,14 +252,14 @@ class Polyhedron:
         return self.processes.all_reduce(torch.stack(columns)) if columns else zero.view(0, 0)
 
     def along(self, direction: Tensor) -> Tensor:
-        """B u for a direction u of phi, float64 (L,)."""
+        """Return B u for a direction u of phi, float64 (L,)."""
         zero = torch.zeros_like(self.offsets)
         return self.processes.all_reduce(
             cutting_plane_values(self.model_rows.planes(), zero, direction[self.block].double())
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything, as tensors, with this rank's columns; `load_state_dict` restores it bit for bit."""
+        """Return everything as tensors, with this rank's columns; `load_state_dict` restores it bit for bit."""
         state = {
             "weight_rows": self.weight_rows.entries[: len(self)],
             "model_rows": self.model_rows.entries[: len(self)],
@@ -276,7 +276,7 @@ class Polyhedron:
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         count = len(state["offsets"])
         for rows, name in ((self.weight_rows, "weight_rows"), (self.model_rows, "model_rows")):
             rows.entries[:count] = state[name]
@@ -295,7 +295,7 @@ class Polyhedron:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had, None where the system does not say; a GPU's own allocator says it."""
+    """Return the bytes of free memory; None if the system does not report it, or on a GPU, whose allocator raises."""
     table = Path("/proc/meminfo")
     if device.type != "cpu" or not table.exists():
         return None

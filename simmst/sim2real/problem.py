@@ -1,4 +1,4 @@
-"""What every solver is given, and what every solver is."""
+"""The problem that every solver is given, and the protocol that every solver follows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Mean:
         return torch.cat(losses) if losses else phi.new_zeros(0)
 
     def first_bad_gradient(self, phi: Tensor) -> int | None:
-        """Return the first sample whose gradient is not finite at phi; None without one, or where losses are not."""
+        """Return the first sample whose gradient is not finite at phi; None if none is, or if losses are not finite."""
         total = len(self.samples)
         if not self.processes.all_reduce_min(int(torch.isfinite(self.losses(phi)).all()), self.model.device):
             return None
@@ -78,7 +78,7 @@ class Mean:
         return None if first == total else first
 
     def _bad_among(self, index: Tensor, phi: Tensor) -> int | None:
-        """The first of the samples `index` whose gradient is not finite, by bisection."""
+        """Return the first of the samples `index` whose gradient is not finite, found by bisection."""
         batch = move(self.samples.batch(index), self.model.device)
         shares = torch.full((len(index),), 1 / len(index), dtype=phi.dtype, device=phi.device)
         gradient, _ = gradient_and_value(self.model.weighted_loss(batch, shares), phi)
@@ -90,7 +90,7 @@ class Mean:
         return next((number for number in halves if number is not None), None)
 
     def _parts(self, index: Tensor) -> list[Tensor]:
-        """This rank's share of the samples `index`, cut into chunks."""
+        """Return this rank's share of the samples `index`, cut into chunks."""
         return [part for part in self.processes.shard(index).split(self.chunk) if len(part)]
 
 
@@ -102,16 +102,17 @@ class Problem:
         module: the model; trained in place at the end.
         per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
         simulated: samples to be weighted.
-        real: samples that decide the weights; they are trained on.
+        real: samples that decide the weights and are also trained on.
         config: the settings.
-        groups: int64 (n,), the group of each simulated sample, whose weight they share; None gives each its own.
-        features: (G, P), what is known of each group; the groups' weights are then ``features @ w`` for P numbers w.
-            None gives each group a weight of its own.
-        processes: those that share the work.
+        groups: int64 (n,), group of each simulated sample; the samples of a group share a weight. None gives each
+            sample a weight of its own.
+        features: (G, P), known features of each group; the weights of the groups are then ``features @ w``, with P
+            entries of w. None gives each group a weight of its own.
+        processes: processes that share the work.
 
     Raises:
-        ConfigError: the module cannot be weighed so, or the groups do not fit.
-        DataError: there is no sample of a kind.
+        ConfigError: the module does not allow weighted samples, or the groups or features do not fit.
+        DataError: a kind of samples is empty.
     """
 
     module: nn.Module
@@ -179,7 +180,7 @@ class Problem:
 
     @property
     def weight_processes(self) -> ProcessGroup:
-        """The ranks that the weights are shared out to; groups' weights are the same on every rank."""
+        """The ranks that the weights are sharded over; the weights of groups are the same on every rank."""
         return self.processes if self.groups is None else ALONE
 
     @property
@@ -188,15 +189,15 @@ class Problem:
         return self.weight_processes.shard_size(self.total_weights)
 
     def by_group(self, weights: Tensor) -> Tensor:
-        """Give each group its weight: its features' where it has some, else one of its own."""
+        """Return the weight of each group, computed from its features if there are any."""
         return weights if self.features is None else self.features.to(weights.dtype) @ weights
 
     def spread(self, weights: Tensor) -> Tensor:
-        """Give each of this rank's samples its group's weight, (n_r,)."""
+        """Return the weight of each of this rank's samples, (n_r,): that of its group if there are groups."""
         return weights if self.own_groups is None else self.by_group(weights)[self.own_groups]
 
     def gather(self, per_sample: Tensor) -> Tensor:
-        """Add up over the samples of each group, and over the groups by their features: the chain rule of `spread`."""
+        """Sum over the samples of each group, and over the groups by their features: the chain rule of `spread`."""
         if self.own_groups is None:
             return per_sample
         assert self.groups is not None  # noqa: S101 - own_groups are some of them
@@ -204,7 +205,7 @@ class Problem:
         return self._by_feature(self.processes.all_reduce(own))
 
     def decay(self, weights: Tensor) -> Tensor:
-        """Return the gradient for w of what draws the weights of samples or groups towards uniform ones."""
+        """Return the gradient for w of the penalties that draw weights of samples or groups towards uniform ones."""
         tied, config = self.by_group(weights), self.config
         share = torch.sigmoid(tied)
         pull = config.weight_decay * tied + config.share_decay * share * (1 - share) * (share - 0.5)
@@ -215,11 +216,11 @@ class Problem:
         return per_group if self.features is None else self.features.to(per_group.dtype).T @ per_group
 
     def refuse_bad_samples(self, phi: Tensor, validation: Samples | None) -> None:
-        """Raise when a sample's loss is not finite at phi.
+        """Raise if a sample's loss is not finite at phi.
 
         Raises:
             ConfigError: phi itself is not finite.
-            DataError: names the first such sample.
+            DataError: a sample's loss is not finite; the message names the first such sample.
         """
         if not bool(torch.isfinite(phi).all()):
             raise ConfigError("the module's parameters are not all finite; start from a fresh module")
@@ -237,10 +238,10 @@ class Problem:
                 )
 
     def refuse_bad_gradients(self, points: Collection[Tensor]) -> None:
-        """Raise when a sample's gradient is not finite at one of the points, where all losses are.
+        """Raise if a sample's gradient is not finite at one of the points, where all losses are finite.
 
         Raises:
-            DataError: names the first such sample.
+            DataError: a sample's gradient is not finite; the message names the first such sample.
         """
         for name, samples in (("simulated", self.simulated), ("real", self.real)):
             mean = self.mean(samples, None, name)
@@ -254,12 +255,12 @@ class Problem:
 
 
 class Solver(Protocol):
-    """A way to find weights and a model; made for a problem, then stepped.
+    """Method that finds weights and a model; it is made for a problem, then stepped.
 
     Attributes:
-        problem: with the settings that hold for this solver.
-        strided: the tensors of its state with a column for each weight of this rank.
-        blocked: those with a column for each parameter of this rank's part of the model.
+        problem: problem with the settings that hold for this solver.
+        strided: names of the state's tensors with a column for each weight of this rank.
+        blocked: names of the state's tensors with a column for each parameter of this rank's part of the model.
     """
 
     problem: Problem
@@ -267,19 +268,19 @@ class Solver(Protocol):
     blocked: frozenset[str]
 
     def step(self, number: int) -> Record:
-        """Take outer step `number` and return what is to be logged of it."""
+        """Take outer step `number` and return its record for the log."""
         ...
 
     def weights(self) -> Tensor:
-        """Return w, one for each sample of this rank or group; zeros where the solver weighs nothing."""
+        """Return w, with one entry for each sample of this rank or each group; zeros if the solver weights nothing."""
         ...
 
     def candidates(self) -> dict[str, Tensor]:
-        """Return the models that may ship, as vectors, by name."""
+        """Return the models that can be chosen, as vectors, by name."""
         ...
 
     def slow_down(self) -> None:
-        """Halve the steps, after a number was not finite."""
+        """Halve the step sizes, after a number was not finite."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -287,7 +288,7 @@ class Solver(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         ...
 
 

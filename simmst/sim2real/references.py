@@ -1,4 +1,4 @@
-"""What re-weighting is compared with: plain training on simulated, real or both, and other hypergradients."""
+"""Methods to compare re-weighting with: plain training on simulated, real or both, and other hypergradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Plain:
 
     Args:
         problem: model, loss, samples and settings.
-        stages: for each stage, which kinds of samples it sees; the steps are divided evenly.
+        stages: kinds of samples that each stage sees; the steps are divided evenly among the stages.
     """
 
     strided: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Plain:
         return {"G": value}
 
     def _gradient(self, means: list[Mean], number: int) -> tuple[Tensor, float]:
-        """The mean over all samples of the stage, as if they were one set."""
+        """Return gradient and value of the mean loss over all samples of the stage, as if they were one set."""
         found = [mean.gradient(self.phi, number) for mean in means]
         total = sum(len(mean.samples) for mean in means)
         shares = [len(mean.samples) / total for mean in means]
@@ -53,7 +53,7 @@ class Plain:
         return gradient, sum(value * share for (_, value), share in zip(found, shares, strict=True))
 
     def weights(self) -> Tensor:
-        """Return zeros: nothing is weighed."""
+        """Return zeros, because nothing is weighted."""
         return torch.zeros(self.problem.num_weights, device=self.phi.device)
 
     def candidates(self) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Plain:
 
 
 class Online:
-    """The hypergradient of one step, as Meta-Weight-Net: w follows G after one weighted step, phi takes that step.
+    """The hypergradient of one step, as in Meta-Weight-Net: w follows G after a weighted step, then phi takes a step.
 
     Source: Shu et al. 2019, "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting".
     """
@@ -134,8 +134,8 @@ class Exact:
     """The exact hypergradient at the minimiser of the inner problem, found by Newton's method; for small models.
 
     Raises:
-        ConfigError: the model has more parameters than a dense Hessian is made for, or is not of float64, or batches
-            are asked for.
+        ConfigError: the model has more parameters than a dense Hessian is made for or is not in float64, batches are
+            asked for, or there are several processes.
     """
 
     strided: frozenset[str] = frozenset()
@@ -174,7 +174,10 @@ class Exact:
         return {"G": value}
 
     def _minimise(self, share: Tensor) -> Tensor:
-        """Newton's method with a damping that grows until the value falls; returns the Hessian at the end."""
+        """Minimise by Newton's method with steps that are halved until the value falls; return the Hessian at the end.
+
+        The Hessian is shifted to be positive definite where it is not.
+        """
         samples = move(self.problem.simulated.batch(torch.arange(len(share))), self.phi.device)
         model, ridge = self.problem.model, self.config.ridge
 
@@ -239,16 +242,16 @@ class Adam:
         return rate * first / (second.sqrt() + 1e-8)
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """Return the state, its keys beginning with `name`."""
+        """Return the state, with keys that begin with `name`."""
         taken = torch.tensor(self.taken)
         return {f"{name}_first": self.first.clone(), f"{name}_second": self.second.clone(), f"{name}_taken": taken}
 
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore the result of `state`."""
         self.first, self.second = (state[f"{name}_{part}"].to(self.first).clone() for part in ("first", "second"))
         self.taken = int(state[f"{name}_taken"])
 
 
 def plain(*stages: tuple[str, ...]) -> MakeSolver:
-    """Return the solver that trains in stages on the kinds of samples that each names."""
+    """Return the solver that trains in stages, each on the kinds of samples that it names."""
     return lambda problem: Plain(problem, stages)

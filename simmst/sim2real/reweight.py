@@ -1,4 +1,4 @@
-"""The one door: weigh simulated samples so that a model learned from them serves a little real data."""
+"""The entry point: weight simulated samples so that a model trained on them serves a small set of real data."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
 
 
 class DivergedError(SimmstError, ArithmeticError):
-    """Numbers became NaN or infinite again and again, however small the steps."""
+    """Raised if numbers become NaN or infinite again and again, even with ever smaller steps."""
 
 
 @dataclass
 class Reweighted:
-    """What `reweight` found; the chosen model is in the module.
+    """Result of `reweight`; the chosen model is in the module.
 
     Attributes:
         weights: sigma(w), float32 (n,), of every simulated sample.
-        raw_weights: w, one a sample, group or feature.
-        chosen: "phi", "theta" or "refit", and the step it was taken at as ``chosen_step``.
-        scores: loss on the validation samples by candidate, the best over the steps; empty without such samples.
-        history: what was logged, a record a step.
+        raw_weights: w, with one entry per sample, group or feature.
+        chosen: name of the chosen model: "phi", "theta" or "refit".
+        chosen_step: step at which the chosen model was taken.
+        scores: best loss over the steps on the validation samples, by candidate; empty without validation samples.
+        history: logged records, one per step.
     """
 
     weights: Tensor
@@ -63,7 +64,7 @@ class Reweighted:
 
     @property
     def effective_sample_size(self) -> float:
-        """(sum sigma)^2 / sum sigma^2: n for uniform weights, 1 when one sample has all."""
+        """(sum sigma)^2 / sum sigma^2: n for uniform weights, 1 if one sample has all the weight."""
         return float(self.weights.sum().square() / self.weights.square().sum())
 
 
@@ -83,43 +84,43 @@ def reweight(
     progress: Callable[[int, int, Record], None] | None = None,
     processes: ProcessGroup = ALONE,
 ) -> Reweighted:
-    r"""Weigh simulated samples by what they teach about real ones, and train a model on both.
+    r"""Weight simulated samples by what they teach about real ones, and train a model on both.
 
     .. math:: \min_w G(\phi^*(w)), \qquad \phi^*(w) = \arg\min_\phi \frac1n \sum_j \sigma(w_j) L_j(\phi)
 
-    The algorithm knows nothing of the model: any module, any loss with one number a sample, any two data sets; so it
-    cleans noisy labels or adapts domains as well.
+    The algorithm assumes nothing about the model: it takes any module, any loss with one number per sample and any two
+    data sets, so it can also clean noisy labels or adapt domains.
 
     Args:
-        module: the model, starting from its present parameters, best untrained (a model trained on all samples
-            has memorised those that should count less). Holds the chosen parameters afterwards; its layers train or
-            evaluate as before.
+        module: the model, which starts from its current parameters. An untrained model is best, because a model
+            trained on all samples has memorised those that should count less. The module holds the chosen parameters
+            afterwards, and its layers are in training or evaluation mode as before.
         per_sample_loss: called as ``per_sample_loss(module, batch)``, returns (B,).
         simulated: samples to be weighted: tensors, a torch data set of the map style, or an object with ``__len__`` and
             ``batch(indices)``.
-        real: samples that decide the weights and are trained on, likewise.
-        validation: other real samples, which choose among the models; never trained on. Without them phi as it is at
-            the end is taken.
+        real: samples that decide the weights and are also trained on, in the same forms.
+        validation: other real samples, which choose among the models and are never trained on. None chooses the last
+            phi.
         solver: a key of `SOLVERS`.
         config: the settings.
         groups: int64 (n,): simulated samples of the same group (such as a city) share a weight.
-        features: (G, P), what is known of each group, best standardised: the weight of group g is then
-            ``sigmoid(features[g] @ w)``, with P numbers w in all. Needs `groups`.
-        resume: what `save` was given last.
+        features: (G, P), known features of each group, best standardised. The weight of group g is then
+            ``sigmoid(features[g] @ w)``, with P entries of w in all. Needs `groups`.
+        resume: last arguments of `save` in the run to resume.
         save: called with tensors and numbers every `checkpoint_every` steps and at the end.
         progress: called as progress(steps done, steps, record) after each step.
-        processes: those that share the work, from `simmst.distributed.process_group`; all call this alike,
-            with the same data, and get the same result. Rank 0 calls `save` and `progress`; give `resume` to all.
+        processes: processes that share the work, from `simmst.distributed.process_group`. All of them make the same
+            call with the same data, `resume` included, and get the same result. Rank 0 calls `save` and `progress`.
 
     Returns:
         The weights, the choice and the log.
 
     Raises:
-        ConfigError: unknown solver, or settings, module, loss or groups that do not fit, or planes that do not fit into
+        ConfigError: the solver is unknown, settings, module, loss or groups do not fit, or the planes do not fit into
             memory.
         DataError: a kind of samples is empty, a sample's loss or its gradient is not finite, or real samples are
-            validation samples as well; names it.
-        DivergedError: nothing finite came of ever smaller steps.
+            validation samples as well; the message names the sample.
+        DivergedError: the numbers do not become finite with ever smaller steps.
         RankError: another rank ended, or did not answer in time.
 
     Source:
@@ -162,7 +163,7 @@ def reweight(
 
 @dataclass
 class RunNumbers:
-    """What a run leaves for one that resumes it, beside its tensors."""
+    """State of a run, apart from its tensors, that another run needs to resume it."""
 
     settings: dict[str, Any]
     derivative: str
@@ -179,7 +180,7 @@ class _Run:
     def __init__(self, name: str, solver: Solver, validation: Samples | None, save: Save | None) -> None:
         self.name, self.solver, self.save = name, solver, save
         self.problem, self.config = solver.problem, solver.problem.config
-        # All ranks together gather what one of them writes.
+        # All ranks take part in gathering the state that one of them writes.
         processes = self.problem.processes
         self.saves = processes.all_reduce_min(int(save is None), self.problem.model.device) == 0
         if processes.rank:
@@ -189,13 +190,13 @@ class _Run:
             self.held_out = self.problem.mean(validation, None, "validation")
         self.done = 0
         self.restores = 0
-        self.before: list[Tensor] = []  # the models before the present step, once a step has failed
+        self.before: list[Tensor] = []  # the models before the current step, once a step has failed
         self.history: list[Record] = []
         self.best: dict[str, tuple[float, int, Tensor]] = {}
         self.snapshot = (0, solver.state_dict())
 
     def steps(self, progress: Callable[[int, int, Record], None] | None) -> None:
-        """Take the steps that are left."""
+        """Take the remaining steps."""
         while self.done < self.config.steps:
             if self.restores:
                 self.before = [phi.clone() for phi in self.solver.candidates().values()]
@@ -217,7 +218,7 @@ class _Run:
                 progress(self.done, self.config.steps, self.history[-1])
 
     def refit(self, start: Tensor) -> None:
-        """Train a model from the start with the weights as they are now, where its score can be compared."""
+        """Train a model from the start with the current weights, if there are validation samples to compare it on."""
         if self.held_out is None or not self.config.refit_steps or "theta" not in self.solver.candidates():
             return
         inner, adam, phi = self.problem.inner, Adam(start), start
@@ -241,7 +242,7 @@ class _Run:
         return Reweighted(share, raw, name, step, scores, self.history)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the rest of the run depends on."""
+        """Return everything that the rest of the run depends on."""
         tensors = {f"solver.{name}": tensor for name, tensor in self._gathered(self.solver.state_dict()).items()}
         tensors |= {f"best.{name}": phi for name, (_, _, phi) in self.best.items()}
         tensors |= {f"snapshot.{name}": tensor for name, tensor in self._gathered(self.snapshot[1]).items()}
@@ -258,7 +259,7 @@ class _Run:
         return tensors, numbers
 
     def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """On rank 0: the state of a solver with the columns of all ranks, from which any number of ranks can resume."""
+        """Return, on rank 0, a solver's state with the columns of all ranks, which any number of ranks can resume."""
         problem, whole = self.problem, dict(state)
         for name in sorted(self.solver.strided & state.keys()):
             whole[name] = problem.weight_processes.all_gather(state[name], problem.total_weights)
@@ -268,7 +269,7 @@ class _Run:
         return whole
 
     def _shards(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's columns of it."""
+        """Return this rank's columns of a solver's whole state."""
         problem, own = self.problem, dict(state)
         for name in self.solver.strided & state.keys():
             own[name] = problem.weight_processes.shard(state[name])
@@ -277,17 +278,17 @@ class _Run:
         return own
 
     def _settings(self) -> dict[str, Any]:
-        """What a run that resumes must have in common with the one before."""
+        """Return the settings that a run must share with the run that it resumes."""
         problem = self.problem
         sizes = {"weights": problem.total_weights, "simulated samples": len(problem.simulated)}
         sizes |= {"real samples": len(problem.real), "parameters": problem.model.size}
         return {"solver": self.name, **sizes, **self.config.to_dict()}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Restore what `state` gave.
+        """Restore the result of `state`.
 
         Raises:
-            ConfigError: it was saved by another solver, with other settings, or for other data; names them.
+            ConfigError: another solver saved it, with other settings, or for other data; the message names them.
         """
         try:
             found = checked(dict(numbers), RunNumbers)
@@ -330,10 +331,10 @@ class _Run:
         return bool(self.problem.processes.all_reduce_min(int(finite), self.problem.model.device))
 
     def _restore(self, record: Record) -> None:
-        """Go back to the last snapshot with steps of half the size.
+        """Return to the last snapshot with steps of half the size.
 
         Raises:
-            DataError: it is a sample's gradient that is not finite; names it.
+            DataError: a sample's gradient is not finite; the message names the sample.
             DivergedError: eight restarts did not help.
         """
         self.restores += 1
@@ -343,21 +344,21 @@ class _Run:
             self.problem.refuse_bad_gradients(self.before)
             raise DivergedError(
                 f"step {failed} is not finite after {_MOST_RESTORES} restarts with ever smaller steps ({record}); "
-                "lower inner_lr and lr_model, or look for extreme values in the data. The last checkpoint is as it was"
+                "lower inner_lr and lr_model, or look for extreme values in the data. The last checkpoint is unchanged"
             )
         self.solver.load_state_dict(state)
-        if self.restores == 1:  # a search takes the gradients of all samples
+        if self.restores == 1:  # only once, because the search takes the gradients of all samples
             self.problem.refuse_bad_gradients(self.solver.candidates().values())
         self.solver.slow_down()
-        self.snapshot = (step, self.solver.state_dict())  # of this pace, should it fail from here again
+        self.snapshot = (step, self.solver.state_dict())  # keeps the slower pace in case a step fails again
         self.done = step
         del self.history[step:]
         warnings.warn(
-            f"step {failed} gave a number that is not finite; going on from step {step} with half the steps",
+            f"step {failed} gave a number that is not finite; continuing from step {step} with steps of half the size",
             stacklevel=4,
         )
 
 
 def _unit(columns: Tensor) -> int:
-    """How many of these columns hold eight parameters: one byte of packed signs, or eight entries."""
+    """Return how many of these columns hold eight parameters: one byte of packed signs, or eight entries."""
     return 1 if columns.dtype == torch.uint8 else 8

@@ -1,4 +1,4 @@
-"""Data sets as the algorithm sees them: so many samples, gathered by number."""
+"""Data sets as the algorithm sees them: samples that are gathered by number."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from simmst.errors import DataError
 
 @runtime_checkable
 class Samples(Protocol):
-    """Samples gathered by number; `simmst.data.Windows` and its relatives are such."""
+    """Samples that are gathered by number, such as `simmst.data.Windows`."""
 
     def __len__(self) -> int:
         """Number of samples."""
         ...
 
     def batch(self, indices: Any) -> Any:
-        """Gather samples by number, as whatever the loss takes."""
+        """Gather samples by number, in the form that the loss takes."""
         ...
 
 
 class TensorSamples:
-    """Tensors with one entry a sample along their first dimension; a batch is the tuple of their rows.
+    """Tensors with one entry per sample along their first dimension; a batch is the tuple of their rows.
 
     Raises:
         DataError: there is no tensor, or they have different lengths.
@@ -42,14 +42,14 @@ class TensorSamples:
     def __init__(self, *tensors: Tensor) -> None:
         lengths = sorted({len(tensor) for tensor in tensors})
         if len(lengths) != 1:
-            raise DataError(f"tensors must be given, with one entry a sample each; their lengths are {lengths}")
+            raise DataError(f"give tensors of the same length, with one entry per sample; their lengths are {lengths}")
         self.tensors = tensors
 
     def __len__(self) -> int:
         return len(self.tensors[0])
 
     def batch(self, indices: Any) -> tuple[Tensor, ...]:
-        """Return the rows of these numbers."""
+        """Return the rows with these numbers."""
         index = torch.as_tensor(indices)
         return tuple(tensor[index.to(tensor.device)] for tensor in self.tensors)
 
@@ -68,14 +68,14 @@ class _MapSamples:
 
 
 def as_samples(data: Any, name: str) -> Samples:
-    """Take tensors, a torch data set of the map style, or anything that gathers batches by number.
+    """Return tensors or a torch data set of the map style as samples that are gathered by number.
 
     Args:
         data: a tensor, a sequence of tensors, a data set with ``__getitem__`` and ``__len__``, or `Samples`.
-        name: what it is, for messages.
+        name: name of the data, for messages.
 
     Raises:
-        DataError: there is no sample, or the kind is none of these.
+        DataError: there is no sample, or ``data`` is none of these.
 
     Example:
         >>> len(as_samples((torch.zeros(4, 2), torch.zeros(4)), "real"))
@@ -100,13 +100,13 @@ def as_samples(data: Any, name: str) -> Samples:
 
 
 def refuse_overlap(real: Samples, validation: Samples) -> None:
-    """Raise when a validation sample is among those trained on.
+    """Raise if a validation sample is among those trained on.
 
-    Seen are data that are one object, subsets of one torch data set, and tensors that hold equal rows. Data sets of
-    another kind must see to it themselves.
+    An overlap is found in data that are the same object, in subsets of one torch data set, and in tensors that hold
+    equal rows. Data sets of another kind are not checked.
 
     Raises:
-        DataError: names the first such pair.
+        DataError: a validation sample is a real sample too; the message names the first such pair.
 
     Example:
         >>> refuse_overlap(TensorSamples(torch.arange(4)), TensorSamples(torch.arange(3, 6)))
@@ -138,7 +138,7 @@ def _origin(samples: Samples) -> Any:
 
 
 def _numbers(samples: Samples) -> list[int]:
-    """The number in the origin of every sample."""
+    """Return the number of every sample in its original data set."""
     data = samples.dataset if isinstance(samples, _MapSamples) else samples
     numbers = list(range(len(samples)))
     while isinstance(data, torch.utils.data.Subset):
@@ -147,7 +147,7 @@ def _numbers(samples: Samples) -> list[int]:
 
 
 def _rows(samples: TensorSamples) -> list[bytes]:
-    """The bytes of every sample."""
+    """Return a hash of the bytes of every sample."""
     parts = [
         tensor.detach().cpu().contiguous().reshape(len(samples), math.prod(tensor.shape[1:])).view(torch.uint8).numpy()
         for tensor in samples.tensors
@@ -156,12 +156,12 @@ def _rows(samples: TensorSamples) -> list[bytes]:
 
 
 class Draws:
-    """Which samples a step sees: a function of (seed, stream, step) alone, so that a resumed run draws the same.
+    """The samples of each step, a function of (seed, stream, step) alone, so that a resumed run draws the same.
 
     Args:
         total: number of samples.
-        size: samples a step; None takes all of them, in order.
-        seed: of the run.
+        size: samples per step; None takes all of them, in order.
+        seed: seed of the run.
         stream: name of the draw.
 
     Example:
@@ -177,7 +177,7 @@ class Draws:
 
     @property
     def count(self) -> int:
-        """Number of samples of a step."""
+        """Number of samples per step."""
         return self.total if self.size is None else self.size
 
     def __call__(self, step: int) -> Tensor:

@@ -30,7 +30,7 @@ def test_parameters_that_show_are_narrowed_about_the_truth(calibration):
         (old_low, old_high), (low, high) = calibration.narrowed[name]
         assert low <= TRUTH[name] <= high
         assert high - low < old_high - old_low
-    # What does not show in one service's traffic keeps its law.
+    # A parameter that does not show in one service's traffic keeps its law.
     prior, default = calibration.prior, DomainPrior.usual()
     for name in ("call.rate_per_user_hour", "scenario", "missing_share", "start"):
         assert prior.parameters[name] == default.parameters[name]
@@ -72,7 +72,7 @@ def test_slots_outside_the_period_do_not_count(real, calibration):
 def test_intervals(law):
     rng = np.random.default_rng(0)
     draws = [law.sample(rng) for _ in range(40)]
-    assert _interval(law, draws) is None, "draws from the law itself say nothing"
+    assert _interval(law, draws) is None, "draws from the law itself narrow nothing"
     middle = np.median(draws)
     low, high = _interval(law, [value for value in draws if value > middle])
     assert law.low < low < middle * 1.5 + 0.5

@@ -51,7 +51,7 @@ def test_crops_lie_at_places_of_their_own_and_keep_the_gaps_and_mask():
     for cut in cuts:
         np.testing.assert_array_equal(np.isnan(cut.activity), np.isnan(real.activity))
         np.testing.assert_array_equal(cut.mask, mask)
-        # a piece of the city, not of its edge repeated
+        # a part of the city, not its repeated edge
         windows = np.lib.stride_tricks.sliding_window_view(city.activity[0, 0], (4, 5))
         assert (np.nan_to_num(windows) == np.nan_to_num(cut.activity[0, 0])).all(axis=(2, 3)).sum() == 1
     assert len({float(cut.activity[0, 0, 1, 1]) for cut in cuts}) > 1
@@ -70,7 +70,7 @@ def test_one_place_is_the_total_of_a_city():
     crop = Crop.of(dataset(np.ones((24, 3)), services=("call", "sms", "internet")))
     city = city_of(crop)
     assert city.activity.shape[2:] == (PLACES_CELLS, PLACES_CELLS)
-    assert "taken for 40 x 40 cells" in crop.cautions[0]
+    assert "taken to be 40 x 40 cells" in crop.cautions[0]
     cut = crop.cut(city, 0, 0)
     np.testing.assert_allclose(cut.activity[:, :, 0, 0], city.activity.sum(axis=(2, 3)), rtol=1e-4)
 
@@ -90,7 +90,7 @@ def test_scored_places_are_squares_of_cells_scored_alike():
     sizes = {Crop.of(real).cut(city, 0, index).activity.shape[3] for index in range(8)}
     assert "several sizes" in Crop.of(real).cautions[0]
     assert crop.cautions == ()
-    assert len(sizes) > 1, "several sizes take turns where the file does not say"
+    assert len(sizes) > 1, "several sizes are drawn where the file does not give one"
 
 
 @pytest.mark.parametrize(

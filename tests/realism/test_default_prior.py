@@ -1,7 +1,7 @@
-"""Cities drawn from the default prior beside the real extracts, and what is known of larger real data.
+"""Cities drawn from the default prior against the real extracts and against known facts about larger real data.
 
-The targets are of Milan, autumn 2013: medians and 5-95 % ranges over 20 x 20 crops of the whole city for space, and the
-three cells and the city's totals for services and time.
+The targets are from Milan, autumn 2013: for space, medians and 5-95 % ranges over 20 x 20 crops of the whole city; for
+services and time, the three cells and the city's totals.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_whole_cities_vary_over_long_distances():
 
 
 def test_the_calls_of_a_city_all_but_cease_at_night():
-    """On working days the quietest ten minutes have less than one per cent of the busiest."""
+    """On working days the quietest ten minutes have less than one per cent of the calls of the busiest."""
     prior = DomainPrior.default().narrow({"diurnal_amplitude": (0.95, 1.05)})
     city = simulate_city(prior.sample(2, 0, height=40, width=40, start="2013-11-05", days=2, step_minutes=10))
     total = np.nansum(city.activity[:, 0], axis=(1, 2))

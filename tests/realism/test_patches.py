@@ -1,4 +1,4 @@
-"""Patches of other operators: read from files, and as usual as a city of the default prior, not of the usual one."""
+"""Patches of other operators: they are read from files, and lie in the band of the default prior, not of the usual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The realism report: on cities of the prior itself, on altered ones, on bad files; and its outputs."""
+"""The realism report on cities of the prior itself, on altered cities and on bad files, and its outputs."""
 
 from __future__ import annotations
 

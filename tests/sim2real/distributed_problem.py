@@ -1,6 +1,6 @@
 """One rank of a small problem: ``python distributed_problem.py FOLDER [STEP]``; at outer step STEP rank 1 dies.
 
-Or ``python distributed_problem.py FOLDER CASE...`` for some of the cases alone.
+``python distributed_problem.py FOLDER CASE...`` runs only these cases.
 
 Under torchrun, or with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, the ranks share the work.
 """
@@ -75,7 +75,7 @@ def solve(case, processes: ProcessGroup = ALONE, *, steps=40, **options):
 
 
 def refusal(processes: ProcessGroup, spoilt: str, number: int) -> str:
-    """What is said of a sample whose loss is finite, but whose gradient is NaN: that of a root at 0."""
+    """Return the error for a sample whose loss is finite but whose gradient, of a root at 0, is NaN."""
     simulated, real, _ = data()
     inside = {"simulated": torch.ones(N), "real": torch.ones(len(real[0]))}
     inside[spoilt][number] = 0

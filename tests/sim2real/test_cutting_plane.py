@@ -1,4 +1,4 @@
-"""The solver: what its planes say, where it settles, and what its phases do."""
+"""The cutting-plane solver: its planes, the point where it settles, and its phases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def made(small, make=CuttingPlane, **settings):
     return make(Problem(small.module, half_square, small.simulated, small.real, ReweightingConfig(**settings)))
 
 
-@pytest.mark.filterwarnings("ignore:.*no plane was added")  # it rests
+@pytest.mark.filterwarnings("ignore:.*no plane was added")  # once the solver is at rest
 @pytest.mark.parametrize("start", ["tracker", "current"])
 @pytest.mark.parametrize("solver", ["cutting-plane", "qp", "online", "exact"])
 def test_two_samples_whose_weights_have_a_ratio_of_three(solver, start):
@@ -43,7 +43,7 @@ def test_two_samples_whose_weights_have_a_ratio_of_three(solver, start):
     assert abs(float(module.weight.detach()) - 3) < 0.03
     one, two = found.weights.tolist()
     assert abs((2 * one + 6 * two) / (one + two) - 3) < 0.03
-    assert abs(one / two - 3) < 0.12  # the same one per cent: d phi / d ratio = -1/4
+    assert abs(one / two - 3) < 0.12  # the same tolerance of one per cent: d phi / d ratio = -1/4
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
@@ -107,7 +107,7 @@ def test_where_phi_rests_the_planes_hold_the_hypergradient(inner_steps):
     for number in range(100):
         solver.step(number)
     problem, planes = solver.problem, solver.polyhedron
-    # Planes around the place where the tracker rests now, in all directions, and the multipliers at which phi rests.
+    # Planes in all directions around the point where the tracker is now, and the multipliers that keep phi at rest.
     path = problem.inner.unroll(solver.w, solver.theta, 0)
     for direction in torch.cat([torch.eye(3), -torch.eye(3)]).double():
         slope = problem.inner.pull_back(path, solver.w, direction)

@@ -1,4 +1,4 @@
-"""Two processes give the weights of one, and one that dies takes no checkpoint with it."""
+"""Two processes give the same weights as one, and a process that dies leaves the checkpoint intact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 
 
 def launched(count, folder, *cases):
-    """What each of so many ranks found, by case."""
+    """Run the cases in `count` ranks, and return the results of each rank, by case."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     done = subprocess.run(
         [*command, str(SCRIPT), str(folder), *cases],
@@ -55,7 +55,7 @@ def four(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_give_the_weights_and_the_model_of_one(two, case):
     found, phi = solve(case)
-    assert found.weights.std() > 1e-4 or case == "joint", "otherwise this compares nothing"
+    assert found.weights.std() > 1e-4 or case == "joint", "equal weights would compare nothing"
     for rank in two:
         torch.testing.assert_close(rank[case]["weights"], found.weights, rtol=0, atol=1e-5)
         torch.testing.assert_close(rank[case]["raw"], found.raw_weights, rtol=0, atol=1e-4)

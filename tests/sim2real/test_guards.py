@@ -1,4 +1,4 @@
-"""What a run refuses, and what it does when numbers get out of hand."""
+"""What a run refuses, and what it does when numbers diverge."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_bad_sample_is_named(value):
 
 
 def rooted(module, batch):
-    """A root of something that is 0 for a sample whose third number is 0: a finite loss, and a gradient of NaN."""
+    """A loss with a root that is 0 for a sample whose third number is 0, so the loss is finite and its gradient NaN."""
     return half_square(module, batch) + (batch[2] * module(batch[0]).squeeze(1)).square().sqrt()
 
 
@@ -70,7 +70,7 @@ def test_a_sample_whose_gradient_is_not_finite_is_named(solver, chunk):
 
 @pytest.mark.filterwarnings("ignore:step")
 def test_a_gradient_that_is_not_finite_later_on_is_named():
-    """The root's inside is positive at the start, and 0 once the model's result for the sample has reached a bound."""
+    """The argument of the root is positive at first, and 0 once the model's result for the sample reaches a bound."""
 
     def bounded(module, batch):
         rest = batch[2] - module(batch[0]).squeeze(1)
@@ -171,7 +171,7 @@ def test_exact_says_what_it_needs():
 
 @pytest.mark.filterwarnings("ignore:step")
 def test_steps_that_are_too_large_are_halved_until_they_are_not():
-    """eta far beyond what the curvature of the samples allows."""
+    """eta is far greater than the curvature of the samples allows."""
     p = small()
     config = ReweightingConfig(steps=300, inner_lr=20.0, lr_model=0.05)
     found = reweight(p.module, half_square, p.simulated, p.real, config=config)
@@ -182,7 +182,7 @@ def test_steps_that_are_too_large_are_halved_until_they_are_not():
 
 
 class Spiteful(CuttingPlane):
-    """Gives NaN at the steps it is told to, once each."""
+    """A solver that returns NaN at given steps, once at each."""
 
     def __init__(self, problem, fails):
         super().__init__(problem)
@@ -230,7 +230,7 @@ def test_what_is_restored_is_the_snapshot():
         assert all(torch.equal(part, state[name]) for name, part in solver.state_dict().items())
 
     solver.load_state_dict = watched
-    with pytest.warns(UserWarning, match=r"step 14 gave a number that is not finite; going on from step 10"):
+    with pytest.warns(UserWarning, match=r"step 14 gave a number that is not finite; continuing from step 10"):
         run.steps(None)
     clean, clean_run = spiteful_run([])
     clean.config = clean_run.config

@@ -1,4 +1,4 @@
-"""Where K weighted steps lead, and what the weights have to do with it: three ways to the same products."""
+"""The end of K weighted steps and its derivative by the weights, computed in three ways."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_three_ways_agree(steps, batch):
     difference = pulled("difference", steps, batch)[-1]
     assert forward.norm() > 1e-4
     torch.testing.assert_close(forward, backward, rtol=1e-9, atol=1e-12)
-    # A central difference in float64 is good to about eps^(2/3) of the largest entry.
+    # A central difference in float64 is accurate to about eps^(2/3) of the largest entry.
     torch.testing.assert_close(forward, difference, rtol=0, atol=1e-8 * float(forward.abs().max()))
 
 
 @pytest.mark.parametrize("batch", [None, 4])
 def test_products_are_the_slope_of_the_path(batch):
-    """The only check that shares no code with the products: moving a weight moves psi."""
+    """The only check that shares no code with the products: it moves a weight and measures how psi moves."""
     problem, path, weights, direction, found = pulled("forward", 2, batch)
     for number in range(len(weights)):
         change = torch.zeros_like(weights)
@@ -69,7 +69,7 @@ def test_products_are_the_slope_of_the_path(batch):
 
 
 def test_minibatches_estimate_the_same_products():
-    """The mean over all batches of a sample's products is that of the whole set."""
+    """The mean of a sample's products over all batches equals its product over the whole set."""
     whole = pulled("forward", 1, None)
     problem = inner(network(), data(), derivative="forward", simulated_batch=4)
     total = torch.zeros_like(whole[2])
@@ -88,7 +88,7 @@ def test_chunks_change_nothing():
 
 
 class Square(torch.autograd.Function):
-    """Without `jvp` and `setup_context`, as most custom functions are."""
+    """A function without `jvp` and `setup_context`, like most custom functions."""
 
     @staticmethod
     def forward(ctx, x):
@@ -148,7 +148,7 @@ def test_falls_back_to_the_difference_with_a_warning(kind, steps, reason):
         problem.check_derivative(phi)
     assert problem.derivative == "difference"
     found = problem.pull_back(problem.unroll(weights, phi, 0), weights, torch.ones_like(phi))
-    if kind is Recurrent:  # which has no double backward either
+    if kind is Recurrent:  # has no double backward either
         expected = 0.5 * 0.25 / 11 * per_sample_slopes(problem, phi)
     else:
         exact = inner(module, data(torch.float32), inner_steps=steps, derivative="double-backward")
@@ -186,5 +186,5 @@ def test_refuses_modules_it_cannot_weigh(module, loss, message):
 
 def test_refuses_a_loss_that_is_averaged():
     model = FlatModel(network(), lambda module, batch: half_square(module, batch).mean())
-    with pytest.raises(ConfigError, match=r"one number a sample"):
+    with pytest.raises(ConfigError, match=r"one number per sample"):
         model.losses(model.flatten(), data())

@@ -1,4 +1,4 @@
-"""Planes: what they are worth where, which of them stay, and what they take."""
+"""Planes: their values, which of them are kept, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_step_moves_along_the_planes_and_renews_their_values(storage, adam):
     state = (torch.zeros(6), torch.zeros(6), torch.tensor(0.0)) if adam else None
     polyhedron.step_(coefficients, w, numbers(6), phi, numbers(13), lr_weights=0.1, lr_model=0.2, adam_state=state)
     pull = a.T @ coefficients + numbers(6)
-    moved = 0.1 * pull.sign() if adam else 0.1 * pull  # Adam's first step has the length of its rate
+    moved = 0.1 * pull.sign() if adam else 0.1 * pull  # the length of Adam's first step is its learning rate
     torch.testing.assert_close(before_w - w, moved, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(before_phi - phi, 0.2 * (b.float().T @ coefficients + numbers(13)))
     torch.testing.assert_close(polyhedron.values, polyhedron.evaluate(w, phi), rtol=1e-5, atol=1e-5)
@@ -74,7 +74,7 @@ def test_drops_planes_without_multiplier_and_old_ones():
     for place, multiplier in enumerate(polyhedron.multipliers.tolist()):
         assert polyhedron.offsets[place] == offsets[kept[multiplier]]
     assert sorted(polyhedron.age.tolist()) == [2, 20]
-    # Rows went with their numbers: values before and after are those of the same planes.
+    # Rows moved together with their numbers, so the values before and after are those of the same planes.
     full, _, _ = filled(count=4)
     expected = full.evaluate(w, phi)[[kept[multiplier] for multiplier in polyhedron.multipliers.tolist()]]
     torch.testing.assert_close(polyhedron.evaluate(w, phi), expected)
@@ -131,7 +131,7 @@ def test_gram_and_products():
 def test_too_many_planes_for_the_memory_are_refused_before_they_are_made(monkeypatch):
     with pytest.raises(ConfigError, match=r"4e\+06 GB.*lower max_planes, or set storage"):
         Rows(1000, 10**12, "float32", CPU)
-    monkeypatch.setattr(polyhedron_module, "free_memory", lambda device: None)  # a system that does not say
+    monkeypatch.setattr(polyhedron_module, "free_memory", lambda device: None)  # a system that does not report it
     with pytest.raises(ConfigError, match=r"4e\+06 GB.*lower max_planes, or set storage"):
         Rows(1000, 10**12, "float32", CPU)
 

@@ -1,4 +1,4 @@
-"""A run that ends at any moment goes on to the numbers of an unbroken one, bit for bit."""
+"""A run that is interrupted at any moment resumes to the numbers of an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_killed_process_goes_on(tmp_path):
     program = PROGRAM.format(out=str(tmp_path))
     finished = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=tmp_path,  # not the sources, which hold no compiled kernels
+        cwd=tmp_path,  # not the sources, which have no compiled kernels
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=False,

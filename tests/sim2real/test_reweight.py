@@ -1,4 +1,4 @@
-"""What re-weighting is for: corrupted samples sink, clean ones stay, whatever form the data come in."""
+"""The purpose of re-weighting: weights of corrupted samples fall and those of clean ones stay, for any form of data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_corrupted_samples_sink_and_the_error_with_them():
 
 
 def test_weights_of_a_clean_simulation_stay_near_uniform():
-    """With the decay meant for it: without, the weights follow whatever noise the few real samples have."""
+    """The decay holds the weights; without it, they follow the noise of the few real samples."""
     small = linear(3, corrupted=0.0, gap=0.0, real=60)
     config = ReweightingConfig(steps=600, share_decay=0.5)
     validation = tuple(part[:60] for part in small.test)
@@ -67,7 +67,7 @@ def test_every_solver_improves_on_the_start(solver):
 
 
 def test_tied_weights_find_the_bad_groups():
-    """Ten simulated cities of thirty samples, of which three follow another law."""
+    """Ten simulated cities of thirty samples; three of the cities follow another law."""
     small = linear(2, simulated=300, corrupted=0.0)
     x, y = small.simulated
     groups = torch.arange(300) // 30
@@ -94,7 +94,7 @@ def test_groups_of_one_are_weights_of_samples():
 
 
 class Batches:
-    """An object with `__len__` and `batch` alone."""
+    """An object with only `__len__` and `batch`."""
 
     def __init__(self, pair):
         self.pair = pair
@@ -118,7 +118,7 @@ def test_data_of_every_form_give_the_same():
 
 
 def test_validation_chooses_and_is_never_trained_on():
-    """Other validation samples change the choice alone; the test samples are not even given."""
+    """Other validation samples change only the choice; the test samples are never passed in."""
     found = []
     for validation in (slice(0, 40), slice(40, 80), None):
         small = linear(6, features=8, simulated=80, real=20)
@@ -158,7 +158,7 @@ def test_effective_sample_size():
 
 
 def test_weights_tied_by_features_follow_the_chain_rule():
-    """psi's derivative by the numbers behind the weights agrees with a difference, as decay does with its penalty."""
+    """psi's derivative by w agrees with a difference, and so does the derivative of the decay's penalty."""
     small = linear(5)
     groups = torch.arange(300) % 10
     features = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))

@@ -80,12 +80,12 @@ def test_no_negatives_and_nothing_missing_but_gaps(step_minutes):
     gappy = simulate_city(CityConfig(seed=1, missing_share=0.05, step_minutes=step_minutes, **SMALL)).activity
     missing = np.isnan(gappy)
     assert 0.01 < missing.mean() < 0.12
-    # Gaps hide values and change none of the others.
+    # Gaps hide values and leave the others unchanged.
     np.testing.assert_array_equal(gappy[~missing], activity[~missing])
 
 
 def corners(prior):
-    """Each parameter alone at either end of its law, then all at one end."""
+    """Priors with one parameter at an end of its law, then with all parameters at one end."""
     for name, values in prior.bounds().items():
         for value in {values[0], values[-1]}:
             yield prior.narrow({name: Categorical((value,))})
@@ -146,7 +146,7 @@ def test_extremes_of_the_configuration_run():
 
 
 def test_what_is_published_is_what_was_done():
-    """Booking and spreading neither lose nor make activity, over the whole chain and many cities."""
+    """Summing by sector and spreading neither lose nor create activity, over the whole chain and many cities."""
     for index in range(5):
         config = DomainPrior.usual().sample(6, index, missing_share=0.0, flicker_log_std=0.0, **SMALL)
         coverage = StatisticalRadio().coverage(config, stream(config.seed, config.index, "radio"))

@@ -20,7 +20,7 @@ def test_slots_start_at_local_midnight_in_utc():
 
 
 def test_local_hours_follow_daylight_saving():
-    clock = Clock.of(CityConfig(start="2013-10-26", days=2))  # clocks go back in the small hours of the 27th
+    clock = Clock.of(CityConfig(start="2013-10-26", days=2))  # clocks go back early on the 27th
     hours = clock.hour.reshape(48, 6).mean(axis=1) - 0.5
     np.testing.assert_allclose(hours[24:30], [0, 1, 2, 2, 3, 4], atol=1e-9)
 
@@ -54,7 +54,7 @@ def test_italian_holidays_agree_with_the_holidays_package():
     start, days = datetime.date(2012, 1, 1), 14 * 365
     known = holidays.country_holidays("IT", years=range(2012, 2026))
     span = [start + datetime.timedelta(days=day) for day in range(days)]
-    # The package also lists the Sunday of the armed forces; Sundays are Sundays here anyway.
+    # The package also lists the Sunday of the armed forces, which counts as a Sunday here anyway.
     expected = {day for day in span if day in known and day.weekday() != 6}
     assert {day for day in public_holidays(start, days, "IT") if day.weekday() != 6} == expected
 

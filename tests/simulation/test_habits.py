@@ -1,4 +1,4 @@
-"""Habits of other places: what they change in the day, the week and the months."""
+"""Habits of other places: their effects on the day, the week and the months."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_mixture_is_cut_to_an_interval_in_proportion():
     cut = law.within(0.5, 2.0)
     assert cut == Mixture((Uniform(0.5, 1.0), Uniform(1.0, 2.0)), (2 / 3, 1 / 3))
     assert level(cut, 1.0) == pytest.approx(2 / 3)
-    assert law.within(8.0, 9.0).bounds == (8.0, 9.0), "where no law is, the first one moves"
+    assert law.within(8.0, 9.0).bounds == (8.0, 9.0), "the first law moves to an interval that no law overlaps"
     narrowed = DomainPrior.default().narrow({"noise_log_std": (0.1, 0.2)})
     assert narrowed.bounds()["noise_log_std"] == (0.1, 0.2)
     with pytest.raises(ConfigError, match="no interval to narrow to"):
@@ -274,7 +274,7 @@ def test_the_guide_lists_every_parameter_with_its_bounds():
 
 
 def test_what_was_believed_narrows_the_prior_and_nothing_else():
-    """A planted shift: cities of a tilt about nine degrees, and of one scenario, were believed."""
+    """The heavily weighted cities have a tilt of about nine degrees and one scenario."""
     prior = DomainPrior(
         {
             "tilt_deg": Uniform(2.0, 12.0),
@@ -292,7 +292,7 @@ def test_what_was_believed_narrows_the_prior_and_nothing_else():
     assert np.std(tilt) < 0.8 * 10 / math.sqrt(12)
     assert (tilt.min() >= 2.0, tilt.max() <= 12.0) == (True, True)
     assert np.mean([c["scenario"] == "UMi" for c in drawn]) > 0.6
-    assert abs(np.mean(np.log10(users)) - 2.0) < 0.2, "nothing was believed of the users"
+    assert abs(np.mean(np.log10(users)) - 2.0) < 0.2, "the weights do not depend on the users"
     assert after.bounds() == prior.bounds()
     again = after.believed(drawn, [float(abs(c["tilt_deg"] - 9.0) < 0.5) for c in drawn])
     assert np.std([again.sample(2, index).tilt_deg for index in range(40)]) < 0.7 * np.std(tilt)

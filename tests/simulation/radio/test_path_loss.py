@@ -7,7 +7,7 @@ from simmst.errors import ConfigError
 from simmst.simulation.radio.path_loss import line_of_sight_probability, path_loss_db
 from simmst.simulation.radio.statistical import antenna_gain_db
 
-# Worked out by hand from TR 38.901, Table 7.4.1-1: scenario, distance, line of sight, GHz, antenna height, dB.
+# Calculated by hand from TR 38.901, Table 7.4.1-1: scenario, distance, line of sight, GHz, antenna height, dB.
 BY_HAND = [
     ("UMa", 100.0, True, 2.0, 25.0, 78.277),  # before the breakpoint at 320 m
     ("UMa", 1000.0, True, 2.0, 25.0, 108.912),  # beyond it

@@ -1,4 +1,4 @@
-"""Our TR 38.901 against the one of sionna-no-rt, where that is installed."""
+"""Our implementation of TR 38.901 against that of sionna-no-rt, if it is installed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def ray_tracing_here() -> None:
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[CityConfig]:
-    """A tracer that needs nothing: sector 0 of every site is received at -90 dB in the western half."""
+    """A tracer without dependencies: sector 0 of every site is received at -90 dB in the western half."""
     calls = []
 
     def trace(self, config, sites):
@@ -70,7 +70,7 @@ def test_results_are_kept_by_all_they_depend_on(traced, tmp_path):
         file.write_bytes(b"damaged")
     radio.coverage(CITY, rng())
     radio.coverage(CITY, rng())
-    assert len(traced) == 4, "traced anew, once"
+    assert len(traced) == 4, "traced again, once"
 
 
 def test_a_city_of_boxes(tmp_path):
@@ -81,7 +81,8 @@ def test_a_city_of_boxes(tmp_path):
     assert vertices.shape == (8 * count, 3)
     assert vertices[:, :2].min() > 0
     assert vertices[:, :2].max() < 1000
-    # By the divergence theorem a closed surface turned outwards encloses its volume; the missing floors lie at z = 0.
+    # The divergence theorem gives the volume inside a closed surface that faces outwards; the missing floors lie at
+    # z = 0.
     a, b, c = (vertices[triangles[:, i]].astype(float) for i in range(3))
     volume = np.einsum("ni,ni->n", a, np.cross(b, c)).sum() / 6
     assert volume == pytest.approx((4 * buildings.half_m.prod(1) * buildings.height_m).sum(), rel=1e-5)
@@ -142,7 +143,7 @@ class TestProbe:
         monkeypatch.setattr(
             ray_tracing_probe, "_PROBE", "import os; assert 'libLLVM' in os.environ['DRJIT_LIBLLVM_PATH']"
         )
-        monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "")  # so that it is put back as it was
+        monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "")  # so that it is restored afterwards
         ray_tracing_probe.require_ray_tracing()
         assert ray_tracing_probe.os.environ["DRJIT_LIBLLVM_PATH"] == str(tmp_path / "libLLVM.so.19.1")
 
@@ -155,7 +156,7 @@ class TestTraced:
         assert np.isfinite(one.sinr_db).all()
 
     def test_rows_go_north_and_columns_east(self):
-        # One site alone in the south-west; its power falls towards the north and the east.
+        # A single site in the south-west; its power falls towards the north and the east.
         position = np.full((1, 1, 2), 100.0)
         sites = Sites(position, np.zeros((1, 1)), np.zeros(2))
         open_field = BuiltEnvironment(built_share=0.0)

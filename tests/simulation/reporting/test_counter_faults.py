@@ -1,4 +1,4 @@
-"""Faults of counters: each does what it says, where it says so, and leaves the clean traffic alone."""
+"""Faults of counters: each has its documented effect, marks where it acts, and leaves the clean traffic unchanged."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_stuck_counters_repeat_their_last_number():
     assert not stuck[0].any()
     slot, kind, cell = np.nonzero(stuck)
     np.testing.assert_array_equal(reported[slot, kind, cell], reported[slot - 1, kind, cell])
-    assert (stuck[:, 0] != stuck[:, 1]).any(), "counters of one service each"
+    assert (stuck[:, 0] != stuck[:, 1]).any(), "each counter counts one service"
 
 
 def test_zeros_spikes_and_gaps_of_the_whole_city():
@@ -132,7 +132,7 @@ def test_episodes_have_their_rate_and_length():
     rng = np.random.default_rng(0)
     inside = episodes(rng, 1000, 400, per_unit=2.0, mean_steps=20.0)
     assert inside.mean() == pytest.approx(2.0 * 20 / 1000, rel=0.15)
-    assert inside[0].mean() == pytest.approx(inside.mean(), rel=0.5), "some are under way when the series begins"
+    assert inside[0].mean() == pytest.approx(inside.mean(), rel=0.5), "some episodes begin before the series"
 
 
 def test_default_cities_have_faults_and_none_is_lost_to_them():

@@ -32,11 +32,11 @@ def test_rows_look_like_the_official_ones(tmp_path):
     rows = [line.split("\t") for line in path.read_text().splitlines()]
     assert all(len(row) == 8 for row in rows)
     keys = [(row[0], int(row[1]), row[2]) for row in rows]
-    assert keys == sorted(keys), "cells and countries in the order of their text, times between"
+    assert keys == sorted(keys), "the order is by cell as text, time, country as text"
     home = [row for row in rows if row[2] == "39"]
     none = [row for row in rows if row[2] == "0"]
     assert len(home) > 0.9 * 36 * 144
-    assert all(row[3] and not any(row[4:]) for row in none), "messages without a country are received"
+    assert all(row[3] and not any(row[4:]) for row in none), "messages without a country are incoming"
     received = sum(float(row[3] or 0) for row in rows)
     assert 0.2 < sum(float(row[3]) for row in none) / received < 0.4
     assert len({row[2] for row in rows}) > 8
@@ -67,7 +67,7 @@ def test_a_lost_slot(tmp_path):
         write_official_files(whole.with_(activity=activity), tmp_path), cells="observed"
     )
     assert np.isnan(read.activity[5]).all()
-    assert (read.activity[9, :, 1, 1] == 0).all(), "the format has no word for it"
+    assert (read.activity[9, :, 1, 1] == 0).all(), "the format cannot express a missing slot"
 
 
 @pytest.mark.parametrize(

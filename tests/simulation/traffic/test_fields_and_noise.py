@@ -51,7 +51,7 @@ def test_ten_minute_noise_summed_to_hours_is_the_hourly_noise():
     assert summed.std() == pytest.approx(coarse.std(), rel=0.02)
     for lag in (1, 2, 6):
         assert correlation(summed, lag) == pytest.approx(correlation(coarse, lag), abs=0.02)
-    # The correlation time is the configured one at either step.
+    # The correlation time is the configured one at either slot length.
     assert correlation(fine, 24) == pytest.approx(np.exp(-1), abs=0.02)
     assert correlation(coarse, 5) / correlation(coarse, 1) == pytest.approx(np.exp(-1), abs=0.03)
 
@@ -75,5 +75,5 @@ def test_bursts_conserve_their_load_whatever_the_step():
         assert all(factor.shape == (200, config.num_steps) and factor.min() >= 1 for factor in factors)
         load[step] = np.mean([(factor - 1).sum() for factor in factors]) * config.step_h
     assert load[10] == pytest.approx(load[60], rel=0.1)
-    # Half of the bursts reach any one service of three: its own and those that concern all.
+    # Half of the bursts reach a given service of three: its own bursts and those that affect all services.
     assert load[60] == pytest.approx(0.02 * 200 * 720 / 2 * 0.7 * 0.8 * 1.25, rel=0.1)
