@@ -1,4 +1,4 @@
-"""Every test draws from the same seed; without ``SIMMST_DATA``, real data is looked for beside the checkout.
+"""Every test draws from the same seed. Without ``SIMMST_DATA``, real data is searched for next to the checkout.
 
 HYPOTHESIS_PROFILE=light draws few examples, for runs under a sanitizer.
 """
@@ -21,7 +21,7 @@ if importlib.util.find_spec("hypothesis") is not None:
     if "HYPOTHESIS_PROFILE" in os.environ:
         settings.load_profile(os.environ["HYPOTHESIS_PROFILE"])
 
-# Processes that a test starts import the installed package, with its compiled modules, whatever lies in their folder.
+# Processes that a test starts import the installed package with its compiled modules, in any working folder.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -31,13 +31,13 @@ if DATA.is_dir():
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test that draws without a generator draws the same numbers in every run."""
+    """Seed the draws of every test, so that a test without a generator draws the same numbers in every run."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def real_file() -> Callable[[str], Path]:
-    """Gives the path of a file of the data folder by its name, and skips the test where it is not there."""
+    """Return the path of a file of the data folder by its name, and skip the test if the file is missing."""
     from simmst.data import data_directory
     from simmst.errors import DataError
 

@@ -1,4 +1,4 @@
-"""Who holds which columns; what is exchanged is tested where it is used, by several processes."""
+"""Which rank holds which columns; the exchange between processes is tested where it is used."""
 
 from __future__ import annotations
 

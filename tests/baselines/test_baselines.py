@@ -75,7 +75,7 @@ def test_missing_values(name):
     data = city()
     activity = data.activity.copy()
     activity[np.random.default_rng(1).random(activity.shape) < 0.3] = np.nan
-    activity[:, 1, 0, 0] = np.nan  # nothing is known of this one
+    activity[:, 1, 0, 0] = np.nan  # nothing is known about this cell and service
     activity[470:500, 0, 2, 3] = np.nan  # the whole window of one origin
     holes = data.with_(activity=activity)
     forecast = fitted(name, holes).predict(holes, np.array([500, 600]))
@@ -112,8 +112,8 @@ def test_seasonal_naive_goes_another_period_back_over_a_gap():
 
 
 def test_moving_average_is_the_mean_of_as_many_slots_as_training_chooses():
-    noisy = np.random.default_rng(0).normal(100, 10, 14 * 24)  # no slot tells of the next: the longest mean is best
-    wandering = 1000 + np.cumsum(noisy - 100)  # the next is as the last
+    noisy = np.random.default_rng(0).normal(100, 10, 14 * 24)  # no slot predicts the next, so the longest mean is best
+    wandering = 1000 + np.cumsum(noisy - 100)  # the next slot is like the last
     data = TrafficDataset.from_arrays(np.stack([noisy, wandering], axis=1)[:, None], np.arange(14 * 24) * 3600)
     for cell, slots in ((0, 24), (1, 2)):
         alone = TrafficDataset.from_arrays(data.series()[:, 0, cell], np.arange(14 * 24) * 3600)
@@ -214,7 +214,7 @@ def test_without_a_day_before_learners_forecast_the_newest_value(name):
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("latest", [0.0, 1e7])
 def test_learners_cannot_run_away(name, latest):
-    """A dip to zero or a burst in every latest slot moves a forecast within what training has seen, and no further."""
+    """A dip to zero or a burst in every latest slot moves a forecast no further than values that training has seen."""
     data = city()
     model = fitted(name, data, train=range(400))
     plain = model.predict(data, np.array([500]))

@@ -1,4 +1,4 @@
-"""The gate of the benchmarks: what is recorded, what fails, and what is measured again."""
+"""The gate of the benchmarks: what it records, what it fails, and what it measures again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytest.importorskip("pytest_benchmark", reason="pytest-benchmark comes with the bench extra")
 
-# Each side waits; what a case needs is read from the environment, so that a second run can be slower.
+# Each side waits for a time that is read from the environment, so that a second run can be slower.
 CASES = """
 import os, time
 from cpu.gate import Case, compare

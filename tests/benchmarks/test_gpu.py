@@ -1,4 +1,4 @@
-"""`python benchmarks gpu` where there is no GPU: its arguments, stages and cases, what it times, a dry run."""
+"""`python benchmarks gpu` without a GPU: its arguments, stages and cases, what it times, and a dry run."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_tool_that_is_missing_leaves_its_stage_out_and_says_so(
 
 # The cases
 
-# (case, backend) -> what is to be reached: what this project set out to do, written down once more.
+# (case, backend) -> the ratio to reach: the project's targets, written down a second time.
 TO_REACH = {
     ("ProbSparse forward, shared samples, L={}", "triton"): {720: 1.2, 4096: 10, 16384: 50},
     ("ProbSparse forward, shared samples, L={}", "cuda"): {96: 0.8, 336: 1.0, 720: 1.4, 4096: 14, 16384: 70},

@@ -1,4 +1,4 @@
-"""The stages of a run on a GPU share one budget of time, and none can hide or take the others' part."""
+"""The stages of a run on a GPU share one time budget, and no stage can hide or take the share of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python benchmarks gpu` where much goes wrong: every other figure is there, in time, whenever it is cut."""
+"""`python benchmarks gpu` with many faults: every other figure is produced in time, whenever the run is cut off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of the GPU benchmarks in processes that die, hang or never start: no case takes another one's figure along."""
+"""Cases of the GPU benchmarks in processes that die, hang or never start: no case costs another its figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpu import series
 from gpu.budget import Command
 from gpu.series import Part
 
-# Writes a row for each case named, and does what some names say.
+# Writes a row for each named case; some names make it fail.
 CHILD = """
 import json, os, sys, time
 path, *cases = sys.argv[1:]

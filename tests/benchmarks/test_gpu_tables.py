@@ -1,4 +1,4 @@
-"""What a run on a GPU prints and keeps, from made-up timings: the table, the file, and the tables of a tuned run."""
+"""The output of a run on a GPU, from made-up timings: the table, the file, and the tables of a tuned run."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ def test_tuning_keeps_the_fastest_configuration_that_is_right(kernel: dict[str, 
     kept: list[dict[str, Any]] = []
     case = SimpleNamespace(build=lambda device, scale: work)
     tuning.tune([case, case], CPU, "tiny", seconds=0.05, keep=kept.append)
-    assert len(kept) == 1, "a bucket is tried once"
+    assert len(kept) == 1, "each bucket is tried once"
     assert (kept[0]["kernel"], kept[0]["bucket"], kept[0]["best"]) == ("cutting_plane.step", "N16", "fast")
     assert set(kept[0]["milliseconds"]) == {"slow", "fast"}
     measured = {"device": "a GPU", "date": "2026-01-02", "commit": "abc", "versions": {}}
     content = tuning.configured(kernel, kept, measured)
     assert content["kernels"]["cutting_plane.step"]["buckets"] == {"N8": "slow", "N16": "fast"}
     assert content["measured"] == measured
-    assert kernel["kernels"]["cutting_plane.step"]["buckets"] == {"N8": "slow"}, "the table in hand stays as it was"
+    assert kernel["kernels"]["cutting_plane.step"]["buckets"] == {"N8": "slow"}, "the current table does not change"
 
 
 def test_the_choice_is_made_of_cases_that_both_backends_ran() -> None:

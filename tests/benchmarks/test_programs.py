@@ -1,4 +1,4 @@
-"""The benchmarks find each other from any folder, and time the simmst that is installed, not the sources there."""
+"""The benchmarks find each other from any folder, and time the installed simmst, not the sources in the folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAMS = runpy.run_path(str(ROOT / "benchmarks" / "__main__.py"))["PROGRAMS"]
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    # As a user starts it: with the folder on the path where Python puts it there.
+    # As a user starts it: with the folder on the path if Python puts it there.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -65,7 +65,7 @@ def test_the_gate_runs_in_a_checkout_with_the_installed_package(checkout: Path, 
 
 
 def test_sources_without_compiled_modules_are_not_timed(checkout: Path) -> None:
-    """`python -m pytest` puts the checkout on the path; every case would be skipped for want of the compiled module."""
+    """`python -m pytest` puts the checkout on the path; without compiled modules there, every case would be skipped."""
     shutil.rmtree(checkout / "simmst")
     package = Path(simmst.__file__).parent
     shutil.copytree(package, checkout / "simmst", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))

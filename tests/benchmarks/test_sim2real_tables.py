@@ -1,4 +1,4 @@
-"""The program of the tables on scarce real data: what it prints follows from the cases, and splits do not overlap."""
+"""The program of the tables on scarce real data: its output follows from the cases, and splits do not overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well re-weighting must do with default settings, on problems that its settings were not tuned on."""
+"""Targets for re-weighting with default settings, on problems that the settings were not tuned on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong outside of the code is told in one line."""
+"""Errors from outside the code are reported in one line."""
 
 from __future__ import annotations
 

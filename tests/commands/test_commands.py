@@ -45,7 +45,7 @@ def _no_warnings():
 
 @pytest.fixture
 def _interrupts():
-    """What Ctrl-C does after the test is what it did before."""
+    """Restore the handling of Ctrl-C after the test."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
@@ -63,14 +63,14 @@ def file(city, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(file, tmp_path_factory):
-    """A finished run; not to be changed."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert main(["train", "--data", file, "--out", str(folder), *TINY]) == 0
     return folder
 
 
 def instead(monkeypatch, command, run):
-    """Let a command do something else."""
+    """Replace what a command does."""
     monkeypatch.setitem(COMMANDS, command, dataclasses.replace(COMMANDS[command], run=run))
 
 
@@ -131,7 +131,7 @@ def test_version(capsys):
 
 
 def test_train(run, file, capsys):
-    """Called again on the finished run, it prints the same table in a moment."""
+    """Called again on the finished run, it prints the same table at once."""
     assert main(["train", "--data", file, "--out", str(run), *TINY]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -321,7 +321,7 @@ def test_a_narrow_terminal_cuts_no_number(run, file, capsys, monkeypatch):
     assert main(["evaluate", "--run", str(run), "--data", file]) == 0
     text = capsys.readouterr().out
     assert "…" not in text
-    assert text.count("Sim-MSTNet") >= 3, "one table a service"
+    assert text.count("Sim-MSTNet") >= 3, "one table per service"
 
 
 def test_brackets_in_a_path_are_no_markup(city, file, tmp_path, capsys):
@@ -368,7 +368,7 @@ def test_the_reader_of_a_pipe_may_leave(run):
 
 @pytest.mark.slow
 def test_killed_for_good_and_called_again(file, tmp_path):
-    """Not an exception but SIGKILL, at random moments while it trains; the end is that of an unbroken run."""
+    """SIGKILL, not an exception, at random moments of the training; the result is that of an uninterrupted run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     slower = [*TINY, "--forecaster.training.epochs", "6", "--forecaster.training.samples_per_epoch", "480"]
 

@@ -25,7 +25,7 @@ def test_a_table_is_shown_and_written(file, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "SURROGATE Table 1" in shown
     assert "SURROGATE internet, 1 step of 60 min ahead" in shown
-    assert "call" not in shown.split("bold")[0]  # table 1 is of Internet alone
+    assert "call" not in shown.split("bold")[0]  # table 1 has only Internet
     for suffix in ("md", "csv", "tex"):
         assert f"written: {tmp_path / 'out'}/table-1-surrogate-0-hourly.{suffix}" in shown
 

@@ -1,4 +1,4 @@
-"""``simmst forecast``: a file at once by the shipped weights, and what is told where that cannot be."""
+"""``simmst forecast``: a file is forecast at once by the shipped weights, and the message says why one cannot be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command on tables as people have them."""
+"""The command on tables in the forms that people have."""
 
 from __future__ import annotations
 

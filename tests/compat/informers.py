@@ -1,4 +1,4 @@
-"""A small Informer of Hugging Face transformers, and windows for it; for tests where transformers is installed."""
+"""A small Informer of Hugging Face transformers and windows for it, for tests with transformers installed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Layers with the interface and the results of the libraries that compat knows, written for these tests.
 
-They follow the published description of each: what is drawn from torch's generator and in which order, what is returned
-and how it is laid out. They are dense and slow on purpose.
+They follow the published description of each: what is drawn from torch's generator and in which order, what is
+returned and in which layout. They are dense and slow on purpose.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import nn
 
 
 def _measure(query, key, sample):
-    """(B, H, L_Q): max over the sampled keys less their sum over L_K; sample (L_Q, S)."""
+    """Return (B, H, L_Q): max over the sampled keys minus their sum over L_K; sample (L_Q, S)."""
     scores = (query @ key.transpose(-1, -2)).gather(-1, sample.expand(*query.shape[:2], *sample.shape))
     return scores.amax(-1) - scores.sum(-1) / key.shape[2]
 
 
 def _prob_attention(layer, query, key, value):
-    """What all ProbAttention layers compute, heads first: the context and the weights of the selected rows in place."""
+    """Compute what all ProbAttention layers do, heads first: the context and the selected rows' weights in place."""
     (batch, heads, queries, width), keys = query.shape, key.shape[2]
     drawn = min(layer.factor * math.ceil(math.log(keys)), keys)
     count = min(layer.factor * math.ceil(math.log(queries)), queries)
@@ -61,7 +61,7 @@ def informer2020(**settings):
 
 
 def time_series_library(**settings):
-    """Hands the heads on first; two more arguments."""
+    """Passes the heads first; two more arguments."""
 
     class ProbAttention(_Base):
         def forward(self, queries, keys, values, attn_mask, tau=None, delta=None):
@@ -72,7 +72,7 @@ def time_series_library(**settings):
 
 
 def pypots(**settings):
-    """Other names, another order of settings, and always the weights."""
+    """Other names, another order of settings, and weights that are always returned."""
 
     class ProbAttention(_Base):
         def __init__(self, **settings):
@@ -87,7 +87,7 @@ def pypots(**settings):
 
 
 class AttentionLayer(nn.Module):
-    """The projections around a ProbAttention; the heads are merged by a view, whatever order they come in."""
+    """The projections around a ProbAttention; a view merges the heads, in any order of the axes."""
 
     def __init__(self, attention, width, heads, named=False):
         super().__init__()
@@ -114,7 +114,7 @@ class AttentionLayer(nn.Module):
 
 
 class InformerProbSparseAttention(nn.Module):
-    """The layer of Hugging Face transformers: one sample for all queries, as long as the keys, a dense measure."""
+    """The layer of Hugging Face transformers: one sample for all queries, as long as the keys, and a dense measure."""
 
     def __init__(self, embed_dim, num_heads, dropout=0.0, is_decoder=False, sampling_factor=5, layer_idx=None):
         super().__init__()
@@ -154,7 +154,7 @@ class InformerProbSparseAttention(nn.Module):
 
 
 class Cache:
-    """Keys and values of the steps before."""
+    """Keys and values of the earlier steps."""
 
     def __init__(self):
         self.layers = {}

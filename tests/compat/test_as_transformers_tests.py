@@ -1,4 +1,4 @@
-"""What the public tests of Hugging Face transformers hold its Informer to, held to it with our layers in it."""
+"""The checks that the public tests of Hugging Face transformers make on its Informer, made with our layers in it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def swapped(kind: str, exact: bool, **settings: Any) -> nn.Module:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """Every tensor of an output, tuples opened."""
+    """Return every tensor of an output, tuples unpacked."""
     if isinstance(output, Tensor):
         return [output]
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
@@ -54,7 +54,7 @@ def assert_same(one: Any, other: Any, **tolerance: float) -> None:
 def test_is_deterministic_in_evaluation_mode(kind: str, exact: bool) -> None:
     model = swapped(kind, exact)
     assert_same(run(model), run(model), rtol=0, atol=0)
-    if not exact:  # the library draws anew in every call, which its tests skip
+    if not exact:  # the library draws again in every call, which its tests skip
         assert_same(model(**batch()), model(**batch()), rtol=0, atol=0)
 
 
@@ -147,7 +147,7 @@ def test_saves_and_loads_with_no_key_missing_or_left_over(kind: str, exact: bool
     nn.init.normal_(next(fresh.parameters()))
     assert str(fresh.load_state_dict(model.state_dict(), strict=True)) == "<All keys matched successfully>"
     assert_same(run(fresh), expected)
-    again = pickle.loads(pickle.dumps(model))  # what torch.save does of a whole model
+    again = pickle.loads(pickle.dumps(model))  # as torch.save does with a whole model
     assert_same(run(again), expected)
 
 
@@ -185,7 +185,7 @@ def test_encoder_and_decoder_stand_alone(exact: bool, tmp_path) -> None:
 def test_the_way_of_full_attention_is_chosen_as_before(exact: bool) -> None:
     model = swapped("InformerModel", exact)
     expected = run(model)
-    model.set_attn_implementation("eager")  # of the cross-attention, which is full
+    model.set_attn_implementation("eager")  # for the cross-attention, which is full
     assert sum("Fast" in type(each).__name__ for each in model.modules()) == 4
     assert_same(run(model), expected)
     with pytest.raises(ValueError, match="does not support an attention implementation"):  # as without our layers
@@ -200,7 +200,7 @@ def test_is_made_on_a_device_that_holds_nothing(kind: str, exact: bool) -> None:
     model = model.to_empty(device="cpu").eval()
     filled = swapped(kind, exact)
     model.load_state_dict(filled.state_dict())
-    for one, other in zip(model.modules(), filled.modules(), strict=True):  # the library keeps some outside of states
+    for one, other in zip(model.modules(), filled.modules(), strict=True):  # some are outside the state dict
         one._buffers.update({name: buffer.clone() for name, buffer in other._buffers.items() if buffer is not None})
     assert_same(run(model), run(filled))
 

@@ -1,4 +1,4 @@
-"""The layer of Hugging Face's Informer, in exchange: against a module of the same interface."""
+"""Our replacement of the layer of Hugging Face's Informer, against a module with the same interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simmst.compat import restore, swap
 from simmst.nn.prob_sparse_attention import evaluation_sample
 from simmst.ops import prob_sparse_select
 
-LENGTH = 90  # of which 25 are selected
+LENGTH = 90  # 25 queries are selected
 
 
 def layer(**settings) -> nn.Sequential:
@@ -58,7 +58,7 @@ def test_exact_gives_the_results_of_the_library(name: str, training: bool) -> No
     gradients = torch.autograd.grad(out.square().sum(), [x, *model.parameters()])
     assert swap(model, exact=True) == 1
     ours, ours_weights = run(model, x, **options)
-    assert torch.equal(torch.rand(1), after)  # the stream goes on from the same place
+    assert torch.equal(torch.rand(1), after)  # the stream continues from the same place
     torch.testing.assert_close(ours, out, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours_weights, weights, rtol=0, atol=1e-5)
     found = torch.autograd.grad(ours.square().sum(), [x, *model.parameters()])
@@ -85,7 +85,7 @@ def test_by_default_every_query_is_measured_on_keys_of_its_own() -> None:
 
 
 class Sizes(TorchDispatchMode):
-    """The largest tensor that is made inside."""
+    """Records the largest tensor that is made inside."""
 
     largest = 0
 
@@ -118,7 +118,7 @@ def test_everything_that_is_not_the_forward_pass_stays() -> None:
     calls = []
     model[0].register_forward_hook(lambda module, args, out: calls.append(out[1].shape))
     assert swap(model) == 1
-    assert swap(model, exact=True) == 1  # again, otherwise
+    assert swap(model, exact=True) == 1  # swap again, with the other setting
     assert isinstance(model[0], InformerProbSparseAttention)
     assert type(model[0]).__name__ == "FastInformerProbSparseAttention"
     assert [*map(id, model.parameters())] == [*map(id, parameters)]
@@ -189,7 +189,7 @@ def test_training_drops_weights_and_hands_them_out_on_request() -> None:
     assert (out - run(layer(), x)[0]).abs().max() > 0.01
     weights = run(model, x, output_attentions=True)[1]
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 25))
-    assert run(model.eval(), x)[1].shape == (3, 2, 25, LENGTH)  # outside of a model nobody says who looks
+    assert run(model.eval(), x)[1].shape == (3, 2, 25, LENGTH)  # outside a model nothing asks for weights
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:
@@ -228,7 +228,7 @@ def test_exports(exact: bool) -> None:
 
 def test_what_is_no_such_layer_is_left_alone() -> None:
     class InformerProbSparseAttention(nn.Module):
-        """The name alone."""
+        """A class with only the name."""
 
     assert swap(nn.Sequential(InformerProbSparseAttention(), nn.MultiheadAttention(4, 1))) == 0
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got dict"):

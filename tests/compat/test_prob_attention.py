@@ -1,4 +1,4 @@
-"""ProbAttention in exchange: against modules with the interfaces of four libraries."""
+"""Our replacement of ProbAttention, against modules with the interfaces of four libraries."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_cross_attention(make) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_layout_is_mended_by_default_and_kept_on_request(causal: bool) -> None:
-    """A layer that hands heads first, seen through the layer around it, against the same weights laid out rightly."""
+    """A layer that passes heads first, inside the layer around it, against the same weights in the right layout."""
     torch.manual_seed(0)
     faulty = AttentionLayer(lookalikes.time_series_library(mask_flag=causal, factor=30), 16, 2, named=True)
     right = AttentionLayer(lookalikes.informer2020(mask_flag=causal, factor=30), 16, 2)
     right.load_state_dict(faulty.state_dict())
     x = torch.randn(3, 70, 16)
-    before, wanted = faulty(x, x, x)[0], right(x, x, x)[0]  # every query is selected: no sample matters
+    before, wanted = faulty(x, x, x)[0], right(x, x, x)[0]  # every query is selected, so samples do not matter
     assert (before - wanted).abs().max() > 0.01
     for settings, expected in (
         ({}, wanted),
@@ -95,7 +95,7 @@ def test_evaluation_is_deterministic_and_training_draws() -> None:
 
 
 def test_one_head_in_a_batch_and_one_step() -> None:
-    """A squeeze and a logarithm of one are the faults of the originals."""
+    """The originals fail on a squeeze and on the logarithm of one."""
     model = nn.Sequential(lookalikes.time_series_library(mask_flag=False))
     swap(model)
     one = heads(70, count=1)
@@ -124,7 +124,7 @@ def test_copies_are_swapped_too() -> None:
     swap(model)
     other = copy.deepcopy(model)
     assert torch.equal(other[1](x, x, x, None)[0], model[1](x, x, x, None)[0])
-    with pytest.raises(AttributeError):  # a class inside a function, which pickle cannot find
+    with pytest.raises(AttributeError):  # pickle cannot find a class inside a function
         pickle.dumps(model)
 
 

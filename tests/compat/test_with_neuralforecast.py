@@ -1,4 +1,4 @@
-"""The whole Informer of neuralforecast, where it is installed."""
+"""The whole Informer of neuralforecast, if it is installed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_exact_gives_the_forecasts_of_the_library(training: bool) -> None:
 
 
 def test_the_layout_is_mended_by_default_and_kept_on_request() -> None:
-    model = informer(factor=30).eval()  # every query is selected: no sample matters
+    model = informer(factor=30).eval()  # every query is selected, so samples do not matter
     expected = run(model)
     swap(model, keep_layout=True)
     torch.testing.assert_close(run(model), expected, rtol=0, atol=1e-5)

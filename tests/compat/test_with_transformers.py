@@ -1,4 +1,4 @@
-"""The whole Informer of Hugging Face transformers, where it is installed."""
+"""The whole Informer of Hugging Face transformers, if it is installed."""
 
 from __future__ import annotations
 

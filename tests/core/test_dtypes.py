@@ -1,4 +1,4 @@
-"""Whether TF32 is allowed, by whichever of torch's settings a program chose."""
+"""Whether TF32 is allowed, by any of torch's settings for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def set_all(precision: str) -> None:
 
 @pytest.fixture(autouse=True)
 def settings() -> Iterator[None]:
-    """Those of a new process, and afterwards as they were before."""
+    """Use the settings of a new process, and restore the old ones afterwards."""
     before = torch.get_float32_matmul_precision()
 
     def start(precision: str) -> None:
@@ -68,7 +68,7 @@ def test_every_setting_is_followed_and_mixed_ones_too(choose: Callable[[], objec
 
 
 class _Mixed:
-    """What torch does after a program has mixed its settings: the old one cannot be read."""
+    """Behaves as torch does after a program has mixed its settings: the old one cannot be read."""
 
     fp32_precision = "tf32"
 

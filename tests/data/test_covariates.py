@@ -1,4 +1,4 @@
-"""What is known in advance besides the calendar: tables of it, its slots, and where it goes with a data set."""
+"""Covariates known in advance, besides the calendar: their tables, their slots, and how a data set keeps them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_slots_longer_and_shorter_than_theirs():
     assert weather.at(START + np.array([0, 6]) * HOUR, 180).ravel().tolist() == [1, 7]  # means of three hours
     assert weather.at(START + np.array([0, 10, 60]) * np.timedelta64(60, "s"), 10).ravel().tolist() == [0, 0, 1]
     assert np.isnan(weather.at(START + np.array([-1, 48]) * HOUR, 60)).all()
-    assert np.isnan(weather.at(START + np.array([47]) * HOUR, 120)).all()  # half of it is not known
+    assert np.isnan(weather.at(START + np.array([47]) * HOUR, 120)).all()  # half of it is unknown
     daily = Covariates(("warm",), START + np.arange(3) * 24 * HOUR, np.arange(3, dtype=np.float32)[:, None])
     assert daily.at(START + np.array([0, 23, 24]) * HOUR, 60).ravel().tolist() == [0, 0, 1]
-    assert daily.at(START + np.array([23, 25]) * HOUR, 1440).ravel().tolist() == [1, 1]  # clocks have changed
+    assert daily.at(START + np.array([23, 25]) * HOUR, 1440).ravel().tolist() == [1, 1]  # the clocks have changed
 
 
 def test_what_is_missing_is_named():
@@ -92,7 +92,7 @@ def test_they_go_where_the_data_set_goes(tmp_path):
     np.testing.assert_array_equal(again.values, whole.covariates.values)
     np.testing.assert_array_equal(again.time, whole.covariates.time)
     part = whole.slice_steps(0, 12)
-    assert part.resample(120).covariates is part.covariates is whole.covariates  # with what is to come
+    assert part.resample(120).covariates is part.covariates is whole.covariates  # with the values to come
     with np.load(tmp_path / "city.npz") as arrays:
         damaged = {name: array for name, array in arrays.items() if name != "covariates"}
     np.savez(tmp_path / "damaged.npz", **damaged)

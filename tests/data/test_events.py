@@ -1,4 +1,4 @@
-"""Special days that are known in advance: events, and holidays of parts of a country."""
+"""Special days that are known in advance: events, and holidays in parts of a country."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def test_windows_mark_events_past_and_coming(tmp_path):
     spec = WindowSpec.recent(24, 48, steps_per_day=24, neighbourhood=1)
     windows = Windows(city, spec, Scaler.fit(city, range(48)), steps=range(48, 72))
     marks = windows.batch([0]).marks[0, :, 7]
-    assert marks.tolist() == [0.0] * 24 + [1.0] * 48  # the 2nd, then both days of events, the last one to forecast
+    assert marks.tolist() == [0.0] * 24 + [1.0] * 48  # the 2nd, then both event days, the last in the forecast

@@ -38,7 +38,7 @@ def test_official_grids(real_file):
     np.testing.assert_array_equal(places[:, 1], arrays["trento_col"])
     with pytest.raises(DataError, match="cell 1 is not on the trento grid"):
         trento.positions(np.array([1]))
-    # The raster is laid out as it lies: north is up the rows, east along the columns.
+    # Rows go north and columns go east.
     lonlat = load_grid("milan").lonlat
     assert (np.diff(lonlat[:, 0, 1]) > 0).all()
     assert (np.diff(lonlat[0, :, 0]) > 0).all()

@@ -27,10 +27,10 @@ def test_slots_after_over_and_beyond_a_gap():
     gap = append(series, city(26, 2, 2.0))
     assert (gap.num_steps, int(np.isnan(gap.activity).sum())) == (28, 2 * 8)
     assert gap.time[-1] == np.datetime64("1970-01-02T03:00:00")
-    inside = append(series, city(4, 2, 2.0))  # late counts correct early ones
+    inside = append(series, city(4, 2, 2.0))  # late counts replace early ones
     assert inside.num_steps == 24
     assert inside.activity[3:7, 0, 0, 0].tolist() == [1, 2, 2, 1]
-    np.testing.assert_array_equal(series.activity, 1)  # the series given is as it was
+    np.testing.assert_array_equal(series.activity, 1)  # the input is unchanged
 
 
 def test_nan_overwrites_nothing():
@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_named(new, message):
 
 def test_days_of_the_local_calendar_join_over_a_change_of_clocks():
     pd = pytest.importorskip("pandas")
-    days = pd.date_range("2013-09-01", periods=90)  # clocks are put back on 27 October
+    days = pd.date_range("2013-09-01", periods=90)  # clocks go back on 27 October
     frame = pd.DataFrame({"ds": days, "a": np.arange(90.0)})
     for cut in (30, 56, 57, 70):
         whole = append(*(TrafficDataset.from_dataframe(part) for part in (frame[:cut], frame[cut:])))

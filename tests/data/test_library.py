@@ -79,7 +79,7 @@ def test_block(real_file):
     assert data.cell_id[4, 4] == 4546
     hourly = data.resample(60)
     assert hourly.num_steps == 552
-    # The one true burst: cell 4344, 11 November 00:50 local.
+    # The only true burst: cell 4344, 11 November 00:50 local.
     row, col = np.argwhere(data.cell_id == 4344)[0]
     peak = data.activity[:, 0, row, col].argmax()
     assert data.time[peak] == np.datetime64("2013-11-10T23:50:00")
@@ -127,7 +127,7 @@ def test_z_scored_places(real_file, name, places, reported):
     assert data.time[0] == np.datetime64("2013-12-25T23:00:00")
     predicted = read_published_predictions(path)
     z = data.series()[:, 0]
-    # The published model's error on these five days is near that on its whole week, and above persistence.
+    # The published model's error on these five days is close to that on its whole week, and above persistence.
     model, naive = np.abs(predicted - z).mean(), np.abs(np.diff(z, axis=0)).mean()
     assert model == pytest.approx(reported[1], rel=0.2)
     assert naive == pytest.approx(reported[0], rel=0.2)
@@ -137,7 +137,7 @@ def test_z_scored_places(real_file, name, places, reported):
 
 
 def test_z_scored_days_rise_as_their_weekdays_do(real_file):
-    """The documented start: mornings of a holiday, Saturday and Sunday come later than those of Friday and Monday."""
+    """The documented start: the mornings of a holiday, Saturday and Sunday are later than on Friday and Monday."""
     data = load(real_file("milan_88_quarters_internet_10min_zscored.npz").stem)
     days = data.series().mean(axis=(1, 2)).reshape(5, 144)
     morning = days[:, 48:54].mean(axis=1)  # 8 to 9
@@ -152,7 +152,7 @@ def test_raw_rows(real_file):
     assert data.num_steps == 144
     assert data.time[0] == np.datetime64("2013-10-31T23:00:00")
     assert data.activity[0, 2, 0, 0] == pytest.approx(11.028366, rel=1e-6)
-    missing = np.isnan(data.series()).all(axis=1)  # (T, C): the file ends in the morning of cell 1000
+    missing = np.isnan(data.series()).all(axis=1)  # (T, C): the file ends during the morning of cell 1000
     assert missing[:, :3].sum() == 0
     assert missing[:, 3].sum() == 99
 

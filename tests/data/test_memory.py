@@ -1,4 +1,4 @@
-"""What a sample is told of the days before: all of its context, and nothing else."""
+"""The memory of a window: all of its context days, and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def city(days=6.0, *, step_minutes=60, points=False, seed=0, services=2):
 
 
 def direct(data, scaler, spec, context_days, origin, row, col):
-    """The memory of one sample by its definition, slot by slot."""
+    """Return the memory of one window by its definition, slot by slot."""
     z = scaler.transform(data.activity, axis=1)
     z[:, :, ~data.mask] = np.nan
     steps, services, height, width = z.shape
@@ -191,8 +191,8 @@ def test_nothing_at_or_after_the_origin_is_read(name):
         one, two = clean.batch(numbers), other.batch(numbers)
         for field in KNOWN:
             torch.testing.assert_close(getattr(two, field), getattr(one, field), rtol=0, atol=0, equal_nan=True)
-        assert (two.target != one.target).any(), "otherwise nothing was planted"
-        # nor by a sample among those of later origins
+        assert (two.target != one.target).any(), "otherwise nothing was changed"
+        # nor by a window in a batch with later origins
         steps = range(origin, data.num_steps + spec.horizon)
         many = Windows(future, spec, scaler, steps=steps, context_days=context_days).batch(numbers)
         for field in KNOWN:
@@ -210,7 +210,7 @@ def test_nothing_before_the_context_matters(name):
         Windows(one, spec, scaler, steps=range(origin - 1, data.num_steps), context_days=context_days)
         for one in (data, spoilt(data, slice(0, start)))
     )
-    numbers = clean.num_cells + np.arange(clean.num_cells)  # of the second of two origins: the first may look back more
+    numbers = clean.num_cells + np.arange(clean.num_cells)  # second of two origins: the first may look further back
     for field in KNOWN:
         one, two = getattr(clean.batch(numbers), field), getattr(other.batch(numbers), field)
         torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5, equal_nan=True, msg=field)
@@ -242,7 +242,7 @@ def test_windows_without_a_memory_have_none():
     assert part.origins[0] == 2
 
 
-# The relative scale
+# The relative scale.
 
 
 def test_the_relative_scale_is_the_same_in_any_unit():

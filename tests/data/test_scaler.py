@@ -19,7 +19,7 @@ VALUES = np.random.default_rng(0).gamma(1.0, 50.0, (100, 2, 3, 3)).astype(np.flo
 
 def test_log_scale_standardises_the_training_slots_alone():
     values = VALUES.copy()
-    values[60:] = 1e6  # must not be seen
+    values[60:] = 1e6  # must not be used
     values[3, 0, 0, 0] = np.nan
     scaler = Scaler.fit(city(values), range(60))
     assert scaler.kind == "log"

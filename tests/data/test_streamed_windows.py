@@ -18,7 +18,7 @@ def city(seed: int, steps: int = 48) -> TrafficDataset:
 
 
 class Counted(Sequence):
-    """Cities that count how often they are read."""
+    """A collection of cities that counts how often each is read."""
 
     def __init__(self, cities: Sequence[TrafficDataset]) -> None:
         self.cities, self.reads = cities, [0] * len(cities)

@@ -1,4 +1,4 @@
-"""A small city with a daily rhythm, for the tests of the evaluation."""
+"""A small city with a daily rhythm, for tests of the evaluation."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Constant:
 
 
 class Oracle:
-    """Knows the truth and adds one; has no value at its gaps."""
+    """Forecasts the truth plus one, and has no value at its gaps."""
 
     def __init__(self, gaps=()):
         self.gaps = gaps
@@ -71,7 +71,7 @@ def test_all_predictors_and_persistence_on_the_same_points(setting):
     assert (report.row("daily").skill > 0).all()
     assert report.num_origins == len(split.test) - 2
     assert report.num_points == report.num_origins * 11 * 3 * 2
-    # the origins are those whose whole target lies in the test part, and the errors are those of the kept forecasts
+    # the origins have their whole target in the test part, and the errors are those of the kept forecasts
     kept = report.forecasts
     assert (kept.origins[0], kept.origins[-1]) == (split.test.start, split.test.stop - 3)
     again = score(kept.by_name["daily"], kept.truth)
@@ -147,13 +147,13 @@ def test_a_network_is_wrapped_into_a_predictor(setting):
     dataset, split = setting
     model = Last().train()
     predictor = ModelPredictor(model, Scaler.fit(dataset, split.train), SPEC, batch_size=50)
-    origins = np.array([split.test.start + 9, split.test.start, dataset.num_steps])  # any order, and the future
+    origins = np.array([split.test.start + 9, split.test.start, dataset.num_steps])  # any order, and the series' end
     forecast = predictor.predict(dataset, origins)
     persistence = BASELINES["persistence"]().fit(dataset, SPEC, split.train).predict(dataset, origins)
     np.testing.assert_allclose(forecast, persistence, rtol=1e-4, atol=1e-4)
     assert forecast.dtype == np.float32
     assert max(model.batches) <= 50
-    assert model.training  # as it was
+    assert model.training  # unchanged
 
 
 def test_batches_are_forecast_side_by_side_to_the_bits_of_one_thread(setting):
@@ -219,7 +219,7 @@ def test_no_predictor_of_the_house_reads_a_step_it_has_to_forecast(setting):
 
 
 def test_the_published_hardness_of_one_step_ahead_on_the_milan_quarters(real_file):
-    """Persistence makes a MAE of 0.08 there (z-scored): the number every model has to live with."""
+    """Persistence has a MAE of 0.08 there (z-scored), which every model is compared with."""
     quarters = load(real_file("milan_88_quarters_internet_10min_zscored.npz"))
     split = chronological_split(quarters.num_steps, 144)
     report = evaluate({}, quarters, WindowSpec.recent(1, 6, steps_per_day=144, neighbourhood=1), split)

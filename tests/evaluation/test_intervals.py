@@ -13,7 +13,7 @@ LEVEL = np.array([20.0, 300.0])
 
 
 class Median:
-    """Forecasts every cell and slot with its service's median, and counts what it is asked for."""
+    """Forecasts every cell and slot with its service's median, and counts the forecasts."""
 
     def __init__(self):
         self.origins = []
@@ -40,7 +40,7 @@ def windows(dataset, start=100, **attributes):
 @pytest.mark.parametrize("limit", [None, 4096, 1600])
 @pytest.mark.parametrize("kind", ["log", "linear"])
 def test_coverage(limit, kind):
-    """Of fresh values, each service and slot ahead has its share inside the interval."""
+    """For each service and step ahead, the nominal share of fresh values is inside the interval."""
     predictor = Median()
     errors = ErrorQuantiles.measure(predictor, windows(noise(900), kind=kind), limit=limit)
     fresh = noise(2000, seed=1).activity.transpose(0, 2, 3, 1).reshape(-1, 1, 2)  # (N, 1, K)
@@ -48,7 +48,7 @@ def test_coverage(limit, kind):
     for level in (50, 80, 95):
         low, high = errors.interval(forecast, level)
         inside = ((fresh >= low) & (fresh <= high)).mean(axis=0)  # (T_out, K)
-        # the share among n calibration errors has a standard deviation of sqrt(p (1 - p) / n), n at least 1,600
+        # the share among n calibration errors has a standard deviation of sqrt(p (1 - p) / n), with n at least 1,600
         np.testing.assert_allclose(inside, level / 100, atol=0.04)
 
 
@@ -91,7 +91,7 @@ def test_the_limit_and_its_ends():
 
 
 def test_targets_are_those_of_the_origins_forecast():
-    """A predictor that knows the truth makes no error, whichever windows are drawn."""
+    """A predictor that knows the truth makes no error, for any windows that are drawn."""
     data = noise(300)
 
     class Oracle:

@@ -1,4 +1,4 @@
-"""Faults that let a result know its own future, planted one by one."""
+"""Faults that leak the future into a result, planted one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def split(data):
 
 
 class OfScaler:
-    """Forecasts the mean on the scale of a scaler: what the scaler has seen is in the forecast."""
+    """Forecasts the mean on the scale of a scaler, so the forecast contains what the scaler has seen."""
 
     def __init__(self, scaler):
         self.scaler = scaler

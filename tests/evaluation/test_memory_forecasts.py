@@ -1,4 +1,4 @@
-"""Forecasts of a model with a memory: bounded, without a look ahead, and sensible where there is little to know."""
+"""Forecasts of a model with a memory: bounded, without a look ahead, and sensible where little is known."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from simmst.models import SimMSTNet, SimMSTNetConfig, task_losses
 SPEC = WindowSpec.recent(3, 6, steps_per_day=24, neighbourhood=3, memory_days=7)
 LEVELS = (0.05, 0.5, 0.95)
 ORIGIN = 9 * 24 - 40
-# No forecast moves by more than this factor when a few of some two hundred slots do; the input is bounded, so a longer
-# outage or a larger burst moves it no further.
+# No forecast changes by more than this factor when a few of some two hundred slots do. The input is bounded, so a
+# longer outage or a larger burst changes it no further.
 LARGEST_FACTOR = 3.0
 
 
@@ -100,7 +100,7 @@ def test_one_event_does_not_wreck_a_forecast(predictor, event):
 
 
 def test_a_larger_burst_moves_a_forecast_no_further(predictor):
-    """But for the level, whose mean grows by the logarithm."""
+    """The exception is the level, whose mean grows with the logarithm."""
     data, origins, found = city(), np.array([ORIGIN]), []
     for factor in (1e3, 1e6):
         activity = data.activity.copy()

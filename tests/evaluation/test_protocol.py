@@ -20,7 +20,7 @@ def test_a_long_series_is_taken_as_the_protocol_says():
     assert setting.notes == ()
     assert setting.spec.horizon == 6
     assert setting.spec.reach == 72
-    assert setting.spec.input_length == 24 + 2 * 6  # the six steps a day ago are among the recent ones
+    assert setting.spec.input_length == 24 + 2 * 6  # the six slots a day ago are among the recent ones
     assert len(setting.split.test) == len(setting.split.validation) == 7 * 24
     assert setting.split.test.stop == 30 * 24
 

@@ -121,7 +121,7 @@ def test_an_unknown_row_lists_those_there_are():
 
 
 class Spread:
-    """The same slot of the day before, with quantiles around it."""
+    """Forecasts the same slot of the day before, with quantiles around it."""
 
     has_quantiles = True
 

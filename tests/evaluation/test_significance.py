@@ -17,7 +17,7 @@ def autocorrelated(rng, n, memory=0.85):
 def test_equal_forecasts_are_seldom_told_apart_though_errors_are_autocorrelated():
     rng = np.random.default_rng(0)
     found = [paired_test(autocorrelated(rng, 336), np.zeros(336), steps_per_day=24)[0] for _ in range(100)]
-    # Hours taken as independent would call half of these pairs different.
+    # A test that takes hours as independent would call half of these pairs different.
     assert np.mean(np.array(found) < LEVEL) < 0.15
 
 

@@ -24,14 +24,14 @@ NAMES = [f"simulated-1-{number}" for number in range(CITIES)]
 
 
 def given(weights):
-    """Four windows of each city, all with its weight."""
+    """Four windows of each city, all with the city's weight."""
     repeated = np.repeat(np.asarray(weights, dtype=np.float32), 4)
     return WindowWeights(repeated, np.repeat(np.arange(len(weights)), 4), None, len(weights))
 
 
 @pytest.fixture(scope="module")
 def report():
-    """Steep antennas are believed in."""
+    """Cities with steep antennas have large weights."""
     return WeightReport.of(given(1 / (1 + np.exp(-(TILT - 7)))), NAMES, PARAMETERS)
 
 
@@ -42,8 +42,8 @@ def test_the_parameter_that_decides_the_weights_comes_first(report):
     assert first.posterior == pytest.approx(np.average(TILT, weights=report.weights))
     assert first.shift > 3
     others = {shift.name: shift for shift in report.shifts}
-    assert set(others) == {"tilt_deg", "carrier_ghz", "sites"}, "texts and switches are no numbers"
-    assert others["sites"].shift == 0.0, "all cities have the same"
+    assert set(others) == {"tilt_deg", "carrier_ghz", "sites"}, "strings and switches are not numbers"
+    assert others["sites"].shift == 0.0, "all cities have the same value"
 
 
 def test_the_scale_is_the_spread_over_random_deals(report):

@@ -1,4 +1,4 @@
-"""The commands that are killed: what each is given, and what its folder holds at the end."""
+"""The commands that are killed: the input of each, and the contents of its folder at the end."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TRAINING = (
     ("device", "cpu"),
 )
 _SMALL = ("width", "8"), ("feedforward", "8"), ("num_heads", "2"), ("encoder_layers", "1")
-# What differs between two repetitions of one work: clocks, and the machine.
+# Differences between two repetitions of the same work: clocks, and the machine.
 _UNLIKE = ("environment.json", "times.jsonl", "page.html", ".png", ".pdf", ".svg")
-# Clocks, the checkout, and checksums of files that hold a clock, whose content is compared.
+# Clocks, the checkout, and checksums of files with a clock in them; the content of these files is compared.
 _CLOCKS = ("made", "date", "seconds", "cpu_seconds", "modified_ns", "commit", "sha256")
 
 
 def write_data(folder: Path) -> Path:
-    """What the commands read: a city, and three daily files."""
+    """Write the input of the commands: a city and three daily files."""
     surrogate_city(0, height=3, width=3, days=9, services=("internet",)).save(folder / "city.npz")
     (folder / "days").mkdir()
     write_official_files(surrogate_city(0, height=3, width=3, days=3, step_minutes=10), folder / "days", seed=0)
@@ -39,9 +39,9 @@ class Job:
     """A command that writes into a folder.
 
     Attributes:
-        name: of the test.
-        arguments: of the command, by the file or folder of its data and the folder it writes to.
-        ranks: processes that share it.
+        name: name of the test.
+        arguments: arguments of the command, given the file or folder of its data and the folder it writes to.
+        ranks: number of processes that share it.
     """
 
     name: str
@@ -98,9 +98,9 @@ JOBS = (
 
 
 def content(folder: Path) -> dict[str, str]:
-    """A digest of every file in a folder that goes by a whole file's name, without clocks.
+    """Return a digest, without clocks, of every file in a folder that has the name of a finished file.
 
-    A file that is cut short cannot be read, and raises.
+    A truncated file cannot be read, and raises.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -113,14 +113,14 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def finished(folder: Path) -> dict[str, int]:
-    """When each piece of work was written that a resumed command keeps: shards, cities, days, cells."""
+    """Return when each piece of work that a resumed command keeps was written: shards, cities, days, cells."""
     patterns = ("*.parquet", "city-*/*.txt", "*.days/*.day.npz", "cells/*/*.json", "series/*.npz")
     paths = [path for pattern in patterns for path in folder.glob(pattern) if not is_half_written(path)]
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in paths}
 
 
 def epochs(folder: Path) -> dict[str, int]:
-    """The epoch of each checkpoint: work up to it is never done again."""
+    """Return the epoch of each checkpoint; the work before it is never repeated."""
     return {path.stem: load_checkpoint(path).state["epoch"] for path in folder.rglob("checkpoints/[!.]*.safetensors")}
 
 

@@ -1,6 +1,6 @@
-"""Commands in processes of their own that start at once, so that they can be killed at any moment of their work.
+"""Commands in separate processes that start at once, so that they can be killed at any moment of their work.
 
-Each is forked from a server that has imported everything and has computed nothing.
+Each process is forked from a server that has imported everything and computed nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PRELOADED = (
     "scipy.stats",
     "torch.distributed",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the server, which forks, and of all that it starts
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the server, which forks, and for all that it starts
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(list(_PRELOADED))
@@ -40,9 +40,9 @@ def start(arguments: list[str], log: Path, *, memory: int | None = None, **envir
     """Start ``simmst ARGUMENTS``.
 
     Args:
-        arguments: of the command.
-        log: gets what it prints, after what is there.
-        memory: bytes that it may take beyond what it starts with; None for any.
+        arguments: arguments of the command.
+        log: file to which its output is appended.
+        memory: bytes that it may take beyond those at its start; None for no limit.
         environment: variables to set.
     """
     process = _CONTEXT.Process(target=_run, args=(arguments, str(log), memory, environment))
@@ -51,7 +51,7 @@ def start(arguments: list[str], log: Path, *, memory: int | None = None, **envir
 
 
 def finish(arguments: list[str], log: Path, **options: int | str) -> int | None:
-    """Run a command to its end and return its exit status; None where it hangs."""
+    """Run a command to its end and return its exit status; None if it hangs."""
     process = start(arguments, log, **options)  # type: ignore[arg-type]
     process.join(300)
     if process.is_alive():
@@ -61,7 +61,7 @@ def finish(arguments: list[str], log: Path, **options: int | str) -> int | None:
 
 
 def start_ranks(arguments: list[str], log: Path, number: int) -> list[BaseProcess]:
-    """Start a command as so many ranks, each with a log of its own: LOG.0, LOG.1, ..."""
+    """Start a command in several ranks, each with a log of its own: LOG.0, LOG.1, ..."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,6 +1,6 @@
-"""Commands killed by SIGKILL at random moments and started again: they end as one that was never killed.
+"""Commands that are killed by SIGKILL at random moments and started again end like one that was never killed.
 
-SIMMST_KILLS=50 kills every command that often, two ranks of a training among them, instead of once.
+SIMMST_KILLS=50 kills every command 50 times instead of once, including a training in two ranks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Loop:
         self.log = self.folder / "log"
 
     def whole(self) -> dict[str, str]:
-        """What an unbroken run leaves; it tells how long one takes, too."""
+        """The result of an uninterrupted run, and the time that it takes."""
         out = self.folder / "whole"
         started = time.monotonic()
         for process in self.start(out):
@@ -66,7 +66,7 @@ class Loop:
         return [killable.start(arguments, self.log)]
 
     def killed(self, out: Path) -> bool:
-        """Start the command, kill it at a random moment, and look at what is left; False where it ended before."""
+        """Start the command, kill it at a random moment, and check what is left; return False if it ended before."""
         processes = self.start(out)
         before = time.monotonic()
         processes[0].join(self.random.uniform(0, self.seconds))
@@ -93,7 +93,7 @@ class Loop:
 
 
 def _met(out: Path, since: float) -> bool:
-    """Whether the ranks have found one another: the first writes its environment after that."""
+    """Return whether the ranks have connected: the first rank writes its environment after that."""
     path = out / "environment.json"
     return path.exists() and time.time() - path.stat().st_mtime < time.monotonic() - since
 
@@ -109,15 +109,15 @@ def test_killed_at_random_moments(job, data, tmp_path, capsys):
         out = tmp_path / "broken"
         kept, reached = {}, {}
         while loop.kills < KILLS and loop.killed(out):
-            assert content(out).keys() <= _possible(wanted, out), "a file that an unbroken run has not"
+            assert content(out).keys() <= _possible(wanted, out), "a file that an uninterrupted run does not have"
             here, there = finished(out), epochs(out)
-            if out.joinpath("milan.npz").exists():  # its days have done their work
+            if out.joinpath("milan.npz").exists():  # its days are no longer needed
                 kept = {}
-            assert kept.items() <= here.items(), "finished work was thrown away or done again"
+            assert kept.items() <= here.items(), "finished work was discarded or repeated"
             gone = 10**9 if finished(out) else -1  # a finished cell of a table needs no checkpoint
             assert all(there.get(stage, gone) >= epoch for stage, epoch in reached.items()), "epochs were lost"
             kept, reached = here, there
-        for process in loop.start(out):  # one that ended before it was killed finds nothing to do
+        for process in loop.start(out):  # a command that ended before it was killed finds nothing to do
             process.join(600)
             assert process.exitcode == 0, loop.said()
         assert content(out) == wanted
@@ -130,5 +130,5 @@ def test_killed_at_random_moments(job, data, tmp_path, capsys):
 
 
 def _possible(wanted: dict[str, str], out: Path) -> set[str]:
-    """Names that may be there: the result's, those of finished work that a result replaces, and runs of a table."""
+    """Names that may exist: those of the result, of finished work that the result replaces, and of a table's runs."""
     return wanted.keys() | finished(out).keys() | {name for name in content(out) if name.startswith("running/")}

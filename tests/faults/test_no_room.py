@@ -1,4 +1,4 @@
-"""A full disk, a read-only folder, memory that ends: one line that says what to do, and nothing lost."""
+"""A full disk, a read-only folder, memory that runs out: one line that says what to do, and no work lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def mount(tmp_path) -> Iterator[Mount]:
-    """Mounts an empty file system in memory, and skips the test where nobody may."""
+    """Mounts an empty file system in memory, and skips the test if that is not allowed."""
     mounted: list[Path] = []
 
     def mount(name: str, options: str) -> Path:
@@ -52,18 +52,18 @@ def mount(tmp_path) -> Iterator[Mount]:
 
 
 def used(folder: Path) -> int:
-    """Bytes of the files in a folder."""
+    """Return the bytes of the files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*"))
 
 
 def fill(disk: Path, count: int) -> None:
-    """Let another file take so many bytes of a disk."""
+    """Fill some bytes of a disk with another file."""
     with (disk / "other").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(count, 1))
 
 
 def line(log: Path) -> str:
-    """The one line that a command printed."""
+    """Return the only line that a command printed."""
     text = log.read_text()
     log.unlink()
     assert re.fullmatch(r"simmst: [^\n]+\n", text), text
@@ -76,7 +76,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(job, data, tmp_path, mount)
     log = tmp_path / "log"
     assert killable.finish(job.arguments(data, tmp_path / "whole"), log) == 0
     wanted = content(tmp_path / "whole")
-    size = 90 << 20 if job.name == "prepare" else used(tmp_path / "whole")  # finished days have the whole grid
+    size = 90 << 20 if job.name == "prepare" else used(tmp_path / "whole")  # finished days cover the whole grid
     disk = mount("disk", f"size={ROOM}")
     full = 0
     for part in (0.05, 0.4, 0.8, 0.99, None):

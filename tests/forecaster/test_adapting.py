@@ -1,4 +1,4 @@
-"""The default fit: it starts from the shipped weights and ends no worse than they are."""
+"""The default fit starts from the shipped weights and is never worse than they are."""
 
 from __future__ import annotations
 

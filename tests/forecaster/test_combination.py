@@ -1,4 +1,4 @@
-"""The companions of a network: learned before the origin alone, believed as far as they would have helped."""
+"""The companions of a network: learned only from before the origin, and weighted by how much they would have helped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MONDAY = np.datetime64("2024-01-01T00:00:00")
 
 
 def series(days, *, seed=0, weekly=True):
-    """Two places whose hours of the week, or of the day, have values of their own, the same every time."""
+    """Two places with a value for each hour of the week, or of the day, that is the same every time."""
     table = np.random.default_rng(seed).uniform(10, 500, (168 if weekly else 24, 2))
     noise = np.random.default_rng(seed + 1).uniform(0.98, 1.02, (24 * days, 2))
     values = np.tile(table, (days * 24 // len(table) + 1, 1))[: 24 * days] * noise
@@ -76,7 +76,7 @@ def test_noise_leaves_the_network_its_say(shipped):
 
 
 def test_a_kind_of_day_never_seen_is_the_networks(shipped, alone):
-    """After Monday to Friday, Saturday: what was learned of working days says nothing of it."""
+    """Saturday follows Monday to Friday; what was learned from working days does not apply to it."""
     city = series(5, weekly=False)
     saturday = np.array([city.num_steps])
     found = shipped.on(city, saturday)

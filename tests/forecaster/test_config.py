@@ -101,7 +101,7 @@ def test_windows_follow_the_settings():
 
 @pytest.mark.parametrize(("slots", "step_minutes"), [(9, 60), (36, 60), (300, 10), (12, 1440)])
 def test_windows_are_the_same_for_a_short_series_and_a_long_one(slots, step_minutes):
-    """What the series does not reach is masked, not left out."""
+    """Inputs before the start of the series are masked, not left out."""
     plan = make_plan(ForecasterConfig(horizon=2), series(slots, step_minutes))
     assert plan.spec == window_spec(ForecasterConfig(horizon=2))
     adapts = slots * step_minutes >= 4 * 24 * 60

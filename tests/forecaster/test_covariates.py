@@ -1,4 +1,4 @@
-"""A planted effect of the weather is learned; weather that tells nothing leaves the forecast alone."""
+"""A planted effect of the weather is learned; weather without an effect leaves the forecast unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weather() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def whole(weather) -> TrafficDataset:
-    """Two cells that lose a quarter of their traffic a unit of rain, and what comes after."""
+    """Two cells that lose a quarter of their traffic for each unit of rain, and the slots after them."""
     rng, hour = np.random.default_rng(1), np.arange(len(weather))
     usual = (100 + 60 * np.sin(2 * np.pi * (hour - 8) / 24)) * np.exp(-0.3 * weather.rain)
     noise = np.exp(0.05 * rng.normal(size=(2, len(hour))))
@@ -90,7 +90,7 @@ def test_fitting_saving_and_loading(city, weather, whole, tmp_path):
     pd.testing.assert_frame_equal(loaded.predict(), expected)
     bare = Forecaster(horizon=3).fit(short.with_(covariates=None)).predict()
     assert (bare.y_hat - expected.y_hat).abs().max() > 1
-    # Traffic without covariates of its own is forecast with those of the fitted series.
+    # Traffic without its own covariates is forecast with those of the fitted series.
     later = whole.slice_steps(city.num_steps - 90, city.num_steps + 2)
     moved = loaded.predict(later)
     loaded.update(later.slice_steps(80, 92))
@@ -117,6 +117,6 @@ def test_at_the_command_line(city, weather, tmp_path, capsys):
     assert main([*words, *flags]) == 2
     assert "covariate 'rain' has no value from" in capsys.readouterr().err
     train = ["train", *words[1:3], *flags, "--test_days", "1", "--simulated", "0", "--out", str(tmp_path / "run")]
-    assert main(train) == 2  # before anything is trained or written
+    assert main(train) == 2  # refused before anything is trained or written
     assert "it has values from 2013-10-31T23:00:00Z to 2013-11-05T02:00:00Z" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -46,7 +46,7 @@ def city():
 
 @pytest.fixture(scope="module")
 def fitted(city):
-    """Fitted to real and simulated traffic; not to be fitted again."""
+    """A forecaster fitted to real and simulated traffic, which tests must not fit again."""
     return Forecaster(config=CONFIG).fit(city, 1)
 
 
@@ -151,7 +151,7 @@ def test_validation_slots_are_never_trained_on(city):
     activity = city.activity.copy()
     activity[cut:] *= 7.0
     changed = city.with_(activity=activity)
-    training = dataclasses.replace(TRAINING, fit_highway=False)  # whose penalty they choose
+    training = dataclasses.replace(TRAINING, fit_highway=False)  # its penalty is chosen on the validation slots
     for model in ("sim-mstnet", "ridge"):
         one, two = (
             Forecaster(config=tiny(model=model, training=training)).fit(data, None, validation_steps=48)
@@ -214,7 +214,7 @@ def test_frame(city, fitted):
 
 
 def test_values_stand_beside_the_right_cell_service_and_slot(city):
-    """The forecast of the same hour yesterday is known value by value."""
+    """Every value of the forecast by the same hour yesterday is known."""
     frame = Forecaster(config=tiny(model="seasonal-naive-day")).fit(city).predict()
     past = city.to_dataframe()
     past["ds"] += pd.Timedelta(hours=24)
@@ -298,7 +298,7 @@ def test_cross_validation(city, fitted, monkeypatch):
     assert {row.name for row in report.rows} == {"Sim-MSTNet", *BASELINES}
     assert report.num_origins == 4
     assert report.forecasts.origins.tolist() == [city.num_steps - 3 * i for i in (4, 3, 2, 1)]
-    assert fits == [city.num_steps - 12], "fitted anew, without the slots scored"
+    assert fits == [city.num_steps - 12], "fitted again, without the slots that are scored"
     assert all(np.isfinite(row.mae).all() for row in report.rows)
     pd.testing.assert_frame_equal(fitted.predict(), before)
     assert fitted.cross_validation(n_windows=2, step=1).forecasts.origins.tolist() == [
@@ -328,7 +328,7 @@ def test_report_frame_has_every_model(fitted):
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_cross_validation_gives_frames_as_they_came_in(library):
-    """Own names of columns, text identifiers, the time zone and the library; the values are those of the report."""
+    """Column names, text identifiers, time zone and library are those of the input; the values are the report's."""
     hours = pd.date_range("2013-11-04", periods=9 * 24, freq="h", tz="Asia/Tokyo")
     series = {"0042": 50 + 40 * np.sin(np.arange(len(hours)) / 24 * 2 * np.pi), "007": np.arange(len(hours)) % 7 + 1.0}
     frame = pd.concat(pd.DataFrame({"Site": name, "Start": hours, "Load": y}) for name, y in series.items())
@@ -353,7 +353,7 @@ def test_cross_validation_gives_frames_as_they_came_in(library):
 
 
 def test_the_example_of_the_readme(city, tmp_path):
-    """Own services under their own names, from a wide data frame; every line as it is written there."""
+    """Own services under their own names, from a wide data frame; every line is as in the README."""
     hours = pd.date_range("2013-11-04", periods=9 * 24, freq="h")
     day = 50 + 40 * np.sin(np.arange(len(hours)) / 24 * 2 * np.pi)
     wide = pd.DataFrame({"ds": hours, "north": day, "south": 3 * day})
@@ -385,7 +385,7 @@ def test_the_doors_are_imported_on_first_use():
 
 @pytest.mark.parametrize("simulated", [None, 1])
 def test_milan_three_services(simulated, real_file):
-    """Seven days of three cells that are no neighbours: short, and masked all around."""
+    """Seven days of three cells that are not neighbours: a short series, with masked cells all around."""
     real = TrafficDataset.from_npz(real_file("milan_three_services_3cells_hourly.npz"))
     assert real.num_cells < real.mask.size
     model = Forecaster(config=tiny(neighbourhood=5)).fit(real, simulated)
@@ -410,7 +410,7 @@ def test_milan_block_at_ten_minutes(real_file):
     assert len(frame) == 25 * 6
     assert frame.ds.iloc[1] - frame.ds.iloc[0] == pd.Timedelta(minutes=10)
     assert np.isfinite(frame.y_hat).all()
-    # in the units of the data: nearer to the last day's level than ten times off
+    # in the units of the data: within a factor of ten of the last day's level
     level = float(np.nanmean(real.activity[-144:]))
     assert level / 10 < frame.y_hat.mean() < level * 10
     report = model.cross_validation(n_windows=2)

@@ -1,4 +1,4 @@
-"""A data frame goes in wherever a data set does."""
+"""A data frame is accepted wherever a data set is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_fit_and_predict_take_a_frame(city):
 
 
 def test_a_frame_takes_the_places_it_was_fitted_on(city):
-    fitted = Forecaster(horizon=2, model="ridge").fit(city)  # it looks at neighbours
+    fitted = Forecaster(horizon=2, model="ridge").fit(city)  # it uses neighbours
     shuffled = city.to_dataframe().sort_values("unique_id", ascending=False, kind="stable")
     pd.testing.assert_frame_equal(fitted.predict(shuffled), fitted.predict(city))
 

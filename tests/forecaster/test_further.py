@@ -1,4 +1,4 @@
-"""New slots without fitting again, horizons beyond the fitted one, and services that lack."""
+"""New slots without fitting again, horizons beyond the fitted one, and missing services."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_update_refuses_what_it_does_not_know(city):
     fitted = Forecaster(horizon=3, model="persistence").fit(city)
     with pytest.raises(DataError, match=r"cells has no .* for unique_id 77"):
         fitted.update(city.slice_steps(0, 9).to_dataframe().assign(unique_id=77)[:5])
-    assert fitted.dataset is city  # as it was
+    assert fitted.dataset is city  # unchanged
 
 
 def test_a_longer_horizon_is_blocks_as_if_they_had_come_true(city):
@@ -116,6 +116,6 @@ def test_the_shipped_weights_keep_the_traffic_and_go_further(city):
     place = place.with_(activity=place.activity[:, :, :1, :1], mask=place.mask[:1, :1], cell_id=place.cell_id[:1, :1])
     network = Forecaster.pretrained(horizon=2).update(place)
     assert network.dataset.num_steps == 30
-    out = network.predict(horizon=26)  # 24 of them at once, as far as they have learned
+    out = network.predict(horizon=26)  # 24 of them at once, the horizon that they have learned
     assert len(out) == 26
     assert out.y_hat.notna().all()

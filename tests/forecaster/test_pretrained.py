@@ -1,4 +1,4 @@
-"""The shipped weights forecast any data set, and say what they had to guess."""
+"""The shipped weights forecast any data set, and report what they had to guess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _no_warnings():
 
 
 def series(slots, *, step=60, services=("internet",), side=(2, 2), factor=1.0, **attributes):
-    """A daily course with noise."""
+    """A daily profile with noise."""
     rng = np.random.default_rng(0)
     day = 2 + np.sin(np.arange(slots) * step / 1440 * 2 * np.pi)
     noise = rng.uniform(0.8, 1.2, (slots, len(services), *side))

@@ -1,4 +1,4 @@
-"""A forecaster in a folder: what comes back is what was saved, or one clear error."""
+"""A forecaster in a folder: loading returns what was saved, or raises one clear error."""
 
 from __future__ import annotations
 

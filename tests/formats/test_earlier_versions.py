@@ -1,4 +1,4 @@
-"""What an earlier version wrote is read by this one: a small file of every format, from each version since 0.1.0."""
+"""This version reads what earlier versions wrote: a small file of every format, from each version since 0.1.0."""
 
 from __future__ import annotations
 

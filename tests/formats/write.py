@@ -1,6 +1,6 @@
-"""``python tests/formats/write.py``: a small file of every format, as this version writes it, into VERSION.zip here.
+"""``python tests/formats/write.py`` writes a small file of every format, in this version, into VERSION.zip here.
 
-To be run once a version, before it is released; what is there is never written anew.
+Run it once per version, before the release; a file that exists is never written again.
 """
 
 from __future__ import annotations

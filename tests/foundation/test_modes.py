@@ -1,4 +1,4 @@
-"""Training flags come back as they were."""
+"""Training flags are restored."""
 
 import pytest
 from torch import nn

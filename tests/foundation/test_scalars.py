@@ -1,4 +1,4 @@
-"""Settings that come out of an array are the settings that were typed."""
+"""Settings that come out of an array equal settings that were typed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_items_meet_in_as_many_threads_as_torch_has_and_each_computes_alone():
     meeting = threading.Barrier(2, timeout=20)
 
     def wait(item: int) -> tuple[int, int, int]:
-        meeting.wait()  # breaks where one thread takes the items in turn
+        meeting.wait()  # raises if one thread takes the items in turn
         return item, torch.get_num_threads(), threading.get_ident()
 
     found = in_threads(wait, [5, 6, 7, 8])

@@ -31,7 +31,7 @@ def test_a_worker_that_dies_is_told():
 
 
 def test_workers_end_with_the_process_that_started_them():
-    """Also where it is killed, and cannot tell them."""
+    """This holds even if it is killed and cannot tell them."""
     code = """
 import os, time
 from simmst.foundation.workers import in_workers
@@ -40,7 +40,7 @@ if __name__ == '__main__':
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
-    while len(workers := children(process.pid)) < 3 and time.monotonic() < deadline:  # with the tracker of resources
+    while len(workers := children(process.pid)) < 3 and time.monotonic() < deadline:  # including the resource tracker
         time.sleep(0.1)
     time.sleep(1.0)
     process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Numbers drawn from the bytes of a fuzzer, so that a change of the bytes is a small change of what is drawn."""
+"""Draws from the bytes of a fuzzer, so that a small change of the bytes is a small change of the draws."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class Draw:
         self.at = 0
 
     def below(self, most: int) -> int:
-        """A number from 0 to most - 1, of one byte."""
+        """Draw a number from 0 to most - 1, from one byte."""
         byte = self.data[self.at] if self.at < len(self.data) else 0
         self.at += 1
         return byte % most
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of some items."""
+        """Draw one of some items."""
         return items[self.below(len(items))]
 
     def flag(self) -> bool:
-        """Yes or no."""
+        """Draw True or False."""
         return self.below(2) == 1
 
     def rest(self) -> bytes:
-        """What is left."""
+        """Return the remaining bytes."""
         return self.data[self.at :]
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """A tensor of exactly its memory: a view with steps or another order of its axes where the bytes say so."""
+        """Draw a tensor with exactly its memory, or a view with steps or another order of the axes."""
         seed = self.below(256)
         layout = self.below(4)
         order = list(range(len(shape)))

@@ -1,7 +1,7 @@
 """``python tests/fuzz/fuzz.py TARGET [CORPUS...] [-max_total_time=600]``: coverage-guided fuzzing of one target.
 
-Needs atheris. Native targets need a build of simmst with SIMMST_SANITIZE=fuzzer on the path as well, and the runtime of
-the sanitizers: ``.ci/fuzz`` sees to both.
+Needs atheris. Native targets also need a build of simmst with SIMMST_SANITIZE=fuzzer on the path, and the runtime of
+the sanitizers; ``.ci/fuzz`` provides both.
 """
 
 from __future__ import annotations

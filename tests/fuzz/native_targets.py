@@ -1,7 +1,7 @@
-"""Every entry point of simmst._cpu, called as the operators call it, and then once more with an argument spoilt.
+"""Every entry point of simmst._cpu, called as the operators call it, and then again with one argument spoilt.
 
-What is spoilt never claims more memory than there is, which no binding can notice: sizes, flags, missing arrays. It has
-to be refused by an exception, or be computed without a report of the sanitizers.
+The spoilt argument is a size, a flag or a missing array. It never claims more memory than there is, because no binding
+can notice that. The call must raise an exception, or compute without a report of the sanitizers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENTRIES = tuple(
     if name.startswith(("prob_sparse_", "spatial_", "cutting_plane_", "feed_forward_", "day_attention_", "projection_"))
 )
 _REFUSALS = (ValueError, TypeError, IndexError, MemoryError, OverflowError)
-# Calls whose first argument is the type of arrays that come without one: to change it is to lie about their memory.
+# Calls whose first argument is the type of arrays that carry none: changing it would misstate their memory.
 _UNTYPED = ("prob_sparse_", "spatial_")
 
 
@@ -135,7 +135,7 @@ TARGETS: dict[str, Callable[[Draw], None]] = {
 
 
 def run(name: str, data: bytes) -> None:
-    """Call an operator with what the bytes say, and spoil some of the calls that reach the compiled module."""
+    """Call an operator with drawn arguments, and spoil some of the calls that reach the compiled module."""
     draw = Draw(data)
     spoilt = draw.below(4)  # 0: none
     kept = {entry: getattr(_cpu, entry) for entry in _ENTRIES}
@@ -166,10 +166,10 @@ def _spoiling(entry: str, function: Callable[..., None], draw: Draw, spoilt: int
 
 
 def _spoil(value: Any, draw: Draw) -> Any:
-    """Something else in the place of an argument; what has an address keeps what is behind it."""
+    """Return a replacement for an argument; an argument with an address keeps the memory behind it."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int) and value < 1 << 20:  # addresses stay
+    if isinstance(value, int) and value < 1 << 20:  # addresses are kept
         return draw.choice((0, -1, value + 1, max(value - 1, 0), 1 << 62))
     if isinstance(value, float):
         return draw.choice((0.0, -1.0, float("nan"), float("inf"), 1e308))

@@ -1,4 +1,4 @@
-"""Every reader of files: bytes give a result, or an error that the command shows as one line."""
+"""Every reader of files returns a result for any bytes, or raises an error that the command shows as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simmst.simulation import DomainPrior
 from simmst.training import RunFolder, load_checkpoint
 
 _DAILY = "sms-call-internet-mi-2013-11-01.txt"
-# The name of the file, and what reads it.
+# The name of the file, and its reader.
 TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "npz": ("a.npz", TrafficDataset.from_npz),
     "csv": ("a.csv", lambda path: load(path).series()),
@@ -29,7 +29,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 def run(name: str, data: bytes) -> None:
-    """Read a file of these bytes."""
+    """Read a file with these bytes."""
     file, read = TARGETS[name]
     with tempfile.TemporaryDirectory(prefix="simmst-fuzz-") as folder:
         path = Path(folder) / file

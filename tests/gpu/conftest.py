@@ -1,9 +1,9 @@
 """One suite for the GPU kernels, in four worlds.
 
-On a GPU every backend runs on it (`SIMMST_GPU_BACKENDS=triton` or `cuda` names one). Without one, `TRITON_INTERPRET=1`
-runs the Triton kernels in Triton's interpreter and `SIMMST_CUDA_EMULATION=1` the CUDA kernels in our emulator, both on
-CPU tensors and each in a process of its own. In any other process nothing of this folder is collected but
-`test_processes.py`, which starts those processes.
+On a GPU, every backend runs on it (`SIMMST_GPU_BACKENDS=triton` or `cuda` selects one). Without a GPU,
+`TRITON_INTERPRET=1` runs the Triton kernels in Triton's interpreter and `SIMMST_CUDA_EMULATION=1` the CUDA kernels in
+our emulator, both on CPU tensors and each in a process of its own. In any other process, only `test_processes.py` is
+collected from this folder; it starts those processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from drawn import Draw
 from worlds import World
 
-# Not simmst's: the environment decides before anything is imported.
+# Decided by the environment before simmst is imported.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EMULATED = os.environ.get("SIMMST_CUDA_EMULATION") == "1"
 ON_GPU = torch.cuda.is_available() and not (INTERPRETED or EMULATED)
@@ -44,5 +44,5 @@ def world(request: pytest.FixtureRequest) -> World:
 
 @pytest.fixture
 def draw(request: pytest.FixtureRequest) -> Draw:
-    """What `@drawn(examples)` gives a test: a source of shapes and options, with a seed of its own."""
+    """Give a test with `@drawn(examples)` a source of shapes and options, with a seed of its own."""
     return Draw(request.param)

@@ -1,4 +1,4 @@
-"""Drawn shapes and options for the GPU suite, from seeds alone: the suite runs where hypothesis is not installed.
+"""Drawn shapes and options for the GPU suite, from seeds alone, because hypothesis may not be installed.
 
     @drawn(20, slow=6)
     def test_forward(world: World, draw: Draw) -> None:
@@ -7,7 +7,7 @@
         query = draw.normal(2, length, 64, dtype=world.dtypes[0], device=world.device)
 
 Each seed is a test of its own, so that a failure names the seed that repeats it (`-k "seed7"`). Seeds 0, 1 and 2 draw
-the edges: 0 the lower end of every range, 1 the upper end, 2 the ends by turns.
+the edges: 0 the lower end of every range, 1 the upper end, 2 the two ends alternately.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Draw:
         return f"Draw({self.seed})"
 
     def integer(self, low: int, high: int) -> int:
-        """One of low, ..., high; small ones and powers of two with their neighbours more often."""
+        """Draw one of low, ..., high; small numbers, powers of two and their neighbours are more frequent."""
         self._drawn += 1
         if self.seed < 3:
             return high if self._upper_end() else low
@@ -46,7 +46,7 @@ class Draw:
         return min(max(near, low), high)
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items."""
+        """Draw one of the items."""
         self._drawn += 1
         if self.seed < 3:
             return items[-1 if self._upper_end() else 0]
@@ -63,14 +63,14 @@ class Draw:
         return self._random.uniform(low, high)
 
     def generator(self) -> torch.Generator:
-        """A CPU generator of its own, so that one more draw does not change the next tensor's numbers."""
+        """Return a separate CPU generator, so that one more draw does not change the next tensor's numbers."""
         self._drawn += 1
         return torch.Generator().manual_seed(1000 * self.seed + self._drawn)
 
     def normal(
         self, *shape: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", strided: bool = False
     ) -> Tensor:
-        """Normal numbers, the same on every device; `strided` makes them non-contiguous where the shape allows."""
+        """Draw normal numbers, the same on every device; `strided` makes them non-contiguous if the shape allows."""
         values = torch.randn(shape, generator=self.generator()).to(dtype).to(device)
         if not strided or not shape:
             return values
@@ -81,7 +81,7 @@ class Draw:
 
 
 def drawn(examples: int, *, slow: int | None = None) -> Any:
-    """Run a test with `draw` from as many seeds; in a slow world (interpreter, emulator) from `slow` of them."""
+    """Run a test with `draw` from `examples` seeds; in a slow world (interpreter, emulator) from `slow` of them."""
     emulated = os.environ.get("TRITON_INTERPRET") == "1" or os.environ.get("SIMMST_CUDA_EMULATION") == "1"
     count = slow if slow is not None and emulated else examples
     return pytest.mark.parametrize("draw", range(count), indirect=True, ids=lambda seed: f"seed{seed}")

@@ -26,14 +26,14 @@ from simmst.ops.cutting_plane import (
 from simmst.reference import cutting_plane as reference
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
-# Planes are only read, which every world does exactly: bfloat16 among them, whatever the dtypes of World.
+# Planes are only read, which every world does exactly, so bfloat16 is included for any dtypes of World.
 FORMATS = {"float32": F32, "bfloat16": BF16, "float16": F16, "signs": None}
 Results = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def kernels(world: World) -> ModuleType:
-    """The backend's functions; skipped where it has none."""
+    """The backend's functions; skips the test if it has none."""
     reason = why_not("cutting_plane", world.backend, device=world.device, dtype=F32)
     if reason is not None:
         pytest.skip(reason)
@@ -42,7 +42,7 @@ def kernels(world: World) -> ModuleType:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill new tensors with NaN, so that an entry that is never written shows."""
+    """Fill new tensors with NaN, so that an entry that is never written is noticed."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -60,11 +60,11 @@ def poison(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def unpoisoned() -> None:
-    """For tests that capture graphs or compile, where filling is not part of the program."""
+    """Turn the filling off for tests that capture graphs or compile, because it is not part of the program."""
 
 
 def problem(shape, fmt="float32", dtype=F32, device="cpu", seed=0, inactive=0.25, values_dtype=F64):
-    """Planes, offsets, multipliers (some zero), point, gradient, anchor; offsets and anchor are the wider ones."""
+    """Return planes, offsets, multipliers (some 0), point, gradient, anchor; offsets and anchor in the wider dtype."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size):
@@ -84,12 +84,12 @@ def problem(shape, fmt="float32", dtype=F32, device="cpu", seed=0, inactive=0.25
 
 
 def wide(planes):
-    """The stored entries as float64."""
+    """Return the stored entries as float64."""
     return planes.unpack(F64) if isinstance(planes, PackedSigns) else planes.double()
 
 
 def outputs(module, planes, offsets, multipliers, point, gradient, anchor, state_dtype=None) -> Results:
-    """Every function's results by name, for the same problem."""
+    """Return every function's results by name, for the same problem."""
     results = {"values": module.values(planes, offsets, point)}
     for name in ("penalty", "lagrangian"):
         total, values = getattr(module, f"{name}_and_values")(planes, offsets, multipliers, point)
@@ -111,10 +111,10 @@ def outputs(module, planes, offsets, multipliers, point, gradient, anchor, state
 def assert_twice_plain(
     ours: Results, plain: Results, exact: Results, *, roundings: int = 2, terms: Results | None = None
 ) -> None:
-    """The 2x rule: at most twice the error of the same computation in plain PyTorch, plus roundings of the result.
+    """Assert the 2x rule: at most twice the error of the same computation in plain PyTorch, plus roundings of results.
 
-    Where a result is one sum of `terms` that cancel, plain PyTorch may be right by luck: roundings are then those of
-    the terms, whose errors add up as their squares do.
+    If a result is one sum of `terms` that cancel, plain PyTorch may be right by luck. The roundings are then those of
+    the terms, whose squared errors add up.
     """
     for name, tensor in exact.items():
         assert ours[name].dtype == plain[name].dtype, name
@@ -123,7 +123,7 @@ def assert_twice_plain(
         if tensor.numel() == 0:
             continue
         error, plain_error = ((got[name].double() - tensor.double()).abs().max() for got in (ours, plain))
-        # The sums are float32 whatever the result is kept in.
+        # The sums are float32 in any dtype of the result.
         unit = max(torch.finfo(ours[name].dtype).eps, torch.finfo(F32).eps)
         size = tensor.abs().max()
         if terms is not None and name in terms:
@@ -133,7 +133,7 @@ def assert_twice_plain(
 
 
 def check(kernels, planes, /, *rest, state_dtype=None, **strided) -> None:
-    """Hold the rule for every function; `strided` replaces arguments by equal ones laid out in another way."""
+    """Check the rule for every function; `strided` replaces arguments by equal ones in another layout."""
     names = ("planes", "offsets", "multipliers", "point", "gradient", "anchor")
     plain = dict(zip(names, (planes, *rest), strict=True))
     exact = outputs(reference, wide(planes), *(tensor.double() for tensor in rest))
@@ -198,7 +198,7 @@ def test_planes_shared_by_all_problems(world, kernels, fmt):
 
 
 def test_every_configuration_computes_the_same(world, kernels):
-    """Blocks of every size in the table, wider and higher than the problem and narrower and lower."""
+    """Blocks of every size in the table, larger and smaller than the problem in either dimension."""
     if world.backend != "triton":
         pytest.skip("the configurations are Triton's")
     from simmst.kernels import configurations
@@ -248,11 +248,11 @@ def test_gradients(world, kernels, fmt, name):
             arguments = [leaf.detach().to(F64 if exact else F32).requires_grad_() for leaf in leaves]
             total = public(matrix, offsets, *arguments, backend=backend)
             first = torch.autograd.grad(total, arguments, weights.to(total.dtype), retain_graph=True)
-            # Differentiated again, the gradient is made of library operators; it must be the same one.
+            # To be differentiated again, the gradient is made of library operators; it must be the same.
             again = torch.autograd.grad(total, arguments, weights.to(total.dtype), create_graph=True)
             second = torch.autograd.grad(sum(g.square().sum() for g in again), arguments)
             grads[kind] = {f"{i}": g.detach() for i, g in enumerate((*first, *again, *second))}
-        # A second derivative is a product of several sums, each of them rounded.
+        # A second derivative is a product of several sums, each of which is rounded.
         assert_twice_plain(grads["ours"], grads["plain"], grads["exact"], roundings=6)
 
 
@@ -360,7 +360,7 @@ def test_inactive_rows_are_skipped(world, kernels, bad, planes_held):
     values = kernels.step_(planes, multipliers, gradient, clean, anchor, anchor_values, lr=0.1)
     spoilt = kernels.step_(poisoned_rows, multipliers, gradient, moved, anchor, anchor_values, lr=0.1)
     assert torch.equal(moved, clean)
-    assert not spoilt[4].isfinite()  # skipped in the first product alone
+    assert not spoilt[4].isfinite()  # skipped only in the first product
     others = torch.arange(planes_held, device=world.device) != 4
     assert torch.equal(spoilt[others], values[others])
 
@@ -379,13 +379,13 @@ def test_nan_and_infinity_are_passed_on(world, kernels):
 
 @pytest.mark.parametrize("fmt", ["float32", "bfloat16", "signs"])
 def test_values_do_not_drift_from_the_anchor(world, kernels, fmt):
-    """After many steps the values are as exact as after one, though none is computed from scratch."""
+    """After many steps the values are as exact as after one, although none is computed from scratch."""
     planes, _, multipliers, start, gradient, _ = problem((8, 400), fmt, device=world.device)
     matrix, anchor, point = wide(planes), start.double(), start.clone()
     anchor_values = matrix @ anchor
     for _ in range(20 if world.slow else 1000):
         values = kernels.step_(planes, multipliers, gradient, point, anchor, anchor_values, lr=1e-3)
-    # float32 sums of the differences alone: relative to what has moved, not to the values.
+    # Only the differences are summed in float32, so the error is relative to what has moved, not to the values.
     moved = (matrix.abs() @ (point.double() - anchor).abs()).max()
     assert (values - matrix @ point.double()).abs().max() <= 1e-6 * moved
     assert moved > 1.0
@@ -400,7 +400,7 @@ def test_two_runs_agree_to_the_bit(world, kernels, fmt):
 
 
 def test_rows_that_begin_beyond_two_to_the_31(world, kernels, unpoisoned):
-    """Three rows of bits 2^31 bytes apart; what lies between is never touched, and so takes no memory on a CPU."""
+    """Three rows of bits 2^31 bytes apart; the space between them is never touched, so it takes no memory on a CPU."""
     stride, size = 2**31 + 16, 100
     planes, offsets, multipliers, point, gradient, anchor = problem((3, size), "signs", device=world.device)
     if world.device.type == "cpu":
@@ -430,9 +430,9 @@ def test_through_the_public_functions(world, kernels):
 @pytest.mark.parametrize("adam", [None, "cpu", "device"])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_call_that_was_seen_before_gives_the_same_bits(world, kernels, fmt, adam):
-    """The first goes through every check, the others may go a shorter way."""
+    """The first call goes through every check; the others may take a shorter path."""
     if world.slow and world.backend == "triton":
-        pytest.skip("the interpreter has one way")
+        pytest.skip("the interpreter has only one path")
     planes, offsets, multipliers, point, gradient, anchor = problem((2, 5, 70), fmt, device=world.device)
     runs = []
     for _ in range(3):

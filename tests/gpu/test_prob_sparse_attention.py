@@ -1,7 +1,7 @@
 """ProbSparse attention on the GPU backends against the reference: every option, precision, layout and division of work.
 
-The reference runs on the CPU. A length above 1024 makes the Triton kernels divide a batch entry among programs; below,
-one program does it.
+The reference runs on the CPU. For a length above 1024 the Triton kernels divide a batch entry among programs; below,
+one program computes it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:
-    """torch.empty gives NaN, so that a row that no kernel writes shows."""
+    """Fill torch.empty with NaN, so that a row that no kernel writes is noticed."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(1).isnan().all()
     yield
@@ -58,7 +58,7 @@ def draw_top(draw: Draw, query: Tensor, u: int) -> Tensor:
 
 
 def everything(module: Any, tensors: list[Tensor], top: Tensor, **options: Any) -> list[Tensor]:
-    """Results and gradients of attend, where the tensors lie."""
+    """Return results and gradients of attend, on the device of the tensors."""
     device = tensors[0].device
     top, given = top.to(device), (SEED.to(device), Options(**options))
     out, lse = module.attend(*tensors, top, *given)
@@ -67,7 +67,7 @@ def everything(module: Any, tensors: list[Tensor], top: Tensor, **options: Any) 
 
 
 def assert_close(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
-    """At most twice as far off as plain PyTorch of that precision, and a little."""
+    """Assert that errors are at most twice those of plain PyTorch in that precision, plus a small term."""
     for a, b, c in zip(found, plain, exact, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         if a.numel() == 0:
@@ -89,7 +89,7 @@ def check_attend(kernels: ModuleType, tensors: list[Tensor], top: Tensor, **opti
 
 
 def check_select(kernels: ModuleType, query: Tensor, key: Tensor, sample: Tensor, **options: Any) -> None:
-    """The measure by its error; the selection as the very measure demands."""
+    """Check the measure by its error, and that the selection follows exactly from that measure."""
     top, measure = kernels.select(query, key, sample.to(query.device), **options)
     plain, exact = (
         reference.select(query.cpu().to(t), key.cpu().to(t), sample, **options)[1] for t in (None, torch.double)
@@ -155,11 +155,11 @@ def test_ties_go_to_the_lower_index_and_nan_is_the_largest(world: World, kernels
     key, sample = torch.ones(1, 1, device=world.device), torch.zeros(8, 1, dtype=torch.int64, device=world.device)
     query = torch.tensor([1.0, 5.0, -0.0, 0.0, 5.0, 5.0, torch.nan, -3.0])[:, None]
     for u in (1, 2, 3, 7, 8):
-        # With one key and normalizer "keys" every finite measure is 0: the score less the score.
+        # With one key and normalizer "keys" every finite measure is 0: the score minus the score.
         for scores in (query, torch.cat((query[:6], -query[6:].isinf().float())), torch.full((8, 1), torch.nan)):
             found, _ = kernels.select(scores.to(world.device), key, sample, u=u)
             assert torch.equal(found.cpu(), reference.select(scores, key.cpu(), sample.cpu(), u=u)[0])
-    # Two keys, one of them sampled: the measure is half the query, exactly.
+    # With two keys, one of them sampled, the measure is exactly half the query.
     two, sample = torch.ones(2, 1, device=world.device), sample[0]
     query = torch.cat((query, torch.tensor([[torch.inf], [-torch.inf], [-1e-40], [1e-40], [-3.0]])))
     for u in (1, 2, 4, 7, 12, 13):
@@ -206,7 +206,7 @@ def test_dropout_drops_the_very_weights_that_the_reference_drops(world: World, k
 
 
 def heads_last(tensor: Tensor) -> Tensor:
-    """The same numbers as a (B, H, L, D) view of a (B, L, H, D) tensor."""
+    """Return the same numbers as a (B, H, L, D) view of a (B, L, H, D) tensor."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
@@ -282,7 +282,7 @@ def test_nothing_to_do(world: World, kernels: ModuleType) -> None:
 @drawn(1)
 def test_an_index_out_of_range_shows(world: World, kernels: ModuleType, draw: Draw) -> None:
     if world.backend != "triton":
-        pytest.skip("left open by the seam: what Triton's kernels say of themselves")
+        pytest.skip("the operator leaves this open; Triton's kernels return NaN")
     tensors = inputs(draw, 2, queries=10, keys=12, device=world.device)
     for bad in (-1, 12, 2**40):
         sample = torch.tensor([0, bad, 2], device=world.device)
@@ -298,7 +298,7 @@ def test_an_index_out_of_range_shows(world: World, kernels: ModuleType, draw: Dr
 @pytest.mark.parametrize("is_causal", [False, True])
 @drawn(2, slow=1)
 def test_end_to_end_with_autograd(world: World, draw: Draw, is_causal: bool, sampling: str) -> None:
-    """On inputs whose margin at the cut exceeds the noise: the u largest queries are much longer."""
+    """The margin of the selection exceeds the noise, because the u largest queries are much longer."""
     u = 25  # 5 * ceil(ln 120)
     query, key, value = inputs(draw, 2, 3, queries=120, keys=100, dtype=torch.float32)
     longer = draw_top(draw, query, u).sort(-1).values
@@ -333,7 +333,7 @@ def test_the_layer(world: World, draw: Draw) -> None:
         out = layer(x.to(device))
         out = out[0] if isinstance(out, tuple) else out
         out.square().sum().backward()
-        # Copies: moving the layer moves the gradients that it holds.
+        # Copies, because moving the layer moves the gradients that it holds.
         gradients = (p.grad.to("cpu", copy=True) for p in layer.parameters() if p.grad is not None)
         results.append([out.detach().cpu(), *gradients])
     for a, b in zip(*results, strict=True):
@@ -343,9 +343,9 @@ def test_the_layer(world: World, draw: Draw) -> None:
 @drawn(4)
 @pytest.mark.parametrize("sampling", ["shared", "per_query", None])
 def test_a_call_that_was_seen_before_gives_the_same_bits(world: World, draw: Draw, sampling: str | None) -> None:
-    """The first goes through every check, the others may go a shorter way."""
+    """The first call goes through every check; the others may take a shorter path."""
     if world.slow and world.backend == "triton":
-        pytest.skip("the interpreter has one way")
+        pytest.skip("the interpreter has only one path")
     length, causal, dropout_p = draw.integer(30, 90), draw.choice([False, True]), draw.choice([0.0, 0.25])
     x = [tensor.requires_grad_() for tensor in inputs(draw, 2, queries=length, keys=length, device=world.device)]
     sample = torch.randint(length, (length, 9), generator=draw.generator()).to(world.device)

@@ -1,9 +1,9 @@
-"""Without a GPU: the suite of this folder in Triton's interpreter and in the CUDA emulator, each in its own process.
+"""Without a GPU, the suite of this folder runs in Triton's interpreter and in the CUDA emulator, in separate processes.
 
     TRITON_INTERPRET=1 pytest tests/gpu
     SIMMST_CUDA_EMULATION=1 pytest tests/gpu tests/native/cuda
 
-are what it starts; run them by hand to see more, or to choose with `-k`.
+are the commands that it starts; run them by hand to see more, or to select with `-k`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from simmst.ops.backends import GPU_OPERATORS
 
 FOLDER = Path(__file__).parent
-# What is tested of the CUDA kernels alone.
+# Tests of the CUDA kernels alone.
 ALONE = {"SIMMST_CUDA_EMULATION": [str(FOLDER.parent / "native" / "cuda")]}
 WORLDS = ("TRITON_INTERPRET", "SIMMST_CUDA_EMULATION")
 NEEDS = {"TRITON_INTERPRET": "triton", "SIMMST_CUDA_EMULATION": "simmst._cuda_emulated"}
@@ -38,7 +38,7 @@ MINUTES = 15
 
 
 def _operators(world: str) -> list[str]:
-    """What must be tested: every operator that the kernels of that world are there for."""
+    """Return what must be tested: every operator for which that world has kernels."""
     if world == "TRITON_INTERPRET":
         return list(GPU_OPERATORS)
     return list(importlib.import_module(NEEDS[world]).operators())
@@ -61,13 +61,13 @@ def _run(world: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def passed(report: Path) -> Counter[str]:
-    """How many tests passed, by the stem of their file, from pytest's report in XML."""
+    """Return how many tests passed, by the stem of their file, from pytest's report in XML."""
     cases = ElementTree.parse(report).iter("testcase")
     return Counter(case.attrib["classname"].rpartition(".")[2] for case in cases if len(case) == 0)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(any(os.environ.get(world) == "1" for world in WORLDS), reason="this is such a process")
+@pytest.mark.skipif(any(os.environ.get(world) == "1" for world in WORLDS), reason="this is already such a process")
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_suite_passes_without_a_gpu(world: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(NEEDS[world]) is None:

@@ -62,7 +62,7 @@ def case(
 
 
 def random_mask(batch, positions, seed=1, share=0.3):
-    """Some positions ignored, and every one of the first map where there is another."""
+    """Return a mask of some ignored positions, and all positions of the first map if there is another."""
     mask = torch.rand(batch, positions, generator=torch.Generator().manual_seed(seed)) < share
     mask[-1] &= torch.arange(positions) > 0
     if batch > 1:
@@ -71,7 +71,7 @@ def random_mask(batch, positions, seed=1, share=0.3):
 
 
 def run(world, given: Case, wanted=ALL) -> list[Tensor | None]:
-    """out, lse and the gradients, poisoned before: memory that a kernel does not write holds NaN."""
+    """Return out, lse and the gradients; memory that a kernel does not write holds NaN."""
     module = implementation("spatial_attention", world.backend)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills torch.empty with NaN; cuBLAS may warn
     try:
@@ -83,14 +83,14 @@ def run(world, given: Case, wanted=ALL) -> list[Tensor | None]:
 
 
 def exact(given: Case) -> list[Tensor | None]:
-    """The reference in float64."""
+    """Compute the reference in float64."""
     arguments, options, grad = given.to(torch.float64, "cpu")
     out, lse = reference_forward(*arguments, options)
     return [out, lse, *reference_backward(grad, *arguments, lse, options, ALL)]
 
 
 def plain(given: Case) -> list[Tensor | None]:
-    """The chain that anyone would write, at the precision given, with autograd; lse from float32 scores of that."""
+    """Compute the obvious chain of operators in the given precision, with autograd; lse is from its float32 scores."""
     x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm = given.arguments
     tensors = dict(zip(NAMES[2:], (x, w_in, b_in, w_out, b_out, w_norm, b_norm), strict=True))
     at = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items() if tensor is not None}
@@ -123,10 +123,10 @@ def compare(world, given: Case) -> None:
 
 
 def judge(found: list[Tensor | None], given: Case) -> None:
-    """At most twice as wrong as plain PyTorch at the same precision, plus a tiny term; never NaN."""
+    """Assert that errors are at most twice those of plain PyTorch in that precision, plus a tiny term; never NaN."""
     naive, truth = plain(given), exact(given)
     given_dtype = given.arguments[0].dtype
-    # Scores are rounded in float32 at best, which changes a weight, and what is made of it, by eps times the score.
+    # Scores are rounded in float32 at best, which changes a weight, and what depends on it, by eps times the score.
     scores = truth[1][truth[1].isfinite()]
     by_scores = torch.finfo(torch.float32).eps * (scores.abs().max().item() if scores.numel() else 0.0)
     for name, ours, theirs, right in zip(NAMES, found, naive, truth, strict=True):
@@ -143,15 +143,15 @@ def judge(found: list[Tensor | None], given: Case) -> None:
         if not right.numel():
             continue
         error, allowed = (ours - right).abs().max(), (theirs - right).abs().max()
-        # Cancellation may leave plain PyTorch exact by luck: a few roundings of the largest entry are free.
+        # Plain PyTorch may be exact by luck after cancellation, so a few roundings of the largest entry are allowed.
         tiny = max(4 * torch.finfo(given_dtype).eps, by_scores) * max(1.0, right.abs().max().item())
         assert error <= 2 * allowed + tiny, (name, error, allowed)
 
 
 # --- sizes and options ------------------------------------------------------------------------------------------------
 
-# Maps and tokens of one tile and of several, tiles that are full and not, channels and widths that are no powers of
-# two. The last rows are too wide or too long for a program to compute a map.
+# Maps and tokens of one tile and of several, full and partial tiles, channels and widths that are not powers of two.
+# The last rows are too wide or too long for one program to compute a map.
 SHAPES = [
     ((1, 4, 1, 1), 1),
     ((3, 6, 2, 3), 3),
@@ -268,7 +268,7 @@ def test_only_the_gradients_wanted(world, shape, wanted):
     assert torch.equal(found[wanted], everything[wanted])
 
 
-# --- masks and numbers out of the ordinary --------------------------------------------------------------------------
+# --- masks and unusual numbers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 2, 3), (2, 4, 1, 40), (2, 130, 1, 3)], ids=str)
@@ -348,9 +348,9 @@ def test_autograd_through_the_operator(world):
 
 @pytest.mark.parametrize("shape", [(3, 6, 2, 3), (2, 9, 8)])
 def test_a_call_that_was_seen_before_gives_the_same_bits(world, shape):
-    """The first goes through every check, the others may go a shorter way."""
+    """The first call goes through every check; the others may take a shorter path."""
     if world.slow and world.backend == "triton":
-        pytest.skip("the interpreter has one way")
+        pytest.skip("the interpreter has only one path")
     tensors = leaves(world, shape)
     grad = torch.randn(shape).to(world.device)
     runs = []
@@ -467,7 +467,7 @@ def test_compiles_without_a_break(gpu):
 @pytest.mark.parametrize("shape", [(300, 64, 11, 11), (3, 700, 64), (20_000, 4, 16)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_chain(gpu, shape, masked):
-    """What the automatic choice may take in place of the kernels, here where its fused operators are the GPU's."""
+    """The chain, which the automatic choice may use in place of the kernels, with the GPU's fused operators."""
     positions = shape[1] if len(shape) == 3 else shape[2] * shape[3]
     mask = random_mask(shape[0], positions).to(gpu.device) if masked else None
     for dtype in gpu.dtypes:

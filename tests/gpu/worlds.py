@@ -1,4 +1,4 @@
-"""What a test of the GPU suite is told of where it runs."""
+"""Descriptions of the worlds that tests of the GPU suite run in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class World(NamedTuple):
-    """A backend, where its tensors lie, the dtypes it can be trusted with there, and whether shapes must be small."""
+    """A backend, the device of its tensors, the dtypes that are reliable there, and whether shapes must be small."""
 
     backend: str
     device: torch.device

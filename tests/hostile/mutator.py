@@ -1,4 +1,4 @@
-"""A seeded mutator: files as a bad disk, a cut download, an old editor or an attacker leaves them."""
+"""A seeded mutator, which damages files like a bad disk, a cut download, an old editor or an attacker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-_DEEP: Any = "deep"  # stands for a list a thousand deep, which JSON's writer cannot write
+_DEEP: Any = "deep"  # stands for a list that is a thousand levels deep, which JSON's writer cannot write
 _VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -37,7 +37,7 @@ _TEXTS = ("[]", "{}", "null", "-1", "1e300", "10000000000", ".nan", ".inf", "200
 
 
 def flipped(raw: bytes, rng: random.Random) -> bytes:
-    """Some bits flipped, a stretch cut out, doubled, zeroed or replaced by noise, or the end cut off."""
+    """Flip some bits, cut out, double, zero or replace a stretch by noise, or cut off the end."""
     data = bytearray(raw)
     kind = rng.choice(("bits", "bit", "cut", "out", "double", "zero", "noise", "text", "nothing", "random"))
     at = rng.randrange(len(data))
@@ -67,7 +67,7 @@ def flipped(raw: bytes, rng: random.Random) -> bytes:
 
 
 def mangled_json(content: Any, rng: random.Random) -> str:
-    """A value somewhere replaced by another kind, dropped, or the whole replaced."""
+    """Replace a value by one of another kind, drop it, or replace the whole document."""
     content = copy.deepcopy(content)
     place = content
     for _ in range(rng.randrange(0, 6)):
@@ -98,7 +98,7 @@ def _inner(place: Any) -> list[Any]:
 
 
 def mangled_yaml(text: str, rng: random.Random) -> bytes:
-    """YAML in another encoding, with aliases, tags, depth, another kind of value, or damaged bytes."""
+    """Return YAML in another encoding, with aliases, tags, depth, another kind of value, or damaged bytes."""
     lines = text.splitlines()
     at = rng.randrange(len(lines))
     name = lines[at].partition(":")[0]

@@ -1,7 +1,7 @@
-"""Files that were damaged, or made to harm: each gives one clear line or what it holds, soon and in little memory.
+"""Damaged or malicious files: each gives one clear line or its contents, quickly and with little memory.
 
-SIMMST_MUTATIONS=1000 tries that many a format instead of a few; SIMMST_MUTATIONS_FROM skips the first ones. Those that
-once went wrong are tried always.
+SIMMST_MUTATIONS=1000 tries that many per format instead of a few; SIMMST_MUTATIONS_FROM skips the first ones. Mutations
+that once went wrong are always tried.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Trial = Callable[[Path, random.Random], Any]
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """No more than two gigabytes beyond what the process has, and a minute a file."""
+    """Limit each file to a minute, and to two gigabytes beyond what the process has."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limits[1]))
@@ -59,7 +59,7 @@ def bounded() -> Iterator[None]:
 
 
 def try_all(trial: Trial, folder: Path, seed: str, *, number: int = NUMBER) -> int:
-    """Run a trial with many seeds; return how many gave a result. What is no clear error fails the test."""
+    """Run a trial with many seeds; return how many gave a result. An unclear error fails the test."""
 
     def late(*_: object) -> None:
         raise TimeoutError
@@ -84,7 +84,7 @@ def try_all(trial: Trial, folder: Path, seed: str, *, number: int = NUMBER) -> i
 
 
 def _wrong(error: Exception) -> str | None:
-    """What is wrong with an error, if it is no clear line."""
+    """Return what is wrong with an error that is not one clear line."""
     message = explained(error)
     if message is None or isinstance(error, MemoryError):
         return f"{type(error).__name__}: {error}"
@@ -108,7 +108,7 @@ def test_data_sets_of_our_own(city, tmp_path):
 
     def trial(place, rng):
         (place / "a.npz").write_bytes(flipped(raw, rng))
-        assert same(TrafficDataset.from_npz(place / "a.npz"), city), "wrong values without a word"
+        assert same(TrafficDataset.from_npz(place / "a.npz"), city), "wrong values without an error"
 
     try_all(trial, tmp_path, "npz")
 
@@ -174,7 +174,7 @@ def test_daily_files(city, tmp_path, packing):
         else:
             path.write_bytes(flipped(text, rng))
         load(path)
-        assert not (place.parent / path.stem).exists(), "unpacked outside its folder"
+        assert not (place.parent / path.stem).exists(), "unpacked outside the folder"
 
     try_all(trial, tmp_path, f"daily{packing}")
 
@@ -224,7 +224,7 @@ def test_shards(cities, tmp_path):
     def trial(place, rng):
         (place / "cities-00000.parquet").write_bytes(flipped(raw, rng))
         for read, written in zip(CityShards(place), whole, strict=True):
-            assert np.array_equal(read.activity, written.activity, equal_nan=True), "wrong values without a word"
+            assert np.array_equal(read.activity, written.activity, equal_nan=True), "wrong values without an error"
 
     try_all(trial, tmp_path, "shards")
 
@@ -285,8 +285,8 @@ def test_saved_forecasters(run, tmp_path):
         (place / "forecaster.safetensors").write_bytes(flipped(weights, rng) if first else weights)
         (place / "recent.npz").write_bytes(recent if first else flipped(recent, rng))
         Forecaster.load(place)
-        assert (place / "forecaster.safetensors").read_bytes() == weights, "damaged weights without a word"
-        assert (place / "recent.npz").read_bytes() == recent, "damaged traffic without a word"
+        assert (place / "forecaster.safetensors").read_bytes() == weights, "damaged weights without an error"
+        assert (place / "recent.npz").read_bytes() == recent, "damaged traffic without an error"
 
     try_all(trial, tmp_path, "forecaster")
 
@@ -310,7 +310,7 @@ def mangled_state(checkpoint: Checkpoint, rng: random.Random) -> dict[str, Any]:
 
 
 def test_checkpoints_to_resume(city, run, tmp_path):
-    """A run that resumes from a state that was tampered with; its checksum is right."""
+    """A run resumes from a state that was tampered with and has the right checksum."""
     whole = load_checkpoint(run / "checkpoints" / "real.safetensors")
     metrics = (run / "metrics.jsonl").read_text()
 

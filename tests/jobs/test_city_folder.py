@@ -58,9 +58,9 @@ def test_finished_cities_are_kept(tmp_path, monkeypatch):
     assert made == [2, 3, 4]
     assert len(simulate(1, tmp_path, city=SMALL)) == 1
     assert made == [2, 3, 4]
-    assert len(manifest(tmp_path)["cities"]) == 5, "fewer cities asked for take none off the list"
+    assert len(manifest(tmp_path)["cities"]) == 5, "asking for fewer cities removes none from the list"
     simulate(6, tmp_path, city=SMALL)
-    assert made[3:] == [4, 5], "a shard with too few cities is made anew"
+    assert made[3:] == [4, 5], "a shard with too few cities is made again"
     assert len(CityShards(tmp_path)) == 6
 
 

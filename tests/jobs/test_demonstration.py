@@ -33,7 +33,7 @@ def _no_warnings():
 
 @pytest.fixture
 def small(monkeypatch):
-    """The demo on a smaller city and with less training; what it does is the same."""
+    """The demo on a smaller city and with less training; its steps are the same."""
     training = dataclasses.replace(
         QUICK.training, epochs=1, samples_per_epoch=48, batch_size=24, adapt_epochs=1, validation_samples=64
     )
@@ -94,10 +94,10 @@ def test_a_run_cut_off_goes_on_and_a_finished_one_starts_anew(small, tmp_path, m
     times = (folder / "times.jsonl").read_text()
     assert len(times.splitlines()) == 1
     first = demo(out=folder, quick=True)
-    assert (folder / "times.jsonl").read_text() == times, "no epoch was run again"
+    assert (folder / "times.jsonl").read_text() == times, "no epoch is repeated"
     written = (folder / "times.jsonl").stat().st_mtime_ns
     second = demo(out=folder, quick=True)
-    assert (folder / "times.jsonl").stat().st_mtime_ns != written, "a finished demo is shown anew"
+    assert (folder / "times.jsonl").stat().st_mtime_ns != written, "a finished demo is shown again"
     assert second.report.to_dict() == first.report.to_dict()
     other = demo(out=folder, quick=True, seed=1)
     assert other.report.dataset == "surrogate-1"
@@ -141,7 +141,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 
 def test_the_settings_make_a_plan_of_three_services():
-    """Whatever the training settings are tuned to, the city that the demo simulates leaves room for them."""
+    """The city that the demo simulates is long enough for the training settings."""
     city = surrogate_city(0, height=2, width=2, days=23)
     for config in (FULL, QUICK):
         split = checked_split(city, config, simulated=config.cities)

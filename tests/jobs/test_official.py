@@ -58,7 +58,7 @@ def test_prepare_writes_a_file_that_says_where_it_comes_from(folder, capsys):
     assert city.activity[145, :, 1, 0].tolist() == [0.75, 1.5, 102]
     origin = provenance_of("milan.npz")
     assert origin["doi"] == "doi:10.7910/DVN/EGZHFV"
-    assert not origin["doi_checked"]  # they were not fetched
+    assert not origin["doi_checked"]  # the files were not fetched
     assert [one["name"] for one in origin["files"]] == NAMES
     whole = (folder / NAMES[1]).read_bytes()
     assert origin["files"][1]["sha256"] == hashlib.sha256(whole).hexdigest()
@@ -130,7 +130,7 @@ def test_a_damaged_record_of_fetching_is_refused(folder, capsys, record, message
 
 
 class Dataverse(ThreadingHTTPServer):
-    """Answers as a Dataverse does, from a dictionary of files."""
+    """A server that answers like a Dataverse, from a dictionary of files."""
 
     def __init__(self, files):
         self.files, self.asked, self.entries = dict(files), [], None
@@ -177,7 +177,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     pytest.importorskip("pooch")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # pooch waits between its tries
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # pooch waits between its attempts
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     made = Dataverse({name: text(day).encode() for day, name in enumerate(NAMES)} | {"README.txt": b"about"})
@@ -246,7 +246,7 @@ def test_fetch_refuses_in_one_line(server, tmp_path, capsys):
     server.files[NAMES[1]] = b""
     server.entries = [entry(name, id=i, md5=hashlib.md5(text(i).encode()).hexdigest()) for i, name in enumerate(NAMES)]
     assert NAMES[1] in failing(capsys, "fetch", "milan", *out, "--server", server.address)
-    assert [path.name for path in (tmp_path / "x").iterdir()] == [NAMES[0]]  # the whole one is kept
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [NAMES[0]]  # the complete file is kept
     (tmp_path / "file").write_text("")
     assert "is a file" in failing(capsys, "fetch", "milan", "--out", str(tmp_path / "file"))
     nobody = "http://127.0.0.1:1"

@@ -1,4 +1,4 @@
-"""The paper's tables by one call: cells that are finished are kept, whatever else is in their places is not."""
+"""The paper's tables in one call: finished cells are kept, and anything else in their places is replaced."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cells(out):
 def test_a_table_is_made_kept_and_written(data, tmp_path):
     systems = [*NAIVE, "dlinear", "shipped"]
     first = made(data, tmp_path, systems=systems, figure=True)
-    # Two seeds of what is random, one of what is not.
+    # Two seeds for random methods, one for the others.
     assert (first.trained, len(cells(tmp_path))) == (5, 5)
     assert [path.suffix for path in first.files] == [".md", ".csv", ".tex", ".png"]
     before = {path: path.stat().st_mtime_ns for path in cells(tmp_path)}
@@ -112,7 +112,7 @@ def test_a_cell_of_other_data_under_the_same_name_is_not_taken(data, tmp_path):
     activity = data.activity.copy()
     activity[-1] += 1.0
     other = data.with_(activity=activity)
-    # The file of the first series in the place of the second's: the bytes say what they are of.
+    # Put the first series' file in the place of the second's; the content names its data.
     theirs = plan.tasks([TABLES[2][0]], other, plan_protocol(), make.QUICK, seeds=1, horizons=[2])[0]
     mine = next(path for path in cells(tmp_path) if path.name.startswith("persistence"))
     planted = tmp_path / "cells" / theirs.file
@@ -179,7 +179,7 @@ def test_a_cell_that_is_cut_off_goes_on_from_its_checkpoint(data, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(make.shutil, "rmtree", lambda *_, **__: None)
         made(data, tmp_path, systems=["dlinear"], seeds=1)
-    assert (run / "metrics.jsonl").read_text() == epochs  # nothing was trained again
+    assert (run / "metrics.jsonl").read_text() == epochs  # no epoch was trained again
     made(data, tmp_path / "anew", systems=["dlinear"], seeds=1)
     assert not list((tmp_path / "anew" / "running").iterdir())
     assert Cell.load(cells(tmp_path / "anew")[0]).errors == Cell.load(cells(tmp_path)[0]).errors
@@ -253,12 +253,12 @@ def test_tuning_gives_all_the_same_budget_and_sees_no_test_slot(data, tmp_path):
     assert merged(cell.settings, chosen) == dict(cell.settings)
     record = next((tmp_path / "a" / "tuning").rglob("*.json"))
     assert json.loads(record.read_bytes())["trials"] == list(cell.tuning["trials"])
-    # Other test slots, the same choice by the same scores.
+    # With other test slots, the choice and its scores are the same.
     activity = data.activity.copy()
     activity[-3 * 24 :] *= 4
     made(data.with_(activity=activity), tmp_path / "b", systems=["dlinear"], budget=2, seeds=1)
     assert Cell.load(cells(tmp_path / "b")[0]).tuning["trials"] == cell.tuning["trials"]
-    # A record that is there is not made again.
+    # An existing record is not made again.
     kept = record.stat().st_mtime_ns
     made(data, tmp_path / "a", systems=["dlinear"], budget=2, seeds=2)
     assert record.stat().st_mtime_ns == kept

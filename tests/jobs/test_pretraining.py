@@ -1,4 +1,4 @@
-"""Making the shipped weights: what comes out can be read, is the same every time, and goes on after a kill."""
+"""Making the shipped weights: the result can be read, is the same every time, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was_killed(made, tmp_path, monkeypatch):
     epochs = []
     monkeypatch.setattr(stage, "save_checkpoint", lambda *what: epochs.append(what[2]["epoch"]) or save(*what))
     pretrain(folder, CONFIG, workers=1)
-    assert epochs == [2], "the first epoch was not run again"
+    assert epochs == [2], "the first epoch is not repeated"
     same_weights(made, folder)
 
 

@@ -1,4 +1,4 @@
-"""`simmst report`: the page of a run, and what is told where there is none."""
+"""`simmst report`: the page of a run, and the message if there is none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file(city, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(file, tmp_path_factory):
-    """A finished run; not to be changed."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     return folder, jobs.train(file, folder, CONFIG, simulated=0)
 
@@ -113,7 +113,7 @@ def test_the_naive_baselines_have_pages_too(file, tmp_path):
     jobs.train(file, tmp_path / "run", config)
     slots = TestedSlots.read(tmp_path / "run")
     assert slots.name == "seasonal-naive-day"
-    assert slots.interval is not None, "from the errors of the validation days"
+    assert slots.interval is not None, "the intervals come from the errors of the validation days"
     text = jobs.report(tmp_path / "run").read_text(encoding="utf-8")
     assert "seasonal-naive-day on SURROGATE" in text
     assert ">Training<" not in text

@@ -1,4 +1,4 @@
-"""``simmst train`` with a solver that weighs simulated windows, in one process and in two."""
+"""``simmst train`` with a solver that weights simulated windows, in one process and in two."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_two_processes_write_the_run_of_one(alone, file, tmp_path, monkeypatch, 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weights of 18 simulated windows of 3 cities") == 1, "told once"
+    assert done.stdout.count("weights of 18 simulated windows of 3 cities") == 1, "reported once"
     one, two = (json.loads((path / "weights.json").read_text()) for path in (alone[0], folder))
     weights = [{city["name"]: city["weight"] for city in values["cities"]} for values in (one, two)]
     assert weights[0] == pytest.approx(weights[1], abs=1e-5)

@@ -45,7 +45,7 @@ def _no_warnings():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Pictures take longer than training does here."""
+    """Skip the pictures, which take longer than the training here."""
 
     def draw(forecaster, dataset, report, run):
         return [simmst.foundation.files.write_json(run.figures / "picture.json", 1)]
@@ -65,7 +65,7 @@ def file(city, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(file, tmp_path_factory):
-    """A finished run; not to be changed."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     return folder, jobs.train(file, folder, CONFIG)
 
@@ -75,7 +75,7 @@ def contents(folder):
 
 
 def same_numbers(one, other):
-    """Whether two runs came to the same end, to the last bit."""
+    """Assert that two runs have the same result, to the last bit."""
     for name in ("report.json", "metrics.jsonl", "summary.json", "recent.npz"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     first, second = (load_checkpoint(folder / "forecaster.safetensors") for folder in (one, other))
@@ -155,7 +155,7 @@ def test_a_finished_run_is_only_tested_again(file, trained, monkeypatch):
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("simulated", [0, 1])
 def test_killed_between_any_two_writes(file, tmp_path, monkeypatch, simulated):
-    """The process dies at the n-th write of a file, for every n; the next one goes on to the same numbers."""
+    """The process dies at the n-th write of a file, for every n; the next one resumes to the same numbers."""
 
     class Killed(BaseException):
         pass
@@ -311,7 +311,7 @@ def test_evaluate_scores_only_what_was_not_fitted(city, file, trained, tmp_path)
     assert report.forecasts.origins.tolist() == outcome.report.forecasts.origins.tolist()
     assert report.row("Sim-MSTNet").mae.tolist() == outcome.report.row("Sim-MSTNet").mae.tolist()
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_dict()
-    # what lies before the end of the fitted slots makes no difference to the number of forecasts scored
+    # slots before the end of the fitted slots do not change the number of scored forecasts
     late = city.slice_steps(48, city.num_steps).save(tmp_path / "late.npz")
     assert jobs.evaluate(folder, late).num_origins == report.num_origins
 
@@ -372,7 +372,7 @@ def test_the_busiest_cell_and_the_best_baseline_are_drawn(trained):
 
 
 def test_the_best_baseline_where_persistence_makes_no_error():
-    """Skill is undefined there, which is no reason to warn."""
+    """Skill is undefined in that case, without a warning."""
     flat = TrafficDataset.from_arrays(np.ones((240, 1, 2, 2)), np.arange(240) * 3600, services=["sms"], timezone="UTC")
     model = Forecaster(config=dataclasses.replace(CONFIG, model="ridge")).fit(flat.slice_steps(0, 200))
     report = model.evaluate(flat, checked_split(flat, CONFIG, simulated=0))

@@ -1,4 +1,4 @@
-"""``simmst pretrain`` in two processes leaves the weights of one."""
+"""``simmst pretrain`` in two processes gives the same weights as in one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = PretrainingConfig(
         epochs=2,
         samples_per_epoch=40,
         batch_size=9,
-        learning_rate=3e-4,  # AdamW makes steps of this size of gradients that are nothing but rounding
+        learning_rate=3e-4,  # AdamW makes steps of this size even from gradients that are only rounding errors
         warmup_steps=2,
         patience=None,
         fit_highway=False,

@@ -1,4 +1,4 @@
-"""Files that appear in a folder are forecast, each once; half of a file is not, and a bad one stops nothing."""
+"""Files that appear in a folder are forecast once each; an incomplete file is not, and a bad one stops nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 
 class Watch:
-    """A watch that keeps what it tells."""
+    """A watch that keeps its messages."""
 
     def __init__(self, folder, **options):
         self.folder, self.options = folder, {"interval": QUICK, **options}
@@ -93,7 +93,7 @@ def test_a_file_is_known_by_its_content(city, file, folder, tmp_path):
     watch = Watch(folder, out=tmp_path / "out")
     shutil.copy(file, folder / "a.npz")
     assert watch.once() == 1
-    os.utime(folder / "a.npz", (0, 0))  # copied once more
+    os.utime(folder / "a.npz", (0, 0))  # copied again
     assert watch.once() == 0
     city.slice_steps(0, 48).save(folder / "a.npz")
     assert watch.once() == 1
@@ -128,14 +128,14 @@ def test_bad_files_are_told_and_left_until_they_change(city, file, folder):
     assert "empty.csv" in watch.complained[1]
     assert outputs(folder / "forecasts") == ["good.npz.forecast.csv"]
     assert watch.once() == 0
-    assert watch.complained == [], "nothing is tried twice"
+    assert watch.complained == [], "no file is tried twice"
     shutil.copy(file, folder / "bad.npz")
     assert watch.once() == 1
     assert watch.complained == []
 
 
 def test_a_file_that_grows_is_not_read(file, folder, monkeypatch):
-    """It grows between two looks, and rests after the third."""
+    """The file grows between two looks, and stops growing after the third."""
     content = file.read_bytes()
     path = folder / "a.npz"
     path.write_bytes(content[:100])
@@ -198,7 +198,7 @@ def test_a_forecast_that_cannot_be_written_ends_the_watch(file, folder, monkeypa
     with pytest.raises(OSError, match="No space left"):
         watch.once()
     monkeypatch.undo()
-    assert watch.once() == 1, "it was not remembered as read"
+    assert watch.once() == 1, "the file is not recorded as read"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_real_watch_until_a_signal(city, file, folder, number):
     assert process.returncode == 0
     assert "slow.npz.forecast.csv (24 rows)" in line
     assert out == ""
-    assert len(err.splitlines()) <= 1, "half of a file that rested is told once"
+    assert len(err.splitlines()) <= 1, "an incomplete file that stopped growing is reported once"
     state = json.loads((folder / "forecasts" / ".simmst-watch.json").read_text())
     assert {name: one["forecast"] for name, one in state["files"].items()} == {"a.npz": True, "slow.npz": True}
     frames = [

@@ -19,12 +19,12 @@ from simmst.kernels import configurations
 RECORD = Path(__file__).with_name("resources.json")
 RECORDING = os.environ.get("SIMMST_RECORD") == "1"
 HOW_TO_RECORD = "after a deliberate change: SIMMST_RECORD=1 pytest tests/kernels/test_compiled.py"
-# A few registers more or less come with every edit; the hardware hands them out in groups of eight.
+# Every edit changes the count by a few registers; the hardware allocates them in groups of eight.
 ROOM = 8
 
 
 class Job(NamedTuple):
-    """One compilation, by names alone, so that it can be sent to another process."""
+    """One compilation, described only by names so that it can be sent to another process."""
 
     label: str
     configuration: str
@@ -32,7 +32,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name of its line in the record."""
+        """Name of its line in the record."""
         return f"{self.label}, {self.configuration}, sm_{self.capability}"
 
     def run(self) -> Resources:
@@ -51,7 +51,7 @@ SPECIALISATIONS: tuple[Specialisation, ...] = (*_GENERAL, *with_ones(_GENERAL))
 
 
 def modules() -> list[ModuleType]:
-    """The files of kernels/ but the one that holds no kernel."""
+    """Return the files of kernels/ except the one without a kernel."""
     names = sorted(path.stem for path in configurations.FILE.parent.glob("*.py"))
     return [importlib.import_module(f"simmst.kernels.{name}") for name in names if name != "configurations"]
 
@@ -66,7 +66,7 @@ def jobs() -> list[Job]:
 
 
 class Record(NamedTuple):
-    """What was recorded, and the version of Triton that it was recorded with."""
+    """The recorded resources, and the version of Triton that they were recorded with."""
 
     triton: str
     lines: dict[str, Resources]
@@ -79,14 +79,14 @@ class Record(NamedTuple):
         return cls(content["triton"], {key: Resources(*line) for key, line in content["kernels"].items()})
 
     def write(self) -> None:
-        """One line for each compilation, so that a change reads well."""
+        """Write one line for each compilation, so that a change is easy to read."""
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(list(self.lines[key]))}" for key in sorted(self.lines))
         head = f' "triton": {json.dumps(self.triton)},\n "columns": {json.dumps(list(Resources._fields))},\n'
         RECORD.write_text(f'{{\n{head} "kernels": {{\n{lines}\n }}\n}}\n')
 
 
 def excess(found: Resources, recorded: Resources | None) -> str:
-    """What a kernel uses more of than the record allows, in words; empty where nothing."""
+    """Return in words what a kernel uses beyond the record; empty if nothing."""
     if recorded is None:
         return "it is not in the record"
     allowed = recorded._replace(registers=recorded.registers + ROOM)

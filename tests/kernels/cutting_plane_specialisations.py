@@ -1,6 +1,6 @@
-"""What the launchers of ``kernels/cutting_plane.py`` can produce, for compilation ahead of time.
+"""The specialisations that the launchers of ``kernels/cutting_plane.py`` can produce, compiled ahead of time.
 
-Types that only change a conversion when they are read (of gradient, coefficients, offsets) are left at the usual ones.
+Gradient, coefficients and offsets keep their usual types, because other types only change a conversion on reading.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from simmst.kernels.cutting_plane_passes import finish, one_pass, tall_pass
 
 _WIDTH = {"fp32": 4, "bf16": 8, "fp16": 8, "u8": 8}
 _SIZES = {"lr": "fp32", "one": "fp32", "rows": "i64", "columns": "i64:16", "blocks": "i32", "workers": "i32"}
-# Arguments besides planes and sizes that each call gives; those left out are None.
+# Arguments of each call besides planes and sizes; those left out are None.
 _CALLS: dict[str, dict[str, str]] = {
     "values": {"point": "fp32", "partials": "fp32"},
     "combine": {"coefficients": "fp32", "out": "fp32"},
@@ -40,7 +40,7 @@ def _specialisation(kernel: Any, configurations: str, planes: str, call: str, al
         if name in ("ROWS", "COLUMNS", "STAGES", "PROGRAMS") or name in constants:
             continue
         if name in given:
-            # One number lies anywhere; rows that follow each other without a gap begin anywhere too.
+            # A single number may have any address; so may rows that follow each other without a gap.
             signature[name] = f"*{given[name]}" + ("" if name == "step" else ":16")
         elif name in _SIZES:
             signature[name] = _SIZES[name].removesuffix("" if aligned else ":16")

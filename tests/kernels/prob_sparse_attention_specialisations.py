@@ -1,4 +1,4 @@
-"""What the launchers of ProbSparse attention can produce, for compilation ahead of time."""
+"""The specialisations that the launchers of ProbSparse attention can produce, compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = (("bf16", "half", "ieee"), ("fp32", "single", "ieee"), ("fp32", "single
 
 
 def _signature(*kinds: tuple[str, str]) -> dict[str, str]:
-    """The signature of a specialisation from types and the arguments that have them.
+    """Return the signature of a specialisation from types and the arguments that have them.
 
     Example:
         >>> _signature(("*bf16:16", "query key"), ("i32", "u"))
@@ -85,7 +85,7 @@ def _attend_tile(dtype: str, width: int) -> int:
 
 
 def _attend_one(kind: tuple[str, str, str], width: int, whole: bool, mode: str) -> Specialisation:
-    """Of `_attend`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
+    """Specialisations of `_attend`; mode is `mean`, like most calls, or `causal`, with all that options can add."""
     dtype, family, precision = kind
     causal = mode == "causal"
     wide = "_wide" if width > 64 else ""
@@ -144,7 +144,7 @@ def _gradients_tile(dtype: str, width: int, division: str) -> int:
 
 
 def _gradients_one(kind: tuple[str, str, str], width: int, division: str, mode: str) -> Specialisation:
-    """Of `_gradients`; mode is `mean`, what most calls are, or `causal`, with everything that an option can add."""
+    """Specialisations of `_gradients`; mode is `mean`, like most calls, or `causal`, with all that options can add."""
     dtype, family, precision = kind
     causal = mode == "causal"
     whole = division == "whole"
@@ -171,7 +171,7 @@ def _gradients_one(kind: tuple[str, str, str], width: int, division: str, mode: 
 
 
 def _row_kernels(dtype: str, width: int) -> list[Specialisation]:
-    """Of the two kernels that go through rows."""
+    """Specialisations of the two kernels that go through rows."""
     return [
         Specialisation(
             kernel=_sum_chunks,

@@ -1,7 +1,7 @@
-"""What the launchers of spatial attention can produce, for compilation ahead of time.
+"""The specialisations that the launchers of spatial attention can produce, compiled ahead of time.
 
-Sizes are those of the model and its neighbours; strides are left general where maps of 121 or 225 positions make them
-odd, so that nothing compiled for aligned ones needs more.
+Sizes are those of the model and similar ones. Strides are left general if maps of 121 or 225 positions make them odd;
+code that is compiled for aligned strides needs no more than that.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _fused(
         constants["RESIDENT"] = resident
         if resident:
             constants["stage"] = None
-    line = "_row" if layout == "map" else "_column"  # positions or channels lie side by side
+    line = "_row" if layout == "map" else "_column"  # positions or channels are adjacent
     constants |= {argument: 1 for argument in kernel.arg_names if argument.endswith(line)}
     types = {argument: "i32" for argument in kernel.arg_names if argument.endswith(("_row", "_column"))}
     details = [dtype, f"C{heads * width}", layout, *(["tf32"] if precision == "tf32" else [])]

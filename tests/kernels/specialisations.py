@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation of the Triton kernels, for GPUs that need not be there.
+"""Ahead-of-time compilation of the Triton kernels, for GPUs that need not be present.
 
-Every hot path has a file `<stem>_specialisations.py` beside this one with a list `SPECIALISATIONS` of what its
-launchers can produce; `test_compiled.py` compiles each with each of its configurations for sm_80, sm_90 and sm_100 and
-bounds what they use:
+Every hot path has a file `<stem>_specialisations.py` next to this one with a list `SPECIALISATIONS` of what its
+launchers can produce. `test_compiled.py` compiles each with each of its configurations for sm_80, sm_90 and sm_100, and
+bounds the resources that they use:
 
     SPECIALISATIONS = [
         Specialisation(
@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 from simmst.kernels.configurations import Configuration
 
 CAPABILITIES = (80, 90, 100)
-# Bytes of shared memory that one block can have, by compute capability.
+# Bytes of shared memory available to one block, by compute capability.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 _VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
@@ -49,8 +49,8 @@ class Specialisation:
             and for sizes and strides that are; leave it out to compile the general case. An argument that a
             launcher gives as None, or that is always 1, belongs to `constants`.
         constants: values of the other arguments, except those that the configuration gives.
-        configurations: what it is compiled with, usually `named("<stem>.<kernel>")`.
-        label: unique among all kernels: what the record and the messages call it.
+        configurations: configurations that it is compiled with, usually `named("<stem>.<kernel>")`.
+        label: name in the record and the messages, unique among all kernels.
     """
 
     kernel: Any
@@ -58,7 +58,7 @@ class Specialisation:
     constants: Mapping[str, Any]
     configurations: tuple[Configuration, ...]
     label: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # further ones of the compiler, such as maxnreg
+    options: Mapping[str, Any] = field(default_factory=dict)  # further options of the compiler, such as maxnreg
     capabilities: tuple[int, ...] = CAPABILITIES
 
 
@@ -100,7 +100,7 @@ def _of_one(one: Specialisation, names: Sequence[str], label: str) -> Specialisa
 
 
 class Resources(NamedTuple):
-    """What a compiled kernel takes: registers and stack bytes a thread, spilled bytes, shared bytes a block."""
+    """Resources of a compiled kernel: registers and stack bytes per thread, spilled bytes, shared bytes per block."""
 
     registers: int
     spills: int
@@ -110,7 +110,7 @@ class Resources(NamedTuple):
 
 
 def compile_ahead(specialisation: Specialisation, configuration: Configuration, capability: int) -> Resources:
-    """Compile one specialisation with one configuration, and say what it takes.
+    """Compile one specialisation with one configuration, and return the resources that it takes.
 
     Args:
         specialisation: kernel, types and constants.
@@ -156,7 +156,7 @@ def _source(specialisation: Specialisation, configuration: Configuration) -> AST
 
 
 def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
-    """Registers, spilled bytes and stack bytes, from the report of the assembler that Triton brings."""
+    """Return registers, spilled bytes and stack bytes, from the report of the assembler that Triton brings."""
     target = re.search(r"^\.target\s+(sm_\w+)", ptx, re.MULTILINE)
     if target is None:
         raise RuntimeError("the PTX that Triton made names no target")
@@ -176,7 +176,7 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
 
 
 def _assembler(capability: int) -> str:
-    """The path of the one that Triton brings; internal to Triton, so that it is asked for only when one is needed."""
+    """Return the path of Triton's assembler; it is internal to Triton, so it is requested only when needed."""
     from triton.backends.nvidia import compiler
 
     # Up to version 3.3 with the tool's version beside the path; before that, under another name.

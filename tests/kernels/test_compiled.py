@@ -2,7 +2,7 @@
 
     SIMMST_RECORD=1 pytest tests/kernels/test_compiled.py
 
-records them anew, with `-k` only those chosen. Needs no GPU.
+records them again, or with `-k` only those selected. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Results = dict[Job, "concurrent.futures.Future[Resources]"]
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[Results]:
-    """All chosen compilations, under way in two processes; recorded at the end where that is asked for."""
+    """All selected compilations, running in two processes; recorded at the end if that is requested."""
     chosen = [item.callspec.params["job"] for item in request.session.items if _compiles(item)]
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with concurrent.futures.ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=context) as pool:
@@ -47,9 +47,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
 
 def _compiles(item: pytest.Item) -> bool:
     params = getattr(getattr(item, "callspec", None), "params", {})
-    return isinstance(item, pytest.Function) and isinstance(
-        params.get("job"), Job
-    )  # other files have jobs of their own
+    return isinstance(item, pytest.Function) and isinstance(params.get("job"), Job)  # other files have their own jobs
 
 
 def _record(futures: Results) -> None:
@@ -64,9 +62,9 @@ def _record(futures: Results) -> None:
 def test_a_kernel_compiles_within_its_record(job: Job, results: Results) -> None:
     found = results[job].result()
     limit = SHARED_LIMIT[job.capability]
-    assert found.shared <= limit, f"{job.key}: {found.shared} bytes of shared memory, {limit} are there"
+    assert found.shared <= limit, f"{job.key}: {found.shared} bytes of shared memory, {limit} are available"
     record = Record.read()
-    # Another version of the compiler has other figures: there it is enough that the kernel compiles and fits.
+    # Another version of the compiler gives other figures; then it is enough that the kernel compiles and fits.
     if not compiled.RECORDING and record.triton == triton.__version__:
         excess = compiled.excess(found, record.lines.get(job.key))
         assert not excess, f"{job.key}: {excess} ({compiled.HOW_TO_RECORD})"

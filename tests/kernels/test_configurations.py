@@ -1,4 +1,4 @@
-"""The table of launch configurations: what it holds, what it refuses, and how a trial replaces an entry."""
+"""The table of launch configurations: its content, what it refuses, and how a trial replaces an entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiled cutting planes rest on: 64-bit offsets, wide loads where rows are aligned, steps in float64."""
+"""Requirements of the compiled cutting planes: 64-bit offsets, wide loads for aligned rows, and steps in float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compiled(label: str, configuration: str = "rows64"):
 
 @pytest.mark.parametrize("one", SPECIALISATIONS, ids=lambda one: one.label)
 def test_sizes_and_strides_are_64_bit(one) -> None:
-    """At launch too: a small stride would otherwise be an i32 there, and its product with a row number as well."""
+    """At launch too, where a small stride would otherwise be an i32, and so would its product with a row number."""
     extents = [name for name in one.signature if name.endswith(("_problem", "_row")) or name in ("rows", "columns")]
     assert extents
     declared = {parameter.name: parameter.annotation_type for parameter in one.kernel.params}
@@ -40,7 +40,7 @@ def test_sizes_and_strides_are_64_bit(one) -> None:
 
 @pytest.mark.parametrize("label", ["dense fp32 adam", "signs u8 adam", "tall_dense bf16 adam"])
 def test_no_offset_is_computed_in_32_bits(label: str) -> None:
-    """Program numbers and places within a tile are 32-bit; nothing that a size or stride went into may be."""
+    """Program numbers and positions within a tile are 32-bit; nothing computed from a size or stride may be."""
     ttir = compiled(label).asm["ttir"]
     products = re.findall(r"arith\.muli [^:]*: (\S+)", ttir)
     assert products

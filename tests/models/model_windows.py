@@ -1,4 +1,4 @@
-"""A small model, and drawn windows with the memory that belongs to them."""
+"""A small model, and drawn windows with their memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def small(**changes) -> SimMSTNetConfig:
 
 
 def randomise(model: SimMSTNet, *, seed: int = 0, size: float = 0.1) -> SimMSTNet:
-    """Move every parameter: the highway and the biases of the days start at zero by design."""
+    """Change every parameter, because the highway and the biases of the days start at zero by design."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,7 +42,7 @@ def randomise(model: SimMSTNet, *, seed: int = 0, size: float = 0.1) -> SimMSTNe
 
 
 def build(config: SimMSTNetConfig = SMALL, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> SimMSTNet:
-    """An untrained model in which every part speaks."""
+    """Return an untrained model in which every part has an effect."""
     torch.manual_seed(seed)
     return randomise(SimMSTNet(config).to(dtype).eval(), seed=seed)
 
@@ -63,7 +63,7 @@ def memory_of(
     days: int = 5,
     dtype: torch.dtype = torch.float64,
 ) -> Memory:
-    """The memory of a series that reaches back some days."""
+    """Return the memory of a series that reaches back some days."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -85,7 +85,7 @@ def memory_of(
 
 
 def of_tasks(memory: Memory, tasks: list[int]) -> Memory:
-    """The memory of some of the tasks."""
+    """Return the memory of some of the tasks."""
     return memory._replace(
         days=memory.days[..., tasks],
         usual=memory.usual[:, :, tasks],
@@ -96,7 +96,7 @@ def of_tasks(memory: Memory, tasks: list[int]) -> Memory:
 
 
 def without_tasks(memory: Memory, tasks: list[int]) -> Memory:
-    """The memory where nothing is known of some tasks."""
+    """Return the memory with nothing known about some tasks."""
     memory = Memory(*(tensor.clone() for tensor in memory))
     memory.days[..., tasks] = NAN
     memory.usual[:, :, tasks] = NAN

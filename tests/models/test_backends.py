@@ -1,4 +1,4 @@
-"""The whole model on the compiled kernels learns as it does on plain PyTorch."""
+"""The whole model learns the same on the compiled kernels as on plain PyTorch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def double():
 @pytest.mark.parametrize("factor", [5, ALL_QUERIES])
 @pytest.mark.usefixtures("double")
 def test_the_loss_curve_on_the_cpu_backend_is_the_reference_s(factor):
-    """In float64, where training multiplies the first rounding by some 1e7 in 50 steps and 1e-6 is still far away."""
+    """Training multiplies the first rounding by some 1e7 in 50 steps, which in float64 is still far below 1e-6."""
     reference, compiled = loss_curve("reference", factor), loss_curve("cpu", factor)
     assert reference[-5:].mean() < 0.7 * reference[:5].mean()
     torch.testing.assert_close(compiled, reference, rtol=1e-6, atol=0)

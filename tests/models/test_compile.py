@@ -22,7 +22,7 @@ CONFIG = SimMSTNetConfig(
     factor=2,
     dropout=0.0,
 )
-# With this factor every query gets real attention, so the samples, whose draws the compiler may reorder, do not matter.
+# With this factor every query gets real attention, so the sampled keys, which the compiler may reorder, do not matter.
 ALL_SELECTED = 14
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
@@ -59,8 +59,8 @@ def test_compiled_forecasts_are_the_eager_ones(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_training_gives_the_eager_gradients(backend, monkeypatch):
-    monkeypatch.setattr(tasks, "_UNNAMED_SHARE", 0.0)  # a draw, whose order the compiler may change
-    # One task that interacts with itself: every part is there, and inductor needs half the time.
+    monkeypatch.setattr(tasks, "_UNNAMED_SHARE", 0.0)  # the compiler may change the order of this draw
+    # One task that interacts with itself has every part, and inductor needs half the time.
     config = dataclasses.replace(CONFIG, services=("internet",), factor=ALL_SELECTED)
     model, values, marks, mask = model_and_inputs(config)
     model.train()

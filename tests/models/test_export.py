@@ -1,4 +1,4 @@
-"""The network leaves torch: torch.export with a dynamic batch, and ONNX on the reference backend."""
+"""Export of the network: torch.export with a dynamic batch, and ONNX on the reference backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def of_a_batch(batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def network() -> tuple[SimMSTNet, dict[str, Any]]:
-    """One that selects queries, and the shapes of its arguments, their batch free."""
+    """Return a network that selects queries, and the shapes of its arguments with a dynamic batch."""
     batch = {0: Dim("batch", min=1, max=512)}
     shapes = {name: Memory(*[batch] * len(Memory._fields)) if name == "memory" else batch for name in NAMES}
     return build(small(factor=1, backend="reference"), dtype=F32), shapes

@@ -12,7 +12,7 @@ from simmst.models.highway import Highway
 
 
 class NoDecoder(torch.nn.Module):
-    """Forecasts no difference: the highway is alone."""
+    """Forecasts no difference, so only the highway has an effect."""
 
     def forward(self, fused, context, recalled, marks, ahead, task):
         return fused.new_zeros(*ahead.shape[:2], 13)
@@ -33,14 +33,14 @@ def test_the_untrained_highway_is_the_mean_of_the_days_before():
     near = memory._replace(days=memory.days.clamp(-0.5, 0.5), level=memory.level.clamp(-1, 1))
     wanted = days.clamp(-0.5, 0.5).nanmean(1)
     torch.testing.assert_close(model(values, marks, mask=mask, memory=near), wanted)
-    # to which a day far from the others counts no more than one at arm's length of their median
+    # in which a day far from the others counts no more than one at a bounded distance from their median
     far = near._replace(days=near.days.clone())
     far.days[:, 0] = -4.0
     others = far.days[:, :, SMALL.input_length :]
     median = others.nanmedian(1).values
     robust = median + (others - median[:, None]).clamp(-1, 1).nanmean(1)
     torch.testing.assert_close(model(values, marks, mask=mask, memory=far), robust)
-    # and the level of the window where there are none
+    # and the level of the window if there are none
     level = values[..., 1, 1].mean(1, keepdim=True)
     torch.testing.assert_close(model(values, marks, mask=mask), level.expand(-1, 3, -1))
 
@@ -71,7 +71,7 @@ def test_the_fitted_highway_finds_a_linear_law_at_every_distance():
     law = model(values, marks, mask=mask, memory=memory) + change
     target = law.clone()
     target[::7, 0] = NAN
-    target[:, 2, 1] = NAN  # never observed: found from the others, whose coefficients it shares
+    target[:, 2, 1] = NAN  # never observed: its coefficients are shared with the others
     model.fit_highway(values, marks, target, memory=memory, ridge=1e-12)
     torch.testing.assert_close(model(values, marks, mask=mask, memory=memory), law, atol=1e-5, rtol=0)
 

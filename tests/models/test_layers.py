@@ -1,4 +1,4 @@
-"""Layers run as operators are the layers in parts: with dropout, with hooks, with another module in their place."""
+"""Layers that run as one operator equal the layers in parts: with dropout, with hooks, and with a replaced module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simmst.models.temporal_encoder import EncoderLayer
 
 
 def watch(module: nn.Module) -> list[str]:
-    """Hook every linear layer, which makes it more than its weights; the list tells which were called."""
+    """Hook every linear layer, so that it is more than its weights; the list records which layers were called."""
     calls: list[str] = []
     for name, each in module.named_modules():
         if isinstance(each, nn.Linear):

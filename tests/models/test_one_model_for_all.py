@@ -73,7 +73,7 @@ def test_services_go_unnamed_now_and_then_in_training_alone():
     torch.testing.assert_close(tasks(50), tasks.table[:3].repeat(50, 1), rtol=0, atol=0)
     tasks.train()
     unnamed = (tasks(400) == tasks.table[3]).all(-1).unflatten(0, (400, 3))
-    assert torch.equal(unnamed.any(1), unnamed.all(1)), "a sample's services go together"
+    assert torch.equal(unnamed.any(1), unnamed.all(1)), "all services of a sample go unnamed together"
     assert 0.1 < unnamed.double().mean() < 0.2
 
 

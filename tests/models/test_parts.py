@@ -47,7 +47,7 @@ def test_the_embedding_is_the_sum_of_its_terms():
 
 @pytest.mark.parametrize("where", ["series", "neighbour", "day before"])
 def test_beyond_a_bound_a_value_says_no_more(where):
-    """What an outlier adds is the same from some size on, wherever it is, so that one burst cannot run away."""
+    """From some size on, an outlier has the same effect in any slot, so a single burst cannot dominate."""
     model = build()
     values, marks, mask = inputs()
     memory = memory_of()

@@ -1,4 +1,4 @@
-"""Quantiles, and the loss that they are trained by."""
+"""Quantiles, and the loss that trains them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_quantiles_at_their_own_levels_and_between_and_beyond():
     fine = tuple(np.linspace(0.001, 0.999, 400).tolist())
     assert (at_levels(quantiles, fine).diff(dim=-1) >= -1e-12).all()
     assert torch.equal(at_levels(quantiles, (0.25, 0.85))[..., 1], at_levels(quantiles, (0.85,))[..., 0])
-    # those of a normal distribution are its own everywhere
+    # for a normal distribution they are exact at every level
     normal = Normal(torch.tensor(2.0, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64))
     told = normal.icdf(torch.tensor(LEVELS, dtype=torch.float64))
     torch.testing.assert_close(at_levels(told, fine), normal.icdf(torch.tensor(fine, dtype=torch.float64)))
 
 
 def direct_loss(quantiles, target, level) -> np.ndarray:
-    """The mean over (sample, task)'s observed targets, one by one."""
+    """Return the mean over the observed targets of each (sample, task), one by one."""
     samples, steps, tasks = target.shape
     losses = np.zeros((samples, tasks))
     for b in range(samples):
@@ -79,7 +79,7 @@ def test_the_loss_equals_a_direct_computation():
     target[2, :, 1] = NAN
     per_sample = quantile_loss(quantiles, target, level, per_sample=True)
     np.testing.assert_allclose(per_sample, direct_loss(quantiles, target, level))
-    # the loss of a batch is that of its parts by the number of their targets
+    # the loss of a batch is the mean of its parts' losses, weighted by their numbers of targets
     number = (~target.isnan()).sum(1)
     torch.testing.assert_close(quantile_loss(quantiles, target, level), (per_sample * number).sum(0) / number.sum(0))
 

@@ -20,7 +20,7 @@ def test_any_number_of_tasks_and_any_odd_neighbourhood(services, neighbourhood):
     forecast = build(config)(values, marks, mask=mask)
     assert forecast.shape == (2, 3, len(services))
     assert forecast.isfinite().all()
-    torch.testing.assert_close(build(config)(values, marks), forecast, rtol=0, atol=0)  # no mask: all inside
+    torch.testing.assert_close(build(config)(values, marks), forecast, rtol=0, atol=0)  # no mask: all are inside
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_positions_matter():
     values, marks, mask = inputs()
     marks = marks[:, :1].expand_as(marks).contiguous()
     with torch.no_grad():
-        model.decoder.target.latest.weight.zero_()  # it knows the places of the input steps by itself
+        model.decoder.target.latest.weight.zero_()  # it knows the positions of the input steps by itself
     order = torch.randperm(SMALL.input_length, generator=torch.Generator().manual_seed(0))
     before, permuted = model(values, marks, mask=mask), model(values[:, order], marks, mask=mask)
     assert (before - permuted).abs().max() > 1e-3
@@ -91,7 +91,7 @@ def test_positions_matter():
 
 
 def _tokens(values, marks, order):
-    """Arguments of the embedding: a series, and the same with its steps in another order."""
+    """Return the arguments of the embedding for a series, and for the series with its steps in another order."""
     for steps in (torch.arange(SMALL.input_length), order):
         series = values[:, steps, 0, 1, 1]
         channels = torch.stack((series, 0 * series, torch.ones_like(series)), dim=-1)
@@ -108,7 +108,7 @@ def test_the_distance_alone_tells_the_steps_ahead_apart():
         model.decoder.target.slot.weight[:, distances].zero_()
         model.day_attention.query.weight[:, distances].zero_()
     without = model(values, marks, mask=mask)
-    # The self-attention of a later step has more of the same to attend to, beside the label.
+    # Next to the label, the self-attention of a later step has more equal tokens to attend to.
     model.decoder.layers[0].self_attention = torch.nn.Identity()
     without = model(values, marks, mask=mask)
     torch.testing.assert_close(without, without[:, :1].expand_as(without))
@@ -172,7 +172,7 @@ def test_the_spatial_branch_alone_sees_the_neighbours(spatial):
 
 
 class Alone(torch.nn.Module):
-    """In the place of an interaction: every task keeps its own."""
+    """Replaces an interaction; every task keeps its own features."""
 
     def forward(self, x, key_padding_mask=None):
         return x
@@ -183,7 +183,7 @@ def test_tasks_are_coupled_through_temporal_and_spatial_features(part):
     model = build()
     values, marks, mask = inputs()
     values.requires_grad_()
-    # The other half of the interaction is cut: what remains must carry the gradient.
+    # The other half of the interaction is cut, so the remaining half must carry the gradient.
     other = "spatial" if part == "temporal" else "temporal"
     setattr(model.interaction, other, Alone())
     (gradient,) = torch.autograd.grad(model(values, marks, mask=mask)[..., 0].sum(), values)
@@ -211,7 +211,7 @@ def test_missing_values_are_masked_and_told():
     values[2] = NAN
     forecast = model(values, marks, mask=mask)
     assert forecast.isfinite().all()
-    # A missing step is not the same as a step observed at the window's mean.
+    # A missing step is not equal to a step observed at the window's mean.
     filled = torch.where(values.isnan(), values.nanmean(1, keepdim=True).nan_to_num(0.0), values)
     assert ((model(filled, marks, mask=mask) - forecast).abs().amax((1, 2))[:3] > 1e-6).all()
     torch.testing.assert_close(model(filled, marks, mask=mask)[3:], forecast[3:])

@@ -1,4 +1,4 @@
-"""The model trains, in every way that the house trains it, and runs alike however it is called."""
+"""The model trains in every supported way, and gives the same results however it is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.func import functional_call, jvp
 from simmst.foundation.memory import Memory
 from simmst.models import SimMSTNet, masked_loss, quantile_loss, task_losses
 
-# What compares days has nothing to say without any.
+# Parts that compare days have no effect without any.
 NEED_DAYS = {
     "day_attention.day.0.weight",
     "day_attention.day.0.bias",

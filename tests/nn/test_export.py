@@ -1,4 +1,4 @@
-"""Layers leave torch: torch.export with a dynamic batch, and ONNX on the reference backend."""
+"""Export of layers: torch.export with a dynamic batch, and ONNX on the reference backend."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def other_batch(arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]
 def test_the_batch_of_an_exported_layer_is_free(name: str, strict: bool) -> None:
     layer, arguments, shapes = layer_and_arguments(name)
     program = torch.export.export(layer, arguments, dynamic_shapes=shapes, strict=strict)
-    assert "simmst" not in str(program.graph)  # whoever runs it needs torch alone
+    assert "simmst" not in str(program.graph)  # running it needs only torch
     for given in (arguments, other_batch(arguments)):
         torch.testing.assert_close(program.module()(*given), layer(*given))
 

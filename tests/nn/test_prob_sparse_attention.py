@@ -70,7 +70,7 @@ def test_evaluation_is_deterministic_and_training_is_not(sampling: str) -> None:
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    attention, x = layer(dropout=0.5), torch.randn(2, 10, 16)  # short: every query is selected, samples do not matter
+    attention, x = layer(dropout=0.5), torch.randn(2, 10, 16)  # short: every query is selected
     assert not torch.equal(attention(x), attention(x))
     attention.eval()
     torch.testing.assert_close(attention(x), layer().eval()(x))

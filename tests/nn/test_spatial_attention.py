@@ -68,7 +68,7 @@ def test_widths_that_do_not_split(width, heads):
 
 
 class Doubled(nn.Module):
-    """An adapter as fine-tuning libraries put it in place of a layer: it has weight and bias, and does more."""
+    """An adapter as fine-tuning libraries use in place of a layer: it has weight and bias, and does more."""
 
     def __init__(self, base):
         super().__init__()
@@ -80,7 +80,7 @@ class Doubled(nn.Module):
 
 
 def by_hand(layer, x, mask):
-    """The layer from torch's own parts, its submodules called."""
+    """Compute the layer from torch's own parts, calling its submodules."""
     attention = nn.MultiheadAttention(8, 2, batch_first=True, bias=layer.in_proj_bias is not None, dtype=x.dtype)
     with torch.no_grad():
         attention.in_proj_weight.copy_(layer.in_proj_weight)
@@ -104,7 +104,7 @@ def hooked(layer):
 def pruned(layer):
     prune.random_unstructured(layer.out_proj, "weight", amount=0.5)
     with torch.no_grad():
-        layer.out_proj.weight_orig += 1.0  # the weight that the hook has yet to make
+        layer.out_proj.weight_orig += 1.0  # the hook makes the weight from this one
 
 
 def reparametrised(layer):

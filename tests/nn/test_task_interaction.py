@@ -1,4 +1,4 @@
-"""Tasks see one another's tokens: the layer against its parts."""
+"""The layer in which tasks see each other's tokens, against its parts."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ def choose(backend: str | None, *, device: torch.device = CPU, dtype: torch.dtyp
     return backends.choose("prob_sparse_attention", backend, device=device, dtype=dtype, **sizes)
 
 
-SHARED = 227 * 1024  # bytes of a pretended GPU
+SHARED = 227 * 1024  # bytes of a simulated GPU
 
 
 def with_native(monkeypatch: pytest.MonkeyPatch, **modules: list[str] | None) -> None:
@@ -122,7 +122,7 @@ def test_triton_takes_cpu_tensors_in_its_interpreter_alone(monkeypatch: pytest.M
     with pytest.raises(BackendUnavailableError, match=r"dtype torch\.float64 is none of"):
         choose("triton", dtype=torch.float64)
     with_native(monkeypatch, cpu=["prob_sparse_attention"])
-    assert choose(None) == "cpu", "the interpreter is never chosen, only asked for"
+    assert choose(None) == "cpu", "the interpreter is never chosen automatically"
 
 
 def test_cuda_takes_cpu_tensors_in_its_emulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_cuda_takes_cpu_tensors_in_its_emulator_alone(monkeypatch: pytest.Monkey
     backends._resolve.cache_clear()
     with_native(monkeypatch, cuda_emulated=["prob_sparse_attention"])
     assert choose("cuda") == choose("cuda", dtype=torch.bfloat16) == "cuda"
-    assert choose(None) == "reference", "the emulator is never chosen, only asked for"
+    assert choose(None) == "reference", "the emulator is never chosen automatically"
     with pytest.raises(BackendUnavailableError, match="the emulator runs on CPU tensors, got device 'cuda:0'"):
         choose("cuda", device=GPU)
     with pytest.raises(BackendUnavailableError, match="_cuda_emulated has no cutting_plane kernel"):
@@ -181,7 +181,7 @@ def test_a_gpu_with_little_shared_memory_takes_another_backend_in_float32(monkey
 
 
 def test_the_operators_say_how_wide_their_heads_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, through the emulator's rules, where a wide head is refused before anything runs."""
+    """On the CPU, by the emulator's rules, a wide head is refused before anything runs."""
     monkeypatch.setenv("SIMMST_CUDA_EMULATION", "1")
     with_native(monkeypatch, cuda_emulated=list(backends.OPERATORS))
     narrow, wide = torch.randn(3, 4, 128), torch.randn(3, 4, 160)
@@ -252,7 +252,7 @@ def test_training_and_inference_are_chosen_apart_and_the_chain_is_among_them(mon
     with_native(monkeypatch, cuda=["spatial_attention"])
     assert [at(size, training=False) for size in (128, 512)] == ["cuda", "cuda"]
     assert [at(size, training=True) for size in (128, 512)] == ["triton", "chain"]
-    assert at(512, training=True, dtype=torch.float16) == "chain", "as bfloat16, whose kernels it shares"
+    assert at(512, training=True, dtype=torch.float16) == "chain", "the same as bfloat16, whose kernels it shares"
     assert at(512, training=True, dtype=torch.float32) == "cuda", "nothing was measured in float32"
     assert at(512, training=False, head_width=200) == at(512, training=False, dtype=torch.float64) == "chain"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
@@ -312,7 +312,7 @@ def test_a_damaged_table_is_refused(line: list[object]) -> None:
 
 
 def test_choosing_compiles_whole_whatever_the_sizes() -> None:
-    """Widths are made constants, lengths may be symbols: no break of the graph, and no program for each length."""
+    """Widths become constants and lengths may be symbols, so the graph does not break, and lengths share a program."""
     torch.compiler.reset()
     made = CompileCounter()
     compiled = torch.compile(ops.prob_sparse_attention, fullgraph=True, backend=made)

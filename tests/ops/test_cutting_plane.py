@@ -21,7 +21,7 @@ OPS = torch.ops.simmst
 
 
 def problem(shape=(2, 3, 13), dtype=F64, packed=False):
-    """Planes, offsets, multipliers, point."""
+    """Return planes, offsets, multipliers and point."""
     generator = torch.Generator().manual_seed(4)
     rows, point = shape[:-1], (*shape[:-2], shape[-1])
     planes = torch.randn(shape, generator=generator, dtype=F64).to(dtype)
@@ -41,7 +41,7 @@ def adam_state(point):
 
 @pytest.fixture
 def seam(monkeypatch):
-    """Lead backend "cpu" to the reference, behind the library operators."""
+    """Make backend "cpu" run the reference, behind the library operators."""
     oracle = importlib.import_module("simmst.reference.cutting_plane")
     monkeypatch.setattr("simmst.ops.cutting_plane.api.choose", lambda *args, **kwargs: "cpu")
     monkeypatch.setattr("simmst.ops.dispatch.implementation", lambda operator, backend: oracle)

@@ -1,4 +1,4 @@
-"""The public day attention: what it computes, checks, backends, transforms."""
+"""The public day attention: its result, checks, backends and transforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way of a call to its kernel: short, the same for every operator, and open to nothing that is under way."""
+"""The path of a call to its kernel: short, the same for every operator, and taken only if nothing watches the call."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_casting_leaves_what_is_no_tensor_or_wide_alone() -> None:
     assert all(a is b for a, b in zip(cast(*given), given, strict=True))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         dtypes = [None if each is None else each.dtype for each in cast(*given)]
-        assert cast([1.0], torch.ones(1))[1].dtype == torch.float32, "the first decides"
+        assert cast([1.0], torch.ones(1))[1].dtype == torch.float32, "the first tensor decides"
     assert dtypes == [torch.bfloat16, None, torch.float64, torch.int64]
 
 

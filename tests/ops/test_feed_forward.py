@@ -1,4 +1,4 @@
-"""The public feed-forward part: checks, backends, autocast, transforms."""
+"""The public feed-forward part: checks, backends, autocast and transforms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 
 
 def in_modules(given: dict[str, Any], norm_first: bool) -> Tensor:
-    """The same by torch's modules."""
+    """Compute the same with torch's modules."""
     first, second, norm = nn.Linear(6, 12, dtype=F64), nn.Linear(12, 6, dtype=F64), nn.LayerNorm(6, dtype=F64)
     with torch.no_grad():
         for module, name in ((first, "in"), (second, "out"), (norm, "norm")):

@@ -20,7 +20,7 @@ operators = torch.ops.simmst
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Backend "cpu" by way of the reference, as a kernel would be plugged in; holds the names of the calls."""
+    """Backend "cpu" that runs the reference, plugged in like a kernel; returns the names of the calls."""
     calls = []
 
     class Kernel:

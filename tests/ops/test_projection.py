@@ -1,4 +1,4 @@
-"""The public projections: what they compute, checks, backends, transforms."""
+"""The public projections: their results, checks, backends and transforms."""
 
 from __future__ import annotations
 

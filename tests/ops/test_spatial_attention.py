@@ -18,7 +18,7 @@ BACKWARD = torch.ops.simmst.spatial_attention_backward
 
 
 def inputs(dtype=F64, shape=(3, 6, 2, 2), seed=0):
-    """x, the four weights, and the norm's two."""
+    """Return x, the four weights, and the two of the norm."""
     generator = torch.Generator().manual_seed(seed)
     channels = shape[1] if len(shape) == 4 else shape[2]
     shapes = (
@@ -67,7 +67,7 @@ def public(tensors, mask=None, norm=True, bias=True, **options):
 
 @pytest.fixture
 def seam(monkeypatch):
-    """Lead backend "cpu" to the reference, behind the library operators."""
+    """Make backend "cpu" run the reference, behind the library operators."""
 
     oracle = importlib.import_module("simmst.reference.spatial_attention")
     monkeypatch.setattr(api, "choose", lambda *args, **kwargs: "cpu")
@@ -191,7 +191,7 @@ def test_autocast_casts_and_runs_in_that_precision(dtype):
     assert out.dtype == half.dtype == dtype
     assert wide.dtype == F64
     assert torch.equal(out, half)
-    # Cast once, then computed in float32: outside autocast the same cast gives the same numbers.
+    # Cast once, then computed in float32, so the same cast outside autocast gives the same numbers.
     assert torch.equal(out, public([tensor.to(dtype) for tensor in tensors]))
 
 

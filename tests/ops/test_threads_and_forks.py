@@ -1,4 +1,4 @@
-"""Operators in worker processes, after a fork, in several threads at once, beside gloo, and while Python ends."""
+"""Operators in worker processes, after a fork, in several threads at once, alongside gloo, and while Python exits."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _CASES = {
             assert torch.equal(total, torch.ones(1000))
         dist.destroy_process_group()
     """,
-    # Not a daemon's: CPython before 3.14 ends those where they stand, which aborts inside any extension, torch's too.
+    # Not a daemon thread: CPython before 3.14 stops those at once, which aborts inside any extension, even torch.
     "the end of the interpreter, with a thread at work": """
         def work():
             for turn in range(20):

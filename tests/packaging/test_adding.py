@@ -1,4 +1,4 @@
-"""docs/developers/adding.md: what it adds is added to a copy of the package, as the page says, and used."""
+"""The additions of docs/developers/adding.md are made to a copy of the package, as the page says, and used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```(python|diff)\n# (simmst/\S+)\n(.*?)^```$", re.MULTILIN
 
 
 def changed(text: str, diff: str) -> str:
-    """The text with the lines of a diff applied, which say where by what stands there."""
+    """Return the text with a diff applied, whose context lines say where."""
     lines = diff.splitlines()
     before, after = ("".join(f"{line[1:]}\n" for line in lines if line[:1] in kinds) for kinds in (" -", " +"))
     assert text.count(before) == 1, f"{text.count(before)} times in the file:\n{before}"
@@ -28,7 +28,7 @@ def changed(text: str, diff: str) -> str:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package in it and everything of the page added."""
+    """A folder with a copy of the package and all additions of the page."""
     folder = tmp_path_factory.mktemp("copied")
     package = Path(simmst.__file__).parent
     shutil.copytree(package, folder / "simmst", ignore=shutil.ignore_patterns("__pycache__"))

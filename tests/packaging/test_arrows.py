@@ -1,4 +1,4 @@
-"""The rooms import one way only; the contracts are in pyproject.toml."""
+"""The rooms import in one direction only; the contracts are in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources laid out as the wheel lays them out, with kernels/ as simmst.kernels, marked for the linter."""
+    """The sources in the layout of the wheel, with kernels/ as simmst.kernels, marked for the linter."""
     root = tmp_path_factory.mktemp("installed")
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "kernels")
     shutil.copytree(ROOT / "simmst", root / "simmst", ignore=ignored)
@@ -47,7 +47,7 @@ def test_the_linter_sees_the_kernels(installed: Path):
 
 
 def test_no_module_imports_itself_by_way_of_others(installed: Path):
-    """Module by module, an import inside a function included; one for type checkers alone is none."""
+    """Checked module by module, with imports inside functions but without those for type checkers alone."""
     code = """
 import graphlib, grimp
 graph = grimp.build_graph('simmst', cache_dir=None, exclude_type_checking_imports=True)

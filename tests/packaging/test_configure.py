@@ -1,4 +1,4 @@
-"""What CMake decides about CUDA, on a machine with the GPUs that a stand-in for nvidia-smi lists."""
+"""CMake's decision about CUDA, on a machine whose GPUs are listed by a stand-in for nvidia-smi."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# In place of pybind11, which only a build brings.
+# Stands in for pybind11, which is installed only for a build.
 PYBIND11 = """function(pybind11_add_module name)
   list(REMOVE_ITEM ARGN NO_EXTRAS)
   add_library(${name} MODULE ${ARGN})
@@ -25,7 +25,7 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is n
 
 
 def configure(folder: Path, *, gpus: str, cuda: str = "AUTO", **environment: str) -> str:
-    """What CMake says of simmst._cuda, on a machine whose GPUs have these compute capabilities, one a line."""
+    """Return CMake's line on simmst._cuda, on a machine whose GPUs have these compute capabilities, one per line."""
     (folder / "bin").mkdir()
     program = folder / "bin" / "nvidia-smi"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{gpus}\nEND\n")

@@ -1,4 +1,4 @@
-"""docs/developers/house.md describes the house as it is: its rooms, and the files and names of its walks."""
+"""docs/developers/house.md agrees with the sources: the rooms, and the files and names of its walks."""
 
 from __future__ import annotations
 

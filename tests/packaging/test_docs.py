@@ -1,4 +1,4 @@
-"""Every example of the documentation runs, and every command line in it is one that the command accepts."""
+"""Every example of the documentation runs, and the command accepts every command line in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MADE = ROOT / "docs" / "results" / "quick"  # tables that a command writes
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if MADE not in page.parents)]
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run\b[^>]*-->\s*\Z")
-# Files of the reader's own, which no test has.
+# The reader's own files, which no test has.
 READERS_FILES = re.compile(r'"data/')
 
 
@@ -28,7 +28,7 @@ def page_name(page: Path) -> str:
 
 
 class Block(NamedTuple):
-    line: int  # of its first line of code
+    line: int  # line number of its first line of code
     code: str
     run: bool
 
@@ -51,7 +51,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for block in blocks(page, "python"):
-            # Empty lines above it give tracebacks the lines of the page.
+            # Empty lines above the code give tracebacks the line numbers of the page.
             compiled = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
             if block.run:
                 exec(compiled, module.__dict__)

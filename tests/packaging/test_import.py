@@ -1,4 +1,4 @@
-"""``import simmst`` needs torch and numpy alone, and is quick."""
+"""``import simmst`` needs only torch and numpy, and is fast."""
 
 from __future__ import annotations
 
@@ -100,4 +100,4 @@ with torch.no_grad():
     ProbSparseAttention(8, 2).eval()(torch.zeros(1, 40, 8))
 print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])
 """
-    assert run_python(code).strip() == "[]"  # they take more than a second
+    assert run_python(code).strip() == "[]"  # importing them takes more than a second

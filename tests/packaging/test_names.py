@@ -1,4 +1,4 @@
-"""No name means two things: training and the engine of re-weighting have each their own."""
+"""No name means two things: training and the engine of re-weighting share no public name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOMS = Path(__file__).resolve().parents[2] / "simmst"
 
 
 def defined_in(room):
-    """The public names that the modules of a room define at their top."""
+    """Return the public names that the modules of a room define at the top level."""
     names = set()
     for path in (ROOMS / room).rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

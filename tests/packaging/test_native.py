@@ -1,4 +1,4 @@
-"""The compiled modules: what they say, and that they keep clear of torch's libraries."""
+"""The compiled modules: what they report, and that they do not link torch's libraries."""
 
 from __future__ import annotations
 

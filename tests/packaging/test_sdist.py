@@ -1,4 +1,4 @@
-"""What the source distribution holds, and what it leaves at home."""
+"""The contents of the source distribution."""
 
 from __future__ import annotations
 

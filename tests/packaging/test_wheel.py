@@ -1,4 +1,4 @@
-"""What is in a wheel, what it needs of a system, and that the source distribution gives the same.
+"""The contents of a wheel, what it needs from a system, and that the source distribution builds the same wheel.
 
 The wheel is the installation, or the file that SIMMST_WHEEL names (``.ci/wheel`` builds and audits one).
 """
@@ -22,13 +22,13 @@ import simmst
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 15_000_000  # without simmst._cuda
-# Of every Linux, and the OpenMP runtime that torch brings.
+# Libraries of every Linux, and the OpenMP runtime that torch brings.
 LIBRARIES = re.compile(r"lib(c|m|pthread|dl|rt|gcc_s|stdc\+\+|gomp)\.so\.\d+|ld-linux[\w-]*\.so\.\d+")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> dict[str, Path]:
-    """The files of the wheel by their names in it."""
+    """The files of the wheel, by their names in it."""
     if "SIMMST_WHEEL" in os.environ:
         folder = tmp_path_factory.mktemp("wheel")
         with zipfile.ZipFile(os.environ["SIMMST_WHEEL"]) as archive:
@@ -84,7 +84,7 @@ def test_metadata_names_what_is_supported(wheel):
 
 
 def test_the_source_distribution_gives_the_same_wheel(wheel, tmp_path):
-    """Every file of the package is in both, the same to the last byte, and what is compiled has the same sources."""
+    """Every file of the package is in both, equal to the last byte, and the compiled modules have the same sources."""
     pytest.importorskip("scikit_build_core", reason="scikit-build-core comes with the test extra")
     code = "import sys; from scikit_build_core.build import build_sdist; print(build_sdist(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path)]

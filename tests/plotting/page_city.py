@@ -1,4 +1,4 @@
-"""Small tested cities, with a name that is no harmless text."""
+"""Small cities with forecasts, one of whose names is harmful markup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START = np.datetime64("2013-11-16T23:00:00", "s")  # midnight in Rome
 
 
 def dataset(geometry="grid", *, days=2, height=3, width=4):
-    """Services "call" and "<b>sms</b>"; cell names c0, c1, ..., EVIL; a NaN; on the grid one cell outside."""
+    """Return a city: services "call" and "<b>sms</b>", cells c0, c1, ..., EVIL, a NaN, and on a grid a cell outside."""
     steps = 24 * days
     rng = np.random.default_rng(0)
     shape = (height, width) if geometry == "grid" else (1, height * width)
@@ -48,7 +48,7 @@ def dataset(geometry="grid", *, days=2, height=3, width=4):
 
 
 def forecast_slots(geometry="grid", **sizes):
-    """A forecast that is a twentieth above the truth and five slots of a hundred wide."""
+    """Return forecasts a twentieth above the truth, with intervals from 0.8 to 1.3 times the forecast."""
     city = dataset(geometry, **sizes)
     forecast = np.nan_to_num(city.series(), nan=50.0) * np.float32(1.05)
     ahead = np.arange(city.num_steps) % 6 + 1
@@ -56,7 +56,7 @@ def forecast_slots(geometry="grid", **sizes):
 
 
 def element(text, name):
-    """The text of a script element of a page."""
+    """Return the text of a script element of a page."""
     found = re.search(rf'<script id="{name}"[^>]*>(.*?)</script>', text, re.DOTALL)
     return found[1]
 
@@ -66,7 +66,7 @@ def data_of(text):
 
 
 def arrays_of(text):
-    """Undo the packing, as the page's script does."""
+    """Unpack values as the page's script does."""
     content = zlib.decompress(base64.b64decode(element(text, "page-arrays")))
     arrays = {}
     for entry in data_of(text)["arrays"]:
@@ -83,7 +83,7 @@ def arrays_of(text):
 
 
 def values_of(text, name):
-    """One of the series of a page, in raw units."""
+    """Return one of the series of a page, in raw units."""
     arrays = arrays_of(text)
     missing = 255 if name in ("low", "high") else 65535
     low, high = arrays["limits"][..., :1].astype(float), arrays["limits"][..., 1:].astype(float)

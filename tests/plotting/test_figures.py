@@ -48,7 +48,7 @@ def history(stage, *, validation=True):
 def _no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # of what another test left behind
+        warnings.simplefilter("ignore", ResourceWarning)  # from objects that another test left behind
         yield
 
 

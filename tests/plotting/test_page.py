@@ -74,7 +74,7 @@ def test_nothing_of_the_data_is_markup(text):
     assert EVIL in data_of(text)["names"]
     for evil in ("<i>toytown", "<u>b", "<b>sms", "<s>real", "<em>w", "<q>source"):
         assert evil not in text, evil
-    # the document has no script but its own four
+    # the document has only its own four scripts
     assert len(re.findall(r"<script", text)) == 4
 
 
@@ -138,7 +138,7 @@ def test_large_cities_are_shown_for_fewer_days(side, services, days):
 
 
 def test_the_size_of_a_page():
-    """The library takes 2 MB, and 400,000 values of noise, the most by default, less than 3."""
+    """The library takes 2 MB, and 400,000 values of noise, the default limit, take less than 3 MB."""
     noise = np.random.default_rng(0).integers(0, 2**16, 2 * 400_000).astype(np.uint16)
     bounds = noise.astype(np.uint8)
     _, text = packed({"truth": noise[:400_000], "forecast": noise[400_000:], "low": bounds[:400_000]})

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, without a window: its slider, its clicks, its console, on a desk and on a phone."""
+"""The page in a real Chromium without a window: its slider, clicks and console, at desktop and phone sizes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def opened(browser, page):
     browser.get(path.as_uri())
     until(browser, "document.documentElement.dataset.state", "ready")
     yield browser, geometry, slots
-    assert browser.get_log("browser") == [], "the console is quiet"
-    assert script(browser, "performance.getEntriesByType('resource').length") == 0, "nothing was asked for"
+    assert browser.get_log("browser") == [], "the console has no messages"
+    assert script(browser, "performance.getEntriesByType('resource').length") == 0, "nothing is requested"
 
 
 def script(browser, code):
@@ -70,14 +70,14 @@ def until(browser, code, wanted):
 
 
 def map_values(browser, geometry, view="truth"):
-    """What the map shows, one value a cell, NaN for none."""
+    """Return the values on the map, one per cell, NaN for none."""
     code = {"grid": "z.flat()", "places": "marker.color", "points": "y"}[geometry]
     shown = script(browser, f"Array.from(document.getElementById('map-{view}').data[0].{code})")
     return np.array([np.nan if value is None else value for value in shown])
 
 
 def wanted_values(slots, slot, view):
-    """(cells of the raster, or places) of the first service."""
+    """Return the cells of the raster, or the places, of the first service."""
     truth, forecast = slots.dataset.series()[slot, 0], slots.forecast[slot, 0]
     values = {"truth": truth, "forecast": forecast, "error": forecast - truth}[view]
     shown = np.full(slots.dataset.mask.shape, np.nan)
@@ -90,7 +90,7 @@ def close_to(found, wanted):
 
 
 def press(browser, geometry, cell, slots):
-    """Click, or tap, a cell of the map that is shown."""
+    """Click or tap a cell of the visible map."""
     row, column = slots.dataset.cells[cell]
     if geometry == "grid":
         x, y = column, row
@@ -142,8 +142,8 @@ def test_a_click_on_a_cell_shows_its_series(opened):
         close_to(np.array(forecast, dtype=float), slots.forecast[:, 0, cell])
         close_to(np.array(low, dtype=float), slots.interval[0][:, 0, cell])
         close_to(np.array(high, dtype=float), slots.interval[1][:, 0, cell])
-    assert browser.title.startswith("a & <u>b</u> on SURROGATE <i>toytown</i>"), "no name was run"
-    assert script(browser, "document.querySelectorAll('body u, body i, body b').length") == 0, "or made markup"
+    assert browser.title.startswith("a & <u>b</u> on SURROGATE <i>toytown</i>"), "no name is executed"
+    assert script(browser, "document.querySelectorAll('body u, body i, body b').length") == 0, "no name becomes markup"
 
 
 def test_the_other_service_and_a_cell_by_its_name(opened):

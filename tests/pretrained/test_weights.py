@@ -1,4 +1,4 @@
-"""The shipped weights: what can be built from them, and what is told where they are damaged."""
+"""The shipped weights: the networks built from them, and the errors if they are damaged."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SHIPPED = Path(simmst.pretrained.__file__).parent
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the shipped weights and their record."""
+    """Return a copy of the shipped weights and their record."""
     for name in ("weights.safetensors", "weights.json"):
         shutil.copy(SHIPPED / name, tmp_path / name)
     return tmp_path
 
 
 def changed(folder, change):
-    """Change the state in the weights and write them and their record again."""
+    """Change the state in the weights, and write the weights and their record again."""
     checkpoint = load_checkpoint(folder / "weights.safetensors")
     change(checkpoint.state)
     save_checkpoint(folder / "weights.safetensors", checkpoint.tensors, checkpoint.state)

@@ -1,4 +1,4 @@
-"""The plain PyTorch oracle of the cutting planes against loops in numpy, torch's optimisers and finite differences."""
+"""The reference of the cutting planes against loops in numpy, torch's optimisers and finite differences."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def problem(shape, dtype=F64, seed=0):
-    """Planes (..., L, N), offsets, multipliers (..., L), point (..., N)."""
+    """Return planes (..., L, N), offsets, multipliers (..., L) and point (..., N)."""
     generator = torch.Generator().manual_seed(seed)
     rows, point = shape[:-1], (*shape[:-2], shape[-1])
     planes = torch.randn(shape, generator=generator, dtype=F64).to(dtype)
@@ -23,7 +23,7 @@ def problem(shape, dtype=F64, seed=0):
 
 
 def loop(planes, offsets, multipliers, point):
-    """Values, penalty and Lagrangian of one problem, entry by entry in float64."""
+    """Compute values, penalty and Lagrangian of one problem, entry by entry in float64."""
     plane_values = []
     for row, offset in zip(planes.double().numpy(), offsets.double().numpy(), strict=True):
         total = np.float64(offset)
@@ -202,7 +202,7 @@ def test_adam_is_torchs_to_the_bit(dtype):
         optimiser.step()
         if dtype == torch.float32:
             assert torch.equal(point, parameter.detach())
-        else:  # the bias corrections are powers in float64, whose last bit depends on the library that takes them
+        else:  # the bias corrections are powers in float64, whose last bit depends on the library that computes them
             torch.testing.assert_close(point, parameter.detach(), rtol=1e-13, atol=1e-14)
     kept = optimiser.state[parameter]
     assert torch.equal(state[0], kept["exp_avg"])
@@ -242,7 +242,7 @@ def test_a_step_skips_broken_rows_without_coefficient():
 def test_values_from_an_anchor_do_not_drift():
     planes, offsets, coefficients, point = problem((8, 500), torch.float32)
     coefficients *= 0.01
-    # Far from the origin the products of the whole point are large, and their rounding errors with them.
+    # Far from the origin the products of the whole point are large, and so are their rounding errors.
     point += 1000.0
     anchor = point.double()
     anchor_values = planes.double() @ anchor + offsets.double()

@@ -18,7 +18,7 @@ OPTIONS = list(itertools.product((False, True), FILLS))
 
 
 def naive(query, key, value, sample, u, normalizer, is_causal, scale, fill):
-    """Informer's definition, one number at a time, for one head in float64."""
+    """Compute Informer's definition, one number at a time, for one head in float64."""
     query, key, value = (np.asarray(x, dtype=np.float64) for x in (query, key, value))
     queries, keys = len(query), len(key)
     measure = []
@@ -77,7 +77,7 @@ def test_equals_the_definition(
     query, key, value = random_inputs(
         *batch, queries=queries, keys=keys, width=width, value_width=value_width, seed=seed
     )
-    if transposed:  # the same numbers, laid out with the width in front
+    if transposed:  # the same numbers, in a layout with the width first
         query, key, value = (x.mT.contiguous().mT for x in (query, key, value))
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randint(keys, (samples,) if shared else (queries, samples), generator=generator)
@@ -90,7 +90,7 @@ def test_equals_the_definition(
     for index in np.ndindex(*batch):
         expected = naive(query[index], key[index], value[index], sample.numpy(), u, normalizer, is_causal, scale, fill)
         for ranked in (np.sort(expected[0])[::-1], np.sort(measure[index].numpy())[::-1]) if 0 < u < queries else ():
-            # which of two measures a rounding apart is the larger, the definition does not say
+            # the definition does not say which of two measures is larger if they differ by a rounding
             assume(not 0 < ranked[u - 1] - ranked[u] < 1e-9)
         for got, wanted in zip((measure, top, out, lse), expected, strict=True):
             np.testing.assert_allclose(got[index].numpy(), wanted, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The plain PyTorch oracle against nn.MultiheadAttention, a naive loop and finite differences."""
+"""The reference of spatial attention against nn.MultiheadAttention, a naive loop and finite differences."""
 
 import math
 
@@ -36,7 +36,7 @@ def draw_mask(batch, positions, seed=0):
 
 
 def naive(x, in_weight, in_bias, out_weight, out_bias, num_heads, mask=None, scale=None):
-    """One head of one query at a time, from the definition; x (B, N, C)."""
+    """Compute one head of one query at a time, from the definition; x is (B, N, C)."""
     batch, positions, channels = x.shape
     width = channels // num_heads
     scale = width**-0.5 if scale is None else scale

@@ -1,4 +1,4 @@
-"""The chain of PyTorch's fused operators: what the reference computes, for every option."""
+"""The chain of PyTorch's fused operators computes what the reference does, for every option."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def inputs(shape=(3, 6, 2, 3), dtype=F64):
 
 
 def some_mask(batch=3, positions=6):
-    """Some positions, and all of the second map."""
+    """Return a mask of some positions, and of all positions of the second map."""
     mask = torch.rand(batch, positions, generator=torch.Generator().manual_seed(1)) < 0.4
     mask[1] = True
     mask[[0, 2], 0] = False
@@ -109,7 +109,7 @@ def test_more_maps_than_a_grid_of_the_fused_kernels_holds(monkeypatch):
 
 
 def test_what_an_ignored_position_holds_reaches_no_other():
-    """Not even what is finite in x but too large as a value in float16."""
+    """This holds even for entries that are finite in x but too large as values in float16."""
     (x, *rest), mask = inputs(dtype=torch.float16), some_mask()
     expected = call("chain", [x, *rest], mask)
     ignored = mask.view(3, 1, 2, 3)

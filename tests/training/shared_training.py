@@ -1,6 +1,6 @@
 """One rank of a training: ``python shared_training.py FOLDER DROPOUT DIES SOLVER...``, under torchrun or alone.
 
-At step DIES of its first stage rank 1 dies; 0 lets it live. Every solver has a run folder of its own in FOLDER.
+Rank 1 dies at step DIES of its first stage; with 0 it does not. Every solver has its own run folder in FOLDER.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from simmst.training.recipes import adapt
 
 SOLVERS = ("real-only", "joint", "pretrain-finetune", "adapt", "cutting-plane")
 SPEC = WindowSpec(2, tuple(range(-6, 0)), 3, memory_days=2)
-# The last batch of an epoch is a single window, of which one of two ranks has nothing.
+# The last batch of an epoch is a single window, so that one of two ranks has none.
 CONFIG = TrainingConfig(
     epochs=3,
     samples_per_epoch=46,
@@ -34,7 +34,7 @@ CONFIG = TrainingConfig(
     validation_samples=50,
     seed=3,
     device="cpu",
-    gradient_clip=0.05,  # at every step
+    gradient_clip=0.05,  # clips at every step
     samples_per_city=10,
     reweighting=ReweightingConfig(
         steps=4, simulated_batch=8, real_batch=8, chunk=8, inner_lr=0.1, checkpoint_every=2, validate_every=2
@@ -43,7 +43,7 @@ CONFIG = TrainingConfig(
 
 
 def windows(seed: int, steps: range) -> Windows:
-    """Windows of a city with holes, so that ranks have different numbers of observed targets."""
+    """Return windows of a city with missing values, so that ranks have different numbers of observed targets."""
     random = np.random.default_rng(seed)
     t = np.arange(96)
     level = random.uniform(20, 60, (2, 3, 3))
@@ -82,7 +82,7 @@ def train(solver: str, folder: Path, processes: ProcessGroup = ALONE, *, dropout
     run = RunFolder.create(folder, settings) if processes.rank == 0 else RunFolder(folder)
     processes.broadcast_object()
     model = network(dropout)
-    with patch.object(adapt, "_MARGIN", -1.0):  # whatever is gained is kept: what is compared is the training
+    with patch.object(adapt, "_MARGIN", -1.0):  # keep any gain, because the training is compared
         found = solve(
             solver,
             model,

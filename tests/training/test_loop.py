@@ -37,7 +37,7 @@ def test_training_learns_and_records_its_epochs(real):
     assert [record["epoch"] for record in history.records] == list(range(1, 9))
     assert history.records[-1]["step"] == 8 * 6
     assert history.best_score < 0.5 * before
-    # the best weights are the ones left in the model, and the score is what they really make
+    # the best weights are the ones left in the model, and the recorded score is theirs
     assert validation_loss(model, validation) == pytest.approx(history.best_score, rel=1e-5)
     assert history.best_score == min(record["validation_loss"] for record in history.records)
     assert not model.training
@@ -67,7 +67,7 @@ def test_the_data_order_depends_on_seed_and_epoch_alone(real):
 
 
 class Worsening(nn.Module):
-    """Its forecast moves away from the targets with every step."""
+    """A network whose forecast moves away from the targets with every step."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ def test_without_a_validation_split_the_last_weights_stay(real):
 
 def test_task_weights_follow_the_shares_of_the_losses(real):
     class Half(nn.Module):
-        """One task is right, the other is far off."""
+        """A network that is right on one task and far off on the other."""
 
         def __init__(self):
             super().__init__()
@@ -121,7 +121,7 @@ def test_task_weights_follow_the_shares_of_the_losses(real):
 
 def test_missing_targets_are_masked_in_training_and_validation(real):
     class Holes(WindowSource):
-        """Windows whose second service was never observed, and a tenth of the first neither."""
+        """Windows in which the second service and a tenth of the first were never observed."""
 
         def __init__(self, windows):
             self.windows = windows
@@ -216,7 +216,7 @@ def test_the_optimiser_makes_one_call_for_all_weights(real):
     with Calls():
         history = train_stage(tiny_net(), *real, dataclasses.replace(CONFIG, epochs=1), stage="real")
     fused = [call for call in calls if "_fused_adamw_" in call]
-    assert len(fused) == 2 * history.records[-1]["step"]  # of the weights that decay, and of the others
+    assert len(fused) == 2 * history.records[-1]["step"]  # one for the weights that decay, and one for the others
 
 
 def test_gradients_are_clipped(real):
@@ -375,7 +375,7 @@ def test_mixed_batches_keep_their_proportion(real, simulated):
     assert ((index < len(real[0])).sum(dim=1) == 2).all()
     again = torch.stack([batch.index for batch in mixed.batches(8, seed=1, epoch=2, limit=80)])
     assert torch.equal(index, again)
-    # the values are those of the windows numbered
+    # the values are those of the numbered windows
     first = batches[0]
     assert torch.equal(first.target[0], real[0].batch(first.index[:1]).target[0])
     assert torch.equal(first.target[-1], simulated.batch(first.index[-1:] - len(real[0])).target[0])
@@ -426,7 +426,7 @@ def test_few_windows_take_the_penalty_that_validation_prefers(real):
         model, batch = sim_mst_net(real[0]), Few().batch(range(10))
         model.fit_highway(batch.values, batch.marks, batch.target, ridge=ridge)
         scores.append(validation_loss(model, real[1]))
-    assert min(scores) < 0.9 * scores[0], "otherwise this compares nothing"
+    assert min(scores) < 0.9 * scores[0], "equal scores would compare nothing"
     config = dataclasses.replace(CONFIG, epochs=1, learning_rate=1e-9, validation_samples=None)
     started = train_stage(sim_mst_net(real[0]), Few(), real[1], config, stage="real", fit_highway=True)
     assert started.best_score == pytest.approx(min(scores), rel=1e-3)

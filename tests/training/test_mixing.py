@@ -1,4 +1,4 @@
-"""One protocol: every kind of windows gives the same samples by number as in its epochs."""
+"""One protocol: every kind of windows returns the same samples by number as in its epochs."""
 
 from __future__ import annotations
 

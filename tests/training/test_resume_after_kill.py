@@ -1,4 +1,4 @@
-"""A run killed at any moment goes on to the numbers of an unbroken run."""
+"""A run that is killed at any moment resumes to the numbers of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def finish(folder, solver, model):
 
 
 def stamp(run):
-    """Every process writes the environment anew when it takes the run up."""
+    """Return when the environment was last written; every process writes it again when it resumes the run."""
     return run.environment_path.stat().st_mtime_ns if run.environment_path.exists() else 0
 
 
 def wait_for_start(process, run, before):
-    """Killing an interpreter that still imports torch would test nothing."""
+    """Wait for the start, because killing an interpreter that still imports torch would test nothing."""
     while process.poll() is None and stamp(run) == before:
         time.sleep(0.002)
 
@@ -85,7 +85,7 @@ def test_killed_at_random_moments(tmp_path, model):
 
 @pytest.mark.parametrize("solver", ["real-only", "joint", "pretrain-finetune"])
 def test_killed_between_any_two_writes(tmp_path, real, simulated, monkeypatch, solver):
-    """The process dies at the n-th write of a file, for every n; the next process goes on."""
+    """The process dies at the n-th write of a file, for every n; the next process resumes."""
     from training_city import CONFIG, tiny_net
 
     import simmst.foundation.files as files

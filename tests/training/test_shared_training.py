@@ -1,4 +1,4 @@
-"""Two processes that share a training leave the weights of one, and resume when they were killed."""
+"""Two processes that share a training give the same weights as one, and resume after they are killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 
 
 def launch(folder, *solvers, dropout=0.0):
-    """What each of two ranks found."""
+    """Run the training in two ranks, and return the result of each."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -44,7 +44,7 @@ def launch(folder, *solvers, dropout=0.0):
 
 
 def launch_to_die(folder, solver, *, dropout, dies):
-    """What rank 0 says when rank 1 dies; torchrun would end it before it can speak."""
+    """Return the message of rank 0 when rank 1 dies; torchrun would end rank 0 before it can write it."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,11 +77,11 @@ def two(tmp_path_factory):
 
 
 def numbers(record):
-    """The numbers of a line of metrics.jsonl, by name."""
+    """Return the numbers of a line of metrics.jsonl, by name."""
     flat = {}
     for key, value in record.items():
         if key.startswith("weight_q"):
-            continue  # of the rank's own weights
+            continue  # depends on the rank's own weights
         parts = value.items() if isinstance(value, dict) else [("", value)]
         flat.update({f"{key} {name}": part for name, part in parts if not isinstance(part, str)})
     return flat
@@ -101,7 +101,7 @@ def test_two_ranks_give_the_weights_and_the_metrics_of_one(two, tmp_path, solver
         ]
         assert found["best"] == pytest.approx(alone["best"], abs=1e-5)
         for name, tensor in alone["model"].items():
-            # AdamW divides by the root of the squares: sums added in another order show in the fifth decimal.
+            # AdamW divides by the root of the squares, so sums in another order show in the fifth decimal.
             torch.testing.assert_close(found["model"][name], tensor, rtol=0, atol=3e-5)
     one, other = (RunFolder(path).metrics() for path in (tmp_path / "alone", folder / solver))
     assert len(one) == len(other)

@@ -1,4 +1,4 @@
-"""Weights of the tasks by name: what torchjd's methods do in the loop."""
+"""Task weights by name: torchjd's methods in the training loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_uncertainty_and_imtl_learn_to_weigh_the_larger_loss_less():
         assert weigh(weighting, 1.0, 4.0) == pytest.approx([start, start])
         for _ in range(200):
             found = weigh(weighting, 1.0, 4.0)
-        # at the optimum a weight is one over its loss (half of that in Kendall's sum)
+        # at the optimum a weight is one over its loss (half that in Kendall's sum)
         assert found == pytest.approx([start, start / 4], rel=0.02)
 
 

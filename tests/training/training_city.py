@@ -1,4 +1,4 @@
-"""Run as a script, it trains into a run folder: ``python training_city.py FOLDER SOLVER MODEL``."""
+"""A small training for tests; as a script, ``python training_city.py FOLDER SOLVER MODEL`` trains into a run folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def city_windows(seed: int, steps: range) -> Windows:
 
 
 class TinyNet(nn.Module):
-    """Dropout makes its training depend on torch's global generator."""
+    """A network with dropout, so that its training depends on torch's global generator."""
 
     def __init__(self) -> None:
         super().__init__()

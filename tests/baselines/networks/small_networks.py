@@ -1,4 +1,4 @@
-"""Every network at a size for tests, and windows for it."""
+"""Every network in a small size for tests, and windows for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every network: shapes, what it may see, learning, saving and loading."""
+"""Properties of every network: shapes, what it may see, learning, saving and loading."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_shape_and_missing_values(name, memory, batch):
     forecast = call(network, holes)
     assert forecast.dtype == torch.float32
     assert torch.isfinite(forecast).all()
-    # what lies outside the city is not seen
+    # cells outside the city have no effect
     values = values.clone()
     values[2, :, :, 0] = 1e3
     assert torch.allclose(call(network, holes._replace(values=values)), forecast, atol=1e-6)
@@ -69,13 +69,13 @@ def test_a_wrong_shape_is_told(name, batch):
 
 @EVERY
 def test_the_memory_is_a_switch(name, batch):
-    # What a slot to forecast was on the days before moves the forecast with a memory, and does not without one.
+    # The same slot on the days before changes the forecast with a memory, and does not without one.
     days = batch.memory.days.clone()
     days[:, 0, -1] += 1.0
     other = batch._replace(days=days)
     told, plain = small_network(name, memory=True), small_network(name)
     assert not torch.allclose(call(told, other), call(told, batch), atol=1e-3)
-    if name != "lstm":  # whose period branch reads the days before
+    if name != "lstm":  # its period branch reads the days before
         assert torch.equal(call(plain, other), call(plain, batch))
     assert torch.isfinite(told(batch.values, batch.marks, mask=batch.mask, memory=None)).all()
 
@@ -92,7 +92,7 @@ def test_over_fits_a_few_windows_by_the_one_loop(name):
     with torch.no_grad():
         loss = task_losses(network, *everything[:3], everything.memory, everything.target, "mae").mean()
     assert len(windows) == 36
-    assert loss < min(0.16, 0.5 * history.records[0]["train_loss"])  # of which 0.08 is noise
+    assert loss < min(0.16, 0.5 * history.records[0]["train_loss"])  # 0.08 of it is noise
 
 
 TRAINING = TrainingConfig(epochs=1, samples_per_epoch=32, batch_size=32, validation_samples=32, device="cpu")

@@ -1,4 +1,4 @@
-"""Each network against its source: formulas in numpy, torch's own layers, or what the source is known for."""
+"""Each network against its source: formulas in numpy, torch's own layers, or known properties of the source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CENTRE = SIDE * SIDE // 2
 
 @pytest.fixture(scope="module")
 def batch():
-    return small_windows().batch([4 + 9 * n for n in (80, 90, 100, 110)])  # of the middle cell: all cells are inside
+    return small_windows().batch([4 + 9 * n for n in (80, 90, 100, 110)])  # middle cell: its neighbours are inside
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_itransformer_does_not_care_about_the_order_of_variates():
     permuted = network.forecast_variates(variates[:, :, order], marks, allowed)
     assert torch.allclose(permuted, forecast[:, :, order], atol=1e-5)
     assert not torch.allclose(forecast[:, :, 0], forecast[:, :, 1], atol=1e-3)
-    # ... nor about the unit of each: the instance norm takes it out and puts it back.
+    # ... nor about the unit of each: the instance norm removes and restores it.
     scale, shift = torch.rand(6) + 0.5, torch.randn(6)
     moved = network.forecast_variates(variates * scale[:, None] + shift[:, None], marks, allowed)
     assert torch.allclose(moved, forecast * scale + shift, atol=1e-3)
@@ -288,7 +288,7 @@ def test_dcrnn_is_fed_the_truth_less_and_less(batch):
     plain = call(network, batch)
     fed = network(batch.values, batch.marks, mask=batch.mask, target=batch.target + 3.0)
     assert int(network.batches_seen) == 1
-    assert torch.allclose(fed[:, 0], plain[:, 0], atol=1e-6)  # the truth of a step is for the ones after it
+    assert torch.allclose(fed[:, 0], plain[:, 0], atol=1e-6)  # the truth of a step is fed to the steps after it
     assert not torch.allclose(fed[:, 1:], plain[:, 1:], atol=1e-4)
     network.batches_seen = torch.tensor(10**9)
     late = network(batch.values, batch.marks, mask=batch.mask, target=batch.target + 3.0)
@@ -363,7 +363,7 @@ def test_ast_mtl_convolves_and_attends(batch):
     graphs = []
     for task in range(2):
         hidden = view.past[:, :, task].numpy()
-        for layer in (network.first[task], network.second[task]):  # over all cells, of which the target is kept
+        for layer in (network.first[task], network.second[task]):  # over all cells; only the target is kept
             hidden = np.maximum(np.einsum("ij,btjc,oc->btio", matrix, hidden, layer.weight) + layer.bias.numpy(), 0)
         graphs.append(torch.tensor(hidden[:, :, CENTRE]).float())
     common, _ = network.shared(torch.cat(graphs, dim=-1))

@@ -1,4 +1,4 @@
-"""The networks with neuralforecast's weights forecast what neuralforecast's do, where it is installed."""
+"""The networks with neuralforecast's weights make neuralforecast's forecasts, if it is installed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def asked(model, values, marks=None):
 
 
 def take(module, source):
-    """Copy a linear map, or a convolution over one step as one."""
+    """Copy a linear map; a convolution over one step counts as one."""
     module.load_state_dict(
         {name: value.reshape(getattr(module, name).shape) for name, value in source.state_dict().items()}
     )
@@ -63,12 +63,12 @@ def take_attention(attention, source):
 
 
 def take_embedding(embedding, source):
-    embedding.value = source.value_embedding.tokenConv  # theirs goes round, ours ends in zeros
+    embedding.value = source.value_embedding.tokenConv  # theirs pads circularly, ours with zeros
     embedding.calendar = source.temporal_embedding.embed
 
 
 def take_transformer(network, model):
-    """Copy the weights of the encoder and the decoder, the distilling layers themselves, whose padding is another."""
+    """Copy the weights of the encoder and the decoder, and the whole distilling layers, whose padding differs."""
     take_embedding(network.past_embedding, model.enc_embedding)
     take_embedding(network.future_embedding, model.dec_embedding)
     layers, distilling = [], list(model.encoder.conv_layers or ())
@@ -101,7 +101,7 @@ def test_lstm():
     network, seen = ours("lstm", width=WIDTH, layers=2), view()
     network.closeness.load_state_dict(model.hist_encoder.state_dict())
     values = seen.past[:, :, 0, SIDE**2 // 2]
-    # Theirs maps the state of each of the last steps to a forecast, ours the last state to all: the last one is alike.
+    # Theirs maps the state of each of the last steps to a forecast, ours the last state to all; the last step agrees.
     hidden = network.closeness(network.centre_tokens(seen))[0][:, -1]
     assert torch.allclose(model.mlp_decoder(hidden), asked(model, values)[:, -1], atol=1e-5)
     last = list(model.mlp_decoder.modules())[-1]
@@ -109,7 +109,7 @@ def test_lstm():
     network.head.weight.copy_(last.weight.expand(HORIZON, -1))
     network.head.bias.copy_(last.bias.expand(HORIZON))
     for parameter in network.period.parameters():
-        parameter.zero_()  # the branch of days before is ours alone
+        parameter.zero_()  # only ours has a branch of the days before
     assert torch.allclose(network.forecast(seen)[:, -1], asked(model, values)[:, -1], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Which column is what, identifiers as they came in, numbers as they are written, and frames out as they came in."""
+"""Roles of columns, identifiers that do not change, numbers as they are written, and frames in the form they had."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_comma_that_may_be_either_is_asked_for():
         read(frame)
     assert read(frame, decimal=",").activity[0] == pytest.approx(1.234)
     assert read(frame, decimal=".").activity[0] == 1234
-    shown = frame.assign(b="0,5")  # the table shows what its commas are
+    shown = frame.assign(b="0,5")  # another column of the table shows that commas are decimal
     assert read(shown).activity[0, 0, 0].tolist() == pytest.approx([1.234, 0.5])
     with pytest.raises(DataError, match="disagree on the decimal sign"):
         read(frame.assign(b=["0,5"] * 23 + ["1,234.5"]))
@@ -181,7 +181,7 @@ def test_hourly_files_of_milan():
     assert data.cell_id.tolist() == [[4456, 4457]]
     assert data.activity[0, :, 0, 0].tolist() == [1.0, 6.0, 18.0]  # both countries
     assert data.activity[20, :, 0, 0].tolist() == [0.5, 3.0, 9.0]
-    assert data.activity[20, :, 0, 1].tolist() == [0, 0, 0]  # no row is no activity
+    assert data.activity[20, :, 0, 1].tolist() == [0, 0, 0]  # no row means no activity
     assert data.time[0] == np.datetime64("2013-10-31T23:00:00")
     with pytest.raises(DataError, match=r"row 39: ds 2013-11-01 00:00:00 of 4456 appears twice: row 0 has it too"):
         read(pd.concat([frame, hourly()[:1]], ignore_index=True))
@@ -208,7 +208,7 @@ def test_roles_are_told_apart_or_asked_for():
         read(pd.DataFrame({"when": ["x"] * 3, "a": 1.0}))
     with pytest.raises(DataError, match="columns start, time may all be the time"):
         read(pd.DataFrame({"start": DS, "time": DS, "a": 1.0}))
-    assert read(pd.DataFrame({"when": DS, "a": 1.0})).num_cells == 1  # the one column of times
+    assert read(pd.DataFrame({"when": DS, "a": 1.0})).num_cells == 1  # the only column of times
     extra = read(long().assign(temperature=3.0))
     assert extra.layout.notes == ("left out: temperature",)
     with pytest.raises(DataError, match="layout is 'wide'; it must be one of long, cells, services, places"):

@@ -1,4 +1,4 @@
-"""Times of tables: text, numbers, time zones, and local calendar time where clocks change."""
+"""Times in tables: text, numbers, time zones, and local calendar time over changes of the clocks."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_our_own_csv_over_october_is_read_back():
 @pytest.mark.parametrize("start", ["2013-03-30", "2013-10-26"])
 @pytest.mark.parametrize("slot", ["10min", "15min", "30min", "h", "2h", "3h", "4h", "6h", "8h", "12h"])
 def test_local_times_over_a_change_of_clocks(start, slot):
-    """What a clock on the wall showed, slot after slot, comes back as it was, and without a shift."""
+    """The times that a clock on the wall showed, slot after slot, come back unchanged and without a shift."""
     step = pd.Timedelta("1h" if slot == "h" else slot)
     moments = pd.date_range(start, periods=pd.Timedelta(days=4) // step, freq=step, tz="Europe/Rome")
     data = read(moments.tz_localize(None))
@@ -134,7 +134,7 @@ def test_local_times_over_a_change_of_clocks(start, slot):
 @pytest.mark.parametrize("slot", ["D", "12h", "6h", "3h"])
 @pytest.mark.parametrize("kind", ["naive", "aware", "text"])
 def test_slots_of_the_local_calendar_over_a_year(slot, kind):
-    """Slots that start at the same hours of the clock in summer and winter, though two days have 23 and 25 hours."""
+    """Slots start at the same hours of the clock in summer and winter, although two days have 23 and 25 hours."""
     walls = pd.date_range("2013-07-01", "2014-06-30 21:00", freq=slot)
     aware = walls.tz_localize("Europe/Rome", ambiguous=False, nonexistent="shift_forward")
     data = read({"naive": walls, "aware": aware, "text": aware.strftime("%Y-%m-%d %H:%M:%S%z")}[kind])
@@ -143,13 +143,13 @@ def test_slots_of_the_local_calendar_over_a_year(slot, kind):
     out = data.to_dataframe().ds
     expected = walls if kind == "naive" else aware
     assert (out == pd.Series(expected.tz_convert("Europe/Rome") if kind == "text" else expected)).all()
-    # No slot lies on the day before its own: calendars stay right.
+    # Every slot is on its own local day, so calendar features are right.
     local = pd.DatetimeIndex(data.time).tz_localize("UTC").tz_convert("Europe/Rome")
     assert (local.date == walls.date).all()
 
 
 def test_days_start_where_no_midnight_is():
-    days = pd.date_range("2013-09-01", periods=90)  # clocks of Sao Paulo left out the midnight of 20 October
+    days = pd.date_range("2013-09-01", periods=90)  # in Sao Paulo clocks skipped the midnight of 20 October
     data = read(days, timezone="America/Sao_Paulo")
     assert (data.num_steps, data.country) == (90, "BR")
     assert (data.to_dataframe().ds.to_numpy() == days.to_numpy()).all()
@@ -161,9 +161,9 @@ def test_hours_that_no_clock_showed():
         read(regular)
     assert read(regular, timezone="Etc/GMT-1").time[0] == np.datetime64("2013-03-30T11:00:00")  # as the message says
     frame = pd.DataFrame({"ds": regular, "a": 1.0})
-    frame.loc[14, "a"] = np.nan  # empty, as grids of hours leave it
+    frame.loc[14, "a"] = np.nan  # empty, as in a grid of hours
     assert TrafficDataset.from_dataframe(frame).num_steps == 47
-    autumn = read(pd.date_range("2013-10-26 12:00", periods=48, freq="h"))  # 02:00 is there once: its second hour lacks
+    autumn = read(pd.date_range("2013-10-26 12:00", periods=48, freq="h"))  # 02:00 occurs once: the second is missing
     assert (autumn.num_steps, int(np.isnan(autumn.activity).sum())) == (49, 1)
     assert autumn.time[np.isnan(autumn.activity[:, 0, 0, 0])].tolist() == [np.datetime64("2013-10-27T01:00:00").item()]
 

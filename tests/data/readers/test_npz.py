@@ -100,7 +100,7 @@ def test_layouts_of_extracts_that_a_test_writes(tmp_path):
 
 
 def test_a_flipped_byte_is_one_kind_of_error(tmp_path):
-    """Depending on the byte, the zip reader, the decompression or the header complains."""
+    """Depending on the byte, the zip reader, the decompression or the header raises."""
     path = city().save(tmp_path / "city.npz")
     whole = path.read_bytes()
     refused = 0

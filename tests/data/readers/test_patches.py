@@ -1,4 +1,4 @@
-"""Patches side by side on one grid: apart, named, and checked."""
+"""Patches side by side on one grid: separate, named, and checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users present, by the clock on the wall: its changes, gaps, and what does not fit."""
+"""Users present, by the clock on the wall: changes of the clocks, gaps, and files that do not fit."""
 
 from __future__ import annotations
 

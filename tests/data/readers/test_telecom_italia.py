@@ -17,7 +17,7 @@ SLOT = 600_000
 
 
 def line(cell, slot, country=39, *values, start=START):
-    """A row in the official format; `values` are SMS in, SMS out, call in, call out, Internet, "" for no activity."""
+    """Return an official row; `values` are SMS in, SMS out, call in, call out, Internet, "" for no activity."""
     return "\t".join(str(x) for x in (cell, start + slot * SLOT, country, *values))
 
 
@@ -42,7 +42,7 @@ def test_sums_over_countries_and_directions(file):
         file,
         line(1, 0, 0, 0.5, 0.25, "", "", ""),
         line(1, 0, 39, 1, 2, 4, 8, 16),
-        line(1, 0, 33, "", "", 0.5),  # trailing tabs missing
+        line(1, 0, 33, "", "", 0.5),  # without its trailing tabs
         line(1, 1, 39, "", "", "", "", 3),
         line(3, 1, 39, 7),
     )
@@ -162,7 +162,7 @@ def test_a_cut_last_line(file, tail):
         TrafficDataset.from_telecom_italia(file)
     data = TrafficDataset.from_telecom_italia(file, on_cut="drop")
     assert data.activity[:, 2, 0, 0].tolist() == [5, 5, 5]
-    assert np.isnan(data.activity[:, :, 0, 1]).all()  # never reached by the download: missing, not 0
+    assert np.isnan(data.activity[:, :, 0, 1]).all()  # the download never reached it: missing, not 0
 
 
 def test_a_whole_last_line_without_line_end(file):
@@ -253,7 +253,7 @@ def test_load_by_path(file):
 def test_blocks_end_anywhere(file, monkeypatch):
     write(file, *(line(c, s, 39, 1.5, "", 0.25, 0.5, c + s) for c in (7, 1, 70) for s in range(9)))
     whole = TrafficDataset.from_telecom_italia(file).activity
-    for size in (1, 40, 100):  # shorter than a line, and longer
+    for size in (1, 40, 100):  # shorter and longer than a line
         monkeypatch.setattr(telecom_italia_day, "_BLOCK", size)
         np.testing.assert_array_equal(TrafficDataset.from_telecom_italia(file).activity, whole)
     monkeypatch.setattr(telecom_italia_day, "_BLOCK", 100)
@@ -287,10 +287,10 @@ def test_a_killed_run_goes_on_after_the_last_finished_day(tmp_path, monkeypatch)
         patch.setattr(reader, "read_day", reading)
         with pytest.raises(KeyboardInterrupt):
             TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache)
-        assert sorted(read) == ["0.txt", "1.txt"]  # two at once
+        assert sorted(read) == ["0.txt", "1.txt"]  # two days are read at a time
         assert not cache.exists()
         read.clear()
-        day(tmp_path / "1.txt", start=START + 6 * SLOT)  # written again: read again
+        day(tmp_path / "1.txt", start=START + 6 * SLOT)  # written again, so read again
         again = TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt"), cache=cache)
     assert sorted(read) == ["1.txt", "2.txt"]
     np.testing.assert_array_equal(again.activity, expected)

@@ -1,4 +1,4 @@
-"""A kernel without torch, for valgrind to count: ``python counted.py MODULE KERNEL TURNS``."""
+"""Calls a kernel without torch, for valgrind to count: ``python counted.py MODULE KERNEL TURNS``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _KEPT: list[Any] = []
 
 
 def floats(*shape: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """(address, shape, strides) of a contiguous array of floats that are zero."""
+    """Return (address, shape, strides) of a contiguous array of zero floats."""
     memory = (ctypes.c_float * math.prod(shape))()
     _KEPT.append(memory)
     return ctypes.addressof(memory), shape, tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def buffer(*shape: int) -> tuple[int, int]:
-    """(address, bytes) of the same."""
+    """Return (address, bytes) of such an array."""
     return floats(*shape)[0], 4 * math.prod(shape)
 
 
 def typed(*shape: int) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    """(address, type, shape, strides) of the same."""
+    """Return (address, type, shape, strides) of such an array."""
     address, sizes, strides = floats(*shape)
     return address, 0, sizes, strides
 
 
 def main(path: str, kernel: str, turns: int) -> None:
-    """Call a kernel so many times, on one thread."""
+    """Call a kernel `turns` times, on one thread."""
     spec = importlib.util.spec_from_file_location("_cpu", path)
     assert spec is not None
     assert spec.loader is not None

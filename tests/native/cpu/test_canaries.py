@@ -1,4 +1,4 @@
-"""No kernel writes beside its results: they lie between canaries here, and what nobody wrote is noticed, too."""
+"""No kernel writes outside its results, which lie between canaries here; entries that are never written are noticed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 import torch
 from drawing import Draw
 
-EDGE = 256  # bytes, four lines of the cache
+EDGE = 256  # bytes, four cache lines
 BYTE = 0xA5
 
 
 class Aviary:
-    """Stands in for torch's functions that make a tensor without content."""
+    """Replaces torch's functions that make a tensor without content."""
 
     def __init__(self) -> None:
         self.wide: list[torch.Tensor] = []
 
     def between(self, empty: torch.Tensor) -> torch.Tensor:
-        """A tensor of the same form, between canaries and full of them."""
+        """Return a tensor of the same form, between canaries and full of them."""
         size = empty.element_size()
         if empty.numel() == 0 or empty.device.type != "cpu" or sum(empty.stride()) == 0:
             return empty
@@ -55,7 +55,7 @@ def test_canaries_live(aviary, name):
     for _ in range(40):
         try:
             native_targets.TARGETS[name](Draw(drawn.randbytes(60)))
-        except (ValueError, TypeError):  # what a public function refuses
+        except (ValueError, TypeError):  # a public function refuses the arguments
             continue
         assert aviary.alive()
     assert len(aviary.wide) > 20

@@ -47,7 +47,7 @@ def threads(request):
 
 @pytest.fixture(autouse=True)
 def poison():
-    """Fill new tensors with NaN, so that an entry that is never written shows."""
+    """Fill new tensors with NaN, so that an entry that is never written is noticed."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -56,7 +56,7 @@ def poison():
 
 
 def problem(shape, fmt="float32", dtype=F64, seed=0, inactive=0.25):
-    """Planes, offsets, multipliers (some zero), point, gradient, anchor."""
+    """Return planes, offsets, multipliers (some zero), point, gradient, anchor."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size):
@@ -72,12 +72,12 @@ def problem(shape, fmt="float32", dtype=F64, seed=0, inactive=0.25):
 
 
 def wide(planes):
-    """The stored entries as float64."""
+    """Return the stored entries as float64."""
     return planes.unpack(F64) if isinstance(planes, PackedSigns) else planes.double()
 
 
 def outputs(module, planes, offsets, multipliers, point, gradient, anchor, adam=None):
-    """Every function's results by name, for the same problem."""
+    """Return every function's results by name, for the same problem."""
     results = {"values": module.values(planes, offsets, point)}
     for name in ("penalty", "lagrangian"):
         total, values = getattr(module, f"{name}_and_values")(planes, offsets, multipliers, point)
@@ -106,7 +106,7 @@ def assert_exact(ours, expected):
 
 
 def assert_twice_plain(ours, plain, exact):
-    """The 2x rule: at most twice the error of the same computation in plain PyTorch, plus a rounding of the result."""
+    """Assert the 2x rule: at most twice the error of the computation in plain PyTorch, plus a rounding of a result."""
     for name, tensor in exact.items():
         assert ours[name].dtype == plain[name].dtype, name
         assert ours[name].shape == tensor.shape, name
@@ -217,7 +217,7 @@ def test_gradients(isa, fmt, name):
     ours = torch.autograd.grad(total, arguments, weights, retain_graph=True)
     theirs = torch.autograd.grad(expected, arguments, weights, create_graph=True)
     assert_exact(dict(enumerate(ours)), dict(enumerate(theirs)))
-    # Differentiated twice, the gradient comes from the library operators; it must be the same one.
+    # For a second derivative, the gradient comes from the library operators; it must be the same.
     again = torch.autograd.grad(total, arguments, weights, create_graph=True)
     assert_exact(dict(enumerate(again)), dict(enumerate(theirs)))
     second, second_expected = (
@@ -303,7 +303,7 @@ def test_inactive_rows_are_skipped(isa, bad):
     values = native.step_(planes, multipliers, gradient, clean, anchor, anchor_values, lr=0.1)
     spoilt = native.step_(poisoned, multipliers, gradient, moved, anchor, anchor_values, lr=0.1)
     assert torch.equal(moved, clean)
-    assert not spoilt[4].isfinite()  # skipped in the first product alone
+    assert not spoilt[4].isfinite()  # skipped only in the first product
     others = torch.arange(11) != 4
     assert torch.equal(spoilt[others], values[others])
 
@@ -321,7 +321,7 @@ def test_nan_and_infinity_are_passed_on(isa):
 
 @pytest.mark.parametrize("fmt", ["float32", "bfloat16", "signs"])
 def test_values_do_not_drift_from_the_anchor(fmt):
-    """After 1000 steps the values are as exact as after one, though none is computed from scratch."""
+    """After 1000 steps the values are as exact as after one, although none is computed from scratch."""
     planes, _, multipliers, start, gradient, _ = problem((8, 6001), fmt, F32)
     matrix, anchor = wide(planes), start.double()
     anchor_values = matrix @ anchor
@@ -329,7 +329,7 @@ def test_values_do_not_drift_from_the_anchor(fmt):
     for _ in range(1000):
         values = native.step_(planes, multipliers, 1e-3 * gradient, point, anchor, anchor_values, lr=1e-4)
     exact = matrix @ point.double()
-    # float32 sums of the differences alone: relative to what has moved, not to the values.
+    # Only the differences are summed in float32, so the error is relative to what has moved, not to the values.
     moved = (matrix.abs() @ (point.double() - anchor).abs()).max()
     assert (values - exact).abs().max() <= 1e-6 * moved
     assert moved > 1.0
@@ -343,7 +343,7 @@ def test_two_runs_and_any_team_agree_to_the_bit(isa, fmt):
         runs = []
         for team in (1, 1, 2, 3, 5):
             torch.set_num_threads(team)
-            gradients = {  # 2 problems: a thread for each, or from 3 threads on all of them on one after the other
+            gradients = {  # 2 problems: one thread each; from 3 threads on, all threads on each in turn
                 f"{name} gradient": getattr(native, f"{name}_and_gradient")(planes, *rest[:3])[2]
                 for name in ("penalty", "lagrangian")
             }

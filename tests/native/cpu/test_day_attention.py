@@ -30,7 +30,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def case(series: int, slots: int, days: int, heads: int, width: int) -> list[Tensor]:
-    """Operands in float32; the first slot of the first series knows no day."""
+    """Return operands in float32; no day is known for the first slot of the first series."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:
@@ -45,7 +45,7 @@ def case(series: int, slots: int, days: int, heads: int, width: int) -> list[Ten
 
 
 def both_ways(function: Callable[..., Tensor], operands: list[Tensor]) -> list[Tensor]:
-    """The result and the gradients of what is learned."""
+    """Return the result and the gradients of the learned operands."""
     leaves = [each.detach().requires_grad_(i in LEARNED) for i, each in enumerate(operands)]
     out = function(*leaves)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
@@ -57,7 +57,7 @@ def ours(*operands: Tensor) -> Tensor:
 
 
 def compare(operands: list[Tensor]) -> None:
-    """At most twice as wrong as plain PyTorch in float32, plus a tiny term."""
+    """Assert that errors are at most twice those of plain PyTorch in float32, plus a tiny term."""
     wide = [each if each.dtype == torch.bool else each.double() for each in operands]
     sides = both_ways(ours, operands), both_ways(reference, operands), both_ways(reference, wide)
     for one, two, three in zip(*sides, strict=True):

@@ -53,9 +53,9 @@ def poison() -> Iterator[None]:
 def case(
     shape: tuple[int, ...], hidden: int, outputs: int | None = None, *, without: tuple[str, ...] = (), **options: Any
 ) -> tuple[list[Tensor | None], Options]:
-    """Operands in float32, those named in `without` left out, and options.
+    """Return operands in float32, except those named in `without`, and options.
 
-    A large eps keeps the LayerNorm of a few alike numbers from magnifying what both sides round.
+    A large eps keeps the LayerNorm of a few similar numbers from magnifying the rounding of both sides.
     """
     generator = torch.Generator().manual_seed(0)
     inputs, series = shape[-1], shape[:-2]
@@ -75,14 +75,14 @@ def named(operands: list[Tensor | None], options: Options) -> dict[str, Any]:
 
 
 def both_ways(function: Callable[..., Tensor], operands: Any, options: Options, grad: Tensor) -> list[Tensor]:
-    """The result and the gradients of all that is there but the scale."""
+    """Return the result and the gradients of all given operands except the scale."""
     leaves = [None if each is None else each.detach().requires_grad_(i < 8) for i, each in enumerate(operands)]
     out = function(**named(leaves, options))
     return [out.detach(), *torch.autograd.grad(out, [leaf for leaf in leaves[:8] if leaf is not None], grad)]
 
 
 def compare(operands: list[Tensor | None], options: Options) -> None:
-    """At most twice as wrong as plain PyTorch in float32, plus a tiny term."""
+    """Assert that errors are at most twice those of plain PyTorch in float32, plus a tiny term."""
     grad = torch.randn(cpu.forward(*operands, options).shape, generator=torch.Generator().manual_seed(1))
     ours = both_ways(lambda **given: feed_forward(**given, backend="cpu"), operands, options, grad)
     plain = both_ways(reference, operands, options, grad)
@@ -135,7 +135,7 @@ def test_any_shape_and_layout(monkeypatch: pytest.MonkeyPatch, data: st.DataObje
 
 
 def apart(tensor: Tensor) -> Tensor:
-    """The same values, an entry of NaN behind each."""
+    """Return the same values, with an entry of NaN after each."""
     return torch.stack([tensor, torch.full_like(tensor, torch.nan)], dim=-1)[..., 0]
 
 
@@ -216,7 +216,7 @@ def test_all_ways_to_the_kernel_give_the_same_bits(monkeypatch: pytest.MonkeyPat
         through_the_library = public(operands, options)
         gradients = torch.autograd.grad(through_the_library.square().sum(), operands[:8])
     for operator in (library.forward, library.backward):
-        monkeypatch.setattr(operator, "_overload", None)  # out of reach
+        monkeypatch.setattr(operator, "_overload", None)  # removed
     with torch.no_grad():
         assert torch.equal(public(operands, options), through_the_library)
     out = public(operands, options)
@@ -253,7 +253,7 @@ def test_compiles_without_a_break() -> None:
     torch.testing.assert_close(*found)
 
 
-# --- bad input, checked in C++ whatever Python has checked --------------------------------------------------------
+# --- bad input, checked in C++ in addition to Python --------------------------------------------------------------
 
 
 def raw(**changes: Any) -> None:

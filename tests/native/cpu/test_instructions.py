@@ -1,6 +1,6 @@
-"""How many instructions a call of three kernels takes: a gate on speed that no noise of the machine moves.
+"""Instructions per call of three kernels: a gate on speed that does not depend on the noise of the machine.
 
-A kernel that takes more than its record fails; one that takes fewer is recorded anew, in counts.json, by hand.
+A kernel that takes more than its record fails. If it takes fewer, record the new number in counts.json by hand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def counted(kernel: str, turns: int) -> int:
-    """Instructions of a whole process that calls a kernel so many times."""
+    """Return the instructions of a whole process that calls a kernel `turns` times."""
     fixed = {"SIMMST_CPU_ISA": RECORD["instruction_set"], "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     run = subprocess.run(
         [
@@ -57,5 +57,5 @@ def counted(kernel: str, turns: int) -> int:
 def test_a_kernel_takes_no_more_instructions_than_it_did(kernel):
     recorded = RECORD["instructions"][kernel]
     found = (counted(kernel, 1 + TURNS) - counted(kernel, 1)) // TURNS
-    assert found <= recorded * (1 + TOLERANCE), f"{found} instructions a call, recorded are {recorded}"
-    assert found >= recorded * 0.8, f"{found} instructions a call, recorded are {recorded}: record the better number"
+    assert found <= recorded * (1 + TOLERANCE), f"{found} instructions per call, recorded are {recorded}"
+    assert found >= recorded * 0.8, f"{found} instructions per call, recorded are {recorded}: record the better number"

@@ -1,4 +1,4 @@
-"""ProbSparse attention gives what the public implementations give for the same samples, their faults undone."""
+"""ProbSparse attention agrees with the public implementations for the same samples, with their faults corrected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_neuralforecast(backend: str, is_causal: bool, queries: int, keys: int) 
     leaves = [draw(length, seed).requires_grad_() for seed, length in enumerate((queries, keys, keys))]
     layer = informer.ProbAttention(mask_flag=is_causal, factor=FACTOR, attention_dropout=0.0).eval()
     torch.manual_seed(queries)
-    # It takes (B, L, H, D) and gives (B, H, L, D), which its caller then reads as (B, L, H, D): the fault.
+    # It takes (B, L, H, D) and returns (B, H, L, D), which its caller then reads as (B, L, H, D): this is the fault.
     theirs, _ = layer(
         **dict(zip(("queries", "keys", "values"), (x.transpose(1, 2) for x in leaves), strict=True)), attn_mask=None
     )
@@ -52,7 +52,7 @@ def test_neuralforecast(backend: str, is_causal: bool, queries: int, keys: int) 
 
 
 def hugging_face(is_decoder: bool, factor: int) -> Any:
-    """Its attention without the projections: states (B, L, C) are query, key and value, heads in the columns."""
+    """Return its attention without projections: states (B, L, C) are query, key and value, heads in the columns."""
     informer = pytest.importorskip("transformers.models.informer.modeling_informer", reason="transformers is missing")
     layer = informer.InformerProbSparseAttention(
         HEADS * WIDTH, HEADS, dropout=0.0, is_decoder=is_decoder, sampling_factor=factor
@@ -66,7 +66,7 @@ def as_states(heads: Tensor) -> Tensor:
 
 
 def their_counts(queries: int, keys: int, factor: int) -> tuple[int, int]:
-    """Samples, which all queries share, and selected queries: with log1p, and L_Q in the number of samples."""
+    """Return its number of samples, shared by all queries and proportional to L_Q, and of selected queries."""
     samples = min(factor * queries * math.ceil(math.log1p(keys)), keys)
     return samples, min(factor * math.ceil(math.log1p(queries)), queries)
 
@@ -95,7 +95,7 @@ def test_hugging_face(backend: str, is_decoder: bool, length: int, factor: int, 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_hugging_face_with_fewer_samples_than_keys(backend: str) -> None:
-    """It takes factor * L_Q * ceil(log1p L_K) samples, so that they are fewer than the keys for a few queries alone."""
+    """It takes factor * L_Q * ceil(log1p L_K) samples, which are fewer than the keys only for a few queries."""
     queries, keys, factor = 6, 150, 1
     layer = hugging_face(False, factor)
     samples, selected = their_counts(queries, keys, factor)

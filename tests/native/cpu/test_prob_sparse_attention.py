@@ -47,7 +47,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:
-    """torch.empty gives NaN, so a row that no kernel writes shows."""
+    """Fill torch.empty with NaN, so that a row that no kernel writes is noticed."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
     yield
@@ -68,7 +68,7 @@ def draw_top(query: Tensor, u: int) -> Tensor:
 
 
 def everything(module: Any, query: Tensor, key: Tensor, value: Tensor, top: Tensor, **options: Any) -> list[Tensor]:
-    """Results and gradients of attend."""
+    """Return results and gradients of attend."""
     given = torch.tensor([3, 2**32 - 5]), Options(**options)
     out, lse = module.attend(query, key, value, top, *given)
     grad = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape).cos().to(out.dtype)
@@ -172,7 +172,7 @@ def test_any_shape(
 
 
 def heads_last(tensor: Tensor) -> Tensor:
-    """The same numbers as a (B, H, L, D) view of a (B, L, H, D) tensor."""
+    """Return the same numbers as a (B, H, L, D) view of a (B, L, H, D) tensor."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 

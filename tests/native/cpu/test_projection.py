@@ -70,7 +70,7 @@ def merge_case(sizes: tuple[int, ...], residual: bool, bias: bool, scale: bool) 
 
 
 def both_ways(case: tuple[Operands, Call], dtype: torch.dtype, backend: str) -> list[Tensor]:
-    """Results and gradients of all operands."""
+    """Return results and gradients of all operands."""
     operands, call = case
     leaves = [None if each is None else each.detach().to(dtype).requires_grad_() for each in operands]
     out = call(leaves, backend)
@@ -81,7 +81,7 @@ def both_ways(case: tuple[Operands, Call], dtype: torch.dtype, backend: str) -> 
 
 
 def compare(case: tuple[Operands, Call]) -> None:
-    """At most twice as wrong as plain PyTorch in float32, plus a tiny term."""
+    """Assert that errors are at most twice those of plain PyTorch in float32, plus a tiny term."""
     narrow = both_ways(case, torch.float32, "cpu"), both_ways(case, torch.float32, "reference")
     for one, two, three in zip(*narrow, both_ways(case, torch.float64, "reference"), strict=True):
         assert one.shape == three.shape

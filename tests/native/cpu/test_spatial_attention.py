@@ -51,7 +51,7 @@ def poison():
 
 
 def case(shape, heads=2, *, mask=None, bias=True, norm=True, residual=True, scale=None, seed=0, dtype=F64):
-    """Arguments of forward(), with weights in float64 rounded to dtype, and its options."""
+    """Return arguments of forward(), with weights in float64 rounded to dtype, and its options."""
     generator = torch.Generator().manual_seed(seed)
     channels = shape[1] if len(shape) == 4 else shape[2]
 
@@ -83,7 +83,7 @@ def random_mask(batch, positions, seed=1, share=0.3):
 
 
 def assert_exact(found, expected):
-    """Equal to 1e-10 of the largest entry (or of 1)."""
+    """Assert equality to 1e-10 of the largest entry (or of 1)."""
     assert found.shape == expected.shape
     assert found.dtype == expected.dtype
     assert found.is_contiguous()
@@ -96,7 +96,7 @@ def finite_peak(tensor):
 
 
 def assert_twice(found, plain, exact):
-    """At most twice as wrong as plain PyTorch at the same precision, plus a tiny term; never NaN."""
+    """Assert that errors are at most twice those of plain PyTorch in that precision, plus a tiny term; never NaN."""
     assert found.dtype == plain.dtype
     assert not found.isnan().any()
     error, allowed = (found.double() - exact).abs().max(), (plain.double() - exact).abs().max()
@@ -105,7 +105,7 @@ def assert_twice(found, plain, exact):
 
 
 def compare(arguments, options, check=assert_exact):
-    """Run forward and backward on both sides in float64, from what forward keeps and without."""
+    """Run forward and backward on both sides in float64, with and without the tensors that forward keeps."""
     out, lse = cpu.forward(*arguments, options)
     *same, kept = cpu.forward_keeping(*arguments, options)
     assert torch.equal(same[0], out)
@@ -124,7 +124,7 @@ def compare(arguments, options, check=assert_exact):
 
 
 # (shape, heads): head widths 1, 3, 4, 8, 16, 20, 64; tiles of one to three vectors; more keys than a block; groups of
-# two and of three maps, and one map that is left over
+# two and of three maps, and one remaining map
 SHAPES = [
     ((33, 8, 5, 5), 2),
     ((49, 6, 1, 7), 2),
@@ -187,7 +187,7 @@ LAYOUTS = ["maps", "channels_last", "tokens", "transposed", "rows_apart", "expan
 
 
 def in_layout(x, layout):
-    """x (B, C, H, W) with the same values in another layout."""
+    """Return x (B, C, H, W) with the same values in another layout."""
     if layout == "channels_last":
         return x.to(memory_format=torch.channels_last)
     if layout == "tokens":
@@ -370,7 +370,7 @@ def test_all_ways_to_the_kernel_give_the_same_bits(monkeypatch):
         through_the_library = public(tensors, mask, backend="cpu")
         gradients = torch.autograd.grad(through_the_library.square().sum(), tensors)
     for operator in (library.forward, library.backward):
-        monkeypatch.setattr(operator, "_overload", None)  # out of reach
+        monkeypatch.setattr(operator, "_overload", None)  # removed
     plain = [tensor.detach() for tensor in tensors]
     assert torch.equal(public(plain, mask, backend="cpu"), through_the_library)
     with torch.no_grad():
@@ -391,7 +391,7 @@ def test_gradcheck_and_opcheck(mask):
     arguments = (x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm, 2, True, 1e-5, 0.6)
     operator = torch.ops.simmst.spatial_attention
     torch.library.opcheck(operator, (*arguments, False, "cpu"))
-    # What is kept has entries that nobody writes, which the other checks would compare.
+    # The kept tensors have entries that are never written, which the other checks would compare.
     torch.library.opcheck(operator, (*arguments, True, "cpu"), test_utils=("test_schema", "test_faketensor"))
 
 
@@ -447,7 +447,7 @@ def test_public_operator_equals_the_inline_reference():
     torch.testing.assert_close(*(torch.autograd.grad(y, tensors, grad) for y in both), rtol=0, atol=1e-9)
 
 
-# --- bad input, checked in C++ whatever Python has checked --------------------------------------------------------
+# --- bad input, checked in C++ in addition to Python --------------------------------------------------------------
 
 
 def raw(**changes):

@@ -1,4 +1,4 @@
-"""What the linker could share between two instruction sets: nothing."""
+"""The linker shares no symbol between two instruction sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_shareable_symbol_of_a_kernel_names_its_instruction_set(isa: str) -> None:
-    # Of inline functions and templates with external linkage the linker keeps one copy; were it the copy compiled for
+    # The linker keeps one copy of an inline function or template with external linkage. If that copy were compiled for
     # AVX-512, the module would crash on a machine without it.
     objects = sorted(BUILD.glob(f"*/CMakeFiles/simmst_cpu_{isa}.dir/**/*.o"))
     if not objects or shutil.which("nm") is None:

@@ -1,9 +1,9 @@
 """The CUDA kernels compiled by nvcc for each architecture, and the record of what they use.
 
-    SIMMST_RECORD=1 pytest tests/native/cuda/test_resources.py              # all architectures, recorded anew
+    SIMMST_RECORD=1 pytest tests/native/cuda/test_resources.py              # all architectures, recorded again
     SIMMST_CUDA_ARCHITECTURES=80,90,100 pytest tests/native/cuda/test_resources.py
 
-Without the variable the test compiles for sm_90 alone, to be quick.
+Without the variable the test compiles only for sm_90, to be quick.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RECORD = Path(__file__).with_name("resources.json")
 ARCHITECTURES = ("80", "90", "100")
 RECORDING = os.environ.get("SIMMST_RECORD") == "1"
 HOW_TO_RECORD = "after a deliberate change: SIMMST_RECORD=1 pytest tests/native/cuda/test_resources.py"
-# A few registers more or less come with every edit; the hardware hands them out in groups of eight.
+# Every edit changes the count by a few registers; the hardware allocates them in groups of eight.
 ROOM = 8
 # Every warning of nvcc, ptxas and the host compiler is an error.
 FLAGS = ["-std=c++20", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror"]
 
 
 class Resources(NamedTuple):
-    """What one kernel uses; spills are the bytes stored, stack is in bytes."""
+    """Resources of one kernel; spills are the bytes stored, stack is in bytes."""
 
     registers: int
     spills: int
@@ -45,7 +45,7 @@ class Job(NamedTuple):
         return f"{self.source.stem}-sm_{self.architecture}"
 
     def run(self) -> dict[str, Resources]:
-        """Compile it: its kernels by key.
+        """Compile it and return its kernels, by key.
 
         Raises:
             RuntimeError: nvcc refuses it, or it holds no kernel.
@@ -61,7 +61,7 @@ class Job(NamedTuple):
 
 
 def nvcc() -> str:
-    """The compiler: of the variable CUDACXX, else on the path; empty where there is none."""
+    """Return the compiler: that of the variable CUDACXX, else the one on the path; empty if there is none."""
     return os.environ.get("CUDACXX") or shutil.which("nvcc") or ""
 
 
@@ -74,7 +74,7 @@ def nvcc_version() -> str:
 
 
 def sources() -> list[Path]:
-    """The files that hold kernels: all of them; host code alone belongs in a .cpp."""
+    """Return the files that hold kernels: all .cu files, because files with only host code are .cpp."""
     return sorted((SOURCES / "cuda").glob("*.cu"))
 
 
@@ -96,7 +96,7 @@ _KERNEL = re.compile(
 
 
 def parse(log: str) -> dict[str, Resources]:
-    """What ptxas says with -v, by the readable name of the kernel."""
+    """Return the report of ptxas -v, by the readable name of the kernel."""
     found = list(_KERNEL.finditer(log))
     names = _readable([each["name"] for each in found])
     result = {
@@ -109,7 +109,7 @@ def parse(log: str) -> dict[str, Resources]:
 
 
 def _readable(mangled: list[str]) -> list[str]:
-    """`pass_over_planes<Dense<float>, 8>`: no namespaces, no parameters."""
+    """Return a name such as `pass_over_planes<Dense<float>, 8>`, without namespaces and parameters."""
     if not mangled:
         return []
     run = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True)
@@ -122,7 +122,7 @@ def _readable(mangled: list[str]) -> list[str]:
 
 
 class Record(NamedTuple):
-    """What was recorded, and the version of nvcc that it was recorded with."""
+    """The recorded resources, and the version of nvcc that they were recorded with."""
 
     nvcc: str
     kernels: dict[str, Resources]
@@ -135,7 +135,7 @@ class Record(NamedTuple):
         return cls(content["nvcc"], {key: Resources(*line) for key, line in content["kernels"].items()})
 
     def write(self) -> None:
-        """One line for each kernel and architecture, so that a change reads well."""
+        """Write one line for each kernel and architecture, so that a change is easy to read."""
         lines = ",\n".join(
             f"  {json.dumps(key)}: {json.dumps(list(self.kernels[key]))}" for key in sorted(self.kernels)
         )
@@ -144,7 +144,7 @@ class Record(NamedTuple):
 
 
 def excess(found: Resources, recorded: Resources | None) -> str:
-    """What a kernel uses more of than the record allows, in words; empty where nothing."""
+    """Return in words what a kernel uses beyond the record; empty if nothing."""
     if recorded is None:
         return "it is not in the record"
     allowed = recorded._replace(registers=recorded.registers + ROOM)

@@ -1,4 +1,4 @@
-"""What is CUDA's own about the cutting planes: the schedule, many blocks, many rows, and what the bindings refuse."""
+"""The parts of the cutting planes that only CUDA has: schedule, many blocks, many rows, and checks of the bindings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_schedule_covers_everything_once(problems, planes, size, fmt, multip
     width = made["tile_columns"]
     assert width == 32 * PACK_COLUMNS[fmt]
     assert made["tiles"] * width >= size > (made["tiles"] - 1) * width or size == 0
-    # Blocks stride through the tiles: every one has work, and the grid fits.
+    # Blocks stride through the tiles: every block has work, and the grid fits.
     assert 1 <= made["blocks"] <= max(made["tiles"], 1)
     assert problems * made["blocks"] < 2**31
     assert problems * made["blocks"] <= max(problems, 3 * multiprocessors)
@@ -64,7 +64,7 @@ def problem(shape, fmt, seed=0):
 
 
 def misaligned(planes):
-    """The same planes, with rows that begin at odd places."""
+    """Return the same planes, with rows that begin at odd addresses."""
 
     def shift(tensor):
         return torch.nn.functional.pad(tensor, (3, 2))[..., 3 : 3 + tensor.shape[-1]]
@@ -75,7 +75,7 @@ def misaligned(planes):
 
 
 def forget_plans(native):
-    """Another device, as the emulator sees it."""
+    """Pretend to the emulator that the device is another one."""
     for plans in (native._values_plan, native._combine_plan, native._total_plan, native._step_plan):
         plans.cache_clear()
 
@@ -96,7 +96,7 @@ def everything(functions, planes, offsets, multipliers, point, gradient, anchor)
     return [result.double() for result in results]
 
 
-# Several tiles for each of several blocks; every number of rows a thread can have; more rows than a block can hold.
+# Several tiles for each of several blocks; every number of rows that a thread can have; more rows than a block holds.
 @pytest.mark.parametrize(
     "shape", [(5, 9000), (12, 9000), (30, 9000), (64, 5000), (100, 3000), (300, 700), (2, 130, 300)]
 )

@@ -1,4 +1,4 @@
-"""The words that the CUDA kernels are written in: in the emulator, and on a GPU where there is one."""
+"""The device functions that the CUDA kernels are written in: in the emulator, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODULES = [name for name in ("simmst._cuda_emulated", "simmst._cuda_checks") if 
 
 @pytest.fixture(params=MODULES or [pytest.param(None, marks=pytest.mark.skip("no CUDA module is installed"))])
 def check(request):
-    """A function that runs a check and returns its words, on the module's device."""
+    """A function that runs a check on the module's device and returns the words that it writes."""
     module = importlib.import_module(request.param)
     emulated = request.param.endswith("emulated")
     if not emulated and not torch.cuda.is_available():
@@ -75,7 +75,7 @@ def test_shuffles(check, seed):
 
 
 def special_floats():
-    """Every float16 and its neighbours in float32, the ties between float16 and bfloat16, zeros, infinities, NaN."""
+    """Return every float16 and its neighbours in float32, ties between float16 and bfloat16, zeros, infinities, NaN."""
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     halves = halves[np.isfinite(halves)]
     ties = np.nextafter(halves, np.float32(np.inf)), (halves[1:] + halves[:-1]) / 2
@@ -105,7 +105,7 @@ def test_ordered_bits_exponentials_and_random_numbers(check):
     assert np.all(np.diff(ordered[:-2][order].astype(np.int64)) >= 0)
     assert ordered[500] == ordered[501]
     assert ordered[-2] == 0xFFFFFFFF
-    # ex2.approx: 2 units in the last place; results below the normal numbers are zero
+    # ex2.approx is exact to 2 units in the last place; results below the normal numbers are zero
     with np.errstate(over="ignore"):
         exact = np.exp2(values.astype(np.float64))
     expected = np.where(exact < 2.0**-126, 0.0, exact.astype(np.float32))
@@ -168,7 +168,7 @@ def test_a_write_past_shared_memory_is_found(emulated):
 def test_a_missing_barrier_or_wait_leaves_wrong_results(emulated, seed):
     out = torch.zeros(64, dtype=torch.int32)
     emulated.device_misuse("no barrier", array(out))
-    assert (out == -1).sum() > 10  # what was not there yet
+    assert (out == -1).sum() > 10  # entries that had not arrived yet
     emulated.device_misuse("no wait", array(out))
     assert (out[:4] == -1).all()
 

@@ -1,8 +1,8 @@
-"""How many instructions the measure takes for 16 gathered rows, counted in the compiled code. Needs nvcc, no GPU.
+"""Instructions of the measure for 16 gathered rows, counted in the compiled code. Needs nvcc, no GPU.
 
-The inner loop is found in the disassembly as the shortest that holds products on tensor cores. A multiprocessor starts
-four instructions a clock and reads 128 bytes of shared memory: 16 rows of 128 bytes take 16 clocks to read, and up to
-64 instructions hide under that.
+The inner loop is the shortest loop in the disassembly with products on tensor cores. A multiprocessor starts four
+instructions per clock and reads 128 bytes of shared memory: 16 rows of 128 bytes take 16 clocks to read, which hide up
+to 64 instructions.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ WIDTHS = {"bfloat16": {16: 31, 32: 37, 64: 51, 128: 76}, "float16": {16: 31, 32:
 
 
 class Loop(NamedTuple):
-    """A loop of a kernel: its instructions, and its products of 16 x 8 x 16 among them."""
+    """A loop of a kernel: the number of its instructions, and that of its products of 16 x 8 x 16."""
 
     instructions: int
     products: int
 
 
 def nvdisasm() -> str:
-    """The disassembler: on the path, or the one that triton brings."""
+    """Return the disassembler: the one on the path, or the one that triton brings."""
     spec = importlib.util.find_spec("triton")
     brought = Path(spec.origin).parent / "backends/nvidia/bin/nvdisasm" if spec and spec.origin else None
     return shutil.which("nvdisasm") or (str(brought) if brought and brought.exists() else "")
 
 
 def loops(assembly: str) -> dict[str, list[Loop]]:
-    """Loops with products by kernel: from the target of a backward branch to the branch."""
+    """Return loops with products, by kernel: from the target of a backward branch to the branch."""
     found: dict[str, list[Loop]] = {}
     for part in re.split(r"^\.text\.(?=\S+:$)", assembly, flags=re.MULTILINE)[1:]:
         name, _, body = part.partition(":\n")
@@ -76,7 +76,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Loop]]:
 def test_sixteen_gathered_rows_take_few_instructions(measured: dict[str, list[Loop]], entry: str, width: int) -> None:
     (name,) = [one for one in measured if re.search(rf"measure_gatheredILb1ENS_\d+{entry}ELi{width}E", one)]
     inner = min(measured[name])
-    turns, rest = divmod(inner.products, width // 16)  # products for a turn of 16 rows
+    turns, rest = divmod(inner.products, width // 16)  # products for a pass over 16 rows
     assert rest == 0
     assert inner.instructions / turns <= WIDTHS[entry][width], inner
 

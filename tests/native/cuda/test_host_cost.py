@@ -1,8 +1,8 @@
-"""What a call costs the processor before the GPU has anything to do: microseconds, launches, allocations.
+"""The cost of a call on the processor before the GPU has anything to do: microseconds, launches, allocations.
 
-The emulator notes launches in place of running them, so that a call is its host side alone. It is held against
-``scaled_dot_product_attention`` on a handful of numbers, which is that function's host side and next to no arithmetic.
-The processor's time is compared, in turns in one process, so that a busy machine slows both.
+The emulator records launches instead of running them, so a call is only its host side. It is compared with
+``scaled_dot_product_attention`` on a handful of numbers, which is that function's host side with almost no arithmetic.
+Processor time is compared in turns in one process, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def nothing_runs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_range_of_indices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the values of indices are not read."""
+    """Return such indices as on a GPU, where their values are not read."""
     for name in ("api", "short"):
         module = importlib.import_module(f"simmst.ops.prob_sparse_attention.{name}")
         monkeypatch.setattr(module, "check_index_range", lambda *given: None)
@@ -139,7 +139,7 @@ def test_launches_a_call(calls: Calls, direction: str, expected: list[str]) -> N
 
 
 def allocations(call: Callable[[], Any]) -> int:
-    """How often a call asks torch's allocator for memory."""
+    """Return how often a call asks torch's allocator for memory."""
     for _ in range(2):
         call()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -150,9 +150,9 @@ def allocations(call: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(
     ("calls", "direction", "expected"),
     [
-        (prob_sparse(96), "forward", 2),  # the output, and everything else
+        (prob_sparse(96), "forward", 2),  # the output, and one for everything else
         (prob_sparse(720), "forward", 2),
-        (prob_sparse(96), "backward", 7),  # what is kept apart, three gradients, workspace
+        (prob_sparse(96), "backward", 7),  # separately kept tensors, three gradients, workspace
         (prob_sparse(720), "backward", 7),
         (spatial(), "forward", 2),
         (planes(), "forward", 2),
@@ -164,20 +164,20 @@ def test_allocations_a_call(calls: Calls, direction: str, expected: int) -> None
 
 
 def ratio(call: Callable[[], Any], standard: Callable[[], Any], turns: int = 11, repeats: int = 30) -> float:
-    """How many times the standard's processor time a call takes: the median of turns."""
+    """Return a call's processor time relative to the standard's: the median of the turns."""
     taken: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(2 * turns + 2):
         ours = turn % 2 == 0
         begun = time.process_time()
         for _ in range(repeats):
             (call if ours else standard)()
-        if turn > 1:  # the first are to warm up
+        if turn > 1:  # the first turns are warm-ups
             taken[ours].append(time.process_time() - begun)
         emulator.take_noted_launches()
     return statistics.median(taken[True]) / statistics.median(taken[False])
 
 
-@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer slows our side alone")
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer slows only our side")
 @pytest.mark.parametrize(
     ("calls", "direction", "most"),
     [
@@ -186,7 +186,7 @@ def ratio(call: Callable[[], Any], standard: Callable[[], Any], turns: int = 11,
         (prob_sparse(720), "forward", 2.6),
         (prob_sparse(720), "backward", 2.6),
         (planes(), "forward", 2.6),
-        # More than twice where there is more to hand over: 7 tensors with their gradients, 8 of a step. Adam's count of
+        # More than twice if there is more to pass: 7 tensors with their gradients, 8 of a step. Adam's count of
         # steps is torch's own.
         (spatial(), "forward", 3.6),
         (spatial(), "backward", 3.6),
@@ -195,7 +195,7 @@ def ratio(call: Callable[[], Any], standard: Callable[[], Any], turns: int = 11,
     ],
 )
 def test_the_host_side_of_a_call_is_of_the_order_of_attention(calls: Calls, direction: str, most: float) -> None:
-    # A third of room for noise; on a GPU, where it counts, all of them were under 1.6 times.
+    # A third of slack for noise; on a GPU, where it matters, all of them were under 1.6 times.
     standard = attention()["backward" if direction == "backward" else "forward"]
     # Others on the machine can only spoil a measurement.
     found = []

@@ -1,7 +1,7 @@
-"""What only the CUDA kernels of ProbSparse attention have: how they cut the work, and each way of cutting it.
+"""The parts that only the CUDA kernels of ProbSparse attention have: how they divide the work, and each division.
 
-The schedule is arithmetic and is tested for sizes that no test could run. The kernels run in the emulator, with the
-device's size chosen so that small inputs take every way.
+The schedule is arithmetic, so it is tested for sizes that no test could run. The kernels run in the emulator, with the
+size of the device chosen so that small inputs take every path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from simmst.ops.limits import SHARED_BYTES
 
-H200 = 232_448  # bytes of shared memory of a block
+H200 = 232_448  # bytes of shared memory per block
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_spans_cover_every_key_and_query_once(cuda: ModuleType) -> None:
         for count, spans in ((keys, key_spans), (queries, query_spans)):
             assert (spans - 1) * size < count <= spans * size
         assert max(key_spans, query_spans) <= blocks
-    # Few entries are divided, many are not.
+    # A few entries are divided, many are not.
     assert cuda.prob_sparse_spans(4096, 4096, 64, 528) == (512, 8, 8)
     assert cuda.prob_sparse_spans(4096, 4096, 64, 396) == (704, 6, 6), "seven would not all run at once"
     assert cuda.prob_sparse_spans(4096, 4096, 100_000, 528) == (4096, 1, 1)
@@ -101,7 +101,7 @@ def test_arithmetic_past_32_bits(cuda: ModuleType) -> None:
 def test_a_list_of_samples_keeps_row_and_query(cuda: ModuleType) -> None:
     for row_bytes in (32, 64, 128, 144, 256, 512):
         for row in (0, 1, 7263 * 32 // row_bytes):
-            for query in range(9):  # the last is nobody's
+            for query in range(9):  # the last belongs to no query
                 assert cuda.prob_sparse_list_entry(row, query, row_bytes) == (row * row_bytes, query)
 
 
@@ -110,7 +110,7 @@ def test_a_turn_of_a_list_holds_its_rows_once(cuda: ModuleType) -> None:
     assert sorted(places) == list(range(64))
     for row, place in enumerate(places):
         assert place // 16 == row // 16
-        # A lane reads two entries side by side: its rows g and g + 8.
+        # A lane reads two adjacent entries: its rows g and g + 8.
         assert place % 2 == row % 16 // 8
         assert place % 16 // 2 == row % 8
 
@@ -134,7 +134,7 @@ def test_radix_passes_find_every_rank(cuda: ModuleType) -> None:
             assert cuda.prob_sparse_radix_search(words, rank) == sorted(words, reverse=True)[rank - 1]
 
 
-# Run in a process of its own, for a device with little shared memory: staged whole, in tiles, and not at all.
+# Runs in a separate process, for a device with little shared memory: keys staged whole, in tiles, and not at all.
 GATHER = """
 import json, sys
 import torch
@@ -167,7 +167,7 @@ print(json.dumps(worst))
 def run_emulated(script: str, *arguments: str, **environment: str) -> Any:
     run = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        cwd="/",  # not the sources, which hold no compiled modules
+        cwd="/",  # not the sources, which have no compiled modules
         capture_output=True,
         text=True,
         check=False,
@@ -184,7 +184,7 @@ def test_the_measure_is_the_same_however_keys_are_gathered(cuda: ModuleType, see
     assert found["tiles"] > 4
 
 
-# One launch, several, and the two calls give one result; a tie is won by the lower index in either.
+# One launch, several launches, and the two calls give the same result; in each, a tie goes to the lower index.
 FORWARD = """
 import json
 import torch
@@ -229,7 +229,7 @@ def test_forward_takes_one_launch_where_there_is_room(cuda: ModuleType, shared_b
     assert ways == [False, True]
 
 
-# Through the operators, in blocks that have no more shared memory than the choice of the backend asks for.
+# Through the operators, in blocks with no more shared memory than the choice of the backend requires.
 LITTLE = """
 import json
 import sys

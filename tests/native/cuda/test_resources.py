@@ -24,10 +24,10 @@ Results = dict[Job, "concurrent.futures.Future[dict[str, Resources]]"]
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[Results]:
-    """All chosen compilations, two at a time; recorded at the end where that is asked for."""
+    """All selected compilations, two at a time; recorded at the end if that is requested."""
     chosen = [item.callspec.params["job"] for item in request.session.items if _compiles(item)]
     with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        # The long ones first, so that none is left alone at the end.
+        # The long ones first, so that none runs alone at the end.
         ordered = sorted(chosen, key=lambda job: -job.source.stat().st_size)
         futures = {job: pool.submit(job.run) for job in ordered}
         yield futures
@@ -38,13 +38,11 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
 
 def _compiles(item: pytest.Item) -> bool:
     params = getattr(getattr(item, "callspec", None), "params", {})
-    return isinstance(item, pytest.Function) and isinstance(
-        params.get("job"), Job
-    )  # other files have jobs of their own
+    return isinstance(item, pytest.Function) and isinstance(params.get("job"), Job)  # other files have their own jobs
 
 
 def _record(futures: Results) -> None:
-    """Replaces the lines of what was compiled, and drops those of files that are gone."""
+    """Replace the lines of what was compiled, and drop those of files that are gone."""
     found = {job: done.result() for job, done in futures.items() if done.done() and done.exception() is None}
     version, before = resources.nvcc_version(), Record.read()
     stems = {source.stem for source in resources.sources()}
@@ -65,14 +63,14 @@ def _of(key: str, job: Job) -> bool:
 @pytest.mark.parametrize("job", JOBS, ids=str)
 def test_kernels_compile_within_their_record(job: Job, results: Results) -> None:
     found, record = results[job].result(), Record.read()
-    # Another version of the compiler has other figures: there it is enough that the kernels compile without warnings.
+    # Another version of the compiler gives other figures; then it is enough that the kernels compile without warnings.
     if resources.RECORDING or record.nvcc != resources.nvcc_version():
         return
     problems = {key: resources.excess(line, record.kernels.get(key)) for key, line in found.items()}
     problems = {key: problem for key, problem in problems.items() if problem}
     assert not problems, f"{problems} ({resources.HOW_TO_RECORD})"
     gone = {key for key in record.kernels if _of(key, job)} - set(found)
-    assert not gone, f"recorded, but no kernels any more: {sorted(gone)} ({resources.HOW_TO_RECORD})"
+    assert not gone, f"recorded, but no longer kernels: {sorted(gone)} ({resources.HOW_TO_RECORD})"
 
 
 def test_the_record_is_of_all_files_and_architectures() -> None:

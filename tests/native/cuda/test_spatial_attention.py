@@ -1,4 +1,4 @@
-"""What is particular to spatial attention in CUDA: limits, the two ways through softmax, schedule, errors."""
+"""Specifics of spatial attention in CUDA: limits, the two forms of softmax, schedule, errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def arguments(shape=(2, 16, 4, 5), *, dtype=torch.float32, factor=1.0, mask=None
         return (torch.randn(size, generator=generator) * factor).to(dtype).to(DEVICE)
 
     weights = draw(3 * channels, channels), draw(3 * channels), draw(channels, channels), draw(channels)
-    # `factor` makes the scores large through queries and keys alone.
+    # `factor` makes the scores large through only queries and keys.
     weights[0][: 2 * channels] *= factor
     return [draw(*shape, factor=1.0), *weights, mask, draw(channels), draw(channels)]
 
@@ -46,7 +46,7 @@ def double(tensors):
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0, 10.0, 60.0])
 def test_softmax_with_and_without_a_maximum(factor):
-    """Small scores need no maximum, large ones would overflow without; float32 follows both closely."""
+    """Small scores need no maximum, and large ones would overflow without it; float32 follows both closely."""
     given = arguments(factor=factor)
     out, lse = cuda.forward(*given, OPTIONS)
     expected, expected_lse = reference_forward(*double(given), OPTIONS)
@@ -67,7 +67,7 @@ def test_scores_that_overflow_without_a_maximum(dtype):
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_equal_scores_far_from_zero(dtype, sign):
-    """Without a maximum 2^score of every key would be 0 or infinite; the mean of the values is right."""
+    """Without a maximum, 2^score of every key would be 0 or infinite; the right result is the mean of the values."""
     channels = 16
     x = torch.ones(1, 20, channels, dtype=dtype, device=DEVICE)
     weight = torch.eye(channels, dtype=dtype, device=DEVICE)
@@ -91,7 +91,7 @@ def test_ignored_positions_may_hold_nan(dtype):
 
 
 def test_nan_among_the_keys_reaches_every_position():
-    """Also where the polynomial, not the special-function unit, computes the weight."""
+    """This holds also if the polynomial, not the special-function unit, computes the weight."""
     for position in range(20):
         given = arguments((1, 16, 4, 5), dtype=torch.bfloat16)
         given[0][0, :, position // 5, position % 5] = float("nan")
@@ -129,7 +129,7 @@ def test_many_positions_agree_with_the_fused_kernels():
     ],
 )
 def test_what_a_block_holds(dtype, positions, channels, heads, reason):
-    """On a device with 227 KB a block, as the emulator's and those of compute capability 9.0."""
+    """On a device with 227 KB per block, like the emulator's and those of compute capability 9.0."""
     if not launch.emulated() and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("this GPU has less shared memory")
     device = -1 if launch.emulated() else torch.cuda.current_device()
@@ -167,7 +167,7 @@ torch.save([part.cpu() for part in found], "found.pt")
 @pytest.mark.skipif(not launch.emulated(), reason="sets the emulator's number of multiprocessors")
 @pytest.mark.parametrize("multiprocessors", [1, 2, 5])
 def test_any_number_of_blocks_gives_the_gradients(tmp_path, multiprocessors):
-    """7 maps on 2, 4 and 7 blocks, each in an order of threads of its own."""
+    """7 maps on 2, 4 and 7 blocks, each in a different order of threads."""
     environment = os.environ | {
         "SIMMST_CUDA_EMULATION_MULTIPROCESSORS": str(multiprocessors),
         "SIMMST_CUDA_EMULATION_SEED": str(multiprocessors),
@@ -191,7 +191,7 @@ def test_shared_memory_of_compute_capability_8_holds_fewer_positions(tmp_path):
     environment = os.environ | {"SIMMST_CUDA_EMULATION_SHARED_BYTES": str(163 * 1024)}
     found = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,  # not the sources, which hold no compiled modules
+        cwd=tmp_path,  # not the sources, which have no compiled modules
         env=environment,
         check=False,
         capture_output=True,

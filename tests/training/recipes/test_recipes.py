@@ -66,7 +66,7 @@ def test_a_recipe_is_a_function_and_a_line_in_the_table(real, monkeypatch):
 
 
 class Recorder(nn.Module):
-    """Remembers which windows it was trained on, by their first value."""
+    """Records which windows it was trained on, by their first value."""
 
     def __init__(self):
         super().__init__()
@@ -99,7 +99,7 @@ def test_each_solver_trains_on_what_its_name_says(real, simulated):
 
 
 class Fragile(nn.Module):
-    """Good until it is trained on real windows, which spoils it for the validation."""
+    """A network that is good until it is trained on real windows, which makes it worse on the validation."""
 
     def __init__(self, real_values):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The solvers that weigh simulated windows, on a city of nine cells and a network of a thousand parameters."""
+"""The solvers that weight simulated windows, on a city of nine cells and a network of a thousand parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_solver_weighs_the_chosen_windows(real, cities, name):
     assert given.weights.shape == (60,)
     assert np.bincount(given.cities).tolist() == [20, 20, 20]
     assert np.isfinite(given.weights).all()
-    assert len(set(given.weights.tolist())) > 10, "every window has a weight of its own"
+    assert len(set(given.weights.tolist())) > 10, "every window has its own weight"
     assert given.by_city() == pytest.approx([given.weights[given.cities == c].mean() for c in range(3)])
 
 
@@ -72,7 +72,7 @@ def test_weights_tied_by_parameter_are_a_function_of_the_parameters(real, cities
         for number, parameters in enumerate((PARAMETERS, [PARAMETERS[0], PARAMETERS[2], PARAMETERS[2]]))
     }
     assert len(set(given[0])) == 3
-    assert given[1][0] != given[1][1] == given[1][2], "two cities of the same parameters have one weight"
+    assert given[1][0] != given[1][1] == given[1][2], "two cities with the same parameters have the same weight"
     with pytest.raises(ConfigError, match=r"weights by parameter need those of all 3 .* are not known"):
         train("cutting-plane", real, cities, config)
 
@@ -116,7 +116,7 @@ def test_the_model_of_the_weighing_is_kept_where_later_ones_are_worse(real, citi
 
 
 def test_kinks_are_left_to_training(real, cities):
-    """The weights for absolute errors are those for Huber's, since they take a second derivative."""
+    """The weights for absolute errors are those for Huber's, because the solver takes a second derivative."""
     config = dataclasses.replace(QUICK, after_reweighting="nothing")
     found = [train("cutting-plane", real, cities, dataclasses.replace(config, loss=loss)) for loss in ("mae", "huber")]
     assert np.array_equal(*(result.window_weights.weights for _, result in found))
@@ -142,7 +142,7 @@ def test_few_simulated_windows_take_the_highways_penalty_that_validation_prefers
         model.fit_highway(batch.values, batch.marks, batch.target, ridge=ridge)
         highways.append(model.highway.state_dict())
         scores.append(validation_losses(model, real[1], QUICK, where="here").mean())
-    assert min(scores) < 0.9 * scores[0], "otherwise this compares nothing"
+    assert min(scores) < 0.9 * scores[0], "equal scores would compare nothing"
     still = dataclasses.replace(FEW, steps=1, inner_lr=1e-9, lr_model=1e-9, simulated_batch=None)
     config = dataclasses.replace(QUICK, reweighting=still, after_reweighting="nothing", samples_per_city=len(few))
     model, _ = train("cutting-plane", real, few, config, model=sim_mst_net(real[0]))
@@ -231,7 +231,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("name", ["cutting-plane", "online"])
 def test_killed_between_any_two_writes(tmp_path, real, cities, monkeypatch, name):
-    """The process dies at the n-th write of a file, for every n; the next process goes on."""
+    """The process dies at the n-th write of a file, for every n; the next process resumes."""
     import simmst.foundation.files as files
 
     def whole_run(folder):
