@@ -72,7 +72,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_shard(tmp_path):
+def test_files_that_are_not_shards_are_refused(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -72,7 +72,7 @@ def test_days_of_the_local_calendar_join_over_a_change_of_clocks():
         assert (whole.to_dataframe().ds.to_numpy() == days.to_numpy()).all()
 
 
-def test_services_that_lack():
+def test_missing_services():
     assert np.isnan(with_services(city(0, 4), ("sms", "internet")).activity[:, 1]).all()
     with pytest.raises(DataError, match="has none of the services video; it has call, sms"):
         with_services(city(0, 4), ("video",))

@@ -180,7 +180,7 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert order(part, shuffle=False) == list(range(len(part)))
 
 
-def test_limit_draws_anew_every_epoch():
+def test_limit_draws_again_every_epoch():
     part = windows(city(), WindowSpec(2, (-3, -1), neighbourhood=1))
     draws = [order(part, seed=0, epoch=e, limit=50) for e in range(2)]
     assert [len(set(draw)) for draw in draws] == [50, 50]

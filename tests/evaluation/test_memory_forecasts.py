@@ -143,7 +143,7 @@ def test_a_series_whose_last_day_is_missing_is_forecast_from_the_days_before(pre
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.0, 1e6])
-def test_a_constant_series_goes_on_as_it_is(predictor, constant):
+def test_a_constant_series_stays_constant(predictor, constant):
     data = city()
     activity = data.activity.copy()
     activity[:, 0] = constant

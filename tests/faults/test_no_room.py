@@ -97,7 +97,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(job, data, tmp_path, mount)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", _LONG, ids=lambda job: job.name)
-def test_long_work_whose_disk_is_full_goes_on_when_there_is_room(job, data, tmp_path, mount):
+def test_long_work_whose_disk_is_full_resumes_when_there_is_room(job, data, tmp_path, mount):
     disk = mount("disk", f"size={ROOM}")
     log = tmp_path / "log"
     assert killable.finish(job.arguments(data, tmp_path / "whole"), log) == 0, log.read_text()

@@ -83,7 +83,7 @@ def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_cut_off_goes_on_and_a_finished_one_starts_anew(small, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_and_a_finished_one_restarts(small, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "draw", lambda *a: [])
     folder = tmp_path / "demo"
     evaluate = Forecaster.evaluate

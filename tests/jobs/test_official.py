@@ -98,7 +98,7 @@ prepare("text", "milan.npz", progress=kill)
 """
 
 
-def test_a_run_that_was_killed_goes_on_after_its_last_day(folder, monkeypatch):
+def test_a_run_that_was_killed_resumes_after_its_last_day(folder, monkeypatch):
     for number in (3, 4):
         (folder / f"sms-call-internet-mi-2013-11-0{number}.txt").write_text(text(number - 1))
     unbroken = load(prepare("text", "unbroken.npz"))
@@ -199,7 +199,7 @@ def test_fetch_then_prepare(server, tmp_path, monkeypatch, capsys):
     assert provenance_of("milan.npz")["doi_checked"]
 
 
-def test_fetch_goes_on_by_file_and_checks_what_is_there(server, tmp_path):
+def test_fetch_resumes_by_file_and_checks_existing_files(server, tmp_path):
     words = ["data", "fetch", "milan", "--out", str(tmp_path / "x"), "--server", server.address, "--quiet"]
     assert main(words) == 0
     server.asked.clear()

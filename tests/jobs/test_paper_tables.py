@@ -164,7 +164,7 @@ def test_other_settings_are_other_cells(data, tmp_path):
     assert made(data, tmp_path, systems=["dlinear"], seeds=2).trained == 1
 
 
-def test_a_cell_that_is_cut_off_goes_on_from_its_checkpoint(data, tmp_path, monkeypatch):
+def test_an_interrupted_cell_resumes_from_its_checkpoint(data, tmp_path, monkeypatch):
     def cut_off(*_):
         raise KeyboardInterrupt
 

@@ -79,7 +79,7 @@ def test_twice_gives_the_same_bits(made, tmp_path):
     same_weights(made, tmp_path / "again")
 
 
-def test_it_goes_on_where_it_was_killed(made, tmp_path, monkeypatch):
+def test_it_resumes_where_it_was_killed(made, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -102,7 +102,7 @@ def test_it_goes_on_where_it_was_killed(made, tmp_path, monkeypatch):
     same_weights(made, folder)
 
 
-def test_other_settings_or_another_prior_do_not_go_on(made):
+def test_other_settings_or_another_prior_do_not_resume(made):
     with pytest.raises(ConfigError, match="cities"):
         pretrain(made, dataclasses.replace(CONFIG, cities=7))
     with pytest.raises(ConfigError, match="cities_sha256 was"):

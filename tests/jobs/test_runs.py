@@ -185,7 +185,7 @@ def test_killed_between_any_two_writes(file, tmp_path, monkeypatch, simulated):
     same_numbers(tmp_path / "whole", broken)
 
 
-def test_other_settings_or_other_data_do_not_go_on(file, city, trained, tmp_path):
+def test_other_settings_or_other_data_do_not_resume(file, city, trained, tmp_path):
     folder, _ = trained
     with pytest.raises(ConfigError, match=r"horizon was 3, now 2"):
         jobs.train(file, folder, dataclasses.replace(CONFIG, horizon=2))

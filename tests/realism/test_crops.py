@@ -101,7 +101,7 @@ def test_scored_places_are_squares_of_cells_scored_alike():
         (lambda: dataset(np.ones((9, 2, 2)), start="2013-11-05T23:07:00"), "start 420 s past"),
     ],
 )
-def test_what_cannot_be_compared_is_told(real, message):
+def test_data_that_cannot_be_compared_are_refused(real, message):
     with pytest.raises(DataError, match=message):
         Crop.of(real())
 

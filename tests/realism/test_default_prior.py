@@ -43,7 +43,7 @@ def table():
         ("call-internet", "correlation_50", 0.47, 0.95),
     ],
 )
-def test_the_middle_city_is_within_what_is_real(table, subject, key, low, high):
+def test_the_median_city_is_within_the_real_range(table, subject, key, low, high):
     assert low <= np.median(table[subject, key]) <= high
 
 

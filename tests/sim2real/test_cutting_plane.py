@@ -175,7 +175,7 @@ def test_phase_2_freezes_planes_and_multipliers_and_penalises_squares():
     assert not torch.equal(solver.phi, phi)
 
 
-def test_there_are_at_most_so_many_planes():
+def test_there_are_at_most_max_planes():
     solver = made(linear(2), max_planes=3, max_age=2)
     counts = [solver.step(number)["planes"] for number in range(40)]
     assert max(counts) == 3

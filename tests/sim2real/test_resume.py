@@ -108,7 +108,7 @@ def test_what_was_saved_does_not_change_afterwards():
         ({"features": 5}, "parameters is 4, wanted 5"),
     ],
 )
-def test_another_run_is_not_gone_on_with(change, message):
+def test_another_run_cannot_be_resumed(change, message):
     kept = []
     small = linear(0, features=4, simulated=30, real=10)
     config = ReweightingConfig(steps=10, derivative="forward")
@@ -147,7 +147,7 @@ test_resume.run("qp", {{}}, folder=Path({out!r}), kill_at=24)
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on(tmp_path):
+def test_a_killed_process_resumes(tmp_path):
     program = PROGRAM.format(out=str(tmp_path))
     finished = subprocess.run(
         [sys.executable, "-c", program],

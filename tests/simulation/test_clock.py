@@ -38,7 +38,7 @@ def test_days_change_at_four_and_holidays_are_sundays():
     assert (plain.day_type.reshape(4, 24, 6)[1] == 0).all()
 
 
-def test_how_much_of_a_sunday_each_day_is():
+def test_each_day_is_as_restful_as_configured():
     days = {"start": "2013-12-20", "days": 20, "holiday_rest": 0.8, "season_rest": 0.5, "free_days": ("2013-12-20",)}
     rest = Clock.of(CityConfig(**days)).rest.reshape(20, 24, 6)[:, 12, 0]
     by_date = {20 + day if day < 12 else day - 11: rest[day] for day in range(20)}

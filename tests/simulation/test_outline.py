@@ -33,7 +33,7 @@ def test_the_official_raster():
     assert province.num_cells == small.sum()
 
 
-def test_what_is_no_outline():
+def test_unknown_outlines_and_radios_are_refused():
     with pytest.raises(ConfigError, match=r"CityConfig\.outline is 'star'; choose one of rectangle, disc, trento"):
         CityConfig(outline="star")
     with pytest.raises(ConfigError, match=r"CityConfig\.radio is 'magic'; choose one of statistical, ray-traced"):

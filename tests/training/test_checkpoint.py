@@ -111,7 +111,7 @@ def test_the_state_is_plain_json_in_the_metadata(saved):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_optimiser_goes_on_where_it_was(fused):
+def test_the_optimiser_resumes_where_it_was(fused):
     def steps(model, optimizer, start, stop):
         for number in range(start, stop):
             optimizer.zero_grad()

@@ -295,7 +295,7 @@ def test_a_run_continues_after_it_stopped_in_the_middle(real, tmp_path):
     assert equal(again, whole)
 
 
-def test_resume_false_starts_the_stage_anew(real, tmp_path):
+def test_resume_false_starts_the_stage_again(real, tmp_path):
     run = RunFolder.create(tmp_path, {})
     run.log({"stage": "earlier", "epoch": 1})
     train_stage(tiny_net(), *real, CONFIG, stage="real", run=run)

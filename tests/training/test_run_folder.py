@@ -24,7 +24,7 @@ def test_the_folder_is_laid_out(tmp_path):
     assert environment["threads"]["torch"] >= 1
 
 
-def test_the_same_config_takes_the_run_up(tmp_path):
+def test_the_same_config_resumes_the_run(tmp_path):
     RunFolder.create(tmp_path, CONFIG).log({"stage": "real", "epoch": 1})
     assert RunFolder.create(tmp_path, CONFIG).metrics() == [{"stage": "real", "epoch": 1}]
 

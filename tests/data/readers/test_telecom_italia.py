@@ -271,7 +271,7 @@ def test_rows_in_another_order_are_read_too(file):
         TrafficDataset.from_telecom_italia(file)
 
 
-def test_a_killed_run_goes_on_after_the_last_finished_day(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_after_the_last_finished_day(tmp_path, monkeypatch):
     for n in range(3):
         day(tmp_path / f"{n}.txt", start=START + 6 * n * SLOT)
     expected = TrafficDataset.from_telecom_italia(str(tmp_path / "*.txt")).activity

@@ -53,7 +53,7 @@ def test_laws_survive_plain_values(law):
     assert from_plain("x", to_plain(law)) == law
 
 
-def test_what_some_cities_have():
+def test_a_share_of_the_cities_draws_from_the_law():
     law, rng = sometimes(0.25, Uniform(1.0, 3.0)), np.random.default_rng(0)
     drawn = np.array([law.sample(rng) for _ in range(2000)])
     assert np.mean(drawn == 0) == pytest.approx(0.75, abs=0.03)

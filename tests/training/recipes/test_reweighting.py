@@ -101,7 +101,7 @@ def test_what_follows(real, cities, after, stages):
 IDLE = dataclasses.replace(QUICK, learning_rate=1e-9)
 
 
-def test_training_anew_starts_from_the_untrained_model(real, cities):
+def test_training_again_starts_from_the_untrained_model(real, cities):
     model, _ = train("cutting-plane", (real[0], None), cities, IDLE)
     for found, untrained in zip(model.parameters(), tiny_net().parameters(), strict=True):
         torch.testing.assert_close(found, untrained, rtol=0, atol=1e-6)
