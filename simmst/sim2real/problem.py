@@ -154,7 +154,7 @@ class Problem:
         if features.ndim != 2 or features.shape[0] != number or not bool(torch.isfinite(features).all()):
             raise ConfigError(
                 f"features must give each of the {number or 0} groups a row of finite numbers, got shape "
-                f"{tuple(features.shape)}; give groups beside them"
+                f"{tuple(features.shape)}; features need groups too"
             )
         self.features = features.to(self.model.device)
 

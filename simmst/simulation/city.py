@@ -77,7 +77,7 @@ def simulate_both(
     traffic: TrafficModel = TRAFFIC,
     reporting: ReportingModel = REPORTING,
 ) -> SimulatedCity:
-    """Simulate one city and keep its clean traffic beside what is reported.
+    """Simulate one city and return its clean traffic along with the reported traffic.
 
     Args:
         config: as in `simulate_city`.

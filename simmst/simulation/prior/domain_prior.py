@@ -77,8 +77,8 @@ class DomainPrior:
     def surrogate(cls) -> DomainPrior:
         """Return the prior of surrogate cities, which stand in for a real city where there is none.
 
-        Sites, density, hours, weekends and service rates lie outside the bounds of the laws in `usual`, so a surrogate
-        is unlike those cities; the other laws are those of `usual`.
+        Sites, density, hours, weekends and service rates lie outside the default prior's bounds, so a surrogate is
+        never like the cities that networks are trained on. The other laws are those of `usual`.
 
         Example:
             >>> DomainPrior.surrogate().bounds()["inter_site_distance_m"]
