@@ -21,8 +21,8 @@ class GradientBoosting(MemoryModel):
 
     The step ahead is a feature, so all steps share a model. As with ridge, the models learn the difference from the
     mean of the slot on the days before, bounded by the differences seen in training. The last quarter of the training
-    slots decides the number of trees; where no number beats a few, or there is too little to learn from, the forecast
-    is that mean.
+    slots decides the number of trees; where no trees are best, or there is too little to learn from, the forecast is
+    that mean.
 
     Args:
         max_rows: largest number of training samples (windows at a step ahead), drawn with `seed`.

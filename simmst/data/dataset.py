@@ -191,11 +191,11 @@ class TrafficDataset:
         """Sum the slots into longer ones.
 
         The new slots start on the local clock (whole local hours for 60). A new slot with a missing part is NaN; slots
-        that lie only partly inside the series are left out. Steps beyond an hour are aligned at the series' start and
-        keep an even spacing, so they move by an hour on the local clock when daylight saving time changes.
+        that lie only partly inside the series are left out. Slots longer than an hour are aligned at the series' start
+        and keep an even spacing, so they move by an hour on the local clock when daylight saving time changes.
 
         Args:
-            step_minutes: new step in minutes, a multiple of the current step that divides 24 hours.
+            step_minutes: length of the new slots, a multiple of the current length that divides 24 hours.
 
         Raises:
             DataError: the step does not fit, no whole slots remain, or the values are z-scores.

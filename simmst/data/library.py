@@ -27,7 +27,7 @@ def load(
 
     - ``.npz``: see `TrafficDataset.from_npz`.
     - ``.csv``, ``.tsv`` and ``.parquet``: tables of any layout, see `TrafficDataset.from_dataframe`. Hourly tables of
-      official cells are of Trento or Milan by their name, as below.
+      official cells belong to Trento or Milan by the file's name, as below.
     - ``.txt``: official Telecom Italia rows (of Trento if the name contains ``-tn-`` or ``trento``, else of Milan),
       cropped to the cells they hold, see `TrafficDataset.from_telecom_italia`.
     - ``.h5``, ``.hdf5``: the published files of FedDA and STCNet.

@@ -121,7 +121,7 @@ class Windows(WindowSource):
     Args:
         dataset: the traffic.
         spec: the window.
-        scaler: fitted on training slots.
+        scaler: scaler fitted on training slots.
         steps: consecutive slots that may be targets.
         context_days: days of the series before an origin that its samples may know, in inputs and memory alike; at
             least 1 if there is a memory; None takes ``spec.memory_days``.

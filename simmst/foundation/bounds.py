@@ -31,7 +31,7 @@ def refuse_too_large(parameters: float, window: float, settings: str) -> None:
 
     Args:
         parameters: approximate number of parameters of the network.
-        window: approximate number of numbers that one window takes on its way through it.
+        window: approximate count of the numbers that one window takes on its way through it.
         settings: settings that these depend on, for the message.
 
     Raises:
@@ -43,4 +43,6 @@ def refuse_too_large(parameters: float, window: float, settings: str) -> None:
     ):
         if size > most:
             unit = "parameters" if most == MOST_PARAMETERS else "numbers"
-            raise ConfigError(f"{what} about {size:.2g} {unit}, at most {most:.2g} are; make {settings} smaller")
+            raise ConfigError(
+                f"{what} about {size:.2g} {unit}, more than the {most:.2g} allowed; make {settings} smaller"
+            )

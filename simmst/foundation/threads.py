@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 def in_threads(
     function: Callable[[Item], Made], items: Iterable[Item], device: torch.device | str = "cpu"
 ) -> list[Made]:
-    """Call a function on every item, in as many threads as torch has, each of which uses one thread of torch.
+    """Call a function on every item, in as many threads as torch has, with one thread of torch in each.
 
     Torch itself would share out every single operation: its threads meet after each one, hundreds of times a batch, and
     all wait whenever another process holds one of their cores. Whole pieces meet once, at the end, and an item's result

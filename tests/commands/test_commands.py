@@ -122,7 +122,7 @@ def test_help_of_a_command_is_readable(capsys, name):
 def test_help_of_train_explains_the_settings(capsys):
     text = " ".join(helped(capsys, "train", "--help").split())
     assert "--forecaster.horizon HORIZON slots to forecast. (type: int, default: 6)" in text
-    assert "--forecaster.training.epochs EPOCHS the most epochs a stage runs. (type: int" in text
+    assert "--forecaster.training.epochs EPOCHS largest number of epochs of a stage. (type: int" in text
 
 
 def test_version(capsys):

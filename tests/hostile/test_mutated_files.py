@@ -403,7 +403,7 @@ def test_sizes_that_nothing_can_serve(settings):
     def network():
         return network_config(ForecasterConfig.from_dict(settings), ("call", "sms", "internet"))
 
-    with pytest.raises(ConfigError, match=r"it must be at most|at most .* are; make"):
+    with pytest.raises(ConfigError, match=r"it must be at most|more than the .* allowed; make"):
         network()
 
 

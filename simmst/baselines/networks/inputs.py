@@ -41,7 +41,7 @@ class View(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """The values alone, (B, T_in, K, N)."""
+        """The values without the other features, (B, T_in, K, N)."""
         return self.past[..., 0]
 
 

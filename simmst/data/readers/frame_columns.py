@@ -343,7 +343,7 @@ def _wide(
 ) -> FrameColumns:
     columns = rest if targets is None else targets
     if not columns:
-        raise DataError("the wide data frame has no column beside ds; give one column per cell")
+        raise DataError("the wide data frame has no column besides ds; give one column per cell")
     if targets is None:
         for name in columns:
             _refuse_no_activity(table, name)
@@ -402,7 +402,7 @@ def _two_levels(table: pandas.DataFrame, pd: Any, label: Callable[[int], str]) -
         raise DataError(f"the table has {table.columns.nlevels} levels of columns; wanted two, cell and service")
     columns = [name for name in table.columns if name not in times]
     if not columns:
-        raise DataError("the wide data frame has no column beside ds; give one column per cell and service")
+        raise DataError("the wide data frame has no column besides ds; give one column per cell and service")
     return FrameColumns(
         ds,
         table[columns],

@@ -235,7 +235,7 @@ def _parse(block: bytes, grid: Grid) -> _Rows:
         raise _BadLineError("a cell is not on the grid")
     slot = time // SLOT_MS
     if (slot * SLOT_MS != time).any() or time.min() < 0:
-        raise _BadLineError("a time is no start of a slot")
+        raise _BadLineError("a time is not the start of a slot")
     starts = np.flatnonzero(np.concatenate([[True], (slot[1:] != slot[:-1]) | (cell[1:] != cell[:-1])]))
     sums = [np.add.reduceat(sum(known[field] for field in fields), starts) for fields in _SUMS.values()]
     if not all(np.isfinite(values).all() for values in sums):
