@@ -62,8 +62,8 @@ def calibrate(
     the root mean square, over the report's statistics and over the data sets, of its difference from the real value
     in units of the cities' median absolute deviation, clipped at 4. The `keep` nearest cities approximate the
     posterior. A parameter whose kept values differ from its law (Kolmogorov-Smirnov, 5 %) keeps its family and is
-    narrowed to the range of these values, widened by one mean spacing at either end. The other parameters, categorical
-    laws and dates keep their law.
+    narrowed to the range of these values, widened by one mean spacing at either end. All other parameters keep their
+    law, and so do categorical laws and dates.
 
     The method is deliberately coarse. With some fifty parameters and a few dozen statistics, a neural posterior would
     need far more cities and another heavy package, and would give a law much narrower than one city justifies. The
@@ -147,7 +147,7 @@ def within(dataset: TrafficDataset, period: tuple[str, str] | None) -> TrafficDa
 
 
 def deviations(real: Measurement, simulated: Sequence[Measurement], services: tuple[str, ...]) -> np.ndarray:
-    """Return the difference of each city's statistics from the real ones in typical deviations, (cities, statistics).
+    """Return each city's differences from the real statistics in typical deviations, ``(cities, statistics)``.
 
     Raises:
         DataError: no statistic is common to the real data and most cities.

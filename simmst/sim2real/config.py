@@ -22,7 +22,7 @@ _MOST_NUMBER = 1e6  # a greater rate or penalty makes the model infinite
 
 @dataclass(frozen=True)
 class ReweightingConfig:
-    r"""The settings of the solvers that weight simulated samples; the defaults are those that work (see the docs).
+    r"""The settings of the solvers that weight simulated samples; the defaults are known to work (see the docs).
 
     Args:
         steps: outer steps.

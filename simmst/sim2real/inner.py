@@ -1,4 +1,4 @@
-r"""The inner problem: K weighted gradient steps, and the derivative of their end point by the sample weights.
+r"""The inner problem: K weighted gradient steps, and the derivative of their end with respect to the sample weights.
 
 .. math:: g(w, \phi) = \frac1n \sum_j \sigma(w_j) L_j(\phi) + \frac\lambda2 |\phi|^2, \qquad
           \theta_{k+1} = \theta_k - \eta \nabla_\phi g(w, \theta_k), \qquad \psi(w) = \theta_K

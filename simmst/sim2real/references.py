@@ -61,7 +61,7 @@ class Plain:
         return {"phi": self.phi}
 
     def slow_down(self) -> None:
-        """Halve the steps."""
+        """Halve the step size."""
         self.rate /= 2
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class Plain:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.phi, self.rate = state["phi"].to(self.phi.device).clone(), float(state["rate"])
         self.adam.load("adam", state)
 
@@ -115,7 +115,7 @@ class Online:
         return {"phi": self.phi}
 
     def slow_down(self) -> None:
-        """Halve the steps of phi and psi."""
+        """Halve the step sizes of phi and psi."""
         self.pace /= 2
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class Online:
         return {"phi": self.phi.clone(), "w": self.w.clone(), "pace": pace, **self.adam.state("adam")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.phi, self.w = (state[name].to(self.phi.device).clone() for name in ("phi", "w"))
         self.pace = float(state["pace"])
         self.adam.load("adam", state)
@@ -209,14 +209,14 @@ class Exact:
         return {"phi": self.phi}
 
     def slow_down(self) -> None:
-        """Nothing to slow down: Newton's method searches along its steps."""
+        """Do nothing, because Newton's method searches along its steps."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on."""
         return {"phi": self.phi.clone(), "w": self.w.clone(), **self.adam.state("adam")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.phi, self.w = state["phi"].clone(), state["w"].clone()
         self.adam.load("adam", state)
 
