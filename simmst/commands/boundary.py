@@ -22,10 +22,10 @@ def exit_status(work: Callable[[], None], *, resumes: bool) -> int:
 
     Args:
         work: the command.
-        resumes: whether the same command goes on where this one ended.
+        resumes: whether the same command resumes where this one ended.
     """
-    hint = "; the same command goes on from there" if resumes else ""
-    if sys.stderr is None:  # closed by whoever started us
+    hint = "; run the same command again to resume" if resumes else ""
+    if sys.stderr is None:  # closed by the calling process
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open until the end
     if sys.stdout is None:
         return _fail("standard output is closed; send it to a file, or to /dev/null")
@@ -33,7 +33,7 @@ def exit_status(work: Callable[[], None], *, resumes: bool) -> int:
         try:
             work()
         finally:
-            sys.stdout.flush()  # at the interpreter's end a failure of it would be a traceback
+            sys.stdout.flush()  # a failure at interpreter exit would print a traceback
     except BrokenPipeError:
         _drop_output()
         return READER_LEFT
@@ -50,16 +50,16 @@ def exit_status(work: Callable[[], None], *, resumes: bool) -> int:
 
 
 def explained(error: Exception, hint: str = "") -> str | None:
-    """Say in one line what is wrong; None where the error is a bug.
+    """Return one line that says what is wrong; None where the error is a bug.
 
     Args:
-        error: what was raised.
-        hint: what to add where the command goes on when there is room for it.
+        error: exception that was raised.
+        hint: clause to add where the command can resume once there is room.
     """
     message = " ".join(str(error).split())
-    if len(message) > _LONGEST:  # some libraries quote what they could not read, whole
+    if len(message) > _LONGEST:  # some libraries quote the whole text that they could not read
         message = f"{message[: _LONGEST - 200]} ... {message[-180:]}"
-    # Libraries written in Rust tell the system's errors in their text alone.
+    # Libraries written in Rust report system errors only in their text.
     if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in message:
         return f"the disk is full ({message}); make room{hint}"
     if isinstance(error, MemoryError) or _torch_out_of_memory(error):
@@ -87,5 +87,5 @@ def _fail(message: str) -> int:
 
 
 def _drop_output() -> None:
-    # The interpreter is not to complain about output that nobody takes when it flushes at its end.
+    # The interpreter flushes at exit and must not report an error for output that nobody reads.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a command is, and its parser, which is built when the command is chosen."""
+"""A command of ``simmst`` and its parser, which is built only when the command is chosen."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Command:
 
     Attributes:
         name: the word after ``simmst``.
-        usage: the arguments, in short; what argparse would write lists every one of the settings.
+        usage: short form of the arguments; argparse's own would list every setting.
         brief: half a line for ``simmst --help``.
-        about: a sentence for its own help.
-        run: does it.
-        add_arguments: adds its arguments to a parser.
-        config: takes ``--config FILE.yaml``.
-        quiet: takes ``--quiet``.
-        resumes: goes on where it was interrupted when it is called again.
-        words: brings the words of the command line to those of the parser.
+        about: one sentence for the command's own help.
+        run: function that does the work.
+        add_arguments: function that adds the arguments to a parser.
+        config: whether the command takes ``--config FILE.yaml``.
+        quiet: whether it takes ``--quiet``.
+        resumes: whether the same command resumes after an interruption.
+        words: function that rewrites the command line for the parser.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Command:
     words: Callable[[Sequence[str]], list[str]] = list
 
     def parser(self) -> ArgumentParser:
-        """Build the parser; a wrong command line or YAML file makes it raise argparse.ArgumentError.
+        """Build the parser, which raises argparse.ArgumentError for a wrong command line or YAML file.
 
         Raises:
             MissingExtraError: jsonargparse is not installed.

@@ -1,4 +1,4 @@
-"""Environment variables: those that name a backend or an instruction set, and how idle threads wait."""
+"""Environment variables that name a backend or an instruction set, or say how idle threads wait."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import sys
 
 from simmst.errors import ConfigError
 
-# Every OpenMP runtime knows the first; GCC's, which torch for Linux brings, then looks for work this many times, some
-# 25 microseconds, before a thread sleeps: about as long as falling asleep and waking takes. Its own default is 300,000.
+# Every OpenMP runtime knows the first variable. GCC's runtime, which torch for Linux bundles, then looks for work this
+# many times (some 25 microseconds) before a thread sleeps, about as long as falling asleep and waking takes. Its own
+# default is 300,000.
 _WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 _CHOICES = (*_WAITING, "KMP_BLOCKTIME")
 
 
 def sleep_while_waiting() -> None:
-    """Let threads that wait for others sleep: one that spins takes the core that the others need on a busy machine.
+    """Let waiting threads sleep, because a spinning thread takes the core that others need on a busy machine.
 
-    The runtimes of OpenMP read this when they are loaded, so it says nothing once torch is imported. Whoever set one of
-    their variables keeps it. For the commands alone: a library does not decide for the program it is part of.
+    The OpenMP runtimes read these variables when they are loaded, so setting them has no effect once torch is imported.
+    Where the user has set one of them, none is changed. Only the commands call this: a library does not decide for the
+    program that imports it.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _CHOICES):
         os.environ.update(_WAITING)
 
 
 def check_environment() -> None:
-    """Refuse names that nothing here has.
+    """Refuse a backend or an instruction set that does not exist here.
 
     Raises:
         ConfigError: ``SIMMST_BACKEND`` names no backend, or ``SIMMST_CPU_ISA`` no instruction set of this machine.

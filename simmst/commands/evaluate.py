@@ -14,7 +14,7 @@ from simmst.commands.tables import add_table_arguments, naming_table_flags, tabl
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-_TABLE = "--paper_table"  # what --table is to the parser, for which --table.dayfirst and its like are a group
+_TABLE = "--paper_table"  # the parser's name for --table, because --table.dayfirst and others form a group there
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def words(given: Sequence[str]) -> list[str]:
-    """Let ``--table 1`` stand for the paper's table beside ``--table.dayfirst``, which is of the file."""
+    """Let ``--table 1`` name a table of the paper, while ``--table.dayfirst`` describes the data file."""
     return [_TABLE + word.removeprefix("--table") if word.split("=")[0] == "--table" else word for word in given]
 
 

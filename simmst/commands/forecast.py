@@ -71,7 +71,7 @@ def run(options: Namespace) -> None:
 
 
 def watch_folder(options: Namespace) -> None:
-    """Forecast the files that appear in a folder, until a signal says stop."""
+    """Forecast the files that appear in a folder until a signal ends the watch."""
     from simmst.jobs import watch
     from simmst.jobs.watching import INTERVAL
 
@@ -102,7 +102,7 @@ def watch_folder(options: Namespace) -> None:
 
 @contextmanager
 def _until_a_signal() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM or SIGINT sets; the same signal once more ends the process at once."""
+    """Yield an event that SIGTERM or SIGINT sets; the same signal again ends the process at once."""
     stop = threading.Event()
 
     def end(received: int, frame: object) -> None:

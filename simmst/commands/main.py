@@ -1,4 +1,4 @@
-"""The entry point of ``simmst``: chooses a command, reads its flags and YAML, runs it."""
+"""The entry point of ``simmst``: it chooses a command, reads its flags and YAML, and runs it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 2 after an error, told in one line.
+    """Run a command and return its exit status: 0, or 2 after an error, which is reported in one line.
 
     Args:
-        arguments: what follows ``simmst``; None takes the process's own.
+        arguments: words after ``simmst``; None takes those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = COMMANDS.get(words[0]) if words else None
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
-    """Read a command line; only the parser of the command that it names is built.
+    """Read a command line and build only the parser of the command that it names.
 
     Raises:
-        ArgumentError: the command line or its YAML file is wrong; the message says what, and where help is.
-        SystemExit: help, the version or the settings were asked for, and printed.
+        ArgumentError: the command line or its YAML file is wrong; the message says why and where to find help.
+        SystemExit: help, the version or the settings were requested and have been printed.
     """
     first = words[0] if words else ""
     if first in ("-h", "--help", "--version"):
@@ -97,10 +97,10 @@ def config_files(words: Sequence[str]) -> list[Path]:
 
 
 def _check_config(path: Path) -> None:
-    """Refuse what is no YAML of plain settings before the parser reads it; a file that is not there is its concern.
+    """Refuse a file that is not YAML of plain settings before the parser reads it, which reports a missing file.
 
     Raises:
-        ArgumentError: names the file, the line and what is wrong.
+        ArgumentError: the file is invalid; the message names the file, the line and the problem.
     """
     if not path.is_file():
         return
@@ -115,18 +115,18 @@ def _check_config(path: Path) -> None:
             message = f"Problems parsing config: {error}".replace(" in line ", f" in {path}, line ", 1)
         raise ArgumentError(None, message) from error
     if settings is not None and not isinstance(settings, Mapping):
-        raise ArgumentError(None, f"{path} holds no settings; write them as 'name: value', one a line")
+        raise ArgumentError(None, f"{path} holds no settings; write them as 'name: value', one per line")
 
 
 def _check_groups(options: Namespace, names: Sequence[str]) -> None:
     """Refuse a single value where a YAML file ought to have settings, which the parser lets through.
 
     Args:
-        options: what was read.
-        names: of all settings, such as forecaster.horizon.
+        options: parsed options.
+        names: names of all settings, such as forecaster.horizon.
 
     Raises:
-        ArgumentError: names the group of settings.
+        ArgumentError: a group has a single value; the message names the group.
     """
     for group in sorted({name.rpartition(".")[0] for name in names if "." in name}):
         value = options.get(group)
@@ -169,12 +169,12 @@ _KINDS = {
 
 
 def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) -> str:
-    """Say on one line what is wrong with a command line or its YAML file, in the user's words.
+    """Say in one line what is wrong with a command line or its YAML file, in the user's terms.
 
     Args:
-        error: what the parser raised.
+        error: exception that the parser raised.
         given: the command line.
-        flags: those that the command has.
+        flags: flags of the command.
     """
     named = re.search(r"--config[= ](\S+)", " ".join(given))
     file = named[1] if named else "the YAML text"

@@ -1,4 +1,4 @@
-"""What commands show: tables and lines on standard output, progress bars on standard error."""
+"""Output of the commands: tables and lines on standard output, progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[Progress]:
-    """Give a progress that draws bars on standard error, or one that shows nothing."""
+    """Yield a progress callable that draws bars on standard error, or one that shows nothing."""
     with ExitStack() as stack:
         bars: list[Progress] = [no_progress] if quiet else []
 
         def progress(task: str, done: int, total: int, details: Mapping[str, float] | None = None, /) -> None:
-            # Started by the first step of the work: whatever is refused before it is told in one line alone.
+            # The bars start with the first step of the work, so that an error before it prints only its own line.
             if not bars:
                 bars.append(stack.enter_context(RichProgress()))
             bars[0](task, done, total, details)
@@ -33,7 +33,7 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """Print a report and the names of the files beside it."""
+    """Print a report and the names of the files written."""
     outcome.report.print(console())
     if outcome.weights is not None:
         outcome.weights.print(console())

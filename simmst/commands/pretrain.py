@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Make weights as those that ship with the package, here or with the processes that torchrun started."""
+    """Make weights like the shipped ones, in this process or in those that torchrun started."""
     from simmst.distributed import process_group
     from simmst.jobs.pretraining import PretrainingConfig, pretrain
     from simmst.simulation import DomainPrior

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Write the page, and show it where that is asked for."""
+    """Write the page, and open it if asked to."""
     from simmst.jobs import report
 
     with naming_table_flags():

@@ -60,7 +60,7 @@ def run(options: Namespace) -> None:
 
 
 def compare(options: Namespace) -> None:
-    """Measure how real simulated cities are, beside files."""
+    """Compare simulated cities with real files."""
     from simmst.realism import compare_files
     from simmst.simulation import DomainPrior
 

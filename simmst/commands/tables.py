@@ -1,4 +1,4 @@
-"""The flags that say what a table leaves open, shared by the commands that read one."""
+"""Flags that describe a table of traffic, shared by the commands that read one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FLAGS: dict[str, tuple[Any, str]] = {
 
 
 def add_table_arguments(parser: ArgumentParser) -> None:
-    """Add ``--table.time_col`` and its like."""
+    """Add ``--table.time_col`` and the other ``--table`` flags."""
     for name, (kind, text) in _FLAGS.items():
         parser.add_argument(f"--table.{name}", type=kind | None, default=None, help=text)
     parser.add_argument("--table.events", type=str, nargs="+", help="days as a holiday: 2013-12-07 2013-12-08")
@@ -38,7 +38,7 @@ def add_table_arguments(parser: ArgumentParser) -> None:
 
 
 def table_options(options: Namespace) -> dict[str, Any]:
-    """Return the flags that were given as options of `TrafficDataset.from_dataframe`."""
+    """Return the given flags as options of `TrafficDataset.from_dataframe`."""
     given = {name: value for name, value in options.table.as_dict().items() if value is not None}
     if str(given.get("country", "")).lower() == "none":
         given["country"] = None
@@ -49,7 +49,7 @@ def table_options(options: Namespace) -> dict[str, Any]:
 
 @contextmanager
 def naming_table_flags() -> Iterator[None]:
-    """Let errors that ask for an option of a table name the flag of the command line, too."""
+    """Add the command-line flag to errors that ask for a table option."""
     try:
         yield
     except DataError as error:
@@ -57,7 +57,7 @@ def naming_table_flags() -> Iterator[None]:
 
 
 def with_table_flags(message: str) -> str:
-    """Let a message that asks for an option of a table name the flag of the command line, too."""
+    """Add the command-line flag to a message that asks for a table option."""
     asked = [name for name in (*_FLAGS, "target_col") if re.search(rf"\b{name}\b( |=|, )", f"{message} ")]
     flags = ", ".join(f"--table.{name}" for name in asked if name not in ("layout", "unit", "cells"))
     return f"{message} (here: {flags})" if flags else message

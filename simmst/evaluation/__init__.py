@@ -1,4 +1,4 @@
-"""Evaluation: metrics in raw units, named protocols and reports; pictures of them are in `simmst.plotting`."""
+"""Evaluation: metrics in raw units, named protocols and reports; their pictures are in `simmst.plotting`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score predictors on the same target points."""
+"""The scoring of predictors on the same target points."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from simmst.foundation.threads import in_threads
 from simmst.models import MEDIAN, at_levels
 
 PERSISTENCE = "persistence"
-_CONSTANT = 1e-4  # a series with a smaller spread on the scaler's scale has not changed
+_CONSTANT = 1e-4  # a series with a smaller spread on the scaler's scale is constant
 
 
 class Predictor(Protocol):
-    """What `evaluate` scores: the baselines fulfil it, `ModelPredictor` wraps a network into it."""
+    """Interface of what `evaluate` scores: baselines have it, and `ModelPredictor` gives it to a network."""
 
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Forecast from each origin (the index of the first target step), reading no step at or after it.
+        """Forecast from each origin (the index of the first target slot) without reading any slot at or after it.
 
         Args:
-            dataset: the series.
-            origins: int64 (n,).
+            dataset: series to forecast.
+            origins: int64 (n,), origins of the forecasts.
 
         Returns:
             float32 (n, C, T_out, K) raw units, cells in the order of `dataset.cells`.
@@ -43,9 +43,9 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class QuantilePredictor(Predictor, Protocol):
-    """A predictor that forecasts quantiles of its own; the median is its point forecast.
+    """A predictor that forecasts quantiles; their median is its point forecast.
 
-    One that may have none says so by an attribute `has_quantiles`.
+    A predictor that may lack quantiles has an attribute `has_quantiles`.
     """
 
     def quantiles(
@@ -58,13 +58,13 @@ class ModelPredictor:
     """A network as a predictor: batched, in eval mode, without gradients, mapped back to raw units.
 
     Args:
-        model: called as ``model(values, marks, mask=mask)``.
-        scaler: the one it was trained with.
-        spec: the windows it was trained with.
-        batch_size: windows at a time.
+        model: network, called as ``model(values, marks, mask=mask)``.
+        scaler: scaler that it was trained with.
+        spec: windows that it was trained with.
+        batch_size: number of windows in a batch.
         precision: "float32" or "bfloat16" (autocast).
         stretch: factor on the distance of the model's quantiles from its median, on the scaler's scale.
-        context_days: days before an origin that a forecast may know; None takes all that the windows reach.
+        context_days: days before an origin that a forecast may use; None takes all that the windows reach.
 
     Example:
         >>> hours = np.arange(60) * 3600
@@ -104,9 +104,9 @@ class ModelPredictor:
     def predict(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Forecast all cells from each origin.
 
-        The origin after the last step (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
-        On windows with a memory, a series of which nothing is known before an origin is forecast as NaN, and
-        one that has been constant for a day or more as that constant.
+        The origin after the last slot (a real forecast) is allowed. Forecasts on a logarithmic scale are not negative.
+        With a memory in the windows, a series without known values before an origin is forecast as NaN, and a series
+        that has been constant for a day or more as that constant.
 
         Returns:
             float32 (n, C, T_out, K) raw units.
@@ -118,31 +118,31 @@ class ModelPredictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         parameter = next(self.model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
     @property
     def has_quantiles(self) -> bool:
-        """Whether the model forecasts quantiles of its own."""
+        """Whether the model forecasts quantiles."""
         return bool(getattr(self.model, "forecasts_quantiles", False))
 
     def quantiles(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: Sequence[float]
     ) -> npt.NDArray[np.float32]:
-        """Forecast quantiles of all cells from each origin, by a model that has them.
+        """Forecast quantiles of all cells from each origin.
 
         Args:
-            dataset: as in `predict`.
-            origins: as in `predict`.
-            levels: between 0 and 1, ascending.
+            dataset: series, as in `predict`.
+            origins: origins, as in `predict`.
+            levels: levels of the quantiles, between 0 and 1, ascending.
 
         Returns:
             float32 (n, C, T_out, K, len(levels)) raw units, ascending in the last axis.
 
         Raises:
             DataError: as in `predict`.
-            ConfigError: the model has no quantiles.
+            ConfigError: the model does not forecast quantiles.
         """
         if not self.has_quantiles:
             raise ConfigError(f"{type(self.model).__name__} forecasts no quantiles; measure ErrorQuantiles instead")
@@ -151,7 +151,7 @@ class ModelPredictor:
     def _predict(
         self, dataset: TrafficDataset, origins: npt.NDArray[np.int64], levels: tuple[float, ...] | None
     ) -> npt.NDArray[np.float32]:
-        """Forecast quantiles, or where `levels` is None the point forecast: (n, C, T_out, K, L) raw units."""
+        """Forecast quantiles, or for `levels` None the point forecast, (n, C, T_out, K, L) raw units."""
         origins = np.asarray(origins, dtype=np.int64)
         self._check_services(dataset)
         count = 1 if levels is None else len(levels)
@@ -179,12 +179,12 @@ class ModelPredictor:
     ) -> npt.NDArray[np.float32]:
         """Forecast single windows on the scaler's scale, float32 (B, T_out, K, L).
 
-        On a processor the batches are forecast side by side, in as many threads as torch has: see `in_threads`.
+        On a CPU the batches are forecast in parallel, in as many threads as torch uses: see `in_threads`.
 
         Args:
-            windows: made with this predictor's spec and scaler.
-            indices: int64 (B,), their numbers.
-            levels: of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
+            windows: windows made with this predictor's spec and scaler.
+            indices: int64 (B,), numbers of the windows to forecast.
+            levels: levels of the quantiles, between 0 and 1; None gives the point forecast, L = 1.
         """
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         with evaluating(self.model):
@@ -194,7 +194,7 @@ class ModelPredictor:
 
     @torch.no_grad()
     def forecast_batch(self, batch: Batch, levels: tuple[float, ...] | None) -> npt.NDArray[np.float32]:
-        """Forecast a batch by the model in the mode it is in: see `forecast_windows`."""
+        """Forecast a batch with the model in its current mode: see `forecast_windows`."""
         batch = batch.to(device := self.device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             options: dict[str, Any] = {"memory": batch.memory} if getattr(self.model, "takes_memory", False) else {}
@@ -231,29 +231,29 @@ def evaluate(
 ) -> Report:
     """Score predictors on one part of a series, all on the same target points.
 
-    The quantiles of a predictor that has them are scored as well; its median is then the point forecast.
+    Quantiles are scored as well for predictors that have them; the median is then the point forecast.
 
-    A point counts where the truth is known and every predictor has a value: a baseline without one (its own past is
-    missing there) takes the point from all, and a note says how many points that were. Persistence is added when it is
-    not among the predictors, since skill is measured against it.
+    A point counts only where the truth is known and every predictor has a value. If a baseline has none because its own
+    past is missing, the point is dropped for all, and a note gives the share of such points. Persistence is added if it
+    is not among the predictors, because skill is measured against it.
 
     Args:
-        predictors: by the name that the table shows, in its order.
-        dataset: raw units.
-        spec: gives the horizon and how far inputs reach back.
-        split: training steps give MASE its scale; forecasts are compared on `part`.
-        part: "test", "validation" or "train".
-        stride: steps from one origin to the next.
-        notes: what the table should say beneath; the split's own note comes with it.
-        keep_forecasts: keep the forecasts in the report, for plots.
+        predictors: predictors by name, in the order of the table.
+        dataset: series in raw units.
+        spec: windows, which give the horizon and the reach of the input.
+        split: split of the series; its training slots give MASE its scale.
+        part: part to compare on: "test", "validation" or "train".
+        stride: slots between successive origins.
+        notes: notes to show beneath the table, after the split's own.
+        keep_forecasts: whether to keep the forecasts in the report, for plots.
 
     Returns:
         The report.
 
     Raises:
-        ConfigError: an unknown part or a stride below 1.
-        DataError: no origin fits into the part, or a predictor's forecast has another shape, has infinite values, or
-            has no value at all for a service.
+        ConfigError: the part is unknown or the stride is below 1.
+        DataError: no origin fits into the part, or a predictor's forecast has another shape, infinite values, or no
+            value at all for a service.
 
     Example:
         >>> t = np.arange(24 * 9)
@@ -317,12 +317,12 @@ def evaluate(
 
 
 def _settle(forecast: torch.Tensor, values: torch.Tensor, memory: Memory) -> torch.Tensor:
-    """Return NaN where nothing is known of a series, and the constant where it never was anything else for a day.
+    """Forecast NaN for a series without known values, and the constant for a series constant for at least a day.
 
     Args:
         forecast: (B, T_out, K, L), on the scaler's scale.
-        values: (B, T_in, K, n, n).
-        memory: of the same windows.
+        values: (B, T_in, K, n, n), input of the windows.
+        memory: memory of the same windows.
     """
     centre = values.shape[-1] // 2
     level, spread = (of[..., centre, centre] for of in (memory.level, memory.spread))  # (B, K)
@@ -360,14 +360,14 @@ def _checked(name: str, forecast: npt.NDArray[np.float32], shape: tuple[int, ...
         )
     infinite = int(np.isinf(forecast).sum())
     if infinite:
-        raise DataError(f"predictor {name!r} returned {infinite} infinite values; look into the model, it has diverged")
+        raise DataError(f"predictor {name!r} returned {infinite} infinite values; check the model, it has diverged")
     return forecast
 
 
 def _common_points(
     truth: npt.NDArray[np.float32], forecasts: Mapping[str, npt.NDArray[np.float32]], services: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Blank the truth where a predictor has no value; return it and a note for each predictor that has gaps."""
+    """Set the truth to NaN where a predictor has no value; return it and a note for each predictor with gaps."""
     known = ~np.isnan(truth)
     common = known.copy()
     notes = []
@@ -376,7 +376,7 @@ def _common_points(
         for k, service in enumerate(services):
             if known[..., k].any() and gaps[..., k].sum() == known[..., k].sum():
                 raise DataError(
-                    f"predictor {name!r} has no value at all for service {service!r}; look into it, or leave it out"
+                    f"predictor {name!r} has no value at all for service {service!r}; check it, or leave it out"
                 )
         if gaps.any():
             share = 100.0 * gaps.sum() / known.sum()

@@ -1,4 +1,4 @@
-"""The forecasts behind a report, and one forecast of each tested slot, which a run keeps for people to look at."""
+"""The forecasts behind a report, and one forecast of each tested slot, which a run keeps for its page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Interval = tuple[Floats, Floats]
 
-LEVEL = 80  # percent, of the intervals that are kept
+LEVEL = 80  # percent, level of the intervals that are kept
 TRAFFIC_FILE, FORECASTS_FILE = "tested.npz", "forecasts.npz"
 
 
@@ -32,11 +32,11 @@ class Forecasts:
     """The forecasts behind a report.
 
     Args:
-        origins: int64 (n,), indices of the first target steps.
+        origins: int64 (n,), indices of the first target slots.
         truth: float32 (n, C, T_out, K) raw units, NaN = missing.
-        by_name: float32 (n, C, T_out, K) of each predictor.
-        intervals: lower and upper bounds of the central 80 % interval, shaped alike, of predictors with quantiles.
-        dataset: the series that they are of; None where it is not known.
+        by_name: float32 (n, C, T_out, K) forecasts of each predictor.
+        intervals: lower and upper bounds of the central 80 % intervals of predictors with quantiles, of the same shape.
+        dataset: series that was forecast; None where it is unknown.
     """
 
     origins: npt.NDArray[np.int64]
@@ -46,14 +46,14 @@ class Forecasts:
     dataset: TrafficDataset | None = None
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return a frame of the kind that the series came in, one row a cell, origin, slot and service.
+        """Return a frame of the library that the series came in, with one row per cell, origin, slot and service.
 
         Returns:
-            unique_id, ds (slot start), service, cutoff (the last slot that was known), y, one column a predictor, and
-            those of its 80 % interval, such as Sim-MSTNet-lo-80 and Sim-MSTNet-hi-80, where it has one.
+            unique_id, ds (slot start), service, cutoff (the last slot that was known), y, and one column per predictor.
+            A predictor with an 80 % interval has columns such as Sim-MSTNet-lo-80 and Sim-MSTNet-hi-80.
 
         Raises:
-            DataError: the series is not known.
+            DataError: the series is unknown.
             MissingExtraError: pandas is not installed.
 
         Example:
@@ -65,7 +65,7 @@ class Forecasts:
         """
         dataset = self.dataset
         if dataset is None:
-            raise DataError("the series of these forecasts is not known; take those of evaluate or cross_validation")
+            raise DataError("the series of these forecasts is unknown; use those of evaluate or cross_validation")
         shape = self.truth.shape  # (n, C, T_out, K)
         times = dataset.layout.times_of(dataset.time, dataset.timezone)
         places: npt.NDArray[np.int64] = np.indices(shape)
@@ -86,12 +86,12 @@ class Forecasts:
 
 
 def _by_cell(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Lay values (n, C, T_out, K) out cell by cell."""
+    """Flatten values (n, C, T_out, K) cell by cell."""
     return values.swapaxes(0, 1).reshape(-1)
 
 
 def central_intervals(quantiles: Mapping[str, Floats]) -> dict[str, Interval]:
-    """Return the central 80 % intervals of quantiles (n, C, T_out, K, 9) at `QUANTILE_LEVELS`."""
+    """Return the central 80 % intervals from quantiles (n, C, T_out, K, 9) at `QUANTILE_LEVELS`."""
     low, high = (QUANTILE_LEVELS.index(level) for level in (0.1, 0.9))
     return {
         name: (np.ascontiguousarray(one[..., low]), np.ascontiguousarray(one[..., high]))
@@ -101,20 +101,20 @@ def central_intervals(quantiles: Mapping[str, Floats]) -> dict[str, Interval]:
 
 @dataclass(frozen=True, eq=False)
 class TestedSlots:
-    """One forecast of each tested slot: those of origins a horizon apart, as somebody has who forecasts so often.
+    """One forecast of each tested slot, from origins a horizon apart, as in use with one forecast per horizon.
 
     Args:
-        dataset: the T tested slots and what was measured in them.
-        name: the predictor.
-        ahead: int64 (T,), how many slots ahead each was forecast, from 1; 0 where none was.
-        forecast: float32 (T, K, C), raw units, cells in the order of `dataset.cells`; NaN where there is none.
-        interval: lower and upper bounds of the central 80 % interval, shaped alike; None where there is none.
+        dataset: measured traffic of the T tested slots.
+        name: name of the predictor.
+        ahead: int64 (T,), number of steps ahead of each forecast, from 1; 0 without a forecast.
+        forecast: float32 (T, K, C), raw units, cells in the order of `dataset.cells`; NaN without a forecast.
+        interval: lower and upper bounds of the central 80 % interval, of the same shape; None without an interval.
 
     Raises:
         DataError: a shape does not fit.
     """
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test class for pytest
 
     dataset: TrafficDataset
     name: str
@@ -133,13 +133,13 @@ class TestedSlots:
 
     @classmethod
     def of(cls, forecasts: Forecasts, dataset: TrafficDataset, name: str, interval: Interval | None) -> TestedSlots:
-        """Choose one forecast a slot.
+        """Choose one forecast for each slot.
 
         Args:
-            forecasts: as `evaluate` keeps them.
-            dataset: the series that they are of.
-            name: the predictor.
-            interval: bounds (n, C, T_out, K) of its forecasts; None for none.
+            forecasts: forecasts that `evaluate` kept.
+            dataset: series that was forecast.
+            name: name of the predictor.
+            interval: bounds (n, C, T_out, K) of its forecasts; None without an interval.
 
         Example:
             >>> city = TrafficDataset.from_arrays(np.arange(24.0), np.arange(24) * 3600)
@@ -151,10 +151,10 @@ class TestedSlots:
         """
         origins, horizon = forecasts.origins, forecasts.truth.shape[2]
         first, last = int(origins[0]), int(origins[-1]) + horizon
-        first = min(first, last - 2)  # a series has two slots at least
+        first = min(first, last - 2)  # a series has at least two slots
         chosen = np.full(last - first, -1)
         for number, origin in enumerate(origins - first):
-            # a slot takes another origin where the one it has lies a horizon back, and at the end the last one
+            # slots move to a new origin once the one before lies a horizon back, and at the end to the last one
             if chosen[origin] < 0 or number == len(origins) - 1:
                 span = chosen[origin : origin + horizon]
                 span[span < 0] = number
@@ -171,14 +171,14 @@ class TestedSlots:
         return cls(dataset.slice_steps(first, last), name, ahead, by_slot(forecasts.by_name[name]), bounds)
 
     def last(self, steps: int) -> TestedSlots:
-        """Return the last slots alone."""
+        """Return only the last slots."""
         cut = max(self.dataset.num_steps - steps, 0)
         bounds = None if self.interval is None else (self.interval[0][cut:], self.interval[1][cut:])
         dataset = self.dataset.slice_steps(cut, self.dataset.num_steps)
         return TestedSlots(dataset, self.name, self.ahead[cut:], self.forecast[cut:], bounds)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``tested.npz`` and ``forecasts.npz`` into a folder, each whole or not at all."""
+        """Write ``tested.npz`` and ``forecasts.npz`` into a folder, each atomically."""
         traffic = self.dataset.save(Path(folder) / TRAFFIC_FILE)
         arrays: dict[str, Any] = {
             "ahead": self.ahead,
@@ -194,10 +194,10 @@ class TestedSlots:
 
     @classmethod
     def read(cls, folder: str | Path) -> TestedSlots:
-        """Read what `save` wrote; no code is executed.
+        """Read the files that `save` wrote; no code is executed.
 
         Raises:
-            DataError: a file is missing or damaged, or the two do not belong together.
+            DataError: a file is missing or damaged, or the two files do not belong together.
         """
         traffic, path = Path(folder) / TRAFFIC_FILE, Path(folder) / FORECASTS_FILE
         arrays = read_archive(path)

@@ -1,4 +1,4 @@
-"""Prediction intervals from the errors on held-out windows (split conformal)."""
+"""Prediction intervals from errors on held-out windows (split conformal)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from simmst.evaluation.evaluate import ModelPredictor, Predictor
 
 _LEVELS = np.arange(1, 100)
 _STRETCHES = (0.5, 2.0)
-_NARROWEST = 0.85  # of what was measured
+_NARROWEST = 0.85  # least measured stretch that is used
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorQuantiles:
     r"""Quantiles of the absolute errors on held-out windows, by slot ahead and service, on the scaler's scale.
 
-    A central interval of level q is :math:`\hat z \pm e_q`, :math:`e_q` the :math:`\lceil (n + 1) q \rceil`-th smallest
-    of n errors (Vovk et al. 2005; split conformal), mapped back to raw units. Its coverage is exact where the held-out
-    windows are exchangeable with the future and had no part in fitting; windows that also stopped the training, or lie
-    in another season, make it approximate. Where n is so small that there is no such error, the largest one stands.
+    A central interval of level q is :math:`\hat z \pm e_q`, where :math:`e_q` is the
+    :math:`\lceil (n + 1) q \rceil`-th smallest of n errors (Vovk et al. 2005; split conformal), mapped back to raw
+    units. Its coverage is exact if the held-out windows are exchangeable with the future and had no part in fitting; it
+    is approximate for windows that also stopped the training, or that lie in another season. Where n is too small for
+    that rank, the largest error is used.
 
     Args:
-        values: float32 (99, T_out, K), the quantiles at 1, 2, ..., 99 percent; NaN where nothing was observed.
-        scaler: the scale they are on.
+        values: float32 (99, T_out, K), quantiles at 1, 2, ..., 99 percent; NaN where nothing was observed.
+        scaler: scaler of the errors.
 
     Example:
         >>> scaler = Scaler("linear", np.zeros(1), np.ones(1))
@@ -41,13 +42,13 @@ class ErrorQuantiles:
 
     @classmethod
     def measure(cls, predictor: Predictor, windows: Windows, *, limit: int | None = 4096) -> ErrorQuantiles:
-        """Forecast windows and take the quantiles of the errors.
+        """Forecast windows and return the quantiles of the errors.
 
         Args:
-            predictor: fitted without these windows' targets.
-            windows: the held-out windows.
-            limit: at most that many windows are forecast, those of origins evenly spaced over all (every cell of an
-                origin is forecast at once, and one origin at least); None forecasts all.
+            predictor: predictor fitted without these windows' targets.
+            windows: held-out windows.
+            limit: most windows to forecast, taken from evenly spaced origins. All cells of an origin are forecast
+                together, and at least one origin is. None forecasts all windows.
 
         Raises:
             DataError: there is no window.
@@ -80,26 +81,26 @@ class ErrorQuantiles:
 
         Args:
             forecast: (..., T_out, K) raw units.
-            level: an integer between 1 and 99, in percent.
+            level: integer between 1 and 99, in percent.
 
         Raises:
-            ConfigError: the level is none of those.
+            ConfigError: the level is not such an integer.
         """
         width = self.values[checked_level(level) - 1]
         centre = self.scaler.transform(forecast, -1)
-        # There and back again the scale rounds: a narrow interval could miss the forecast it was made from.
+        # Scaling and its inverse round, so a narrow interval could miss its own forecast.
         low = np.minimum(self.scaler.inverse(centre - width, -1), forecast)
         high = np.maximum(self.scaler.inverse(centre + width, -1), forecast)
         return low, high
 
 
 def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int = 1024) -> float:
-    """Return the factor on the widths of a model's 80 % intervals with which they hold 80 % of held-out targets.
+    """Return the factor on the widths of a model's 80 % intervals that makes them hold 80 % of held-out targets.
 
     Args:
-        predictor: a model with quantiles, not fitted to these windows' targets.
-        windows: the held-out windows, with the predictor's spec and scaler.
-        limit: at most that many windows are forecast, evenly spaced over all.
+        predictor: model with quantiles that was not fitted to these windows' targets.
+        windows: held-out windows, with the predictor's spec and scaler.
+        limit: most windows to forecast, evenly spaced over all.
 
     Returns:
         The factor, between 0.5 and 2; 1 where no target is observed.
@@ -111,7 +112,7 @@ def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int =
 
 
 def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -> float:
-    """Return the factor on the widths of 80 % intervals, on the side of each error, that holds 80 % of the errors.
+    """Return the factor on the half-widths of 80 % intervals, each on the side of its error, that holds 80 % of errors.
 
     Example:
         >>> stretch_of(np.arange(-10.0, 11.0), np.full(21, 4.0))
@@ -123,7 +124,7 @@ def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -
 
 
 def believed_stretch(measured: float, days: float) -> float:
-    """Return as much of a measured stretch as so many days can tell: little is taken off the widths, since few flatter.
+    """Return a measured stretch shrunk to 1 for few days; it narrows little, because few errors look too small.
 
     Example:
         >>> believed_stretch(1.4, days=1), round(believed_stretch(0.5, days=4), 2)
@@ -136,7 +137,7 @@ def checked_level(level: float) -> int:
     """Return a level of intervals as an integer.
 
     Raises:
-        ConfigError: it is no integer between 1 and 99.
+        ConfigError: the level is not an integer between 1 and 99.
 
     Example:
         >>> checked_level(0.95)
@@ -150,7 +151,7 @@ def checked_level(level: float) -> int:
 
 
 def _spread(total: int, wanted: int | None) -> npt.NDArray[np.int64]:
-    """Numbers evenly spaced over 0..total - 1, all of them where no fewer are wanted; one stands in the middle."""
+    """Return numbers evenly spaced over 0..total - 1: all of them unless fewer are wanted, the middle one for one."""
     if wanted is None or wanted >= total:
         return np.arange(total, dtype=np.int64)
     # the centres of `wanted` equal parts

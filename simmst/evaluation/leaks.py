@@ -1,4 +1,4 @@
-"""Whether a result knows its own future: what is not to be known is changed, and nothing else may change."""
+"""Tests for leaks of the future: slots that must not be known are changed, and the forecast may not change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simmst.data import Split, TrafficDataset
 from simmst.errors import DataError
 from simmst.evaluation.evaluate import Predictor
 
-_TOLERANCE = 1e-4  # relative: sums in another order are no leak
+_TOLERANCE = 1e-4  # relative, because sums in another order are not a leak
 
 
 def refuse_leaking_forecasts(
@@ -19,13 +19,14 @@ def refuse_leaking_forecasts(
 ) -> None:
     """Refuse a predictor whose forecast from the first origin depends on slots at or after it.
 
-    Everything from the first origin on is changed; the forecast from there, in one call with those from the other
-    origins, must be what it was. A feature that contains the target is found so, and one learned from later origins.
+    All slots from the first origin on are changed. The forecast from that origin, made in one call with the forecast
+    from the last one, must stay the same. The test finds features that contain the target, or that learn from later
+    origins.
 
     Args:
-        name: of the system, for the message.
-        predictor: fitted.
-        dataset: the series.
+        name: name of the system, for the message.
+        predictor: fitted predictor.
+        dataset: series to forecast.
         origins: int64 (n,), ascending.
 
     Raises:
@@ -35,7 +36,7 @@ def refuse_leaking_forecasts(
     before = predictor.predict(dataset, some)[0]
     after = predictor.predict(shaken(dataset, int(some[0])), some)[0]
     if not _alike(before, after):
-        raise DataError(f"{name} reads slots at or after the origin of its forecast: it knows what it is to forecast")
+        raise DataError(f"{name} reads slots at or after the origin of its forecast: it knows the values to forecast")
 
 
 def refuse_leaking_fit(
@@ -43,14 +44,14 @@ def refuse_leaking_fit(
 ) -> None:
     """Refuse a fit that depends on the test slots.
 
-    The series is fitted twice, the second time with other values in the test slots; forecasts from the first of them
-    must agree. A scaler that has seen the test is found so, and windows whose targets reach into it.
+    The system is fitted twice, the second time with other values in the test slots, and both forecasts from the first
+    test slot must agree. This finds a scaler that has seen the test slots, and windows whose targets reach into them.
 
     Args:
-        name: of the system, for the message.
-        fit: called with the series and its split; seeded, so that the same series gives the same forecasts.
-        dataset: the series.
-        split: its slots.
+        name: name of the system, for the message.
+        fit: function of the series and its split; seeded, so that the same series gives the same forecasts.
+        dataset: series to fit.
+        split: split of the series.
 
     Raises:
         DataError: the forecasts differ.
@@ -63,7 +64,7 @@ def refuse_leaking_fit(
 
 
 def shaken(dataset: TrafficDataset, start: int) -> TrafficDataset:
-    """Return a series with other values from a slot on: three times what they were, and a little more.
+    """Return a series with other values from a slot on, three times the old ones plus 1.
 
     Example:
         >>> city = TrafficDataset.from_arrays(np.ones(24), np.arange(24) * 3600)

@@ -1,4 +1,4 @@
-"""Errors of forecasts in raw units, point forecasts and quantiles, with missing targets masked."""
+"""Errors of point forecasts and quantiles in raw units, with missing targets masked."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Scores:
     Args:
         mae: (K,) mean absolute error of each service.
         rmse: (K,) root mean squared error of each service.
-        mase: (K,) mean over the cells of MAE over the cell's in-sample seasonal naive MAE; NaN without a scale.
-        mae_by_step: (T_out, K).
-        rmse_by_step: (T_out, K).
-        overall_mae: over all services' points together.
-        overall_rmse: over all services' points together.
+        mase: (K,) mean over the cells of MAE divided by the cell's in-sample seasonal naive MAE; NaN without a scale.
+        mae_by_step: (T_out, K) MAE by step ahead.
+        rmse_by_step: (T_out, K) RMSE by step ahead.
+        overall_mae: MAE over the points of all services.
+        overall_rmse: RMSE over the points of all services.
     """
 
     mae: FloatArray
@@ -44,13 +44,13 @@ def score(forecast: FloatArray, truth: FloatArray, *, naive_error: FloatArray | 
     .. math:: MAE = \tfrac1n \sum |y - \hat y|, \qquad RMSE = \sqrt{\tfrac1n \sum (y - \hat y)^2}, \qquad
               MASE = \tfrac1C \sum_c MAE_c / s_c
 
-    with :math:`s_c` the in-sample error of the seasonal naive forecast (Hyndman & Koehler 2006).
+    where :math:`s_c` is the in-sample error of the seasonal naive forecast (Hyndman & Koehler 2006).
 
     Args:
         forecast: (n, C, T_out, K) raw units, no NaN where the truth is known.
-        truth: (n, C, T_out, K) raw units, NaN = missing: those points are left out.
-        naive_error: (C, K) from `seasonal_naive_error`; None leaves MASE NaN. Cells whose scale is 0 or NaN are left
-            out of it.
+        truth: (n, C, T_out, K) raw units, NaN = missing; missing points are left out.
+        naive_error: (C, K) from `seasonal_naive_error`; None leaves MASE NaN. MASE leaves out cells whose scale is 0 or
+            NaN.
 
     Returns:
         The scores; NaN for a service or step without any known point.
@@ -73,7 +73,7 @@ def score(forecast: FloatArray, truth: FloatArray, *, naive_error: FloatArray | 
         raise DataError(
             f"the forecast has {int(bad.sum())} NaN or infinite values where the truth is known, the first at "
             f"(origin, cell, step, service) = {tuple(int(i) for i in np.argwhere(bad)[0])}; leave these points out or "
-            "look into the model"
+            "check the model"
         )
     steps, services = truth.shape[2:]
     by_step = np.array(
@@ -97,13 +97,13 @@ def score(forecast: FloatArray, truth: FloatArray, *, naive_error: FloatArray | 
 
 @dataclass(frozen=True)
 class QuantileScores:
-    """How good the quantiles of one predictor are on one set of target points.
+    """The scores of the quantiles of one predictor on one set of target points.
 
     Args:
         coverage: (K,) share of the targets inside the central 80 % interval.
         wql: (K,) weighted quantile loss.
-        coverage_by_step: (T_out, K).
-        wql_by_step: (T_out, K).
+        coverage_by_step: (T_out, K) coverage by step ahead.
+        wql_by_step: (T_out, K) weighted quantile loss by step ahead.
     """
 
     coverage: FloatArray
@@ -122,10 +122,10 @@ def score_quantiles(quantiles: FloatArray, truth: FloatArray) -> QuantileScores:
 
     Args:
         quantiles: (n, C, T_out, K, 9) raw units at `QUANTILE_LEVELS`.
-        truth: (n, C, T_out, K) raw units, NaN = missing: those points are left out.
+        truth: (n, C, T_out, K) raw units, NaN = missing; missing points are left out.
 
     Returns:
-        The scores; NaN for a service or step without any known point, and the loss where all traffic is zero.
+        The scores; NaN for a service or step without any known point. The loss is also NaN where all traffic is zero.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -160,9 +160,9 @@ def _ratio(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> Flo
 
 
 def skill(error: FloatArray | float, reference: FloatArray | float) -> FloatArray:
-    r"""Return the skill over a reference, :math:`1 - e / e_{ref}`: 1 is perfect, 0 as good, negative worse.
+    r"""Return the skill over a reference, :math:`1 - e / e_{ref}`: 1 is perfect, 0 is as good, negative is worse.
 
-    NaN where the reference makes no error at all.
+    The skill is NaN where the reference makes no error.
 
     Example:
         >>> skill(np.array([1.0, 3.0]), np.array([2.0, 2.0])).tolist()
@@ -176,8 +176,8 @@ def seasonal_naive_error(activity: FloatArray, season: int) -> FloatArray:
     """Return the in-sample error of the seasonal naive forecast, the scale of MASE.
 
     Args:
-        activity: (T, C, K) the training part, raw units, NaN = missing.
-        season: steps of a season, such as a day; when the part is not longer than that, one step is taken.
+        activity: (T, C, K) training part, raw units, NaN = missing.
+        season: slots of a season, such as a day; a part that is not longer than a season uses one slot.
 
     Returns:
         (C, K) mean of ``|y_t - y_{t - season}|``; NaN where no pair is known.

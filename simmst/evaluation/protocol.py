@@ -1,4 +1,4 @@
-"""The named protocols: which steps go in, which come out, and how the series is split."""
+"""The named protocols: the steps of the input, the steps ahead, and the split of the series."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from simmst.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """A way to cut forecasting problems out of a series.
+    """A way to turn a series into forecasting problems.
 
     Args:
-        name: its name in configs.
-        step_minutes: the step; finer series are summed up to it.
-        horizons: the steps ahead that are reported; each is a model of its own.
-        recent: last steps that go in.
-        daily: previous days whose same hours go in.
-        weekly: previous weeks whose same hours go in.
-        test_days: days at the end that are tested on.
-        validation_days: days before them that training is stopped by.
-        first_days: how many first days may be trained on, one run each; None takes all.
-        known_days: days that precede the test, which is all the rest; None tests the last `test_days`.
+        name: name in configurations.
+        step_minutes: minutes of a slot; finer series are summed to it.
+        horizons: numbers of steps ahead that are reported, each forecast by its own model.
+        recent: number of latest slots in the input.
+        daily: number of previous days whose same hours are in the input.
+        weekly: number of previous weeks whose same hours are in the input.
+        test_days: last days, which are the test.
+        validation_days: days before the test, which stop the training.
+        first_days: numbers of first days to train on, one run for each; None trains on all.
+        known_days: first days, which precede the test of all other days; None tests the last `test_days`.
 
     Example:
         >>> PROTOCOLS["hourly"].horizons
@@ -42,7 +42,7 @@ class EvaluationProtocol:
 
     @property
     def steps_per_day(self) -> int:
-        """Steps in a day."""
+        """Number of slots in a day."""
         return 24 * 60 // self.step_minutes
 
 
@@ -57,13 +57,13 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One forecasting problem cut out of a dataset by a protocol.
+    """One forecasting problem, made from a data set by a protocol.
 
     Args:
-        dataset: at the protocol's step.
-        spec: the windows.
-        split: training, validation and test steps.
-        notes: what had to be shrunk, for the table.
+        dataset: series in the protocol's slots.
+        spec: windows.
+        split: training, validation and test slots.
+        notes: notes on what had to be shrunk, for the table.
     """
 
     dataset: TrafficDataset
@@ -73,10 +73,10 @@ class Setting:
 
 
 def protocol(name: str) -> EvaluationProtocol:
-    """Return the protocol of a name.
+    """Return the protocol with a name.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no protocol with this name.
 
     Example:
         >>> protocol("daily")
@@ -97,20 +97,20 @@ def prepare(
     first_days: int | None = None,
     neighbourhood: int = 5,
 ) -> Setting:
-    """Cut a forecasting problem out of a dataset, shrinking lags and split in proportion when the series is short.
+    """Make a forecasting problem from a data set, with shorter lags and split parts where the series is short.
 
     Args:
-        chosen: a protocol or its name.
-        dataset: any step that divides the protocol's.
-        horizon: steps to forecast; by default the largest of the protocol's.
-        first_days: train on the first days alone.
+        chosen: protocol, or its name.
+        dataset: series whose slots divide the protocol's.
+        horizon: number of slots to forecast; None takes the protocol's largest.
+        first_days: number of first days to train on; None trains on all.
         neighbourhood: side of the square of cells around the target cell.
 
     Returns:
-        The dataset at the protocol's step, the windows, the split, and notes on what was shrunk.
+        The data set in the protocol's slots, the windows, the split, and notes on what was shrunk.
 
     Raises:
-        ConfigError: an unknown protocol, a horizon below 1, or a series coarser than the protocol.
+        ConfigError: the protocol is unknown, the horizon is below 1, or the series is coarser than the protocol.
         DataError: the series is too short for a single training window of the shortest kind.
     """
     chosen = protocol(chosen) if isinstance(chosen, str) else chosen
@@ -119,8 +119,8 @@ def prepare(
         raise ConfigError(f"horizon is {horizon}; it must be at least 1 step")
     if chosen.step_minutes % dataset.step_minutes:
         raise ConfigError(
-            f"protocol {chosen.name!r} has steps of {chosen.step_minutes} min, {dataset.name} has steps of "
-            f"{dataset.step_minutes} min, which cannot be summed up to that; choose another protocol"
+            f"protocol {chosen.name!r} has slots of {chosen.step_minutes} min, {dataset.name} has slots of "
+            f"{dataset.step_minutes} min, which cannot be summed to these; choose another protocol"
         )
     if dataset.step_minutes != chosen.step_minutes:
         dataset = dataset.resample(chosen.step_minutes)
@@ -133,10 +133,10 @@ def prepare(
 
 
 def split_of(chosen: EvaluationProtocol, dataset: TrafficDataset) -> Split:
-    """Split a series at a protocol's step as the protocol says.
+    """Split a series, in a protocol's slots, as the protocol says.
 
-    A protocol with `known_days` tests all but the first days, of which the last third validates: of its series nothing
-    is published before the test week.
+    A protocol with `known_days` tests all but the first days, whose last third is the validation part, because nothing
+    of its series is published before the test week.
 
     Raises:
         DataError: the series is too short.
@@ -161,17 +161,17 @@ def split_of(chosen: EvaluationProtocol, dataset: TrafficDataset) -> Split:
 def fitting_windows(
     chosen: EvaluationProtocol, dataset: TrafficDataset, horizon: int, train_steps: int, neighbourhood: int
 ) -> tuple[WindowSpec, str]:
-    """Return the protocol's windows, or smaller ones that leave at least half of the training steps as targets.
+    """Return the protocol's windows, or shorter ones that leave at least half of the training slots as targets.
 
     Args:
-        chosen: the protocol.
-        dataset: at the protocol's step.
-        horizon: steps to forecast.
-        train_steps: steps to train on.
+        chosen: protocol.
+        dataset: series in the protocol's slots.
+        horizon: number of slots to forecast.
+        train_steps: number of slots to train on.
         neighbourhood: side of the square of cells around the target cell.
 
     Returns:
-        The windows, and a note on what was shrunk; empty when nothing was.
+        The windows, and a note on what was shrunk, which is empty when nothing was.
 
     Raises:
         DataError: the series is too short for a single training window of the shortest kind.
@@ -189,7 +189,7 @@ def fitting_windows(
         )
 
     def too_long() -> bool:
-        # half of the training steps are to be left as targets, or there is nothing to learn from
+        # half of the training slots must remain as targets, or there is too little to learn from
         return 2 * (spec().reach + horizon - 1) > train_steps
 
     while weekly and too_long():

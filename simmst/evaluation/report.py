@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: a table, JSON, a data frame."""
+"""The report of an evaluation, as a table, JSON or a data frame."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Row:
     """One predictor's errors.
 
     Args:
-        name: as the table shows it.
-        mae: (K,) raw units.
-        rmse: (K,) raw units.
-        mase: (K,).
-        skill: (K,) of the MAE over persistence.
-        mae_by_step: (T_out, K).
-        rmse_by_step: (T_out, K).
-        skill_by_step: (T_out, K).
-        overall_mae: all services' points together.
-        overall_rmse: all services' points together.
-        overall_skill: of `overall_mae` over persistence.
+        name: name in the table.
+        mae: (K,) mean absolute error, raw units.
+        rmse: (K,) root mean squared error, raw units.
+        mase: (K,) mean absolute scaled error.
+        skill: (K,) skill of the MAE over persistence.
+        mae_by_step: (T_out, K) MAE by step ahead.
+        rmse_by_step: (T_out, K) RMSE by step ahead.
+        skill_by_step: (T_out, K) skill by step ahead.
+        overall_mae: MAE over the points of all services.
+        overall_rmse: RMSE over the points of all services.
+        overall_skill: skill of `overall_mae` over persistence.
         coverage: (K,) share of the targets inside the central 80 % interval; NaN for a predictor without quantiles.
-        wql: (K,) weighted quantile loss, likewise.
-        coverage_by_step: (T_out, K), likewise.
-        wql_by_step: (T_out, K), likewise.
+        wql: (K,) weighted quantile loss; NaN for a predictor without quantiles.
+        coverage_by_step: (T_out, K) coverage by step ahead; NaN for a predictor without quantiles.
+        wql_by_step: (T_out, K) weighted quantile loss by step ahead; NaN for a predictor without quantiles.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Row:
 
     @classmethod
     def compare(cls, name: str, scores: Scores, reference: Scores, quantiles: QuantileScores | None = None) -> Row:
-        """Put a predictor's scores beside those of persistence."""
+        """Build a row from a predictor's scores and those of persistence."""
         if quantiles is None:
             none, by_step = np.full_like(scores.mae, np.nan), np.full_like(scores.mae_by_step, np.nan)
             quantiles = QuantileScores(none, none, by_step, by_step)
@@ -94,10 +94,10 @@ class Column:
     """One column of a report's table, as text.
 
     Args:
-        key: the field of `Row`.
-        head: two lines above it.
-        shown: one number a row.
-        best: the row with the best one, -1 where none is known.
+        key: name of a field of `Row`.
+        head: two lines of the heading.
+        shown: one number per row.
+        best: number of the row with the best value, -1 where no value is known.
     """
 
     key: str
@@ -111,19 +111,19 @@ class Report:
     """The errors of several predictors on the same target points.
 
     Args:
-        dataset: its name.
-        unit: of MAE, RMSE and scale.
-        surrogate: whether the dataset is simulated and stands in for a real one.
+        dataset: name of the data set.
+        unit: unit of MAE, RMSE and scale.
+        surrogate: whether the data set is simulated and stands in for a real one.
         services: K names.
-        step_minutes: length of a step.
-        horizon: steps forecast; errors are over all of them.
-        part: the part of the split compared on.
-        num_origins: forecasts made for each cell.
-        num_points: target values compared.
+        step_minutes: minutes of a slot.
+        horizon: number of steps ahead; errors are over all of them.
+        part: part of the split that is compared.
+        num_origins: number of forecasts for each cell.
+        num_points: number of target values compared.
         scale: (K,) mean activity over the points compared.
-        rows: one a predictor.
-        notes: what a reader must know.
-        forecasts: kept when asked for; not written to JSON.
+        rows: one row per predictor.
+        notes: notes for the reader.
+        forecasts: forecasts, if they were kept; not written to JSON.
     """
 
     dataset: str
@@ -150,10 +150,10 @@ class Report:
         )
 
     def row(self, name: str) -> Row:
-        """Return one predictor's row.
+        """Return the row of a predictor.
 
         Raises:
-            DataError: there is none of this name.
+            DataError: there is no predictor with this name.
         """
         for row in self.rows:
             if row.name == name:
@@ -162,12 +162,12 @@ class Report:
 
     @property
     def has_quantiles(self) -> bool:
-        """Whether a predictor has quantiles."""
+        """Whether any predictor has quantiles."""
         return any(np.isfinite(row.coverage).any() for row in self.rows)
 
     @property
     def best_naive(self) -> dict[str, str]:
-        """The naive forecast with the least MAE, by service; empty where there is no other forecast beside them."""
+        """The naive forecast with the least MAE, by service; empty if there are only naive forecasts, or none."""
         naive = [row for row in self.rows if row.name in BASELINES]
         if not naive or len(naive) == len(self.rows):
             return {}
@@ -177,12 +177,12 @@ class Report:
     def to_table(self, services: Sequence[str] | None = None) -> rich.table.Table:
         """Return a `rich` table: rows are predictors, columns MAE, RMSE and skill of each service.
 
-        Where a predictor has quantiles, columns say what share of the targets its 80 % intervals hold and its weighted
-        quantile loss. The best value of a column is bold, the best naive forecast is named beneath. Above stands what
-        was compared, beneath the number of points and the notes.
+        Where a predictor has quantiles, further columns show the share of the targets inside its 80 % intervals and its
+        weighted quantile loss. The best value of a column is bold. The title says what was compared; the caption gives
+        the number of points, the best naive forecast and the notes.
 
         Args:
-            services: the services shown; None shows all.
+            services: services to show; None shows all.
 
         Raises:
             DataError: a service is unknown.
@@ -219,7 +219,7 @@ class Report:
         console.print(self.caption, markup=False, highlight=False)
 
     def columns(self, service: str) -> list[Column]:
-        """Return the columns of one service's table: MAE, RMSE, skill, and where there are quantiles two of theirs.
+        """Return the columns of one service's table: MAE, RMSE, skill, and for quantiles the coverage and the WQL.
 
         Raises:
             DataError: the service is unknown.
@@ -252,7 +252,7 @@ class Report:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the forecasts, JSON-able; NaN becomes None."""
+        """Return everything but the forecasts, ready for JSON; NaN becomes None."""
         return {
             "dataset": self.dataset,
             "surrogate": self.surrogate,
@@ -271,10 +271,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """Build a report from what `to_dict` gave, without its forecasts.
+        """Build a report from the values of `to_dict`, without forecasts.
 
         Raises:
-            LookupError, TypeError, ValueError: the values are those of no report.
+            LookupError, TypeError, ValueError: the values are not those of a report.
 
         Example:
             >>> report = Report("a", "bits", False, ("net",), 60, 1, "test", 1, 1, (2.0,), ())
@@ -311,8 +311,8 @@ class Report:
     def to_frame(self) -> pandas.DataFrame:
         """Return a long frame: model, service, step (1 .. T_out, 0 = all steps), mae, rmse, mase, skill.
 
-        Where a predictor has quantiles there are columns coverage and wql, too. It is of polars where the forecasts
-        were kept and the traffic came in a frame of polars, else of pandas.
+        Where a predictor has quantiles there are also columns coverage and wql. The frame is a polars frame if the
+        forecasts were kept and the traffic came in a polars frame, else a pandas frame.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -333,7 +333,7 @@ class Report:
 
     @property
     def caption(self) -> str:
-        """The lines beneath the table: what was compared, what the columns mean, the best naive forecast, the notes."""
+        """Lines beneath the table: what was compared, what the columns mean, the best naive forecast, the notes."""
         lines = [
             f"{self.num_points:,} target points from {self.num_origins:,} origins; skill is 1 - MAE / persistence's"
         ]
@@ -384,7 +384,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: float, *, sign: bool = False) -> str:
-    """Format with three or four significant digits; skill with a sign and three decimals."""
+    """Format an error with three or four significant digits, and skill with a sign and three decimals."""
     if not math.isfinite(value):
         return "-"
     if sign:
@@ -400,7 +400,7 @@ def _shown(value: float, key: str) -> str:
 
 
 def _badness(values: npt.NDArray[np.floating], key: str) -> npt.NDArray[np.floating]:
-    """Values of a column such that the least is the best."""
+    """Return the values of a column in a form whose least is the best."""
     return -values if key == "skill" else np.abs(values - 0.8) if key == "coverage" else values
 
 

@@ -1,4 +1,4 @@
-"""Whether one forecast is better than another beyond what chance does: a paired test on blocks of time."""
+"""A paired test on blocks of time: is one forecast better than another beyond chance?"""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy.typing as npt
 from simmst.errors import DataError
 from simmst.foundation.extras import import_extra
 
-_FEW = 6  # days from which on a block is a day
-_EXACT = 1 << 14  # relabellings up to which all are gone through; beyond, that many are drawn
+_FEW = 6  # least days for blocks of one day
+_EXACT = 1 << 14  # most sign patterns that are all tested; of more, this many are drawn
 LEVEL = 0.05
 
 
 def block_length(origins: int, steps_per_day: int) -> int:
-    """Return the origins of a block: a day of them, or a quarter of one where there are fewer than six days.
+    """Return the number of origins in a block: a day, or a quarter of a day for less than six days.
 
     Example:
         >>> block_length(168, 24), block_length(48, 24)
@@ -28,21 +28,21 @@ def paired_test(
 ) -> tuple[float, int]:
     """Test whether two forecasts of the same points have the same mean error.
 
-    Errors of neighbouring origins are alike, so they are averaged over blocks of time (`block_length`), and the blocks
-    are taken as independent. Under the hypothesis the difference of a block is as likely with either sign:
-    `scipy.stats.permutation_test` goes through all signs, or draws 16,384 where there are more. With n blocks no p
-    value is below 2^(1 - n): seven days give .016 at the least.
+    Errors of neighbouring origins are correlated, so they are averaged over blocks of time (`block_length`), and the
+    blocks are taken as independent. Under the null hypothesis both signs of a block's difference are equally likely.
+    `scipy.stats.permutation_test` tests all patterns of signs, or 16,384 drawn ones where there are more. With n blocks
+    no p value is below 2^(1 - n); for seven days that is .016.
 
     Args:
-        one: (n,) mean error of each origin, in the order of time; NaN where it has no known target.
-        other: (n,) the same of the other forecast.
+        one: (n,) mean error of each origin, in the order of time; NaN for an origin without known targets.
+        other: (n,) mean errors of the other forecast.
         steps_per_day: origins in 24 hours.
 
     Returns:
-        The two-sided p value, and the number of blocks; 1 where fewer than two blocks are known.
+        The two-sided p value, which is 1 where fewer than two blocks are known, and the number of blocks.
 
     Raises:
-        DataError: the two are not of the same origins.
+        DataError: the errors do not have the same origins.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def paired_test(
         raise DataError(f"the errors are of {one.shape} and {other.shape} origins; compare forecasts of the same ones")
     length = block_length(len(one), steps_per_day)
     number = max(round(len(one) / length), 1)
-    # A rest of less than half a block joins the last.
+    # A remainder of less than half a block joins the last block.
     block = np.minimum(np.arange(len(one)) // length, number - 1)
     difference = one.astype(np.float64) - other
     known = np.isfinite(difference)

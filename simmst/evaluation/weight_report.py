@@ -1,4 +1,4 @@
-"""Which simulated cities a real one believes in: the weights that re-weighting gave them, by their parameters."""
+"""The weights that re-weighting gave to simulated cities, and their relation to the cities' parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import rich.console
     import rich.table
 
-_SHOWN = 5  # cities at either end, and twice as many parameters, in the printed tables
+_SHOWN = 5  # cities at each end of the printed table, which also has twice as many parameters
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class ParameterShift:
     """How far the weights move the mean of one parameter of the simulated cities.
 
     Attributes:
-        name: the parameter.
-        prior: its mean over the cities, all alike.
-        posterior: its mean with the cities' weights.
-        scale: the standard deviation that ``posterior - prior`` would have if the weights were dealt out to the cities
-            at random; 0 where all cities, or all weights, are alike.
+        name: name of the parameter.
+        prior: mean over the cities with equal weights.
+        posterior: mean with the cities' weights.
+        scale: standard deviation of ``posterior - prior`` if the weights were assigned to the cities at random; 0 where
+            all cities, or all weights, are equal.
 
     Example:
         >>> ParameterShift("tilt_deg", prior=6.0, posterior=7.0, scale=0.5).shift
@@ -45,22 +45,22 @@ class ParameterShift:
 
     @property
     def shift(self) -> float:
-        """``posterior - prior`` in units of the scale; beyond about 2 it is hardly chance, for one parameter alone."""
+        """``posterior - prior`` in units of the scale; beyond about 2 it is hardly chance for a single parameter."""
         return (self.posterior - self.prior) / self.scale if self.scale > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class WeightReport:
-    """The weights of simulated windows, summed up by city and by the cities' parameters.
+    """The weights of simulated windows, summarised by city and by the cities' parameters.
 
     Attributes:
         cities: C names.
-        weights: float64 (C,), the mean weight of each city's windows, between 0 and 1; 0.5 is where all begin.
-        num_samples: windows that were weighed.
+        weights: float64 (C,), mean weight of each city's windows, between 0 and 1; all begin at 0.5.
+        num_samples: number of weighted windows.
         effective_samples: (sum of weights)^2 / sum of squares, over the windows.
         effective_cities: the same over the cities.
-        shifts: one a numeric parameter, the largest shift first; empty where the parameters are unknown.
-        parameters: float64 (C,) of each, for pictures.
+        shifts: one shift per numeric parameter, the largest first; empty where the parameters are unknown.
+        parameters: float64 (C,) values of each numeric parameter, for pictures.
 
     Source:
         The effective sample size of importance weights: Kong 1992, "A note on importance sampling using standardized
@@ -79,13 +79,13 @@ class WeightReport:
     def of(
         cls, given: WindowWeights, cities: Sequence[str], parameters: Sequence[Mapping[str, Any]] | None = None
     ) -> WeightReport:
-        """Sum up weights.
+        """Summarise weights.
 
         Args:
-            given: what a solver gave.
+            given: weights from a solver.
             cities: C names.
-            parameters: the parameters of each city by name; those that are no numbers, or that a city lacks, are left
-                out. None where they are not known.
+            parameters: parameters of each city by name; a parameter that is not a number, or that a city lacks, is left
+                out. None where the parameters are unknown.
 
         Raises:
             DataError: the numbers of cities differ.
@@ -115,11 +115,11 @@ class WeightReport:
         )
 
     def ranked(self) -> list[int]:
-        """The cities' numbers, the highest weight first."""
+        """Return the numbers of the cities, the highest weight first."""
         return [int(number) for number in np.argsort(-self.weights, kind="stable")]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, JSON-able."""
+        """Return everything, ready for JSON."""
         return {
             "num_samples": self.num_samples,
             "effective_samples": self.effective_samples,
@@ -149,7 +149,7 @@ class WeightReport:
         return write_json(path, self.to_dict())
 
     def tables(self) -> list[rich.table.Table]:
-        """Return `rich` tables of the cities at both ends, and of the parameters that move most."""
+        """Return `rich` tables of the cities with the highest and lowest weights, and of the largest shifts."""
         ranked = self.ranked()
         ends = ranked if len(ranked) <= 2 * _SHOWN else [*ranked[:_SHOWN], *ranked[-_SHOWN:]]
         cities = _table("city", "weight")
@@ -180,7 +180,7 @@ class WeightReport:
 
     @property
     def title(self) -> str:
-        """One line that says how unequal the weights are."""
+        """Title, which says how unequal the weights are."""
         return (
             f"weights of {self.num_samples:,} simulated windows of {len(self.cities)} cities; effectively "
             f"{self.effective_samples:,.0f} windows, {self.effective_cities:.1f} cities"
@@ -188,7 +188,7 @@ class WeightReport:
 
 
 def effective_number(weights: np.ndarray) -> float:
-    """Return (sum w)^2 / sum w^2: n for equal weights, 1 when one has all, 0 when none has any.
+    """Return (sum w)^2 / sum w^2: n for equal weights, 1 if one weight is not zero, 0 if all are zero.
 
     Example:
         >>> effective_number(np.array([1.0, 1.0, 0.0]))
@@ -204,7 +204,7 @@ def _shift(name: str, values: np.ndarray, weights: np.ndarray) -> ParameterShift
     shares = weights / total if total > 0 else np.full(number, 1 / number)
     spread = float(values.std(ddof=1)) if number > 1 else 0.0
     scale = spread * math.sqrt(float(np.square(shares - 1 / number).sum()))
-    # rounding alone makes equal weights differ
+    # equal weights differ by rounding
     return ParameterShift(name, float(values.mean()), float(shares @ values), scale if scale > 1e-9 * spread else 0.0)
 
 

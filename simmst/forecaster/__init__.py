@@ -1,4 +1,4 @@
-"""The high-level door: fit on a few days of traffic, forecast every cell, with the naive forecasts beside it."""
+"""The high-level interface: fit on a few days of traffic, forecast every cell, and compare with naive forecasts."""
 
 from simmst.forecaster.config import ForecasterConfig
 from simmst.forecaster.fitted import FittedForecaster

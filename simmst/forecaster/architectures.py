@@ -1,4 +1,4 @@
-"""The networks that a forecaster can train, by name, and the settings that each has."""
+"""The networks that a forecaster can train, by name, with their settings."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def build_network(model: str, config: AnyConfig) -> AnyNetwork:
 
 
 def saved_network(model: str, settings: dict[str, Any]) -> AnyNetwork:
-    """Build the network that a folder tells of, to load its weights into.
+    """Build the network described in a folder, to load its weights into.
 
     Args:
-        model: its name; a folder of before names were kept holds Sim-MSTNet.
-        settings: of its configuration.
+        model: name of the network.
+        settings: values of its configuration.
 
     Raises:
-        ConfigError: there is no network of that name, or the settings are not that network's.
+        ConfigError: there is no network with that name, or the settings are those of another network.
 
     Example:
         >>> saved_network("lstm", {"services": ["sms"]}).config.services

@@ -21,28 +21,28 @@ _MOST = {"horizon": 10_000, "recent": 20_000, "validation_days": 10_000, "cities
 
 @dataclass(frozen=True)
 class ForecasterConfig:
-    """Everything that decides what a `Forecaster` does, JSON-able.
+    """Settings of a `Forecaster`.
 
     Args:
-        horizon: slots to forecast.
-        model: "sim-mstnet" (its single-task case STNet where there is one service), the name of another network such as
-            "dcrnn" (`simmst.baselines.networks.NETWORKS`), or that of a naive baseline.
-        solver: how the network is trained; None takes "adapt" where it starts from the shipped weights, else
-            "pretrain-finetune" where simulated cities are given and "real-only" where none are.
-        start: "pretrained" starts from the weights that ship with the package, "scratch" from random ones; None takes
-            the shipped weights where the network's settings fit them.
-        recent: latest slots in the input.
+        horizon: number of slots to forecast.
+        model: "sim-mstnet" (for one service its single-task case STNet), the name of another network such as "dcrnn"
+            (`simmst.baselines.networks.NETWORKS`), or the name of a naive baseline.
+        solver: name of the training recipe. None takes "adapt" for a network that starts from the shipped weights; for
+            another network it takes "pretrain-finetune" with simulated cities and "real-only" without.
+        start: "pretrained" starts from the shipped weights, "scratch" from random weights; None takes the shipped
+            weights where they fit the network's settings.
+        recent: number of latest slots in the input.
         neighbourhood: side of the square of cells around the target cell, odd.
         validation_days: last days of the training series that decide when to stop; fewer where the series is short.
-        cities: cities simulated by default.
-        combine: whether Sim-MSTNet's forecast is combined with those of ridge regression and of the mean of the slot,
-            learned from the days before the forecast, as far as they would have helped on these days.
-        network: fields of the network's configuration to change, by name, such as width; `memory: true` tells a network
-            of another paper what Sim-MSTNet is told of the days before.
-        training: the training loop's settings; its seed seeds everything else too.
+        cities: number of cities simulated by default.
+        combine: whether Sim-MSTNet's forecast is combined with ridge regression and with the mean of the slot. Both
+            learn from the days before the forecast, and count as far as they would have helped on these days.
+        network: fields of the network's configuration to change, such as width; `memory: true` gives a network of
+            another paper the memory of Sim-MSTNet.
+        training: settings of the training loop; its seed also seeds everything else.
 
     Raises:
-        ConfigError: a value is out of range; the message names it and what it may be.
+        ConfigError: a value is out of range; the message names the value and the range.
 
     Example:
         >>> ForecasterConfig(horizon=0)
@@ -82,7 +82,7 @@ class ForecasterConfig:
         if self.model != OWN and self.model in ARCHITECTURES and self.solver == "adapt":
             raise ConfigError(
                 f"solver 'adapt' adapts the shipped weights, which are Sim-MSTNet's; model {self.model!r} starts from "
-                "random ones: take 'pretrain-finetune', 'real-only' or another solver"
+                "random ones: use 'pretrain-finetune', 'real-only' or another solver"
             )
         if self.model != OWN and self.start == "pretrained":
             raise ConfigError(f"the shipped weights are Sim-MSTNet's; model {self.model!r} cannot start from them")
@@ -96,7 +96,7 @@ class ForecasterConfig:
         for name in self.network:
             if name not in free:
                 raise ConfigError(f"network has {name!r}; it may change: {', '.join(free)}")
-        # The network's own checks of its values; the label's length cannot be judged before the input's is known.
+        # Run the network's own checks of its values; label_length depends on the length of the input.
         values = {key: value for key, value in self.network.items() if key != "label_length"}
         sizes = {} if network == OWN else {"input_length": self.recent, "horizon": self.horizon}
         settings_of(network).from_dict({**values, **sizes, "neighbourhood": self.neighbourhood})
@@ -108,7 +108,7 @@ class ForecasterConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ForecasterConfig:
-        """Build the settings from what `to_dict` gave; those left out take their defaults.
+        """Build the settings from the values of `to_dict`; missing ones take their defaults.
 
         Raises:
             ConfigError: a key is unknown or a value out of range.

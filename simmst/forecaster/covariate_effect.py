@@ -1,4 +1,4 @@
-"""What covariates add to a forecast that does not know them: lines from them to its errors."""
+"""The effect of covariates on a forecast that does not use them: linear fits of its errors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from simmst.evaluation import ModelPredictor
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-_MOST = 8192  # windows whose errors are looked at
-_FEWEST_SLOTS = 24  # to learn from
+_MOST = 8192  # most windows whose errors are used
+_FEWEST_SLOTS = 24  # least slots to learn from
 
 
 @dataclass(frozen=True, eq=False)
 class CovariateEffect:
-    """Lines from covariates to the errors of a forecast, on its scaler's scale, shared by all cells.
+    """Linear fits from covariates to the errors of a forecast, on its scaler's scale, shared by all cells.
 
-    The features of a slot are the covariates in it, how far they are from those in the latest slot, and from those in
-    the same slot of the day before: a forecast that has seen the effect of yesterday's rain knows that part already.
+    The features of a slot are its covariates, their difference from the latest slot, and their difference from the same
+    slot of the day before, because a forecast has already seen the effect of yesterday's rain.
 
     Attributes:
-        lines: by step ahead and service; none where the covariates do not tell.
-        bounds: the least and largest error that each has seen.
-        scaler: of the forecast.
+        lines: linear fits by step ahead and service; none where the covariates explain nothing.
+        bounds: least and largest error that each fit has seen.
+        scaler: scaler of the forecast.
     """
 
     lines: Mapping[tuple[int, int], Line]
@@ -39,11 +39,11 @@ class CovariateEffect:
 
     @classmethod
     def learn(cls, predictor: ModelPredictor, dataset: TrafficDataset, steps: range) -> CovariateEffect:
-        """Learn from the errors of forecasts.
+        """Fit the errors of forecasts.
 
         Args:
-            predictor: what forecasts; it should know none of the slots.
-            dataset: raw units, with covariates.
+            predictor: predictor that has learned from none of the slots.
+            dataset: series in raw units, with covariates.
             steps: consecutive slots to forecast.
         """
         windows = Windows(
@@ -61,7 +61,7 @@ class CovariateEffect:
         missed = windows.batch(index).target.numpy() - each
         seen, which = np.unique(index // windows.num_cells, return_inverse=True)
         origins = windows.origins[seen]
-        # The covariates are the city's: what they are asked for is the mean error of its cells.
+        # Covariates are shared by the city, so they are fitted to the mean error of its cells.
         forecast, error = _mean_by(which, np.where(np.isnan(missed), np.nan, each)), _mean_by(which, missed)
         lines: dict[tuple[int, int], Line] = {}
         bounds: dict[tuple[int, int], tuple[float, float]] = {}
@@ -79,11 +79,11 @@ class CovariateEffect:
         return cls(lines, bounds, predictor.scaler)
 
     def add(self, dataset: TrafficDataset, origins: Integers, forecast: Floats) -> Floats:
-        """Move forecasts by what the covariates tell.
+        """Correct forecasts by the effect of the covariates.
 
         Args:
-            dataset: with covariates.
-            origins: int64 (n,).
+            dataset: series with covariates.
+            origins: int64 (n,), origins of the forecasts.
             forecast: float32 (n, C, T_out, K, L), raw units.
 
         Raises:
@@ -92,7 +92,7 @@ class CovariateEffect:
         moved = np.moveaxis(self.scaler.transform(np.moveaxis(forecast, -1, 0), axis=-1), 0, -1)
         for (step, service), line in self.lines.items():
             features = _features(dataset, origins, step)
-            features = np.where(np.isnan(features), line.mean, features)  # of slots before the origin
+            features = np.where(np.isnan(features), line.mean, features)  # missing in slots before the origin
             effect = np.clip(line.predict(features), *self.bounds[step, service])
             moved[:, :, step, service] += effect.astype(np.float32)[:, None, None]
         found = np.moveaxis(self.scaler.inverse(np.moveaxis(moved, -1, 0), axis=-1), 0, -1)
@@ -100,10 +100,10 @@ class CovariateEffect:
 
 
 def refuse_missing(dataset: TrafficDataset, origins: Integers, horizon: int) -> None:
-    """Check that the covariates reach over the slots to forecast.
+    """Refuse covariates that do not cover the slots to forecast.
 
     Raises:
-        DataError: one has no value there; the message names it and the slots.
+        DataError: a covariate has no value there; the message names it and the slots.
     """
     if dataset.covariates is None or len(origins) == 0:
         return
@@ -112,7 +112,7 @@ def refuse_missing(dataset: TrafficDataset, origins: Integers, horizon: int) -> 
 
 
 def _mean_by(which: Integers, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Means (n, T_out, K) of rows (N, T_out, K) by their group, 0 to n - 1; NaN does not count."""
+    """Return means (n, T_out, K) of rows (N, T_out, K) by group, 0 to n - 1, without NaN."""
     known = ~np.isnan(values)
     sums, count = np.zeros((2, int(which.max()) + 1, *values.shape[1:]))
     np.add.at(sums, which, np.where(known, values, 0.0))
@@ -122,9 +122,9 @@ def _mean_by(which: Integers, values: npt.NDArray[Any]) -> npt.NDArray[np.float6
 
 
 def _features(dataset: TrafficDataset, origins: Integers, step: int) -> Floats:
-    """Features of a step ahead, float32 (n, 3 M); NaN where a covariate is missing."""
+    """Return the features of a step ahead, float32 (n, 3 M); NaN where a covariate is missing."""
     covariates = dataset.covariates
-    assert covariates is not None  # noqa: S101 - the callers have looked
+    assert covariates is not None  # noqa: S101 - the callers have checked
     target = np.asarray(origins) + step
     ahead, latest, before = (
         covariates.at(_times(dataset, slots), dataset.step_minutes)

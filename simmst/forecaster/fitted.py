@@ -1,4 +1,4 @@
-"""A fitted forecaster: what it forecasts with, and what it was fitted on. It never changes."""
+"""An immutable fitted forecaster: its predictor, and the series it was fitted on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FitRecord:
-    """How a forecaster was fitted: what it takes to fit again, and what the training told. A folder does not keep it.
+    """Record of a fit: the inputs for fitting again, and the results of the training; `save` does not keep it.
 
     Attributes:
-        cities: the simulated cities it learned from.
-        city_notes: for which services others were simulated.
-        validation_steps: the slots held out that were asked for.
-        result: the histories of the training; None for a naive baseline.
-        weight_report: weights of the cities, after a solver that weighs them.
+        cities: simulated cities that it learned from.
+        city_notes: notes on services for which another one was simulated.
+        validation_steps: requested number of slots to hold out.
+        result: histories of the training; None for a naive baseline.
+        weight_report: weights of the cities, after a solver that weights them.
     """
 
     cities: Sequence[TrafficDataset] = ()
@@ -48,17 +48,16 @@ class FitRecord:
 
 @dataclass(frozen=True, eq=False)
 class FittedForecaster:
-    """A forecaster that is fitted.
+    """A fitted forecaster.
 
     Attributes:
         config: the settings.
-        dataset: the series it was fitted on; its end alone, when loaded from a folder; None for the
-            shipped weights.
-        spec: the windows.
-        predictor: what forecasts, as `simmst.evaluation.evaluate` takes it.
-        errors: behind the prediction intervals of a predictor without quantiles of its own.
-        notes: what had to be shrunk or replaced.
-        record: how it was fitted; None when loaded from a folder.
+        dataset: series it was fitted on; only its end when loaded from a folder; None for the shipped weights.
+        spec: windows of the predictor.
+        predictor: predictor, as `simmst.evaluation.evaluate` takes it.
+        errors: error quantiles for the prediction intervals of a predictor without quantiles.
+        notes: notes on what had to be shrunk or replaced.
+        record: record of the fit; None when loaded from a folder.
     """
 
     config: ForecasterConfig
@@ -71,7 +70,7 @@ class FittedForecaster:
 
     @property
     def name(self) -> str:
-        """Sim-MSTNet, STNet or the name of the baseline, as tables call it."""
+        """Name in tables: Sim-MSTNet, STNet, or the name of another network or baseline."""
         if self.config.model != OWN:
             return self.config.model
         return "STNet" if isinstance(self.network, STNet) else "Sim-MSTNet"
@@ -83,21 +82,21 @@ class FittedForecaster:
         return model if isinstance(model, (SimMSTNet, Network)) else None
 
     def matched(self, dataset: TrafficDataset | None) -> TrafficDataset:
-        """Return the series to forecast with the services it was fitted on; None stands for the fitted series itself.
+        """Return the series to forecast, with the services of the fitted series; None stands for the fitted series.
 
-        A service that the series lacks is NaN, and so is its forecast.
+        A service that the series lacks is NaN, as is its forecast.
 
         Raises:
-            DataError: it has none of the services, or the slots are not those it was fitted on.
+            DataError: the series has none of the services, or slots of another length.
         """
         if self.dataset is None:
             if dataset is None:
-                raise DataError("this forecaster was fitted on no series; give it the traffic to forecast")
+                raise DataError("this forecaster has no series of its own; give it the traffic to forecast")
             return dataset
         if dataset is None:
             return self.dataset
         if dataset.covariates is None and self.dataset.covariates is not None:
-            dataset = dataset.with_(covariates=self.dataset.covariates)  # they have times of their own
+            dataset = dataset.with_(covariates=self.dataset.covariates)  # covariates have their own times
         if not set(self.dataset.services) <= set(dataset.services):
             dataset = with_services(dataset, self.dataset.services)
         return matched(dataset, self.dataset)
@@ -119,7 +118,7 @@ class FittedForecaster:
             forecast = self.predictor.predict(dataset, origin)[0]  # (C, H, K)
             bounds = {} if self.errors is None else {one: self.errors.interval(forecast, one) for one in checked}
             return forecast, bounds
-        assert isinstance(self.predictor, QuantilePredictor)  # noqa: S101 - one without has measured errors
+        assert isinstance(self.predictor, QuantilePredictor)  # noqa: S101 - a predictor without quantiles has errors
         tails = sorted({share for one in checked for share in (0.5 - one / 200, 0.5 + one / 200)} | {0.5})
         quantiles = self.predictor.quantiles(dataset, origin, tails)[0]  # (C, H, K, L)
         at = {share: quantiles[..., place] for place, share in enumerate(tails)}
@@ -128,7 +127,7 @@ class FittedForecaster:
 
 
 def predictor_class(config: ForecasterConfig) -> type[ModelPredictor]:
-    """Return what forecasts with a network: for Sim-MSTNet one with companions, unless the settings say otherwise."""
+    """Return the predictor class of a network: with companions for Sim-MSTNet, unless the settings say otherwise."""
     memory = config.network.get("memory_days", SimMSTNetConfig().memory_days)
     return InContextPredictor if config.model == OWN and config.combine and memory else ModelPredictor
 
@@ -137,7 +136,7 @@ def matched(dataset: TrafficDataset, wanted: TrafficDataset) -> TrafficDataset:
     """Return a series with the services of another, in its order.
 
     Raises:
-        DataError: a service is not there, or the slots are of another length.
+        DataError: a service is missing, or the slots have another length.
     """
     if dataset.step_minutes != wanted.step_minutes:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Fitting: from settings, a series and simulated cities to a fitted forecaster."""
+"""Fitting of a forecaster from settings, a series and simulated cities."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from simmst.training import (
     validation_score,
 )
 
-_MARGIN = 0.05  # by which weights must beat the shipped ones on a week of validation; more on less
+_MARGIN = 0.05  # margin to beat the shipped weights by on a week of validation; larger on less
 _MOST = 0.5
 
-Parameters = list[dict[str, Any]] | None  # of each simulated city; None where others simulated them
+Parameters = list[dict[str, Any]] | None  # of each simulated city; None for cities given by the caller
 Simulated = str | int | TrafficDataset | Sequence[TrafficDataset] | None
 
 
@@ -56,13 +56,13 @@ def fit_forecaster(
     """Fit a forecaster: see `Forecaster.fit`.
 
     Raises:
-        DataError: the series is too short for the input and the horizon, or the cities have other slots.
+        DataError: the series is too short for the input and the horizon, or the cities have slots of another length.
         ConfigError: the solver needs simulated cities and got none.
     """
     wanted = _wanted(simulated, config)
     plan = make_plan(config, dataset, simulated=wanted not in (0, []), validation_steps=validation_steps)
     predictor: Predictor
-    calibrated: Predictor  # without the validation slots, whose errors it is to tell
+    calibrated: Predictor  # fitted without the validation slots, on which its errors are measured
     if plan.solver is None and plan.pretrained is not None:
         untouched = ZeroShotPredictor(
             plan.pretrained, config.horizon, device=config.training.device, combine=config.combine
@@ -105,7 +105,7 @@ def fit_forecaster(
 
 
 def _wanted(simulated: Simulated, config: ForecasterConfig) -> int | list[TrafficDataset]:
-    """Bring what `fit` is given to a number of cities to simulate, or cities."""
+    """Turn the argument `simulated` of `fit` into a number of cities to simulate, or a list of cities."""
     simulated = python_scalar(simulated)
     if simulated is None:
         return 0
@@ -145,7 +145,7 @@ def _train(
 ) -> tuple[ModelPredictor, Result]:
     assert plan.network is not None and plan.solver is not None  # noqa: S101, PT018 - not a baseline
     spec = plan.spec
-    # Every city on a scale of its own, but of the same kind: what the network sees is how a series moves.
+    # Each city has its own scale of the same kind, so that the network sees relative changes.
     simulated = [
         Windows(city, spec, Scaler.fit(city, range(city.num_steps), plan.scaler.kind), steps=range(city.num_steps))
         for city in cities
@@ -153,7 +153,7 @@ def _train(
     with seeded(derive_seed(config.training.seed, "weights")):
         network = start_network(config.model, plan)
     validation = Windows(dataset, spec, plan.scaler, steps=plan.validation)
-    # What the shipped weights are worth untouched: nothing that follows may end worse.
+    # The score of the untouched shipped weights: training must not end worse.
     best = BestWeights(network)
     if plan.pretrained is not None:
         where = "the shipped weights"
@@ -179,7 +179,7 @@ def _train(
 
 
 def gained(score: float | None, untouched: float | None, days: float) -> bool:
-    """Whether trained weights beat the shipped ones by more than a validation split of so many days can feign.
+    """Return whether trained weights beat the shipped ones by more than chance on `days` days of validation.
 
     Example:
         >>> gained(0.94, 1.0, days=7), gained(0.94, 1.0, days=1)
@@ -191,7 +191,7 @@ def gained(score: float | None, untouched: float | None, days: float) -> bool:
 
 
 def start_network(model: str, plan: Plan) -> AnyNetwork:
-    """Build the network of a plan, with the shipped weights or with random ones."""
+    """Build the network of a plan, with the shipped or with random weights."""
     assert plan.network is not None  # noqa: S101 - not a baseline
     config = plan.network
     if plan.pretrained is None or not isinstance(config, SimMSTNetConfig):

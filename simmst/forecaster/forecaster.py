@@ -1,4 +1,4 @@
-"""The high-level door: fit on a few days of traffic, forecast every cell, with the naive forecasts beside it."""
+"""The high-level interface: fit on a few days of traffic, forecast every cell, and compare with naive forecasts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class Forecaster:
-    """Forecast cellular traffic, cell by cell and service by service.
+    """Forecaster of cellular traffic, cell by cell and service by service.
 
-    Fits Sim-MSTNet on simulated cities and on the traffic at hand, or a network of another paper or a naive baseline by
-    name, and forecasts the `horizon` slots after the end of the series in the units of the data.
+    It fits Sim-MSTNet on simulated cities and on the given traffic, or fits a network of another paper or a naive
+    baseline by name, and forecasts the `horizon` slots after the end of the series in the units of the data.
 
     Args:
-        horizon: slots to forecast; 6 when left out.
-        config: all settings at once; or give them one by one:
-        **settings: fields of `ForecasterConfig`.
+        horizon: number of slots to forecast; None takes 6.
+        config: all settings at once.
+        **settings: single fields of `ForecasterConfig`, instead of `config`.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
@@ -56,19 +56,19 @@ class Forecaster:
         if config is None:
             config = ForecasterConfig.from_dict(settings)
         elif settings:
-            raise ConfigError(f"give either config or single settings, got both (config and {sorted(settings)[0]!r})")
+            raise ConfigError(f"give either config or single settings, not both (config and {sorted(settings)[0]!r})")
         self.config = config
         self._fitted: FittedForecaster | None = None
 
     @classmethod
     def pretrained(cls, horizon: int = 6) -> Forecaster:
-        """Return a forecaster that needs no training: the weights that ship with the package.
+        """Return a forecaster with the shipped weights, which needs no training.
 
-        They were learned from simulated cities alone (`simmst.pretrained`). Give `predict` and `evaluate` the traffic:
-        any cells, slots of minutes to a day, with whatever history there is, up to four weeks.
+        The weights have learned only from simulated cities (`simmst.pretrained`). Give the traffic to `predict` or
+        `evaluate`: any cells, with slots of minutes to a day. Up to four weeks of history are used.
 
         Args:
-            horizon: slots to forecast.
+            horizon: number of slots to forecast.
 
         Raises:
             CheckpointError: the weights are not installed, or damaged.
@@ -94,27 +94,27 @@ class Forecaster:
         progress: Progress = quiet,
         processes: ProcessGroup = ALONE,
     ) -> Forecaster:
-        """Fit on real traffic and, where the solver learns from them, on simulated cities.
+        """Fit on real traffic and, if the solver uses them, on simulated cities.
 
-        By default the network starts from the shipped weights and adapts them gently to `real`.
+        By default the network starts from the shipped weights and adapts them to `real` at a low learning rate.
 
-        The last days of `real` decide when training stops and which stage's weights are kept, and give the errors
-        behind `predict(levels=...)`.
+        The last days of `real` decide when training stops and which stage's weights are kept. The errors on these days
+        give the intervals of `predict(levels=...)`.
 
         Args:
-            real: the traffic, a pandas or polars frame of it (see `TrafficDataset.from_dataframe`), or the name or path
-                of a file of it.
-            simulated: for a solver that learns from simulated cities: "default" simulates `config.cities` cities with
-                the services and slots of `real`, a number that many; or the cities themselves; None or 0 trains on
-                `real` alone.
+            real: traffic as a data set, as a pandas or polars frame (see `TrafficDataset.from_dataframe`), or as the
+                name or path of a file.
+            simulated: cities for a solver that learns from them. "default" simulates `config.cities` cities with the
+                services and slots of `real`, and a number simulates that many. Cities can also be given as data sets.
+                None or 0 trains only on `real`.
             validation_steps: last slots of `real` to hold out; None takes `config.validation_days`, fewer where the
                 series is short.
-            run: where metrics and checkpoints go; a fit that was killed goes on from there.
-            progress: called as the work advances.
-            processes: those that share the training; the forecaster of rank 0 is the fitted one.
+            run: run folder for metrics and checkpoints; an interrupted fit resumes from it.
+            progress: callable that the training reports to.
+            processes: process group that shares the training; only the forecaster of rank 0 is fitted.
 
         Returns:
-            The forecaster itself. After a solver that weighs simulated windows, `weight_report` tells their weights.
+            The forecaster itself. After a solver that weights simulated windows, `weight_report` has their weights.
 
         Raises:
             DataError: the series is too short for the input and the horizon, or `simulated` has other slots.
@@ -142,24 +142,25 @@ class Forecaster:
         """Forecast the slots after the end of the series.
 
         Args:
-            dataset: the latest traffic of the same cells' services, or a frame or file of it; None takes what the
-                forecaster was fitted on. A frame's cells get the places and the time zone of those it was fitted on.
+            dataset: latest traffic with the same services, as a data set, frame or file; None takes the series that the
+                forecaster was fitted on. The cells of a frame get the positions and the time zone of that series.
             levels: central prediction intervals in percent, such as ``(80, 95)``. The network forecasts quantiles;
-                after `fit` their distance from the median is stretched until the 80 % interval holds 80 % of the
-                validation days. For a naive baseline they are quantiles of its errors there, by service and step.
-            horizon: slots to forecast, any number; None takes the forecaster's own. Beyond that, and beyond what the
-                shipped weights know, block follows block, each forecast from those before it as if they had come true,
-                and the intervals widen (`simmst.forecaster.further.forecast_further`).
+                `fit` stretches their distance from the median so that the 80 % interval holds 80 % of the validation
+                days. The intervals of a naive baseline are quantiles of its errors on these days, by service and step
+                ahead.
+            horizon: any number of slots to forecast; None takes the forecaster's own horizon. A longer forecast is made
+                block by block, each from the blocks before it as if they had come true, and its intervals widen
+                (`simmst.forecaster.further.forecast_further`).
 
         Returns:
-            A pandas frame, one row a cell, slot and service: unique_id, ds (slot start with the time zone), service,
-            y_hat in the data's unit, and y_hat-lo-80, y_hat-hi-80, ... for the levels. Traffic that came in a frame
-            goes out in one of its kind: names of columns, identifiers, time zone, library. A service that the traffic
-            lacks is NaN.
+            A pandas frame with one row per cell, slot and service: unique_id, ds (slot start with the time zone),
+            service, y_hat in the data's unit, and y_hat-lo-80, y_hat-hi-80, ... for the levels. For traffic from a
+            frame, the result has that frame's column names, identifiers, time zone and library. A service that the
+            traffic lacks is NaN.
 
         Raises:
-            DataError: the forecaster is not fitted, or the data has none of its services, or slots of another length.
-            ConfigError: the horizon is no integer of at least 1, or a level is not an integer between 1 and 99.
+            DataError: the forecaster is not fitted, or the data has none of its services or slots of another length.
+            ConfigError: the horizon is not an integer of at least 1, or a level is not an integer between 1 and 99.
         """
         fitted = self.fitted()
         horizon = python_scalar(horizon)
@@ -171,21 +172,21 @@ class Forecaster:
         return fitted.predict(None if dataset is None else as_traffic(dataset, fitted.dataset), levels, horizon)
 
     def update(self, new: TrafficDataset | pandas.DataFrame | str | Path) -> Forecaster:
-        """Take in new slots, without fitting again: forecasts start from their end.
+        """Append new slots without fitting again, so that forecasts start after them.
 
-        Cells are known by their identifiers. What lacks is NaN; where a slot was known, what is new wins. A frame may
-        have one slot alone. The shipped weights keep the traffic they are given from then on. `cross_validation` fits
-        with the new slots, too, and `save` keeps them.
+        Cells are matched by their identifiers. Missing cells and slots are NaN, and new values replace old ones. A
+        frame may hold a single slot. A forecaster with the shipped weights keeps the traffic from its first update on.
+        `cross_validation` also fits on the new slots, and `save` keeps them.
 
         Args:
-            new: the slots after those it knows, as a data set, a frame or a file; they may overlap.
+            new: slots after those of the series, as a data set, a frame or a file; they may overlap the series.
 
         Returns:
             The forecaster itself.
 
         Raises:
-            DataError: the forecaster is not fitted; or the slots are of another length, start before the series, or
-                have a cell or service that it does not know.
+            DataError: the forecaster is not fitted, or the new slots have another length, start before the series, or
+                have an unknown cell or service.
 
         Example:
             >>> from simmst.simulation import surrogate_city
@@ -201,21 +202,21 @@ class Forecaster:
         return self
 
     def cross_validation(self, n_windows: int = 4, *, step: int | None = None, progress: Progress = quiet) -> Report:
-        """Fit anew without the end of the series and score forecasts of it, with the naive baselines beside them.
+        """Fit again without the end of the series, and score forecasts of that end beside the naive baselines.
 
         Args:
-            n_windows: forecasts to score, the last one ending with the series.
-            step: slots from one forecast to the next; None takes the horizon.
-            progress: called as the work advances.
+            n_windows: number of forecasts to score; the last one ends with the series.
+            step: slots between successive forecasts; None takes the horizon.
+            progress: callable that the training reports to.
 
         Returns:
-            The report, in the data's units; print it, or take `to_frame()`. The forecasts themselves, with the truth
-            beside them, are in `report.forecasts.to_frame()`; frames are of the kind that the traffic came in.
+            The report, in the data's units; print it, or call `to_frame()`. `report.forecasts.to_frame()` gives the
+            forecasts beside the truth. Both frames are of the library that the traffic came in.
 
         Raises:
             ConfigError: `n_windows` or `step` is below 1.
-            DataError: the forecaster is not fitted, or was loaded and has but the end of its series, or too little is
-                left before the windows.
+            DataError: the forecaster is not fitted, was loaded and has only the end of its series, or too little of the
+                series precedes the windows.
         """
         return cross_validate(self.fitted(), n_windows, step, progress)
 
@@ -232,13 +233,13 @@ class Forecaster:
         The baselines are fitted on all slots before the test.
 
         Args:
-            dataset: the series that the forecaster was fitted on and what came after.
-            split: its test slots are forecast.
-            stride: slots from one forecast to the next.
-            notes: what the table should say beneath.
+            dataset: series that the forecaster was fitted on, with the slots that follow.
+            split: split of the series; its test slots are forecast.
+            stride: slots between successive forecasts.
+            notes: notes to show beneath the table.
 
         Returns:
-            The report with the forecasts kept, for pictures.
+            The report, with the forecasts kept for pictures.
         """
         fitted = self.fitted()
         dataset = as_traffic(dataset, fitted.dataset)
@@ -247,20 +248,20 @@ class Forecaster:
     def save(self, folder: str | Path) -> Path:
         """Write the fitted network, its settings and the latest traffic into a folder.
 
-        Two files, each written under a temporary name and renamed; loading them executes no code.
+        There are two files, each written under a temporary name and renamed; loading them executes no code.
 
         Raises:
-            ConfigError: the model is a naive baseline, which has nothing to keep.
+            ConfigError: the model is a naive baseline or the shipped weights, which have nothing to save.
             DataError: the forecaster is not fitted.
         """
         return save_forecaster(self.fitted(), folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Forecaster:
-        """Read what `save` wrote; the network goes to the GPU where there is one.
+        """Load a forecaster that `save` wrote; its network moves to the GPU if there is one.
 
         Raises:
-            CheckpointError: a file is missing, damaged, of another version or of another kind.
+            CheckpointError: a file is missing, damaged, from another version, or not a forecaster's.
         """
         fitted = load_forecaster(folder)
         forecaster = cls(config=fitted.config)
@@ -268,7 +269,7 @@ class Forecaster:
         return forecaster
 
     def fitted(self) -> FittedForecaster:
-        """Return what `fit` or `load` made.
+        """Return the fitted forecaster that `fit` or `load` made.
 
         Raises:
             DataError: the forecaster is not fitted.
@@ -279,7 +280,7 @@ class Forecaster:
 
     @property
     def name(self) -> str:
-        """Sim-MSTNet, STNet or the name of the baseline, as tables call this forecaster."""
+        """Name of this forecaster in tables: Sim-MSTNet, STNet, or the name of another network or baseline."""
         if self._fitted is not None:
             return self._fitted.name
         return "Sim-MSTNet" if self.config.model == OWN else self.config.model
@@ -296,21 +297,21 @@ class Forecaster:
 
     @property
     def dataset(self) -> TrafficDataset:
-        """The series this forecaster was fitted on; its end alone, when loaded from a folder.
+        """The series this forecaster was fitted on; only its end, when loaded from a folder.
 
         Raises:
-            DataError: there is none: the forecaster is not fitted, or has the shipped weights alone.
+            DataError: there is none, because the forecaster is not fitted or only has the shipped weights.
         """
         return self.fitted().matched(None)
 
     @property
     def spec(self) -> WindowSpec:
-        """The windows it was fitted with."""
+        """The windows of the fitted forecaster."""
         return self.fitted().spec
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What had to be shrunk or replaced."""
+        """Notes on what had to be shrunk or replaced."""
         return self.fitted().notes
 
     @property
@@ -321,6 +322,6 @@ class Forecaster:
 
     @property
     def weight_report(self) -> WeightReport | None:
-        """The weights of the simulated cities, after a solver that weighs them; not kept in a folder."""
+        """The weights of the simulated cities, after a solver that weights them; `save` does not keep them."""
         record = self.fitted().record
         return None if record is None else record.weight_report

@@ -1,4 +1,4 @@
-"""The frame of a prediction: one row a cell, slot and service."""
+"""The frame of a prediction, with one row per cell, slot and service."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Bounds = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 def prediction_frame(
     dataset: TrafficDataset, forecast: npt.NDArray[np.float32], intervals: Mapping[int, Bounds]
 ) -> pandas.DataFrame:
-    """Lay a forecast of the slots after the end of a series out as a frame of the kind that the series came in.
+    """Return a forecast of the slots after a series as a frame of the library that the series came in.
 
     Args:
         dataset: the series.
         forecast: float32 (C, T_out, K), raw units, cells in the order of `dataset.cells`.
-        intervals: lower and upper bounds, shaped like the forecast, by level in percent.
+        intervals: lower and upper bounds by level in percent, with the shape of the forecast.
 
     Returns:
         unique_id, ds (slot start with the time zone), service, y_hat, and y_hat-lo-80, y_hat-hi-80, ... for the levels.

@@ -15,17 +15,18 @@ Block = Callable[[TrafficDataset], tuple[Floats, Mapping[int, Bounds]]]
 
 
 def forecast_further(block: Block, dataset: TrafficDataset, horizon: int) -> tuple[Floats, dict[int, Bounds]]:
-    """Forecast any number of slots after the end of a series with what forecasts a fixed number of them.
+    """Forecast any number of slots after the end of a series with a forecaster of a fixed number of slots.
 
-    The rule: the series is forecast block after block, each from the series and the forecasts before it, as if those
-    had come true. An interval's distance from the forecast is that of its own block, and what the last slot of
-    the block before had, taken as independent: the root of the sum of their squares. A shorter horizon is the start of
-    the first block.
+    The series is forecast block by block, each from the series and the forecasts before it, as if they had come true.
+    The bounds of an interval lie at a distance from the forecast: the root of the sum of the squares of two distances,
+    that of the block itself and that of the last slot of the block before, taken as independent. A shorter horizon is
+    the start of the first block.
 
     Args:
-        block: gives the forecast (C, n, K) of the n slots after the end of a series, and bounds of that shape by level.
+        block: function that returns the forecast (C, n, K) of the n slots after a series, and bounds of that shape by
+            level.
         dataset: the series.
-        horizon: slots to forecast.
+        horizon: number of slots to forecast.
 
     Returns:
         The forecast, float32 (C, horizon, K), and its bounds by level.
@@ -39,7 +40,7 @@ def forecast_further(block: Block, dataset: TrafficDataset, horizon: int) -> tup
     """
     parts: list[Floats] = []
     found: dict[int, list[Bounds]] = {}
-    carried: dict[int, Floats] = {}  # (2, C, 1, K), of the last slot of the block before
+    carried: dict[int, Floats] = {}  # (2, C, 1, K), distances of the last slot of the block before
     least = -np.inf if dataset.unit == "z-score" else 0.0
     known, done = dataset, 0
     while done < horizon:
@@ -63,13 +64,13 @@ def forecast_further(block: Block, dataset: TrafficDataset, horizon: int) -> tup
 
 
 def _first(parts: Sequence[Floats], horizon: int) -> Floats:
-    """The first slots of blocks (C, n, K)."""
+    """Join blocks (C, n, K), and return their first slots."""
     together: Floats = np.concatenate(parts, axis=1)[:, :horizon].astype(np.float32, copy=False)
     return together
 
 
 def _as_if_true(dataset: TrafficDataset, forecast: Floats) -> TrafficDataset:
-    """A series with a forecast (C, n, K) at its end."""
+    """Return a series with a forecast (C, n, K) appended."""
     steps = forecast.shape[1]
     activity = np.full((steps, *dataset.activity.shape[1:]), np.nan, dtype=np.float32)
     activity[:, :, dataset.mask] = forecast.transpose(1, 2, 0)

@@ -1,4 +1,4 @@
-"""The plan that a forecaster's settings lead to on a series; whatever cannot work is refused here."""
+"""The plan for fitting a forecaster to a series; impossible settings are refused here."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Plan:
 
     Attributes:
         train: slots to fit to.
-        validation: the slots after them, which stop the training and give the errors behind prediction intervals.
-        spec: the windows.
-        scaler: fitted to the training slots.
-        network: the network's configuration; None for a naive baseline.
-        pretrained: the weights the network starts from; None for random ones.
-        solver: the name of the solver; None where nothing is trained: for a naive baseline, and where a series is too
-            short to adapt the shipped weights to.
-        notes: what had to be shrunk or replaced.
+        validation: slots after them, which stop the training and give the errors for prediction intervals.
+        spec: windows of the forecaster.
+        scaler: scaler fitted to the training slots.
+        network: configuration of the network; None for a naive baseline.
+        pretrained: weights that the network starts from; None for random ones.
+        solver: name of the solver. None where nothing is trained: for a naive baseline, and for a series too short to
+            adapt the shipped weights to.
+        notes: notes on what had to be shrunk or replaced.
     """
 
     train: range
@@ -46,25 +46,25 @@ class Plan:
 
     @property
     def learns_from_cities(self) -> bool:
-        """Whether the solver uses simulated cities."""
+        """Return whether the solver uses simulated cities."""
         return self.solver is not None and "simulated" in RECIPES[self.solver].needs
 
 
 def make_plan(
     config: ForecasterConfig, dataset: TrafficDataset, *, simulated: bool = False, validation_steps: int | None = None
 ) -> Plan:
-    """Work out how a forecaster is fitted to a series; whatever cannot work is refused here, before any work is done.
+    """Plan the fit of a forecaster to a series, and refuse impossible settings before any work is done.
 
     Args:
         config: the settings.
         dataset: the series.
-        simulated: whether there are simulated cities beside it.
+        simulated: whether there are simulated cities.
         validation_steps: last slots to hold out; None takes `config.validation_days`, at most a third of the series
             and at least the horizon.
 
     Raises:
         DataError: the series is too short for the input and the horizon, or has no value where one is needed.
-        ConfigError: settings that contradict each other or this machine.
+        ConfigError: the settings contradict each other or do not fit this machine.
     """
     spec = window_spec(config)
     if validation_steps is None and (kept := untouched_weights(config, dataset)) is not None:
@@ -78,7 +78,7 @@ def make_plan(
     held_out = dataset.activity[validation.start : validation.stop][..., dataset.mask]
     if np.isnan(held_out).all():
         raise DataError(
-            f"{dataset.name} has no value in its last {len(validation)} slots, which were to decide when training "
+            f"{dataset.name} has no value in its last {len(validation)} slots, which decide when training "
             "stops; cut the empty end off with slice_steps"
         )
     if config.model in BASELINES:
@@ -90,7 +90,7 @@ def make_plan(
     if solver is None:
         solver = "adapt" if pretrained else "pretrain-finetune" if simulated else "real-only"
     if "simulated" in RECIPES[solver].needs and not simulated:
-        raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or take 'real-only'")
+        raise ConfigError(f"solver {solver!r} needs simulated cities and got none; give some, or use 'real-only'")
     resolve_device(config.training.device)
     task_weighting(TaskWeights(network.num_tasks, network.task_weights), learning_rate=config.training.learning_rate)
     if solver in REWEIGHTING:
@@ -99,15 +99,15 @@ def make_plan(
 
 
 def covariate_notes(config: ForecasterConfig, dataset: TrafficDataset) -> tuple[str, ...]:
-    """Say which covariates are not looked at: Sim-MSTNet alone does, combined with what a series teaches."""
+    """Say which covariates are ignored: only Sim-MSTNet with `combine` uses them."""
     if dataset.covariates is None or (config.model == OWN and config.combine):
         return ()
     how = f"model {config.model!r}" if config.model != OWN else "combine=False"
-    return (f"{', '.join(dataset.covariates.names)}: covariates, which {how} does not look at",)
+    return (f"{', '.join(dataset.covariates.names)}: covariates, which {how} ignores",)
 
 
 def untouched_weights(config: ForecasterConfig, dataset: TrafficDataset) -> Pretrained | None:
-    """Return the shipped weights where training would start there and the series is too short for it, else None."""
+    """Return the shipped weights if training would start from them and the series is too short for it, else None."""
     if config.model in BASELINES:
         return None
     adapts = config.solver in (None, "adapt")
@@ -134,11 +134,11 @@ def network_config(config: ForecasterConfig, services: tuple[str, ...]) -> AnyCo
 
 
 def starting_weights(config: ForecasterConfig, network: AnyConfig) -> tuple[Pretrained | None, tuple[str, ...]]:
-    """Return the weights that a network starts from, None for random ones, and a note where they could not be taken.
+    """Return the weights that a network starts from, None for random ones, and a note if the shipped ones do not fit.
 
     Raises:
-        ConfigError: the shipped weights were asked for and do not fit.
-        CheckpointError: they are not there, or damaged.
+        ConfigError: the shipped weights were requested and do not fit.
+        CheckpointError: they are missing or damaged.
     """
     if not isinstance(network, SimMSTNetConfig) or config.start == "scratch" or config.solver == "real-only":
         return None, ()
@@ -148,8 +148,8 @@ def starting_weights(config: ForecasterConfig, network: AnyConfig) -> tuple[Pret
         return pretrained, ()
     fields = ", ".join(different)
     if config.start == "pretrained":
-        raise ConfigError(f"the shipped weights fit no network of another {fields}; set start='scratch'")
-    return None, (f"trained from random weights: the shipped ones fit no network of another {fields}",)
+        raise ConfigError(f"the shipped weights fit no network with another {fields}; set start='scratch'")
+    return None, (f"trained from random weights: the shipped ones fit no network with another {fields}",)
 
 
 def training_and_validation(
@@ -178,7 +178,7 @@ def training_and_validation(
 
 
 def window_spec(config: ForecasterConfig) -> WindowSpec:
-    """Return the windows of a forecaster: the latest slots, and the memory of the days before."""
+    """Return the windows of a forecaster, with the latest slots and the memory of the days before."""
     days = config.network.get("memory_days", SimMSTNetConfig().memory_days)
     offsets = tuple(range(-config.recent, 0))
     return WindowSpec(config.horizon, offsets, config.neighbourhood, memory_days=days)

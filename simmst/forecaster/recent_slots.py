@@ -1,4 +1,4 @@
-"""Linear autoregression on the latest slots: what the hours before an origin teach where no day before is known."""
+"""Linear autoregression on the latest slots, for series without a known day before the origin."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy.typing as npt
 from simmst.data.batch import Batch
 
 LATEST = 12  # slots before the origin
-FEWEST_SLOTS = 24  # origins that an autoregression is learned from and judged by, at the least
-_PENALTY = 0.01  # over the mean variance of the inputs
+FEWEST_SLOTS = 24  # least origins to learn from, and to judge on
+_PENALTY = 0.01  # relative to the mean variance of the inputs
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Autoregression:
-    """Forecasts by one line for each service and step ahead, shared by all cells.
+    """Linear forecasts, with one set of coefficients per service and step ahead, shared by all cells.
 
-    The forecast is the last value plus a linear map of the differences of the 11 slots before from that value, all on
-    the scaler's scale. Where the window's last value is missing there is no forecast; other missing slots count as
-    equal to it.
+    The forecast is the last value plus a linear map of the differences between the 11 slots before and that value, all
+    on the scaler's scale. A window without a last value has no forecast; other missing slots count as equal to it.
 
     Attributes:
         coefficients: float64 (T_out, K, 12), the intercept last.
@@ -32,7 +31,7 @@ class Autoregression:
 
     @classmethod
     def learn(cls, batch: Batch) -> Autoregression:
-        """Fit by least squares with a small L2 penalty; with too little to learn from, forecast the last value.
+        """Fit by least squares with a small L2 penalty; with too few windows, forecast the last value.
 
         Args:
             batch: windows with their targets.
@@ -61,7 +60,7 @@ class Autoregression:
 
 
 def _inputs(batch: Batch, service: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the last value of each window's centre, (B,), and how far the slots before are from it, (B, 11)."""
+    """Return the last value of each window's centre, (B,), and the differences of the slots before from it, (B, 11)."""
     centre = batch.values.shape[-1] // 2
     latest = batch.values[:, -LATEST:, service, centre, centre].numpy().astype(np.float64)
     last = latest[:, -1]
@@ -69,7 +68,7 @@ def _inputs(batch: Batch, service: int) -> tuple[npt.NDArray[np.float64], npt.ND
 
 
 def _line(inputs: npt.NDArray[np.float64], difference: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the coefficients of a ridge regression, whose intercept, the last, is free."""
+    """Return the coefficients of a ridge regression; the last one, the intercept, is not penalised."""
     width = inputs.shape[1]
     extended = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
     gram = extended.T @ extended

@@ -1,4 +1,4 @@
-"""A fitted forecaster in a folder: a checkpoint and the latest traffic. Loading them executes no code."""
+"""A fitted forecaster in a folder: a checkpoint and the latest traffic; loading them executes no code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
     """Write a fitted forecaster: see `Forecaster.save`.
 
     Raises:
-        ConfigError: the model is a naive baseline, which has nothing to keep.
+        ConfigError: the model is a naive baseline or the shipped weights, which have nothing to save.
     """
     spec, network = fitted.spec, fitted.network
     if isinstance(fitted.predictor, ZeroShotPredictor):
@@ -38,7 +38,7 @@ def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
         raise ConfigError(f"model {fitted.config.model!r} has nothing to save; fit it again where it is needed")
     dataset, predictor = fitted.matched(None), fitted.predictor
     assert isinstance(predictor, ModelPredictor)  # noqa: S101 - a network's
-    # A week for the seasonal forecasts beside it, or the input where that is longer.
+    # A week for the seasonal forecasts in reports, or the reach of the input where that is longer.
     kept = min(dataset.num_steps, max(spec.reach, max(7, spec.memory_days) * dataset.steps_per_day) + spec.horizon)
     recent = dataset.slice_steps(dataset.num_steps - kept, dataset.num_steps).save(Path(folder) / RECENT_FILE)
     tensors = {f"model/{name}": tensor for name, tensor in network.state_dict().items()}
@@ -59,16 +59,16 @@ def save_forecaster(fitted: FittedForecaster, folder: str | Path) -> Path:
 
 
 def load_forecaster(folder: str | Path) -> FittedForecaster:
-    """Read what `save_forecaster` wrote: see `Forecaster.load`.
+    """Load a forecaster that `save_forecaster` wrote: see `Forecaster.load`.
 
     Raises:
-        CheckpointError: a file is missing, damaged, of another version or of another kind.
+        CheckpointError: a file is missing, damaged, from another version, or not a forecaster's.
     """
     path = Path(folder) / WEIGHTS_FILE
     checkpoint = load_checkpoint(path)
     if checkpoint.state.get("kind") != "forecaster":
         raise CheckpointError(
-            f"{path} is no saved forecaster; give a folder that Forecaster.save or simmst train wrote"
+            f"{path} is not a saved forecaster; give a folder that Forecaster.save or simmst train wrote"
         )
     try:
         state = checked(checkpoint.state, _State)
@@ -80,7 +80,7 @@ def load_forecaster(folder: str | Path) -> FittedForecaster:
     if _digest(recent) != state.recent:
         raise CheckpointError(
             f"{recent} is not the file that was saved with {path.name}: it was changed, or saving was cut off; "
-            "copy the whole folder again, or run the training once more"
+            "copy the whole folder again, or train again"
         )
     dataset = TrafficDataset.from_npz(recent)
     try:
@@ -100,7 +100,7 @@ def _of_another_version(path: Path, error: Exception) -> CheckpointError:
 
 @dataclass
 class _State:
-    """What a saved forecaster holds beside its tensors."""
+    """Settings of a saved forecaster, beside its tensors."""
 
     kind: Literal["forecaster"]
     config: dict[str, Any]
@@ -110,7 +110,7 @@ class _State:
     spec: dict[str, Any]
     notes: list[str]
     recent: str
-    model: str = OWN  # without one, of before there were others
+    model: str = OWN  # older files name no model
 
 
 def _restored(checkpoint: Checkpoint, state: _State, path: Path, dataset: TrafficDataset) -> FittedForecaster:
@@ -124,7 +124,7 @@ def _restored(checkpoint: Checkpoint, state: _State, path: Path, dataset: Traffi
         for name, value in network.config.to_dict().items():
             if value != wanted[name]:
                 raise CheckpointError(
-                    f"{path} has a network of {name} = {value!r}, its settings ask for {wanted[name]!r}; train again"
+                    f"{path} has a network with {name} = {value!r}, its settings ask for {wanted[name]!r}; train again"
                 )
     load_into(network, checkpoint.group("model"), path=path)
     spec = checked(state.spec, WindowSpec)

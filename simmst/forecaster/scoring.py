@@ -1,4 +1,4 @@
-"""Scores of a fitted forecaster, with the naive baselines beside it."""
+"""Scores of a fitted forecaster beside the naive baselines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score_forecaster(
         elif name != fitted.name:
             try:
                 predictors[name] = baseline.fit(dataset, fitted.spec, before)
-            except DataError as error:  # too little to fit this one to
+            except DataError as error:  # too little data for this baseline
                 left_out.append(f"{name} is left out: {error}")
     untrained = untrained_predictor(fitted)
     if untrained is fitted.predictor:
@@ -44,7 +44,7 @@ def score_forecaster(
 
 
 def untrained_predictor(fitted: FittedForecaster) -> ZeroShotPredictor | None:
-    """Return the shipped weights as a rival of a forecaster that could have started from them; None for any other."""
+    """Return the shipped weights as a baseline of a forecaster that could have started from them; None for others."""
     if isinstance(fitted.predictor, ZeroShotPredictor):
         return fitted.predictor
     if not isinstance(fitted.network, SimMSTNet) or fitted.config.start == "scratch":
@@ -55,11 +55,11 @@ def untrained_predictor(fitted: FittedForecaster) -> ZeroShotPredictor | None:
 
 
 def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, progress: Progress) -> Report:
-    """Fit again without the end of the series and score forecasts of it: see `Forecaster.cross_validation`."""
+    """Fit again without the end of the series, and score forecasts of that end: see `Forecaster.cross_validation`."""
     dataset, spec, record = fitted.dataset, fitted.spec, fitted.record
     if record is None or dataset is None:
         raise DataError(
-            "this forecaster was loaded and has but the end of its series, which is too little to fit anew; call "
+            "this forecaster was loaded and has only the end of its series, too little to fit again; call "
             "fit with the whole series first"
         )
     step = spec.horizon if step is None else step
@@ -70,7 +70,7 @@ def cross_validate(fitted: FittedForecaster, n_windows: int, step: int | None, p
     if cut < least:
         raise DataError(
             f"{n_windows} windows of {spec.horizon} slots, {step} apart, leave {cut} of {dataset.num_steps} slots "
-            f"to fit on, which takes at least {least}; take fewer windows"
+            f"to fit on, which needs at least {least}; use fewer windows"
         )
     past = fit_forecaster(
         fitted.config,

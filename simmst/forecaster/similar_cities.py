@@ -1,4 +1,4 @@
-"""Simulated cities to learn a series from: with its services under its own names, and with its slots."""
+"""Simulated cities with the services and slots of a series."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from simmst.simulation import DEFAULT_SERVICES, CityConfig, DomainPrior, Service
 from simmst.simulation.config import step_for
 from simmst.training import Progress, quiet
 
-# The order in which services that the simulator does not know by name are lent one that it knows.
+# The order in which services unknown to the simulator are assigned one that it knows.
 _LENT = ("internet", "call", "sms")
 
 
 def stand_ins(services: Sequence[str]) -> tuple[str | ServiceConfig, ...]:
     """Choose what the simulator simulates for each service of a series.
 
-    Names that it knows, in whatever case, stand for themselves; others borrow a service that the series lacks, Internet
-    first, and behave like more of Internet when there is none left.
+    Names that the simulator knows, in any case, stand for themselves. Each other name is assigned a service that the
+    series lacks, Internet first; when none is left, it is simulated as another Internet service.
 
     Example:
         >>> stand_ins(["Call", "video"])
@@ -44,7 +44,7 @@ def stand_ins(services: Sequence[str]) -> tuple[str | ServiceConfig, ...]:
 
 
 def stand_in_notes(services: Sequence[str]) -> tuple[str, ...]:
-    """Say for which services others were simulated; empty where all are known by name.
+    """Say for which services another one was simulated; empty where all names are known.
 
     Example:
         >>> stand_in_notes(["call", "video"])
@@ -59,10 +59,10 @@ def stand_in_notes(services: Sequence[str]) -> tuple[str, ...]:
 
 
 def simulation_step(step_minutes: int) -> int:
-    """Return the slots in which cities are simulated, to be summed up to slots of `step_minutes`.
+    """Return the minutes of the simulated slots that are summed to slots of `step_minutes`.
 
     Raises:
-        DataError: the simulator's slots cannot be summed up to these.
+        DataError: no slots of the simulator sum to these.
 
     Example:
         >>> simulation_step(30)
@@ -72,8 +72,8 @@ def simulation_step(step_minutes: int) -> int:
     if step is not None:
         return step
     raise DataError(
-        f"cities can be simulated in slots of 5 minutes and what they sum up to, the series has slots of "
-        f"{step_minutes}; resample it to 10, 30 or 60 minutes, or train without simulated cities"
+        f"cities are simulated in multiples of 5 minutes, the series has slots of "
+        f"{step_minutes} minutes; resample it to 10, 30 or 60 minutes, or train without simulated cities"
     )
 
 
@@ -90,18 +90,18 @@ def cities_like(
 
     Args:
         dataset: the series.
-        number: how many; 0 gives none.
-        seed: of the family of cities.
-        prior: law of their parameters; `DomainPrior.default` when None.
-        progress: called after each city.
-        processes: those that simulate some of them each, and all get them all.
+        number: number of cities; 0 gives none.
+        seed: seed of the cities.
+        prior: distribution of their parameters; None takes `DomainPrior.default`.
+        progress: callable that is called after each city.
+        processes: process group; each process simulates a share of the cities and gets all of them.
 
     Returns:
-        The cities, drawn from the prior, their services named as in the series.
+        The cities, drawn from the prior, with their services named as in the series.
 
     Raises:
-        ConfigError: the number is no whole number from 0 on.
-        DataError: the simulator has no slots that sum up to those of the series.
+        ConfigError: the number is not a whole number of at least 0.
+        DataError: no slots of the simulator sum to those of the series.
     """
     number = python_scalar(number)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
@@ -123,9 +123,9 @@ def parameters_like(
 
     Args:
         dataset: the series.
-        number: how many cities.
-        seed: of the family of cities.
-        prior: law of their parameters; `DomainPrior.default` when None.
+        number: number of cities.
+        seed: seed of the cities.
+        prior: distribution of their parameters; None takes `DomainPrior.default`.
 
     Example:
         >>> from simmst.simulation import surrogate_city

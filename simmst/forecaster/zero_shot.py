@@ -1,4 +1,4 @@
-"""Forecasts of any series by the shipped weights, without training."""
+"""Forecasts of any series with the shipped weights, without training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from simmst.training import resolve_device
 
 
 class ZeroShotPredictor:
-    """The shipped weights as a predictor of any data set: its scale is taken from the slots before the first origin.
+    """The shipped weights as a predictor of any data set, scaled by the slots before the first origin.
 
     Args:
-        pretrained: the weights.
-        horizon: slots to forecast.
-        context_days: days before an origin that a forecast may know, at most 28.
+        pretrained: the shipped weights.
+        horizon: number of slots to forecast.
+        context_days: days before an origin that a forecast may use, at most 28.
         device: "auto" (the GPU where there is one), "cpu" or "cuda".
-        combine: whether the network's forecast is combined with what those days teach.
+        combine: whether the network's forecast is combined with forecasts learned from those days.
 
     Example:
         >>> from simmst.pretrained import load_pretrained
@@ -65,7 +65,7 @@ class ZeroShotPredictor:
         return self._moved(dataset, origins, self.on(dataset, origins).quantiles(dataset, origins, levels))
 
     def on(self, dataset: TrafficDataset, origins: npt.NDArray[np.int64]) -> ModelPredictor:
-        """Return the predictor of a data set, on the scale of what was known before the first origin."""
+        """Return the predictor of a data set, on the scale of the slots before the first origin."""
         known = known_before(dataset, origins, self.context_days)
         alone = self.alone(dataset, known)
         return combined(alone, dataset, known, calibrate=True, companions=self.combine)
@@ -84,7 +84,7 @@ class ZeroShotPredictor:
         return ModelPredictor(self.network(dataset.services), scaler, self.spec, context_days=self.context_days)
 
     def for_horizon(self, horizon: int) -> ZeroShotPredictor:
-        """Return the same for another horizon, no further than the weights have learned to forecast."""
+        """Return the same predictor for another horizon, at most as long as the weights have learned to forecast."""
         most = max(self.horizon, self.pretrained.config.horizon)
         return ZeroShotPredictor(
             self.pretrained,
@@ -102,7 +102,7 @@ class ZeroShotPredictor:
 
 
 def zero_shot_notes(dataset: TrafficDataset, pretrained: Pretrained, horizon: int) -> tuple[str, ...]:
-    """Say in what a series differs from what the weights have learned from."""
+    """Say how a series differs from the data that the weights have learned from."""
     notes = []
     unknown = [name for name in dataset.services if name not in pretrained.config.services]
     if unknown:

@@ -1,4 +1,4 @@
-"""What the commands do: each job reads files, calls the library, writes files, and returns what it made."""
+"""The jobs behind the commands: each reads files, calls the library, writes files and returns its result."""
 
 from simmst.jobs.city_folder import simulate
 from simmst.jobs.demonstration import demo

@@ -1,4 +1,4 @@
-"""A folder of simulated cities: shards or official daily files, and a manifest of what they were made from."""
+"""A folder of simulated cities: shards or official daily files, and a manifest of their settings and parameters."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def simulate(
     workers: int | None = None,
     progress: Progress = quiet,
 ) -> tuple[Path, ...]:
-    """Simulate cities into a folder, beside a manifest with every parameter.
+    """Simulate cities into a folder, with a manifest of every parameter.
 
     ``"shards"`` packs 16 cities into each ``cities-*.parquet``, which `simmst.data.CityShards` reads city by city;
-    ``"official"`` writes each city into a folder ``city-*`` of its own, as daily text files of the Telecom Italia
-    challenge. Called again, it keeps the cities that are there, and makes those anew whose shard or day was half
-    written; the same seed, prior and index give the same city, bit for bit, whatever the workers.
+    ``"official"`` writes each city into its own folder ``city-*``, as daily text files of the Telecom Italia challenge.
+    A second call keeps the finished cities and makes those again whose shard or folder was half written. The same seed,
+    prior and index give the same city, bit for bit, whatever the number of workers.
 
     Args:
-        cities: how many.
-        out: the folder.
-        seed: of the family of cities.
-        city: fields of `simmst.simulation.CityConfig` to hold fixed, such as ``{"days": 7}``.
-        prior: law of the parameters, or its YAML file; `DomainPrior.default` when None.
+        cities: number of cities.
+        out: folder to write.
+        seed: seed of the cities.
+        city: fields of `simmst.simulation.CityConfig` to fix, such as ``{"days": 7}``.
+        prior: distribution of the parameters, or its YAML file; None takes `DomainPrior.default`.
         format: ``"shards"`` or ``"official"``.
-        workers: processes; None takes one a core, and one alone where there are few cities. They are started afresh
-            ("spawn"), so a script must guard its main part with ``if __name__ == "__main__":``.
-        progress: called with the number of cities done.
+        workers: number of processes; None takes one per core, and a single one for few cities. They are started with
+            "spawn", so a script must guard its main part with ``if __name__ == "__main__":``.
+        progress: callable that gets the number of cities done.
 
     Returns:
         The shards, or the folders of the cities, in order.
@@ -74,7 +74,7 @@ def simulate(
     fixed = dict(city or {})
     for name in ("seed", "index"):
         if name in fixed:
-            raise ConfigError(f"city holds {name!r}, which each city has of its own; give the seed of them all instead")
+            raise ConfigError(f"city holds {name!r}, which differs from city to city; give one seed for all instead")
     law = prior if isinstance(prior, DomainPrior) else DomainPrior.from_yaml(prior) if prior else DomainPrior.default()
     configs = [law.sample(seed, index, **fixed) for index in range(cities)]
     folder = Path(out)
@@ -101,14 +101,14 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Job:
-    """One shard or folder and the cities in it; it goes to a worker process and comes back when it is made."""
+    """A shard or folder and its cities, which a worker process makes and returns."""
 
     path: Path
     configs: Sequence[CityConfig]
     official: bool
 
     def is_done(self) -> bool:
-        """Whether the file is there, with as many cities as it shall have; half-written ones have other names."""
+        """Return whether the file exists with all its cities; half-written files have other names."""
         if not self.path.exists() or self.official:
             return self.path.exists()
         there = [header.name for header in read_headers(self.path)]
@@ -123,7 +123,7 @@ class _Job:
         try:
             for config in self.configs:
                 write_official_files(simulate_city(config), temporary, seed=config.seed)
-            temporary.chmod(0o755)  # as an ordinary folder has
+            temporary.chmod(0o755)  # the permissions of an ordinary folder
             temporary.rename(self.path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -141,12 +141,12 @@ def _city_folders(folder: Path, configs: Sequence[CityConfig]) -> list[_Job]:
 
 
 def _default_workers(cities: int) -> int:
-    # In the seconds that a process takes to start, fifty cities are made.
+    # A process takes as long to start as fifty cities take to make.
     return max(1, min(available_cores(), cities // 50))
 
 
 class _Manifest:
-    """The list of the cities in a folder, with what they were made from and the matrix of their parameters."""
+    """The list of the cities in a folder, with the settings they were made from and their parameters."""
 
     def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -154,13 +154,13 @@ class _Manifest:
         self.made_from = made_from
 
     def take_up(self) -> list[dict[str, Any]]:
-        """Return the cities listed already, after a check that those to come are of the same family."""
+        """Return the cities already listed, after checking that the new ones are made from the same settings."""
         if not self.path.exists():
             if self.folder.is_dir() and any(path for trace in _TRACES for path in self.folder.glob(trace)):
                 raise ConfigError(f"{self.folder} holds cities but no {MANIFEST_FILE}; choose another folder")
             self.write([])
             return []
-        remove_half_written(self.folder)  # of a process that was killed
+        remove_half_written(self.folder)  # left by a process that was killed
         for path in self.folder.glob(f"{_HALF_WRITTEN}*"):
             shutil.rmtree(path)
         try:
@@ -187,7 +187,7 @@ def _brief(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as JSON gives it back."""
+    """Return a setting as JSON would read it back."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

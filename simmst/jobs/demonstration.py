@@ -1,4 +1,4 @@
-"""The main job: forecast a city with a model that has learned from simulated ones."""
+"""The demo: forecast a city with a model that has learned from simulated cities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simmst.training import Progress, TrainingConfig, quiet
 # The surrogate city is known for five days; the next seven are forecast.
 SURROGATE_DAYS, SURROGATE_TEST_DAYS = 12, 7
 FULL = ForecasterConfig()
-# Enough to see that every part works.
+# Enough to check that every part works.
 QUICK = ForecasterConfig(training=TrainingConfig(adapt_epochs=2, samples_per_epoch=512))
 
 
@@ -31,18 +31,18 @@ def demo(
     services: Sequence[str] | None = None,
     progress: Progress = quiet,
 ) -> Outcome:
-    """Forecast a city never seen, at once, by the shipped weights; then adapt them to its few days, and compare.
+    """Forecast an unseen city with the shipped weights, adapt them to its few days, and compare both.
 
-    The weights have learned from simulated cities alone. Without data the city is a simulated one as well, drawn
-    outside the prior that those cities came from: a SURROGATE, and labelled so in the table and in every picture.
+    The weights have learned only from simulated cities. Without data the city is simulated as well, drawn from outside
+    the prior of those cities. It is then labelled SURROGATE in the table and in every picture.
 
     Args:
         data: path or name of a traffic file.
-        out: the run folder; an unfinished demo of the same settings goes on there, any other run is replaced.
-        quick: fewer cells and epochs, to see that everything works.
-        seed: seeds the cities and the training.
+        out: run folder; an unfinished demo with the same settings resumes there, any other demo is replaced.
+        quick: fewer cells and epochs, to check that everything works.
+        seed: seed of the city and of the training.
         step: minutes of a slot; without data 5, 10, 15, 30 or 60.
-        services: which services of the file, or of the default ones, to keep; None keeps all.
+        services: services of the file, or of the default city, to keep; None keeps all.
         progress: called as the work advances.
 
     Returns:
@@ -50,7 +50,7 @@ def demo(
 
     Raises:
         DataError: the file cannot be read, or its series is too short.
-        ConfigError: a setting is out of range, or the folder holds something that no job wrote.
+        ConfigError: a setting is out of range, or the folder holds something that no demo wrote.
     """
     base = QUICK if quick else FULL
     config = dataclasses.replace(base, training=dataclasses.replace(base.training, seed=seed))

@@ -1,4 +1,4 @@
-"""What a job starts from: a traffic file, its fingerprint, and its split, all checked before anything is written."""
+"""The input of a job: a traffic file, its fingerprint and its split, all checked before anything is written."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def open_data(
     table: Mapping[str, Any] | None = None,
     like: TrafficDataset | None = None,
 ) -> TrafficDataset:
-    """Read a traffic file, sum it up to slots of `step` minutes and keep some services.
+    """Read a traffic file, sum it to slots of `step` minutes and select services.
 
     Args:
         data: path, pattern, folder or name of the traffic.
         step: minutes of a slot; None keeps the file's.
-        services: which to keep; None keeps all.
-        table: what a table leaves open: options of `TrafficDataset.from_dataframe`.
-        like: a series of the same cells, which says the rest.
+        services: services to keep; None keeps all.
+        table: options for reading a table, those of `TrafficDataset.from_dataframe`.
+        like: series of the same cells, which supplies the options that are not given.
 
     Raises:
-        DataError: the file, the step or a service is not there; the message says what is.
+        DataError: the file or a service does not exist, or its slots do not sum to `step`.
     """
     try:
         dataset = load(data, like=like, **(table or {}))
@@ -45,7 +45,7 @@ def open_data(
         raise DataError(f"{data}: {error}") from error
     except SimmstError:
         raise
-    except (ValueError, LookupError) as error:  # what the readers of the formats raise
+    except (ValueError, LookupError) as error:  # raised by the readers of the formats
         raise DataError(
             f"{data} cannot be read as traffic ({type(error).__name__}: {error}); fetch it again"
         ) from error
@@ -61,10 +61,10 @@ def checked_split(
     simulated: int | Sequence[TrafficDataset] | None,
     test_days: int = 7,
 ) -> Split:
-    """Split a series, and refuse what could not be trained or tested on it before anything is written.
+    """Split a series, and refuse before anything is written what could not be trained or tested on it.
 
     Raises:
-        DataError: the series is too short, its slots cannot be simulated, or a covariate lacks in those to test on.
+        DataError: the series is too short, its slots cannot be simulated, or a covariate is missing in the test slots.
         ConfigError: settings that contradict each other or this machine.
     """
     if isinstance(simulated, int) and simulated < 0:
@@ -86,7 +86,7 @@ def checked_split(
 
 
 def described(dataset: TrafficDataset, data: str | Path | None) -> dict[str, Any]:
-    """Describe the data of a run for its settings: a run goes on with the same values alone, wherever they lie."""
+    """Describe the data of a run for its settings: a run resumes only with the same values, wherever the file is."""
     values = np.nan_to_num(dataset.activity, nan=-1.0)
     digest = hashlib.sha256(values.tobytes())
     digest.update(dataset.time.tobytes())

@@ -1,4 +1,4 @@
-"""What this installation is made of and what it can run: the text behind ``simmst info``."""
+"""The versions, modules and backends of this installation, as ``simmst info`` shows them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _installed(package: str) -> str | None:
 
 
 def _missing_by_extra() -> dict[str, list[str]]:
-    """Return what each extra of this installation's metadata lacks here."""
+    """Return the missing packages of each extra."""
     missing: dict[str, list[str]] = {}
     for requirement in metadata.requires("simmst") or []:
         package, extra = re.match(r"[\w.-]+", requirement), re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
@@ -62,7 +62,8 @@ def collect() -> dict[str, Any]:
 
     Returns:
         ``versions``, ``native``, ``threads``, ``extras`` (missing packages by extra), ``backends`` and ``gpu_choice``
-        (what the order of the GPU backends was measured with, None where it was not), ready for JSON.
+        (device, date and versions of the measurement that orders the GPU backends; None without one), ready for
+        JSON.
 
     Raises:
         ConfigError: ``SIMMST_CPU_ISA`` names an instruction set this machine cannot run.

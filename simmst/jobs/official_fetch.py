@@ -1,4 +1,4 @@
-"""Downloading the official data sets from a Dataverse: whole files with their checksums, or none."""
+"""The download of the official data sets from a Dataverse; each file is kept only with the right checksum."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HASHES = {"MD5": ("md5", 32), "SHA-1": ("sha1", 40), "SHA-256": ("sha256", 64),
 
 @dataclass(frozen=True)
 class _Remote:
-    """A file of the data set: its name, its number on the server, its size and its checksum as ``md5:...``."""
+    """A file of the data set: its name, number on the server, size, and checksum such as ``md5:...``."""
 
     name: str
     number: int
@@ -44,22 +44,22 @@ def fetch(
 ) -> Path:
     """Download the daily files of Milan or Trento into a folder.
 
-    A file that is there with the right checksum is kept; what was cut off is fetched again from its start. Each file
-    comes under a temporary name and gets its own once its checksum is right.
+    A file that already has the right checksum is kept; an interrupted download starts again from the beginning of its
+    file. Each file has a temporary name until its checksum is verified.
 
     Args:
         grid: ``"milan"`` or ``"trento"``.
-        out: the folder; ``official-milan`` or ``official-trento`` when left out.
-        server: the Dataverse that has them.
-        retries: how many times a file is tried again.
-        progress: called with the files done and those in all.
+        out: folder to write; None takes ``official-milan`` or ``official-trento``.
+        server: address of the Dataverse.
+        retries: number of further attempts for each file.
+        progress: callable that gets the number of files done and of all files.
 
     Returns:
         The folder, with the files and ``simmst-fetch.json``, which names DOI, licence and checksums.
 
     Raises:
-        ConfigError: another grid, or an address that is none.
-        DataError: the server does not answer, says what is no list of files, or a file does not come whole.
+        ConfigError: the grid is unknown, or the server is not an address.
+        DataError: the server does not answer, does not return a list of files, or a file does not arrive whole.
         MissingExtraError: pooch is not installed.
     """
     if grid not in SOURCES:
@@ -76,8 +76,8 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if missing > free:
-        raise DataError(f"{folder} has {free / 1e9:.1f} GB free and {missing / 1e9:.1f} GB are to come; make room")
-    pooch.get_logger().setLevel(logging.ERROR)  # the progress says the same
+        raise DataError(f"{folder} has {free / 1e9:.1f} GB free, the download needs {missing / 1e9:.1f} GB; make room")
+    pooch.get_logger().setLevel(logging.ERROR)  # the progress bars show the same
     store = pooch.create(
         path=folder,
         base_url=f"{server}/",
@@ -101,7 +101,7 @@ def fetch(
 
 
 def _listed(source: OfficialSource, server: str) -> list[_Remote]:
-    """The daily files of a data set, by name."""
+    """Return the daily files of a data set, sorted by name."""
     requests = import_extra("requests", extra="fetch")
     address = f"{server}/api/datasets/:persistentId/"
     with _told(f"the list of files of {source.doi}"):
@@ -126,7 +126,7 @@ def _listed(source: OfficialSource, server: str) -> list[_Remote]:
 
 
 def _remote(entry: dict[str, Any]) -> _Remote:
-    """One entry of the list; a name that is more than a name is refused, so that nothing leaves the folder."""
+    """Read one entry of the list, and refuse a name that is a path, so that nothing is written outside the folder."""
     name, number, size = str(entry["filename"]), int(entry["id"]), int(entry["filesize"])
     checksum = entry.get("checksum") or {"type": "MD5", "value": entry["md5"]}
     kind, value = str(checksum["type"]), str(checksum["value"]).lower()
@@ -143,9 +143,9 @@ def _has_size(path: Path, size: int) -> bool:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn what goes wrong in a download into one error."""
+    """Turn any failure of a download into one DataError."""
     requests = import_extra("requests", extra="fetch")
     try:
         yield
     except (requests.exceptions.RequestException, ValueError) as error:
-        raise DataError(f"{what} cannot be fetched ({error}); try again later, what is whole is kept") from error
+        raise DataError(f"{what} cannot be fetched ({error}); try again later, finished files are kept") from error

@@ -1,4 +1,4 @@
-"""Official daily files into one .npz file that says where it comes from."""
+"""Conversion of official daily files into one .npz file that records its origin."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def prepare(
     on_cut: str = "error",
     progress: Progress = quiet,
 ) -> Path:
-    """Bring official daily files into one .npz file, which every command takes; see `prepare_telecom_italia`.
+    """Combine official daily files into one .npz file that every command reads; see `prepare_telecom_italia`.
 
     Args:
-        source: a folder, a pattern or a file of them; .gz and .zip too.
-        out: the file; ``milan.npz`` or ``trento.npz`` when left out.
-        grid: ``"milan"`` or ``"trento"``; by the names of the files when left out.
-        cells: ``"grid"``, or ``"observed"`` for the box of the cells that have rows.
-        on_cut: ``"error"``, or ``"drop"`` for the last line of a file that was cut in the middle of it.
-        progress: called with the files done and those in all.
+        source: folder, pattern or file of daily files, also as .gz or .zip.
+        out: file to write; None takes ``milan.npz`` or ``trento.npz``.
+        grid: ``"milan"`` or ``"trento"``; None takes the one that the names of the files say.
+        cells: ``"grid"``, or ``"observed"`` for the smallest rectangle around the cells that have rows.
+        on_cut: ``"error"``, or ``"drop"`` to drop a last line that was cut in the middle.
+        progress: callable that gets the number of files done and of all files.
 
     Returns:
-        The file.
+        The path written.
 
     Raises:
-        ConfigError: another grid, or files of both and none given.
-        DataError: no file, a bad line, or a file in the way.
+        ConfigError: the grid is unknown, or it is not given and the names of the files do not settle it.
+        DataError: there is no daily file, a line is bad, or another file is in the way of the output.
     """
     files = _daily_files(Path(source).expanduser(), grid)
     grid = grid or _grid_of(files)
@@ -83,13 +83,13 @@ def _is_text(path: Path) -> bool:
 def _grid_of(files: list[Path]) -> str:
     grids = {name for name, one in SOURCES.items() if any(path.name.startswith(one.prefix) for path in files)}
     if len(grids) != 1:
-        what = "are of Milan and of Trento" if grids else "do not say by their names which grid they are of"
+        what = "belong to both Milan and Trento" if grids else "do not name their grid"
         raise ConfigError(f"the files {what}; give --grid milan or --grid trento")
     return grids.pop()
 
 
 def _origin(files: list[Path], grid: str) -> dict[str, Any]:
-    """DOI and licence, and whether all files are as `fetch` found them right."""
+    """Return DOI and licence, and whether every file is unchanged since `fetch` verified it."""
     checked = all(_is_as_fetched(path, grid) for path in files)
     doi = SOURCES[grid].doi
     return {"doi": doi, "doi_checked": checked, "licence": LICENCE, "attribution": ATTRIBUTION}

@@ -1,4 +1,4 @@
-"""The published official data sets: where they are, and under which licence."""
+"""The official data sets: their addresses and their licence."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class OfficialSource:
 
     Attributes:
         grid: ``"milan"`` or ``"trento"``.
-        doi: its persistent identifier, on Harvard Dataverse.
-        prefix: how the names of its daily files start.
+        doi: persistent identifier on Harvard Dataverse.
+        prefix: common start of the names of its daily files.
     """
 
     grid: str
@@ -27,12 +27,12 @@ SOURCES = {
     "milan": OfficialSource("milan", "doi:10.7910/DVN/EGZHFV", "sms-call-internet-mi-"),
     "trento": OfficialSource("trento", "doi:10.7910/DVN/QLCABU", "sms-call-internet-tn-"),
 }
-FETCHED = "simmst-fetch.json"  # what a folder of fetched files holds beside them
+FETCHED = "simmst-fetch.json"  # record in a folder of fetched files
 
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """One file as it was when its checksum was found right."""
+    """A file as it was when its checksum was verified."""
 
     bytes: int
     checksum: str
@@ -41,7 +41,7 @@ class FetchedFile:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `FETCHED` says that `prepare` needs."""
+    """The part of `FETCHED` that `prepare` needs."""
 
     doi: str
     files: dict[str, FetchedFile]

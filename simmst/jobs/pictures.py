@@ -1,4 +1,4 @@
-"""The pictures in a run's folder, and what to show in them."""
+"""The pictures in a run's folder, and the cell and baseline shown in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simmst.training import RunFolder
 
 
 def draw(forecaster: Forecaster, dataset: TrafficDataset, report: Report, run: RunFolder) -> list[Path]:
-    """Draw the run's pictures; a naive baseline has no curves of training."""
+    """Draw the run's pictures; a naive baseline has no training curves."""
     figures = {}
     if forecaster.result is not None:
         histories = forecaster.result.histories

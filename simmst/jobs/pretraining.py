@@ -1,4 +1,4 @@
-"""Making the shipped weights: simulate cities of every kind, learn from them, write weights and record."""
+"""The making of the shipped weights: simulate cities of every kind, learn from them, write weights and record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from simmst.training.run_folder import checkout_commit
 SERVICES = ("call", "sms", "internet")
 # Minutes of a slot, days of the series, share of the cities.
 _SLOTS = ((60, 36, 0.6), (30, 30, 0.08), (15, 22, 0.09), (10, 18, 0.12), (5, 8, 0.05), (1440, 80, 0.06))
-# Services that a city has, share of the cities; those of the others are unknown throughout.
+# Services that a city has, share of the cities; a city's other services are unknown throughout.
 _PRESENT = (
     (SERVICES, 0.45),
     (("internet",), 0.3),
@@ -43,9 +43,9 @@ _PRESENT = (
 )
 # Days of context that a city's windows may know, share of the cities.
 _CONTEXTS = ((1, 2, 3, 4, 5, 7, 10, 14, 21, 28), (0.08, 0.18, 0.09, 0.07, 0.06, 0.13, 0.05, 0.14, 0.07, 0.13))
-_USUAL_SHARE = 0.45  # of the cities drawn from the prior without outliers, where a prior of one's own is not given
+_USUAL_SHARE = 0.45  # of the cities, drawn from the prior without outliers unless the caller gives a prior
 _HELD_OUT_WINDOWS = 32  # of each city, at most
-_POINTS_SHARE = 0.12  # of the cities, whose cells have no neighbours
+_POINTS_SHARE = 0.12  # of the cities; their cells have no neighbours
 _TRAINING = TrainingConfig(
     epochs=60,
     samples_per_epoch=12_288,
@@ -63,14 +63,14 @@ class PretrainingConfig:
     """How the shipped weights are made.
 
     Args:
-        cities: simulated cities to learn from.
-        held_out: further ones that choose among the epochs.
+        cities: number of simulated cities to learn from.
+        held_out: number of further cities that choose the best epoch.
         side: cells a side of a city.
-        windows_per_city: windows drawn of each city.
-        origins_per_city: origins that they share.
-        horizon: slots ahead to learn.
+        windows_per_city: windows drawn from each city.
+        origins_per_city: origins that these windows share.
+        horizon: number of steps ahead to learn.
         network: fields of SimMSTNetConfig to change.
-        training: the loop's settings; its seed is that of the cities, too.
+        training: settings of the training loop; its seed also seeds the cities.
 
     Raises:
         ConfigError: a number is below 1, or the cities are too small for so many windows.
@@ -104,7 +104,7 @@ class PretrainingConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PretrainingConfig:
-        """Build the settings from what `to_dict` gave.
+        """Build the settings from the values of `to_dict`.
 
         Raises:
             ConfigError: a value is out of range.
@@ -123,7 +123,7 @@ class Drawn:
         city: its parameters.
         present: the services it has.
         points: whether its cells have no neighbours.
-        context_days: days that its windows may know.
+        context_days: days of context that its windows may use.
     """
 
     city: CityConfig
@@ -133,9 +133,10 @@ class Drawn:
 
 
 def draw_city(prior: DomainPrior | None, seed: int, index: int, side: int) -> Drawn:
-    """Draw city number `index`; it depends on the arguments alone.
+    """Draw city number `index`, which depends only on the arguments.
 
-    Without a prior it comes from the default one, or in part from the usual one, which is where most places lie.
+    Without a prior the city comes from the default prior, or for a share of the cities from the usual prior, which
+    holds most real places.
     """
     rng = np.random.default_rng([seed, index, 1])
     usual = rng.random() < _USUAL_SHARE
@@ -155,7 +156,7 @@ def draw_city(prior: DomainPrior | None, seed: int, index: int, side: int) -> Dr
 
 
 def make_city(drawn: Drawn) -> TrafficDataset:
-    """Simulate a drawn city, take the services away that it has not, and the neighbours where it has none."""
+    """Simulate a drawn city, and remove the services and the neighbours that it does not have."""
     city = simulate_city(drawn.city)
     activity = city.activity.copy()
     for number, service in enumerate(city.services):
@@ -186,7 +187,7 @@ def make_cities(drawn: Sequence[Drawn], workers: int, progress: Progress) -> lis
 
 
 class _OwnCities(Sequence[TrafficDataset]):
-    """The cities r, r + R, ... of rank r of R, by their numbers among all; one of them stands in for any other."""
+    """Cities r, r + R, ... of rank r of R, indexed by their numbers among all; any other number gives one of these."""
 
     def __init__(self, own: Sequence[TrafficDataset], total: int, world_size: int) -> None:
         self.own, self.total, self.world_size = own, total, world_size
@@ -207,28 +208,29 @@ def pretrain(
     progress: Progress = quiet,
     processes: ProcessGroup = ALONE,
 ) -> Path:
-    """Make weights as those that ship with the package, in a folder.
+    """Make weights like the shipped ones, in a folder.
 
-    The same settings give the same weights on one machine. Called again, it simulates the cities again and resumes the
+    The same settings give the same weights on one machine. A second call simulates the cities again and resumes the
     training where it was killed. Several processes share the cities: rank r of R simulates and keeps the cities r,
-    r + R, ..., and gathers what a batch has of them. Its batches are those of one process, and so are the weights, but
-    for rounding.
+    r + R, ..., and gathers the windows that a batch takes from them. The batches, and up to rounding the weights, are
+    the same as with one process.
 
     Args:
-        out: the run folder; ``weights.safetensors`` and ``weights.json`` are written there at the end.
-        config: the settings; None takes those of the shipped weights.
-        prior: law of the cities; None takes the default one, and for a part of the cities the usual one.
-        workers: processes that simulate, for each rank; None shares the cores out.
-        progress: called as the work advances.
-        processes: those that share the work; all call this alike. Rank 0 writes the folder, all read it.
+        out: run folder, where ``weights.safetensors`` and ``weights.json`` are written at the end.
+        config: settings; None takes those of the shipped weights.
+        prior: distribution of the cities; None takes the default one, and for a share of the cities the usual one.
+        workers: simulating processes of each rank; None divides the cores among the ranks.
+        progress: callable that the work reports to.
+        processes: process group that shares the work. Each of its processes makes the same call; rank 0 writes the
+            folder and all read it.
 
     Returns:
         The path of the weights.
 
     Raises:
-        ConfigError: the folder holds a run of other settings, or there is not a city of each kind for every rank, or
-            several are to start from a highway fitted to cities of all.
-        CheckpointError: its checkpoint is damaged.
+        ConfigError: the folder holds a run of other settings; a rank would get no city to learn from or none held out;
+            or several processes are to fit the highway.
+        CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or PretrainingConfig()
     _check_shared(config, processes)
@@ -250,7 +252,7 @@ def _pretrain(
     run = RunFolder(out)
     if processes.rank == 0:
         run = RunFolder.create(out, {"job": "pretrain", "cities_sha256": law, **config.to_dict()})
-    processes.broadcast_object()  # the others read once the folder is there
+    processes.broadcast_object()  # the others read once the folder exists
     commit = checkout_commit()
     cities = _cities(drawn, config.cities, workers, progress, processes)
     spec = WindowSpec(config.horizon, tuple(range(-24, 0)), memory_days=MAX_CONTEXT_DAYS)
@@ -308,11 +310,11 @@ def _check_shared(config: PretrainingConfig, processes: ProcessGroup) -> None:
     if fewest < processes.world_size:
         raise ConfigError(
             f"{processes.world_size} processes share {config.cities} cities and {config.held_out} held out; each needs "
-            f"one of either: start at most {fewest} processes, or raise cities and held_out"
+            f"one of both kinds: start at most {fewest} processes, or raise cities and held_out"
         )
     if processes.world_size > 1 and config.training.fit_highway:
         raise ConfigError(
-            "fit_highway is True, and no process holds all the cities that the highway is fitted to; set it to "
+            "fit_highway is True, but no process holds all the cities to fit the highway to; set it to "
             "False, or start one process"
         )
 

@@ -1,4 +1,4 @@
-"""The page of a run: what its folder holds, put before people."""
+"""The HTML page of a run, made from its folder."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ def report(
     days: int | None = None,
     out: str | Path | None = None,
 ) -> Path:
-    """Write one self-contained HTML page of a run, to be looked at from disk, without a network.
+    """Write one self-contained HTML page of a run that opens from disk, without a network.
 
-    The forecasts are those that the run kept when it was tested; with `data` they are made anew, of the slots that the
-    forecaster has not seen. The page says which.
+    The forecasts are those that the run kept when it was tested. With `data` they are made again, for the slots that
+    the forecaster has not seen. The page says which of the two it shows.
 
     Args:
         run: a folder that `train`, `demo` or `Forecaster.save` wrote.
-        data: the file it was trained on, or a longer one of the same cells.
-        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
-        days: the last days shown on the map; None takes as many as keep the page small.
-        out: the page; None writes ``report.html`` into the run's folder.
+        data: file that the run was trained on, or a longer one of the same cells.
+        table: options for reading a table, as in `simmst.jobs.inputs.open_data`.
+        days: last days shown on the map; None takes as many as keep the page small.
+        out: path of the page; None writes ``report.html`` into the run's folder.
 
     Returns:
         The path written.
 
     Raises:
-        ConfigError: the folder is no run's, is unfinished, or a file in it is damaged.
+        ConfigError: the folder holds no run or an unfinished one, or a file in it is damaged.
         DataError: the forecasts, or the data, cannot be read.
         CheckpointError: the forecaster is damaged.
         MissingExtraError: plotly or jinja2 is not installed.
     """
     folder = RunFolder(run)
     if not folder.path.is_dir():
-        raise ConfigError(f"there is no run folder {folder.path}; give the folder that simmst train or demo wrote")
+        raise ConfigError(f"there is no run folder {folder.path}; give a folder that simmst train or demo wrote")
     slots, scores, source = _tested(folder, data, table)
     weights = _from_json(folder.path / WEIGHTS_REPORT_FILE, _checked_weights)
     page = Page(slots, source, scores, _histories(folder), weights, _record(folder, slots))
@@ -67,17 +67,17 @@ def report(
 def _tested(
     folder: RunFolder, data: str | Path | None, table: Mapping[str, Any] | None
 ) -> tuple[TestedSlots, Report | None, str]:
-    """The forecasts, their scores, and a sentence that says where they are from."""
+    """Return the forecasts, their scores, and a sentence that says where they come from."""
     path = folder.path
     if data is not None:
         forecaster = Forecaster.load(path)
         dataset, scores = score_unseen(forecaster, path, data, table=table, stride=forecaster.spec.horizon)
         source = (
-            f"Forecasts by the run's model, made for this page, of the slots of {Path(data).name} after those it knows."
+            f"The run's model made these forecasts for this page, of slots of {Path(data).name} that it had not seen."
         )
         return tested_slots(forecaster, dataset, scores), scores, source
     if (path / FORECASTS_FILE).is_file():
-        source = "Forecasts as the run made them when it was tested, of slots that its training did not know."
+        source = "The run made these forecasts when it was tested, for slots that its training had not seen."
         return TestedSlots.read(path), _from_json(path / REPORT_FILE, Report.from_dict), source
     if (path / WEIGHTS_FILE).is_file():
         raise ConfigError(
@@ -85,14 +85,14 @@ def _tested(
             "longer file of the same cells: --data FILE"
         )
     if folder.config_path.is_file() and not folder.finished:
-        raise ConfigError(f"the run in {path} has not come to its end; give its command again, and it goes on")
+        raise ConfigError(f"the run in {path} is not finished; run its command again to resume it")
     raise ConfigError(
-        f"{path} holds no run (no {FORECASTS_FILE}, no {WEIGHTS_FILE}); give the folder that simmst train or demo wrote"
+        f"{path} holds no run (no {FORECASTS_FILE}, no {WEIGHTS_FILE}); give a folder that simmst train or demo wrote"
     )
 
 
 def _from_json(path: Path, make: Callable[[Any], Made]) -> Made | None:
-    """Read a file of the run; None where it has none."""
+    """Return the content of a file of the run; None where the file is missing."""
     if not path.is_file():
         return None
     with _naming(path):
@@ -101,14 +101,14 @@ def _from_json(path: Path, make: Callable[[Any], Made]) -> Made | None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let what goes wrong with the content of a file be told with its name."""
+    """Turn an error in the content of a file into one that names the file."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, SimmstError) and not isinstance(error, DocumentError):
             raise
         raise ConfigError(
-            f"{path} is damaged ({_said(error)}); give the run's command again, or restore the file"
+            f"{path} is damaged ({_said(error)}); run the run's command again, or restore the file"
         ) from error
 
 
@@ -117,7 +117,7 @@ def _said(error: Exception) -> str:
 
 
 def _checked_weights(weights: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse what `WeightReport.to_dict` did not give."""
+    """Refuse weights that `WeightReport.to_dict` cannot have written."""
     for key in ("num_samples", "effective_samples", "effective_cities"):
         float(weights[key])
     for city in weights["cities"]:
@@ -136,7 +136,7 @@ def _histories(folder: RunFolder) -> list[History]:
 
 
 def _record(folder: RunFolder, slots: TestedSlots) -> dict[str, dict[str, str]]:
-    """Headings, names and values: the data, the settings, and where the run ran."""
+    """Return headings, names and values: the data, the settings, and the machine of the run."""
     config = _from_json(folder.config_path, flattened) or {}
     environment = _from_json(folder.environment_path, flattened) or {}
     dataset = slots.dataset

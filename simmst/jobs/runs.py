@@ -1,4 +1,4 @@
-"""Jobs that train: fit a forecaster, test it, and leave a run folder behind."""
+"""Jobs that train: fit a forecaster, test it, and write a run folder."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _MADE = (WEIGHTS_FILE, RECENT_FILE, REPORT_FILE, WEIGHTS_REPORT_FILE, FORECASTS_
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training and testing a forecaster left behind.
+    """The result of training and testing a forecaster.
 
     Attributes:
         report: errors on the test slots, with the naive baselines.
-        files: everything that was written for people to look at.
+        files: files written for people to read.
         forecaster: the fitted forecaster.
-        weights: of the simulated cities, where this run has just weighed them.
+        weights: weights of the simulated cities, where this call has computed them.
     """
 
     report: Report
@@ -45,12 +45,12 @@ class Outcome:
 
 
 def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
-    """Make the folder of a run, or take up the run in it; overwriting removes what an earlier run wrote there.
+    """Make the folder of a run, or open it to resume; overwriting first removes the files of an earlier run.
 
     Args:
         out: the folder.
-        settings: everything that decides the run's numbers, with the job's name under "job".
-        overwrite: throw away an earlier run, of the same job alone.
+        settings: all settings that decide the run's numbers, with the job's name under "job".
+        overwrite: whether to delete an earlier run of the same job.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or something that the job did not write.
@@ -59,7 +59,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
     if overwrite and run.config_path.is_file():
         job = run.config().get("job")
         if job != settings["job"]:
-            what = "of no run of simmst" if job is None else f"of simmst {job}"
+            what = "from no run of simmst" if job is None else f"from simmst {job}"
             raise ConfigError(f"{run.config_path} is {what}, and is not overwritten; choose another folder")
         for path in (run.summary_path, *(run.path / name for name in _MADE), *run.figures.glob("*.png")):
             path.unlink(missing_ok=True)
@@ -67,13 +67,13 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
 
 
 def unfinished(out: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a run of these settings that was cut off."""
+    """Return whether the folder holds an interrupted run with these settings."""
     run = RunFolder(out)
     if run.finished or not run.config_path.is_file():
         return False
     try:
         return bool(run.config() == json.loads(json.dumps(settings)))
-    except ValueError:  # not a run's file: open_run says so
+    except ValueError:  # not a run's file; open_run raises the error
         return False
 
 
@@ -88,21 +88,21 @@ def fit_and_test(
     progress: Progress = quiet,
     processes: ProcessGroup = ALONE,
 ) -> Outcome:
-    """Fit on all but the last days, test on those, and write the report and the pictures into the run folder.
+    """Fit on all but the last days, test on these, and write the report and the pictures into the run folder.
 
     Args:
-        dataset: the real city, or its surrogate.
+        dataset: real city, or its surrogate.
         config: the forecaster's settings.
-        run: its folder; a run that was killed goes on from its last checkpoint, a finished one is only tested again.
-        simulated: as in `Forecaster.fit`.
-        test_days: days at the end to test on, fewer where the series is short (the report says so).
-        stride: slots from one tested forecast to the next.
+        run: run folder; an interrupted run resumes from its last checkpoint, a finished one is only tested again.
+        simulated: simulated cities, as in `Forecaster.fit`.
+        test_days: last days to test on, fewer where the series is short (the report says so).
+        stride: slots between successive tested forecasts.
         progress: called as the work advances.
-        processes: those that share the training; this is rank 0.
+        processes: process group that shares the training; this process is rank 0.
 
     Raises:
         DataError: the series is too short.
-        ConfigError: settings that contradict each other or this machine.
+        ConfigError: the settings contradict each other or do not fit this machine.
         CheckpointError: the folder's checkpoint is damaged, or of other settings or data.
     """
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
@@ -150,23 +150,23 @@ def train(
 ) -> Outcome | None:
     """Train a forecaster on a file, test it on the file's last days and write a run folder.
 
-    Called again with the same settings and data, it goes on where it was killed; a finished run is only tested again.
+    A second call with the same settings and data resumes an interrupted run; a finished run is only tested again.
 
     Args:
         data: path or name of a traffic file.
         out: the run folder.
         config: the forecaster's settings.
-        simulated: how many cities to simulate; None takes `config.cities`, 0 trains on the file alone.
+        simulated: number of cities to simulate; None takes `config.cities`, 0 trains only on the file.
         step: minutes of a slot; None keeps the file's.
-        services: which services to keep; None keeps all.
-        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
-        test_days: days at the end to test on.
-        overwrite: throw an earlier run in the folder away.
+        services: services to keep; None keeps all.
+        table: options for reading a table, as in `simmst.jobs.inputs.open_data`.
+        test_days: last days to test on.
+        overwrite: whether to delete an earlier run in the folder.
         progress: called as the work advances.
-        processes: those that share the training; all call this alike.
+        processes: process group that shares the training; each of its processes makes the same call.
 
     Returns:
-        What rank 0 made of it; None on the other ranks, whose work ends with the training.
+        The result on rank 0; None on the other ranks, whose work ends with the training.
 
     Raises:
         DataError: the file cannot be read, or its series is too short.

@@ -1,4 +1,4 @@
-"""Jobs on a forecaster that lies in a folder: test it, forecast with it."""
+"""Jobs on a saved forecaster: test it, or forecast with it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def evaluate(
     """Test a saved forecaster on the part of a file that it has not seen, beside the naive baselines.
 
     Args:
-        run: a folder that `train` or `Forecaster.save` wrote.
-        data: the file it was trained on, or a longer one of the same cells.
-        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
-        out: a JSON file for the report.
+        run: folder that `train` or `Forecaster.save` wrote.
+        data: file that the forecaster was trained on, or a longer one of the same cells.
+        table: options for reading a table, as in `simmst.jobs.inputs.open_data`.
+        out: JSON file for the report.
 
     Raises:
-        DataError: the file ends before, or has no slot of, the forecaster's own series.
+        DataError: the file lacks the last slot of the forecaster's series, or ends too soon after it.
     """
     _, report = score_unseen(Forecaster.load(run), run, data, table=table)
     if out is not None:
@@ -50,17 +50,17 @@ def score_unseen(
     table: Mapping[str, Any] | None = None,
     stride: int = 1,
 ) -> tuple[TrafficDataset, Report]:
-    """Score forecasts of the slots of a file after those that a forecaster was fitted on.
+    """Score forecasts of the slots that follow, in a file, those that a forecaster was fitted on.
 
     Args:
-        forecaster: as it was loaded.
-        run: its folder, for messages.
+        forecaster: the loaded forecaster.
+        run: its folder, for error messages.
         data: as in `evaluate`.
         table: as in `evaluate`.
-        stride: slots from one forecast to the next.
+        stride: slots between successive forecasts.
 
     Returns:
-        The traffic in the file, and the report with its forecasts.
+        The traffic in the file, and the report that holds the forecasts.
 
     Raises:
         DataError: as in `evaluate`.
@@ -76,7 +76,7 @@ def score_unseen(
     split = Split(range(start), range(start, start), range(start, dataset.num_steps))
     if len(split.test) < forecaster.spec.horizon:
         raise DataError(
-            f"{data} ends {len(split.test)} slots after the last one that the forecaster was fitted on; scoring takes "
+            f"{data} ends {len(split.test)} slots after the last one that the forecaster was fitted on; scoring needs "
             f"at least the horizon of {forecaster.spec.horizon}"
         )
     return dataset, forecaster.evaluate(dataset, split, stride=stride)
@@ -84,18 +84,18 @@ def score_unseen(
 
 @dataclass(frozen=True, eq=False)
 class ForecastFrame:
-    """A forecast, and what is to be said of it.
+    """A forecast and the notes on it.
 
     Attributes:
-        frame: as `Forecaster.predict` gives it.
-        notes: what was replaced or left out.
+        frame: frame of `Forecaster.predict`.
+        notes: notes on what was replaced or left out.
     """
 
     frame: pandas.DataFrame
     notes: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> Path:
-        """Write the frame as CSV, whole or not at all."""
+        """Write the frame as CSV, atomically."""
         return write_atomically(path, lambda temporary: self.frame.to_csv(temporary, index=False))
 
 
@@ -110,20 +110,20 @@ def forecast(
     table: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> ForecastFrame:
-    """Forecast the slots after the end of a file, or of what a forecaster was fitted on.
+    """Forecast the slots after the end of a file, or of the series that a forecaster was fitted on.
 
     Args:
-        run: a folder that `train` or `Forecaster.save` wrote; None takes the shipped weights, without training.
-        data: the latest traffic; None takes the forecaster's own.
-        horizon: slots to forecast by the shipped weights; 6 when left out. A run has its own.
+        run: folder that `train` or `Forecaster.save` wrote; None takes the shipped weights, without training.
+        data: file of the latest traffic; None takes the forecaster's own series.
+        horizon: number of slots to forecast with the shipped weights; None takes 6. A run has its own horizon.
         step: minutes of a slot; None keeps the run's or the file's.
-        services: services to forecast by the shipped weights; None takes all.
+        services: services to forecast with the shipped weights; None takes all.
         levels: central prediction intervals in percent.
-        table: what a table leaves open, as in `simmst.jobs.inputs.open_data`.
-        out: a CSV file for the forecast.
+        table: options for reading a table, as in `simmst.jobs.inputs.open_data`.
+        out: CSV file for the forecast.
 
     Raises:
-        ConfigError: neither a run nor data is given, or a run together with a setting of its own.
+        ConfigError: neither a run nor data is given, or a run is given together with a setting that it fixes itself.
         DataError: the file cannot be read as traffic.
     """
     if run is None and data is None:
@@ -142,10 +142,10 @@ def opened(
     step: int | None = None,
     services: Sequence[str] | None = None,
 ) -> Forecaster:
-    """Return the forecaster in a folder, or the shipped weights, and refuse settings that do not go with it.
+    """Return the forecaster in a folder, or the shipped weights, and refuse settings that a run fixes itself.
 
     Raises:
-        ConfigError: a run together with a setting of its own.
+        ConfigError: a run is given together with a setting that it fixes itself.
         CheckpointError: the folder holds no forecaster, or a damaged one.
     """
     if run is None:
@@ -165,7 +165,7 @@ def forecast_with(
     levels: Sequence[int] = (),
     table: Mapping[str, Any] | None = None,
 ) -> ForecastFrame:
-    """Forecast the slots after the end of a file with a forecaster that `opened` gave: see `forecast`."""
+    """Forecast the slots after the end of a file with a forecaster from `opened`: see `forecast`."""
     fitted = forecaster.fitted().dataset
     notes = forecaster.notes
     dataset = None
@@ -178,4 +178,4 @@ def forecast_with(
     if dataset is not None:
         notes = (*dataset.layout.notes, *notes)
     frame = forecaster.predict(dataset, levels=levels)
-    return ForecastFrame(frame if hasattr(frame, "to_csv") else frame.to_pandas(), notes)  # of polars
+    return ForecastFrame(frame if hasattr(frame, "to_csv") else frame.to_pandas(), notes)  # polars

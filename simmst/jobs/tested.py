@@ -1,4 +1,4 @@
-"""What a run keeps of its test: one forecast of each tested slot."""
+"""The forecasts that a run keeps of its test, one for each tested slot."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from simmst.forecaster import Forecaster
 
 
 def tested_slots(forecaster: Forecaster, dataset: TrafficDataset, report: Report) -> TestedSlots:
-    """Choose one forecast a tested slot, with its 80 % interval.
+    """Choose one forecast for each tested slot, with its 80 % interval.
 
     Args:
         forecaster: the fitted forecaster.
-        dataset: the series that it was tested on.
-        report: as `Forecaster.evaluate` gives it.
+        dataset: series that it was tested on.
+        report: report of `Forecaster.evaluate`.
 
     Raises:
         DataError: the report has no forecasts.
     """
     forecasts, fitted = report.forecasts, forecaster.fitted()
     if forecasts is None:
-        raise DataError("the report has no forecasts; take that of Forecaster.evaluate")
+        raise DataError("the report has no forecasts; use the report of Forecaster.evaluate")
     interval = forecasts.intervals.get(fitted.name)
     if interval is None and fitted.errors is not None:
         interval = fitted.errors.interval(forecasts.by_name[fitted.name], LEVEL)

@@ -1,4 +1,4 @@
-"""Forecasts of the files that appear in a folder, one by one, for as long as nobody says stop."""
+"""Forecasts of the files that appear in a folder, one by one, until the watch is stopped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Look = tuple[int, int]  # size in bytes and time of the last change in nanosecon
 
 @dataclass
 class _File:
-    """A file as it was when it was read, and whether that gave a forecast."""
+    """A file as it was when it was read, and whether it gave a forecast."""
 
     size: int
     mtime_ns: int
@@ -40,7 +40,7 @@ class _File:
 
 @dataclass
 class _Remembered:
-    """What the state file holds."""
+    """Content of the state file."""
 
     version: Literal[1]
     settings: dict[str, Any]
@@ -49,7 +49,7 @@ class _Remembered:
 
 @dataclass
 class _State:
-    """What was read before: for each name the size, time and digest of the file as it was, and what came of it."""
+    """The files read before: size, time and digest of each, and whether it gave a forecast."""
 
     path: Path
     settings: dict[str, Any]
@@ -57,7 +57,7 @@ class _State:
 
     @classmethod
     def read(cls, path: Path, settings: dict[str, Any]) -> _State:
-        """Read the state that an earlier watch with the same settings left.
+        """Read the state that an earlier watch with the same settings left; a watch with other settings starts empty.
 
         Raises:
             ConfigError: the file is damaged.
@@ -68,8 +68,8 @@ class _State:
             found = read_json(path, _Remembered)
         except DocumentError as error:
             raise ConfigError(
-                f"{path}, which remembers the files that were read, is damaged ({error}); delete it, and every file in "
-                "the folder is forecast again"
+                f"{path}, which remembers the files that were read, is damaged ({error}); delete it to forecast "
+                "every file in the folder again"
             ) from error
         return cls(path, settings, found.files if found.settings == settings else {})
 
@@ -101,34 +101,34 @@ def watch(
 ) -> int:
     """Forecast every data file that appears in a folder, each once, and write one CSV file for each.
 
-    The folder is looked at every `interval` seconds, which also works where a file system tells nothing of its
-    changes. A file is read when two looks in a row found it alike in size and time: not while it is still copied.
-    What was read is remembered in ``.simmst-watch.json`` among the forecasts; a file is read again when its content
-    changes, and all are when the settings do. A file that cannot be forecast is told in one line and left until
-    it changes.
+    The watch lists the folder every `interval` seconds, which also works on file systems that do not report changes. It
+    reads a file when two successive looks found the same size and time, so not while the file is still being copied.
+    The files read are recorded in ``.simmst-watch.json`` beside the forecasts. A file is read again when its content
+    changes, and every file when the settings change. A file that cannot be forecast is reported in one line and left
+    until it changes.
 
     Args:
-        folder: where files appear; its folders, hidden files and files of other kinds are left alone.
-        run: as in `simmst.jobs.forecast`, and so are `horizon`, `step`, `services`, `levels` and `table`.
-        out: the folder for the forecasts, ``<name of the file>.forecast.csv``; None takes ``forecasts`` in `folder`.
-        once: forecast what is there, and end.
-        interval: seconds between two looks.
-        stop: ends the watch when it is set, after the file that is being forecast.
-        tell: gets one line a forecast.
-        complain: gets notes, and one line a file that could not be forecast.
+        folder: folder to watch; its subfolders, hidden files and files of other kinds are ignored.
+        run: trained forecaster, as in `simmst.jobs.forecast`, like `horizon`, `step`, `services`, `levels` and `table`.
+        out: folder for the forecasts, ``<name of the file>.forecast.csv``; None takes ``forecasts`` in `folder`.
+        once: whether to forecast the files already in the folder and return.
+        interval: seconds between two looks at the folder.
+        stop: event that ends the watch, after the file that is being forecast.
+        tell: callable that gets one line for each forecast.
+        complain: callable that gets notes, and one line for each file that could not be forecast.
 
     Returns:
-        How many files were forecast.
+        The number of files that were forecast.
 
     Raises:
-        ConfigError: the folder is none, a setting does not go, another watch writes to `out`, or what it
-            remembers is damaged.
+        ConfigError: `folder` is not a folder, a setting is invalid, another watch writes to `out`, or the record of the
+            files read is damaged.
         CheckpointError: the run's forecaster is damaged.
         OSError: a forecast cannot be written.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder} to watch; make it, or check the path")
+        raise ConfigError(f"there is no folder {folder} to watch; create it, or check the path")
     if not 0 < interval < float("inf"):
         raise ConfigError(f"interval is {interval:g} seconds; it must be more than 0")
     forecaster = opened(run, horizon=horizon, step=step, services=services)
@@ -157,7 +157,7 @@ def _look_again_and_again(folder: Path, reader: _Reader, *, once: bool, interval
         if once and (before or not fresh):
             for name in fresh:
                 if before.get(name) != now[name]:
-                    reader.complain(f"{folder / name}: is still growing; left alone")
+                    reader.complain(f"{folder / name}: is still growing; it is left alone")
             return done
         before = now
         if stop.wait(interval):
@@ -165,7 +165,7 @@ def _look_again_and_again(folder: Path, reader: _Reader, *, once: bool, interval
 
 
 def _looks(folder: Path) -> dict[str, Look]:
-    """The data files of a folder by name."""
+    """Return the data files of a folder by name."""
     found = {}
     for path in sorted(folder.iterdir()):
         kinds = [suffix.lower() for suffix in path.suffixes]
@@ -191,7 +191,7 @@ def _look(path: Path) -> Look:
 
 @dataclass
 class _Reader:
-    """Forecasts one file after the other."""
+    """Reader that forecasts one file after the other."""
 
     target: Path
     state: _State
@@ -201,7 +201,7 @@ class _Reader:
     complain: Tell
 
     def read(self, path: Path, look: Look) -> bool:
-        """Forecast a file, unless its content was read before; return whether it was."""
+        """Forecast a file unless its content was read before, and return whether it was forecast."""
         known, digest = self.state.files.get(path.name), None
         try:
             digest = _digest(path)
@@ -209,7 +209,7 @@ class _Reader:
                 self.state.remember(path.name, look, digest, forecast=known.forecast)
                 return False
             found = forecast_with(self.forecaster, path, **self.reading)
-            if _look(path) != look:  # written to while it was read: it is read again when it rests
+            if _look(path) != look:  # written to while it was read: it is read again once it stops changing
                 return False
         except (SimmstError, OSError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__

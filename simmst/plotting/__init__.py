@@ -1,6 +1,6 @@
-"""Pictures of a run: matplotlib figures, and one HTML page.
+"""Pictures of a run: matplotlib figures and one HTML page.
 
-Every ``plot_`` function returns a figure of its own, unknown to pyplot; ``figure.savefig("map.png")`` writes it.
+Every ``plot_`` function returns a new figure that pyplot does not manage; ``figure.savefig("map.png")`` writes it.
 """
 
 from __future__ import annotations

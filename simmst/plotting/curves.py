@@ -1,4 +1,4 @@
-"""Figures of the training, and of errors by slots ahead."""
+"""Figures of the training, and of the errors by slots ahead."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def plot_losses(histories: Sequence[History], *, dataset: TrafficDataset) -> Figure:
-    """Draw training and validation loss over the epochs, one panel a stage.
+    """Draw training and validation loss over the epochs, one panel per stage.
 
     Args:
-        histories: one a stage.
-        dataset: for the title.
+        histories: one history per stage.
+        dataset: series that is named in the title.
 
     Raises:
         DataError: there is no history.
@@ -36,7 +36,7 @@ def plot_losses(histories: Sequence[History], *, dataset: TrafficDataset) -> Fig
         'toytown: loss'
     """
     if not histories:
-        raise DataError("there is no training history to draw; pass the histories of a solver's result")
+        raise DataError("there is no training history to draw; give the histories of a solver's result")
     figure = new_figure(4.2 * len(histories), 3.4)
     for axes, history in zip(panels(figure, 1, len(histories)), histories, strict=True):
         axes.plot(*history.series("train_loss"), color=COLOURS[0], marker=".", label="training")
@@ -55,8 +55,8 @@ def plot_task_weights(histories: Sequence[History], *, dataset: TrafficDataset) 
     """Draw the weight of each task's loss (Sim-MSTNet, Eq. 13-14; epoch means) over the steps of all stages.
 
     Args:
-        histories: one a stage; the steps of later stages follow on.
-        dataset: for the title.
+        histories: one history per stage; their steps are joined.
+        dataset: series that is named in the title.
 
     Raises:
         DataError: no epoch has task weights.
@@ -90,14 +90,14 @@ def plot_task_weights(histories: Sequence[History], *, dataset: TrafficDataset) 
 
 
 def plot_errors(report: Report, name: str) -> Figure:
-    """Draw the mean absolute error of every predictor by slots ahead, one panel a service.
+    """Draw the mean absolute error of every predictor by slots ahead, one panel per service.
 
     Args:
-        report: the errors.
-        name: the predictor to draw bold.
+        report: report with the errors.
+        name: name of the predictor to draw bold.
 
     Raises:
-        ConfigError: an unknown predictor.
+        ConfigError: there is no such predictor.
         MissingExtraError: matplotlib is not installed.
 
     Example:

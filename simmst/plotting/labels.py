@@ -1,4 +1,4 @@
-"""What figures say of their data: its name, its times, its cells."""
+"""Labels of figures: the name of the data set, its times, its predictors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simmst.foundation.extras import import_extra
 
 
 def label(dataset: TrafficDataset) -> str:
-    """Return the name of a data set, and that it is a surrogate where it is one.
+    """Return the name of a data set, with SURROGATE before that of a surrogate.
 
     Example:
         >>> city = TrafficDataset.from_arrays(np.ones(24), np.arange(24) * 3600, name="toytown", surrogate=True)
@@ -27,7 +27,7 @@ def label(dataset: TrafficDataset) -> str:
 
 
 def local_times(dataset: TrafficDataset, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.datetime64]:
-    """Return the slots' starts on the clock of the place, which is what readers of daily rhythms expect."""
+    """Return the starts of slots in local time, which readers of daily rhythms expect."""
     pandas = import_extra("pandas", extra="forecast")
     index = pandas.DatetimeIndex(dataset.time[steps]).tz_localize("UTC").tz_convert(dataset.timezone)
     times: npt.NDArray[np.datetime64] = index.tz_localize(None).to_numpy()
@@ -35,7 +35,7 @@ def local_times(dataset: TrafficDataset, steps: npt.NDArray[np.int64]) -> npt.ND
 
 
 def tell_dates(axes: Any, dataset: TrafficDataset) -> None:
-    """Let the horizontal axis tell dates, as briefly as they can be told."""
+    """Label the horizontal axis with dates in their shortest form."""
     dates = import_extra("matplotlib.dates", extra="forecast")
     locator = dates.AutoDateLocator(maxticks=10)
     axes.xaxis.set_major_locator(locator)
@@ -44,15 +44,15 @@ def tell_dates(axes: Any, dataset: TrafficDataset) -> None:
 
 
 def tell_whole_numbers(axis: Any) -> None:
-    """Let an axis tell whole numbers alone."""
+    """Label an axis with whole numbers only."""
     axis.set_major_locator(import_extra("matplotlib.ticker", extra="forecast").MaxNLocator(integer=True))
 
 
 def check_names(forecasts: Forecasts, names: Sequence[str]) -> None:
-    """Refuse predictors that have no forecasts.
+    """Refuse predictors without forecasts.
 
     Raises:
-        ConfigError: naming the one, and those that there are.
+        ConfigError: a predictor has no forecasts; the message names it and those that have.
     """
     for name in names:
         if name not in forecasts.by_name:

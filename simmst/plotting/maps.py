@@ -1,4 +1,4 @@
-"""Figures of the city: a slot of it, and the errors of its cells."""
+"""Maps of the city: one slot, and the errors of its cells."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def plot_map(slots: TestedSlots, slot: int = 0, service: str | None = None) -> Figure:
-    """Draw one tested slot of the city: the truth, the forecast, and its error, forecast minus truth.
+    """Draw one tested slot of the city: the truth, the forecast, and the error, forecast minus truth.
 
-    The colours are those of all tested slots; the highest hundredth shares the last one.
+    The range of colours is that of all tested slots; the highest 1 % of the values share the last colour.
 
     Args:
         slots: one forecast of each tested slot, as `TestedSlots.read` reads them from a run's folder.
-        slot: the number of the slot, from 0; from the end where it is negative.
-        service: the service; None takes the first.
+        slot: number of the slot, from 0; a negative number counts from the end.
+        service: name of the service; None takes the first.
 
     Raises:
         ConfigError: there is no such slot or service.
@@ -66,18 +66,18 @@ def plot_map(slots: TestedSlots, slot: int = 0, service: str | None = None) -> F
 
 
 def plot_error_map(dataset: TrafficDataset, forecasts: Forecasts, name: str) -> Figure:
-    """Draw the mean absolute error of one predictor over the map, one panel a service.
+    """Draw a map of the mean absolute error of one predictor, one panel per service.
 
-    Grids are drawn as rasters with north up; unrelated places as dots at their coordinates, or as bars where they have
-    none.
+    Grids are drawn as rasters with north up. Other cells are drawn as dots at their coordinates, or as bars if they
+    have none.
 
     Args:
-        dataset: the series the forecasts are of.
-        forecasts: as `evaluate` keeps them.
-        name: the predictor.
+        dataset: series that was forecast.
+        forecasts: forecasts that `evaluate` kept.
+        name: name of the predictor.
 
     Raises:
-        ConfigError: an unknown predictor.
+        ConfigError: there is no such predictor.
         MissingExtraError: matplotlib is not installed.
 
     Example:
@@ -107,7 +107,7 @@ Painter = Callable[[Any, npt.NDArray[np.floating], str, Limits], Any]
 
 
 def _map_painter(dataset: TrafficDataset) -> Painter:
-    """Return what draws one value a cell onto axes; it returns the mappable of the colour bar, None for bars."""
+    """Return a function that draws one value per cell onto axes; it returns the colour bar's mappable or None."""
     rows, columns = dataset.cells.T
 
     def raster(axes: Any, values: npt.NDArray[np.floating], colours: str, limits: Limits) -> Any:
@@ -120,7 +120,7 @@ def _map_painter(dataset: TrafficDataset) -> Painter:
         return axes.imshow(image, origin="lower", cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
     def dots(axes: Any, values: npt.NDArray[np.floating], colours: str, limits: Limits) -> Any:
-        assert dataset.lonlat is not None  # noqa: S101 - chosen below only where there are coordinates
+        assert dataset.lonlat is not None  # noqa: S101 - chosen below only if there are coordinates
         longitude, latitude = dataset.lonlat[rows, columns].T
         axes.set(xlabel="longitude", ylabel="latitude")
         low, high = limits
@@ -140,7 +140,7 @@ def _map_painter(dataset: TrafficDataset) -> Painter:
 
 
 def _with_bar(figure: Figure, axes: Any, drawn: Any, text: str) -> None:
-    """Say what the colours mean, or the heights of bars."""
+    """Label the colour bar, or the axis of the heights of bars."""
     if drawn is None:
         axes.set(ylabel=text)
     else:

@@ -1,4 +1,4 @@
-"""Numbers as text for a page: quantised, deflated, in base64. The page's script does the reverse."""
+"""The packing of numbers into text for a page: quantised, deflated, base64; the page's script reverses it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-MISSING_16, MISSING_8 = 65535, 255  # what stands for NaN
+MISSING_16, MISSING_8 = 65535, 255  # the numbers that stand for NaN
 
 
 def deflated(content: bytes) -> str:
-    """Return bytes as text: zlib's format, which browsers inflate, in base64.
+    """Return bytes as text: deflated in zlib's format, which browsers can inflate, and encoded in base64.
 
     Example:
         >>> zlib.decompress(base64.b64decode(deflated(b"traffic")))
@@ -27,7 +27,7 @@ def ranges(*arrays: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Return the least and the greatest known value of each series.
 
     Args:
-        arrays: (..., T), shaped alike.
+        arrays: (..., T), of the same shape.
 
     Returns:
         float32 (..., 2); zeros where nothing is known.
@@ -45,12 +45,12 @@ def ranges(*arrays: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
 
 
 def quantised(values: npt.NDArray[np.floating], limits: npt.NDArray[np.float32], bits: int = 16) -> npt.NDArray[Any]:
-    """Return values as whole numbers between the limits of their series: a half step of the range is lost at most.
+    """Return values as whole numbers between the limits of their series, with an error of at most half a step.
 
     Args:
         values: (..., T), NaN = missing.
-        limits: (..., 2), as `ranges` gives them.
-        bits: 16, or 8.
+        limits: (..., 2), ranges of the series from `ranges`.
+        bits: number of bits, 16 or 8.
 
     Returns:
         uint16 or uint8 (..., T); the greatest number of the type stands for NaN.
@@ -67,18 +67,18 @@ def quantised(values: npt.NDArray[np.floating], limits: npt.NDArray[np.float32],
 
 
 def packed(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[list[dict[str, Any]], str]:
-    """Return arrays as one text, and where each of them is in it.
+    """Return arrays as one text, and the place of each array in it.
 
-    The two bytes of 16-bit numbers lie apart, all first bytes before all second ones: so they deflate better.
+    The low bytes of 16-bit numbers all precede the high bytes, because they deflate better that way.
 
     Args:
-        arrays: of uint8, uint16 or float32, by name.
+        arrays: arrays of uint8, uint16 or float32, by name.
 
     Returns:
-        A list of name, type ("u1", "u2" or "f4"), shape and the place of the first byte; and the text.
+        A list with the name, type ("u1", "u2" or "f4"), shape and first byte of each array, and the text.
 
     Raises:
-        TypeError: an array is of another type.
+        TypeError: an array has another type.
 
     Example:
         >>> packed({"a": np.array([1, 258], np.uint16)})[0]

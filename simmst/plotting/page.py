@@ -29,15 +29,15 @@ _VALUES = 400_000  # slots x services x cells: with more a page of small cities 
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """What a page shows.
+    """Content of a page.
 
     Args:
         slots: one forecast of each tested slot.
-        source: a sentence that says which forecasts these are.
-        report: the tables; None where there are none.
-        histories: of the training.
-        weights: of the simulated cities, as `WeightReport.to_dict` gives them; None where none were weighed.
-        record: headings, and beneath each the names and values of the run's record.
+        source: sentence that says which forecasts these are.
+        report: report with the tables; None without one.
+        histories: histories of the training.
+        weights: weights of the simulated cities from `WeightReport.to_dict`; None if none were weighted.
+        record: record of the run: headings, each with names and values.
     """
 
     slots: TestedSlots
@@ -49,26 +49,26 @@ class Page:
 
 
 def write_page(path: str | Path, page: Page, *, days: int | None = None) -> Path:
-    """Write a page that shows a run in any browser, from disk, without a network.
+    """Write a page that shows a run in any browser, from disk and without a network.
 
-    The numbers are quantised: forecast and truth lose less than a hundred-thousandth of their series' range, intervals
-    less than half a hundredth. Text from data is escaped.
+    The numbers are quantised. Forecast and truth lose less than a hundred-thousandth of their series' range, intervals
+    less than half a hundredth. Text from the data is escaped.
 
     Args:
-        path: the page, ``.html``.
-        page: what to show.
-        days: the last days of the test shown; None takes as many as keep the page small (400,000 values), one at least.
+        path: path of the page, ``.html``.
+        page: content of the page.
+        days: last days of the test to show; None takes as many as keep the page small (400,000 values), at least one.
 
     Returns:
         The path written.
 
     Raises:
-        ConfigError: the path ends in something else, or `days` is below 1.
+        ConfigError: the path has another ending, or `days` is below 1.
         MissingExtraError: plotly or jinja2 is not installed.
     """
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
-        raise ConfigError(f"the page {path} should end in .html")
+        raise ConfigError(f"{path} does not end in .html; give the page such a name")
     if days is not None and days < 1:
         raise ConfigError(f"days is {days}; it must be at least 1")
     text = page_text(page, days=days)
@@ -89,7 +89,7 @@ def page_text(page: Page, *, days: int | None = None) -> str:
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(_ASSETS), autoescape=True, undefined=jinja.StrictUndefined
     )
-    trusted = jinja.utils.markupsafe.Markup  # our own files and base64: nothing of the data
+    trusted = jinja.utils.markupsafe.Markup  # only our own files and base64, nothing from the data
     text: str = environment.get_template("page.html").render(
         title=_title(slots),
         lead=_lead(page, slots),
@@ -112,13 +112,13 @@ def page_text(page: Page, *, days: int | None = None) -> str:
 
 @cache
 def _plotly() -> str:
-    """The drawing library, as the package plotly brings it."""
+    """Return the drawing library that comes with the package plotly, deflated."""
     source: str = import_extra("plotly.offline", extra="forecast").get_plotlyjs()
     return deflated(source.encode("utf-8"))
 
 
 def slots_shown(tested: TestedSlots, days: int | None = None) -> int:
-    """Return how many of the last slots a page shows: see `write_page`."""
+    """Return how many last slots a page shows: see `write_page`."""
     dataset = tested.dataset
     if days is None:
         days = max(1, _VALUES // (dataset.num_cells * dataset.num_services * dataset.steps_per_day))
@@ -126,14 +126,15 @@ def slots_shown(tested: TestedSlots, days: int | None = None) -> int:
 
 
 def page_data(slots: TestedSlots) -> tuple[dict[str, Any], str]:
-    """Return what the page's script reads: values that go in as JSON, and the numbers as one text.
+    """Return the data for the page's script: values for JSON, and the arrays packed into one text.
 
     Args:
-        slots: those shown.
+        slots: slots to show.
 
     Returns:
-        The values; ``arrays`` among them says where truth and forecast (K, C, T) of 16 bits, the bounds of the interval
-        of 8 bits, ``limits`` (K, C, 2) between which they are told, and the cells' places are in the text.
+        The values and the text. ``arrays`` among the values gives the places in the text of: truth and forecast
+        (K, C, T) in 16 bits, the bounds of the interval in 8 bits, ``limits`` (K, C, 2) of their quantisation, and the
+        positions of the cells.
     """
     dataset = slots.dataset
     truth, forecast, *bounds = (
@@ -176,7 +177,7 @@ def _busiest_slot(truth: npt.NDArray[np.floating]) -> int:
 
 
 def _places(slots: TestedSlots) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Where the cells are: on a raster, at coordinates, or nowhere, one bar a cell."""
+    """Return the positions of the cells: on a grid, at coordinates, or none, for one bar per cell."""
     dataset = slots.dataset
     rows, columns = dataset.cells.T
     if dataset.geometry == "grid":
@@ -186,7 +187,9 @@ def _places(slots: TestedSlots) -> tuple[dict[str, Any], dict[str, npt.NDArray[A
     if dataset.lonlat is None or not np.isfinite(dataset.lonlat[rows, columns]).all():
         return {"kind": "bars"}, {}
     longitude, latitude = dataset.lonlat[rows, columns].T
-    ratio = 1 / max(float(np.cos(np.deg2rad(latitude.mean()))), 0.1)  # a degree north is longer than one east
+    ratio = 1 / max(
+        float(np.cos(np.deg2rad(latitude.mean()))), 0.1
+    )  # a degree of latitude is longer than one of longitude
     places = {"lon": longitude.astype(np.float32), "lat": latitude.astype(np.float32)}
     return {"kind": "places", "ratio": round(ratio, 4)}, places
 
@@ -206,7 +209,7 @@ def _lead(page: Page, slots: TestedSlots) -> list[str]:
     if dataset.num_steps < tested.num_steps:
         last = round(dataset.num_steps / dataset.steps_per_day)
         shown = "last day" if last <= 1 else f"last {last} days"
-        lines.append(f"Map and curves show the {shown}; the tables are of all. simmst report --days shows more.")
+        lines.append(f"Map and curves show the {shown}, the tables cover all days. simmst report --days shows more.")
     if dataset.surrogate:
         lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data.")
     return [line for line in lines if line]
@@ -217,8 +220,8 @@ def _hint(slots: TestedSlots) -> str:
     steps = "every slot, 1 slot ahead" if horizon <= 1 else f"every {horizon} slots, 1 to {horizon} slots ahead"
     north = " North is up; a white cell has no value." if slots.dataset.geometry == "grid" else ""
     return (
-        f"Forecasts were made {steps}, from what was known before. Click a cell for its series, a point of the series "
-        f"for its slot; the slider moves the map.{north}"
+        f"A forecast was made {steps}, from the slots before. Click a cell to see its series, or a point of the "
+        f"series to see its slot on the map; the slider moves the map, too.{north}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The still figures of a page, as plotly's JSON: traces and layouts."""
+"""The static figures of a page as JSON for plotly, with traces and layouts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Figure = dict[str, Any]  # id, data, layout
 
 
 def error_figures(report: Report, own: str) -> list[Figure]:
-    """Return the mean absolute error by slots ahead, one figure a service; none where there is but one slot.
+    """Return figures of the mean absolute error by slots ahead, one per service; none for a horizon of one slot.
 
     Args:
-        report: the errors.
-        own: the predictor to draw bold.
+        report: report with the errors.
+        own: name of the predictor to draw bold.
 
     Example:
         >>> error_figures(Report("a", "bits", False, ("net",), 60, 1, "test", 1, 1, (2.0,), ()), "ridge")
@@ -26,7 +26,7 @@ def error_figures(report: Report, own: str) -> list[Figure]:
     """
     if report.horizon < 2:
         return []
-    rows = sorted(report.rows, key=lambda row: row.name == own)  # drawn last, above the others
+    rows = sorted(report.rows, key=lambda row: row.name == own)  # the bold one last
     styles = list(zip(colours(len(rows)), ["solid"] * len(COLOURS) + ["dash"] * len(rows), strict=False))
     found = []
     for k, service in enumerate(report.services):
@@ -36,13 +36,13 @@ def error_figures(report: Report, own: str) -> list[Figure]:
             trace["line"] |= {"width": 3.5 if row.name == own else 1.5, "dash": dash}
             traces.insert(0, trace)
         layout = _layout(f"{service}: error by slots ahead", "slots ahead", f"MAE, {report.unit}", report.horizon)
-        layout["showlegend"] = False  # one for all of them stands above
+        layout["showlegend"] = False  # a common legend stands above the figures
         found.append({"id": f"errors-{k}", "data": traces, "layout": layout})
     return found
 
 
 def training_figures(histories: Sequence[History]) -> list[Figure]:
-    """Return the losses over the epochs, one figure a stage.
+    """Return figures of the losses over the epochs, one per stage.
 
     Example:
         >>> (made,) = training_figures([History("real", [{"epoch": 1, "train_loss": 0.5}])])
@@ -62,7 +62,7 @@ def training_figures(histories: Sequence[History]) -> list[Figure]:
 
 
 def weight_figures(weights: Mapping[str, Any]) -> list[Figure]:
-    """Return the weights of the simulated worlds in order, as `WeightReport.to_dict` gives them.
+    """Return a figure of the sorted weights of the simulated cities, from `WeightReport.to_dict`.
 
     Example:
         >>> (made,) = weight_figures({"cities": [{"name": "a", "weight": 0.75}]})
@@ -79,7 +79,9 @@ def weight_figures(weights: Mapping[str, Any]) -> list[Figure]:
         "hovertemplate": "%{text}<br>weight %{y:.3f}<extra></extra>",
         "marker": {"color": COLOURS[0]},
     }
-    layout = _layout("weights of the simulated worlds", "world, in order", "weight (all begin at 0.5)", len(cities))
+    layout = _layout(
+        "weights of the simulated cities", "city, sorted by weight", "weight (all begin at 0.5)", len(cities)
+    )
     layout["yaxis"]["range"] = [0, 1]
     return [{"id": "weights-0", "data": [bars], "layout": layout}]
 
@@ -98,7 +100,7 @@ def _line(name: str, x: Sequence[float], y: Sequence[float], *, color: str, mode
 
 
 def _layout(title: str, x: str, y: str, count: int) -> Figure:
-    """A layout whose horizontal axis tells whole numbers up to `count`."""
+    """Return a layout whose horizontal axis has whole numbers up to `count`."""
     return {
         "title": {"text": _plain(title), "font": {"size": 14}, "x": 0.02},
         "xaxis": {
@@ -114,5 +116,5 @@ def _layout(title: str, x: str, y: str, count: int) -> Figure:
 
 
 def _plain(text: object) -> str:
-    """Plotly reads some HTML in its texts; names are to be shown as they are."""
+    """Escape a text, because plotly interprets some HTML in its texts."""
     return escape(str(text), quote=False)

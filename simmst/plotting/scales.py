@@ -1,4 +1,4 @@
-"""What is shown of many values: the ends of colours, the cell that comes first."""
+"""Choices for pictures of many values: the limits of the colours, and the cell to show first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def colour_limits(truth: npt.NDArray[np.floating], forecast: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return the ends of the colours of traffic and of errors; the highest hundredth shares the last colour.
+    """Return the upper limits of the colours of traffic and of errors; the highest 1 % share the last colour.
 
     Example:
         >>> colour_limits(np.array([1.0, 2.0, np.nan]), np.array([1.5, 2.5, 3.0]))
@@ -23,7 +23,7 @@ def colour_limits(truth: npt.NDArray[np.floating], forecast: npt.NDArray[np.floa
 
 
 def busiest_cell(truth: npt.NDArray[np.floating]) -> int:
-    """Return the cell with the most traffic of (K, C, ...), each service counted by its share of the city's.
+    """Return the cell of (K, C, ...) with the most traffic, as the sum over the services of its share of the city's.
 
     Example:
         >>> busiest_cell(np.array([[[1.0, 1.0], [5.0, np.nan]]]))

@@ -1,4 +1,4 @@
-"""Figures of the series of a cell: the truth, forecasts, intervals."""
+"""Figures of the series of a cell, with truth, forecasts and intervals."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def plot_series(slots: TestedSlots, cell: int = 0) -> Figure:
-    """Draw the tested slots of a cell, the truth, the forecast and its interval, one panel a service.
+    """Draw the truth, the forecast and its interval over the tested slots of a cell, one panel per service.
 
     Args:
         slots: one forecast of each tested slot, as `TestedSlots.read` reads them from a run's folder.
-        cell: the number of the cell in the order of `dataset.cells`.
+        cell: number of the cell in the order of `dataset.cells`.
 
     Raises:
         ConfigError: there is no such cell.
@@ -65,17 +65,17 @@ def plot_forecast(
     cell: int = 0,
     step: int = 1,
 ) -> Figure:
-    """Draw forecasts against the truth at one cell over the days compared, one panel a service.
+    """Draw forecasts against the truth at one cell over the days compared, one panel per service.
 
     Args:
-        dataset: the series the forecasts are of.
-        forecasts: as `evaluate` keeps them.
-        names: the predictors to draw, few enough to be told apart.
-        cell: the number of the cell in `dataset.cells`.
-        step: how many steps ahead the forecasts drawn were made, 1 .. T_out.
+        dataset: series that was forecast.
+        forecasts: forecasts that `evaluate` kept.
+        names: predictors to draw, few enough to tell their colours apart.
+        cell: number of the cell in `dataset.cells`.
+        step: number of steps ahead of the forecasts to draw, 1 .. T_out.
 
     Raises:
-        ConfigError: an unknown predictor, cell or step.
+        ConfigError: there is no such predictor, cell or step.
         MissingExtraError: matplotlib is not installed.
 
     Example:

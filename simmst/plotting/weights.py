@@ -1,4 +1,4 @@
-"""A page of pictures of the weights of simulated cities."""
+"""A picture of the weights of simulated cities."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from simmst.foundation.pictures import COLOURS, new_figure, panels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PANELS = 8  # parameters on the page
+_PANELS = 8  # most parameters in the picture
 
 
 def plot_weights(report: WeightReport) -> Figure:
-    """Draw the cities' weights in order, and the parameters that move most: all cities against weighted ones.
+    """Draw the cities' sorted weights, and the parameters that shift most: all cities against weighted ones.
 
     Args:
-        report: what to draw.
+        report: report to draw.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -37,7 +37,7 @@ def plot_weights(report: WeightReport) -> Figure:
     ordered = report.weights[report.ranked()]
     first.bar(np.arange(len(ordered)), ordered, width=1.0, color=COLOURS[0])
     first.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-    first.set(title="weights of the cities", xlabel="city, in order", ylim=(0.0, 1.0))
+    first.set(title="weights of the cities", xlabel="city, sorted by weight", ylim=(0.0, 1.0))
     for axes, shift in zip(others, shifts, strict=False):
         _draw_parameter(axes, report.parameters[shift.name], report.weights)
         axes.set(title=f"{shift.name} ({shift.shift:+.1f})")

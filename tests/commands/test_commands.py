@@ -121,7 +121,7 @@ def test_help_of_a_command_is_readable(capsys, name):
 
 def test_help_of_train_explains_the_settings(capsys):
     text = " ".join(helped(capsys, "train", "--help").split())
-    assert "--forecaster.horizon HORIZON slots to forecast. (type: int, default: 6)" in text
+    assert "--forecaster.horizon HORIZON number of slots to forecast. (type: int, default: 6)" in text
     assert "--forecaster.training.epochs EPOCHS largest number of epochs of a stage. (type: int" in text
 
 
@@ -330,7 +330,7 @@ def test_brackets_in_a_path_are_no_markup(city, file, tmp_path, capsys):
     assert f"written: {folder}/report.json" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("command", "hint"), [("simulate", "; the same command goes on from there"), ("info", "")])
+@pytest.mark.parametrize(("command", "hint"), [("simulate", "; run the same command again to resume"), ("info", "")])
 @pytest.mark.usefixtures("_interrupts")
 def test_interrupted(monkeypatch, capsys, tmp_path, command, hint):
     instead(monkeypatch, command, lambda options: (_ for _ in ()).throw(KeyboardInterrupt))

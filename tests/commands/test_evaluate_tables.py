@@ -45,7 +45,7 @@ def test_a_broken_cell_is_a_line_on_standard_error(file, tmp_path, capsys):
     capsys.readouterr()
     assert main(command) == 0
     error = capsys.readouterr().err
-    assert error.startswith(f"simmst: {path} is no cell of a table")
+    assert error.startswith(f"simmst: {path} is not a cell of a table")
     assert error.count("\n") == 1
 
 

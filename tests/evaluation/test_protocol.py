@@ -33,7 +33,7 @@ def test_finer_series_are_summed_up():
 
 
 def test_a_coarser_series_is_refused():
-    with pytest.raises(ConfigError, match=r"steps of 10 min, .* has steps of 60 min"):
+    with pytest.raises(ConfigError, match=r"slots of 10 min, .* has slots of 60 min"):
         prepare("tenmin", city(30))
 
 

@@ -141,8 +141,10 @@ def test_a_network_that_the_shipped_weights_do_not_fit(settings, fields):
     data = series(12 * 24)
     plan = make_plan(ForecasterConfig(**settings), data)
     assert (plan.pretrained, plan.solver) == (None, "real-only")
-    assert re.search(f"trained from random weights: the shipped ones fit no network of another {fields}", plan.notes[0])
-    with pytest.raises(ConfigError, match=f"fit no network of another {fields}; set start='scratch'"):
+    assert re.search(
+        f"trained from random weights: the shipped ones fit no network with another {fields}", plan.notes[0]
+    )
+    with pytest.raises(ConfigError, match=f"fit no network with another {fields}; set start='scratch'"):
         make_plan(ForecasterConfig(start="pretrained", **settings), data)
 
 

@@ -312,7 +312,7 @@ def test_cross_validation_refuses(fitted):
         fitted.cross_validation(0)
     with pytest.raises(ConfigError, match="got 4 and 0"):
         fitted.cross_validation(step=0)
-    with pytest.raises(DataError, match="take fewer windows"):
+    with pytest.raises(DataError, match="use fewer windows"):
         fitted.cross_validation(70)
 
 

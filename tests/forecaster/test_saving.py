@@ -69,7 +69,7 @@ def test_only_the_end_of_the_series_is_kept(tmp_path):
     loaded = Forecaster.load(tmp_path)
     assert loaded.dataset.num_steps == 28 * 24 + 3
     assert loaded.dataset.time[-1] == fitted.dataset.time[-1]
-    with pytest.raises(DataError, match="was loaded and has but the end of its series"):
+    with pytest.raises(DataError, match="was loaded and has only the end of its series"):
         loaded.cross_validation()
 
 
@@ -103,7 +103,7 @@ def test_damaged_files(saved, city):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.update(kind="stage"), "is no saved forecaster"),
+        (lambda state: state.update(kind="stage"), "is not a saved forecaster"),
         (lambda state: state.pop("network"), "cannot use.*'network' is missing"),
         (lambda state: state.pop("scaler"), "cannot use.*'scaler' is missing"),
         (lambda state: state["spec"].pop("offsets"), "cannot use.*'offsets' is missing"),

@@ -50,7 +50,9 @@ def test_cities_carry_the_names_and_slots_of_the_series():
 
 def test_slots_that_the_simulators_sum_up_to():
     assert [simulation_step(step) for step in (5, 10, 15, 20, 30, 60, 120)] == [5, 10, 15, 10, 10, 60, 60]
-    with pytest.raises(DataError, match=r"has slots of 12; resample it to 10, 30 or 60 minutes, or train without"):
+    with pytest.raises(
+        DataError, match=r"has slots of 12 minutes; resample it to 10, 30 or 60 minutes, or train without"
+    ):
         cities_like(series(["call"], 12), 1, seed=0)
 
 

@@ -163,7 +163,7 @@ def test_another_family_in_the_folder(tmp_path, monkeypatch):
         (0, SMALL, {}, "cities is 0; it must be at least 1"),
         (1, {"dayz": 3}, {}, "CityConfig has no field 'dayz'; did you mean 'days'"),
         (1, {"days": 0}, {}, r"CityConfig\.days is 0"),
-        (1, {"seed": 3}, {}, "city holds 'seed', which each city has of its own"),
+        (1, {"seed": 3}, {}, "city holds 'seed', which differs from city to city"),
         (1, {"services": ["video"]}, {}, "names 'video', which is no default service"),
         (1, SMALL, {"workers": 0}, "workers is 0; it must be at least 1"),
         (1, SMALL, {"format": "zarr"}, "format is 'zarr'; it must be one of shards, official"),

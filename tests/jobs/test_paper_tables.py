@@ -121,7 +121,7 @@ def test_a_cell_of_other_data_under_the_same_name_is_not_taken(data, tmp_path):
     found = made(other, tmp_path)
     assert found.trained == 2
     assert len(found.warnings) == 1
-    assert "is of other data or settings than its name says; it is made again" in found.warnings[0]
+    assert "has other data or settings than its name says; it is computed again" in found.warnings[0]
     assert Cell.load(planted).data["digest"] == plan.describe(other)["digest"] != Cell.load(mine).data["digest"]
 
 
@@ -155,7 +155,7 @@ def test_cells_of_other_code_are_made_again_unless_asked_for(data, tmp_path, mon
     assert made(data, tmp_path, any_code=True).trained == 0
     found = made(data, tmp_path)
     assert found.trained == 2
-    assert found.warnings == ("2 finished cells are of other code and are made again; --any_code keeps them",)
+    assert found.warnings == ("2 finished cells are from other code and computed again; --any_code keeps them",)
 
 
 def test_other_settings_are_other_cells(data, tmp_path):
@@ -197,7 +197,7 @@ def test_a_naive_forecast_that_looks_further_back_than_the_series_is_left_out(da
     found = made(data, tmp_path, systems=[*NAIVE, "seasonal-naive-week"])
     assert {line.entry.name for line in found.table.sections[0].lines} == set(NAIVE)
     assert (
-        "left out: seasonal-naive-week (h = 2): it looks 7 days back, and fewer precede the test" in found.table.caption
+        "left out: seasonal-naive-week (h = 2): it looks 7 days back, but fewer precede the test" in found.table.caption
     )
 
 
@@ -205,7 +205,7 @@ def test_with_few_days_known_nothing_before_them_counts(data):
     known = known_slots(data, plan_protocol(), 2)
     assert known.dataset.num_steps == (2 + 3) * 24
     assert known.split.test.start == known.past.num_steps == 48
-    with pytest.raises(DataError, match="6 days precede the test, 7 were to be known"):
+    with pytest.raises(DataError, match="6 days precede the test, fewer than the 7 to be known"):
         known_slots(data, plan_protocol(), 7)
 
 
@@ -303,9 +303,9 @@ def make_config(settings):
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"jobs": 0}, "jobs is 0; it must be at least 1"),
         ({"budget": 0}, "tune is 0"),
-        ({"days": [1]}, "protocol 'hourly' knows all days"),
+        ({"days": [1]}, "protocol 'hourly' uses all days"),
         ({"protocol": "daily"}, "no protocol 'daily'"),
-        ({"protocol": "tenmin"}, "cannot be summed up"),
+        ({"protocol": "tenmin"}, "cannot be summed to"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(data, tmp_path, options, message):
@@ -315,7 +315,7 @@ def test_what_cannot_work_is_refused_at_once(data, tmp_path, options, message):
 
 
 def test_a_table_of_several_services_refuses_one(data, tmp_path):
-    with pytest.raises(DataError, match="table 2 is of several services, town has sms alone"):
+    with pytest.raises(DataError, match="table 2 needs several services, town has only sms"):
         made(data.select_services(["sms"]), tmp_path)
 
 

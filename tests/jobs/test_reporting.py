@@ -89,7 +89,7 @@ def test_the_page_of_a_run(run, trained, capsys):
     assert capsys.readouterr().out == f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)\n"
     text, data = page.read_text(encoding="utf-8"), data_of(page)
     assert "Sim-MSTNet on SURROGATE surrogate-0" in text
-    assert "Forecasts as the run made them when it was tested" in text
+    assert "The run made these forecasts when it was tested" in text
     assert (len(data["labels"]), len(data["names"]), data["services"]) == (72, 9, ["call", "internet"])
     assert [figure["id"] for figure in data["figures"]] == ["errors-0", "errors-1", "training-0"]
     own = next(trace for trace in data["figures"][0]["data"] if trace["meta"] == "Sim-MSTNet")
@@ -124,7 +124,7 @@ def test_a_saved_forecaster_is_given_its_data(city, file, tmp_path, capsys):
     Forecaster(config=CONFIG).fit(city.slice_steps(0, city.num_steps - 24), None).save(saved)
     assert "saved keeps no forecasts of tested slots" in refused(capsys, saved)
     page = jobs.report(saved, data=file, out=tmp_path / "new" / "page.html")
-    assert "made for this page, of the slots of city.npz after those it knows" in page.read_text(encoding="utf-8")
+    assert "for this page, of slots of city.npz that it had not seen" in page.read_text(encoding="utf-8")
     assert len(data_of(page)["labels"]) == 24
     assert sorted(path.name for path in saved.iterdir()) == ["forecaster.safetensors", "recent.npz"]
 
@@ -148,7 +148,7 @@ def test_folders_that_hold_no_run(tmp_path, run, capsys):
     assert "empty holds no run" in refused(capsys, tmp_path / "empty")
     for name in ("summary.json", "forecasts.npz", "tested.npz", "forecaster.safetensors"):
         (run / name).unlink()
-    assert "has not come to its end; give its command again" in refused(capsys, run)
+    assert "is not finished; run its command again" in refused(capsys, run)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_folders_that_hold_no_run(tmp_path, run, capsys):
         ("forecasts.npz", b"", r"forecasts\.npz is not a readable"),
         ("forecasts.npz", None, r"forecasts\.npz is not a readable"),
         ("tested.npz", None, r"tested\.npz is not a readable"),
-        ("report.json", b"{", r"report\.json is damaged .*give the run's command again"),
+        ("report.json", b"{", r"report\.json is damaged .*run the run's command again"),
         ("report.json", b"[]", r"report\.json is damaged"),
         ("report.json", b'{"services": ["call"]}', r"report\.json is damaged \('dataset' is missing"),
         ("weights.json", b'{"cities": 1}', r"weights\.json is damaged"),
@@ -181,7 +181,7 @@ def test_forecasts_of_other_slots(run, city, capsys):
 
 def test_settings_that_do_not_go(run, capsys, tmp_path):
     assert "days is 0" in refused(capsys, run, "--days", "0")
-    assert "should end in .html" in refused(capsys, run, "--out", tmp_path / "page.pdf")
+    assert "does not end in .html" in refused(capsys, run, "--out", tmp_path / "page.pdf")
     assert "does not exist" in refused(capsys, run, "--data", tmp_path / "none.npz")
 
 

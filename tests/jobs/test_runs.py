@@ -264,7 +264,7 @@ def test_slots_that_cannot_be_simulated(tmp_path):
         np.ones((9 * 180, 2, 2)) + np.eye(2), np.arange(9 * 180) * 480, services=["sms"]
     )
     path = eights.save(tmp_path / "eights.npz")
-    with pytest.raises(DataError, match="slots of 8; resample it"):
+    with pytest.raises(DataError, match="slots of 8 minutes; resample it"):
         jobs.train(path, tmp_path / "run", CONFIG)
     assert not (tmp_path / "run").exists()
     assert checked_split(eights, dataclasses.replace(CONFIG, model="ridge"), simulated=1)

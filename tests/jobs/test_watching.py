@@ -161,7 +161,7 @@ def test_once_leaves_what_still_grows(file, folder, monkeypatch):
     monkeypatch.setattr(watching, "_look", lambda path: (time.monotonic_ns(), 0))
     watch = Watch(folder)
     assert watch.once() == 0
-    assert watch.complained == [f"{path}: is still growing; left alone"]
+    assert watch.complained == [f"{path}: is still growing; it is left alone"]
 
 
 def test_a_file_that_changes_while_it_is_read(city, file, folder, monkeypatch):

@@ -90,7 +90,7 @@ def test_tables_curves_weights_and_record(text, report):
     assert text.count("<caption>") == len(report.services) + 1
     assert 'class="own"' in text
     assert "A &lt;q&gt;source" in text
-    for heading in ("Errors beside the opponents", "Which simulated worlds", "Training", "The record of the run"):
+    for heading in ("Errors beside the baselines", "Weights of the simulated cities", "Training", "Record of the run"):
         assert heading in text
     figures = {figure["id"]: figure for figure in data_of(text)["figures"]}
     assert figures.keys() == {"errors-0", "errors-1", "weights-0", "training-0"}
@@ -148,7 +148,7 @@ def test_the_size_of_a_page():
 
 def test_fewer_days_say_so(tmp_path):
     text = write_page(tmp_path / "a.html", Page(forecast_slots()), days=1).read_text()
-    assert "show the last day; the tables are of all" in text
+    assert "show the last day, the tables cover all days" in text
     assert len(data_of(text)["labels"]) == 24
     np.testing.assert_allclose(
         values_of(text, "forecast"), forecast_slots().forecast[24:].transpose(1, 2, 0), rtol=1e-3
@@ -157,7 +157,7 @@ def test_fewer_days_say_so(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ConfigError, match=r"a\.txt should end in \.html"):
+    with pytest.raises(ConfigError, match=r"a\.txt does not end in \.html"):
         write_page(tmp_path / "a.txt", Page(forecast_slots()))
     with pytest.raises(ConfigError, match="days is 0"):
         write_page(tmp_path / "a.html", Page(forecast_slots()), days=0)

@@ -1,4 +1,4 @@
-"""Tables of finished cells: means over seeds, a paired test, the paper's numbers beside them, and their files."""
+"""Tables of finished cells, with means over seeds, a paired test and the paper's numbers, and their files."""
 
 from simmst.evaluation.tables.cell import Cell, finite
 from simmst.evaluation.tables.figure import plot_against_second

@@ -1,4 +1,4 @@
-"""A finished cell of a table: what one system's forecasts of one series were worth, as a checked JSON file."""
+"""A finished cell of a table: the errors of one system on one series, as a checked JSON file."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ Numbers = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Cell:
-    """The errors of one system, on one series by one protocol, at one number of steps ahead, with one seed.
+    """The errors of one system on one series, with one protocol, number of steps ahead and seed.
 
-    Errors are those of the last of `horizon` steps. What has no value is None.
+    Errors are those of the last of `horizon` steps. A missing value is None.
 
     Args:
-        system: its name.
-        protocol: the protocol's name.
-        horizon: steps ahead.
-        seed: of everything random.
-        days: days before the test that were known; None where all were.
-        key: hash of everything that decides the numbers, but for the code.
+        system: name of the system.
+        protocol: name of the protocol.
+        horizon: number of steps ahead.
+        seed: seed of everything random.
+        days: number of days known before the test; None if all were.
+        key: hash of everything that decides the numbers, except the code.
         code: hash of the code.
-        data: name, digest, unit, services, step_minutes and whether it is a surrogate.
-        settings: of the system.
-        left_out: why there are no numbers; None where there are.
-        truth: hash of what was forecast; cells of one table must agree in it.
-        points: (K,) target values compared.
-        activity: (K,) their mean.
-        mae: (K,) raw units.
-        rmse: (K,) raw units.
-        mase: (K,) see `simmst.evaluation.score`.
+        data: name, digest, unit, services and step_minutes of the series, and whether it is a surrogate.
+        settings: settings of the system.
+        left_out: reason why there are no numbers; None if there are.
+        truth: hash of the target values, which must be the same in all cells of a table.
+        points: (K,) number of target values compared.
+        activity: (K,) mean of the target values.
+        mae: (K,) mean absolute error, raw units.
+        rmse: (K,) root mean squared error, raw units.
+        mase: (K,) mean absolute scaled error, see `simmst.evaluation.score`.
         wql: (K,) weighted quantile loss, of systems that forecast quantiles.
         errors: (n, K) mean absolute error of each origin, in the order of time.
-        trace: the forecasts of one city cell, for pictures: its number, the (n, K) forecasts and the (n, K) truth.
-        tuning: how the settings were chosen: budget, chosen, and every configuration with its validation score.
-        notes: what had to be shrunk or replaced.
-        record: what does not decide the numbers: commit, seconds, date, versions.
+        trace: number, (n, K) forecasts and (n, K) truth of one city cell, for pictures.
+        tuning: choice of the settings: budget, chosen, and every configuration with its validation score.
+        notes: notes on what had to be shrunk or replaced.
+        record: facts that do not decide the numbers: commit, seconds, date, versions.
     """
 
     system: str
@@ -79,9 +79,9 @@ class Cell:
                 raise DataError(problem)
         width = {len(getattr(self, name)) for name in ("points", "activity", "mae", "rmse", "mase", "wql")}
         if self.left_out is None and (len(width) != 1 or any(len(row) not in width for row in self.errors)):
-            raise DataError(f"its lists have {sorted(width)} services; they must be of the same ones")
+            raise DataError(f"its lists have {sorted(width)} services; they must have the same number")
         if self.left_out is None and not any(value is not None for value in self.mae):
-            raise DataError("it has neither an error nor a reason why there is none")
+            raise DataError("it has neither an error nor a reason for a missing one")
 
     def save(self, path: str | Path) -> Path:
         """Write the cell on one line, under a temporary name first."""
@@ -90,10 +90,10 @@ class Cell:
 
     @classmethod
     def load(cls, path: str | Path) -> Cell:
-        """Read what `save` wrote.
+        """Read a cell that `save` wrote.
 
         Raises:
-            DataError: the file is cut short, no JSON, of another format or lacks a part; the message is one line.
+            DataError: the file is cut short, is not JSON, has another format or lacks a part; the message is one line.
 
         Example:
             >>> import tempfile
@@ -105,13 +105,13 @@ class Cell:
         try:
             values = read_json(Path(path), dict[str, Any])
         except DocumentError as error:
-            raise DataError(f"{path} is no cell of a table ({error}); delete it") from error
+            raise DataError(f"{path} is not a cell of a table ({error}); delete it") from error
         if values.pop("format", None) != FORMAT:
-            raise DataError(f"{path} is no cell of a table of format {FORMAT}; delete it")
+            raise DataError(f"{path} is not a cell of a table in format {FORMAT}; delete it")
         known = {item.name for item in dataclasses.fields(cls)}
         if set(values) != known:
             different = ", ".join(sorted(set(values) ^ known))
-            raise DataError(f"{path} is no cell of this version: {different} is missing or unknown; delete it")
+            raise DataError(f"{path} is not a cell of this version: {different} is missing or unknown; delete it")
         try:
             return cls(**{name: _tuples(value) for name, value in values.items()})
         except DataError as error:
@@ -119,7 +119,7 @@ class Cell:
 
 
 def finite(values: Any) -> Numbers:
-    """Return numbers with six significant digits, None for those that are not finite.
+    """Return numbers with six significant digits; None replaces those that are not finite.
 
     Example:
         >>> finite([1.23456789, float("nan")])
@@ -133,7 +133,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _problem(name: str, kind: str, value: Any) -> str:
-    """Say what is wrong with a field, by its annotation; nothing where all is right."""
+    """Say what is wrong with a field, by its annotation; empty where nothing is."""
     fits = {
         "str": lambda: isinstance(value, str),
         "str | None": lambda: value is None or isinstance(value, str),
@@ -145,7 +145,7 @@ def _problem(name: str, kind: str, value: Any) -> str:
         "tuple[Numbers, ...]": lambda: isinstance(value, tuple) and all(map(_numbers, value)),
         "Mapping[str, Any]": lambda: isinstance(value, Mapping),
     }
-    return "" if fits[kind]() else f"{name} is {str(value)[:40]!r}, which is no {kind}"
+    return "" if fits[kind]() else f"{name} is {str(value)[:40]!r}, which is not {kind}"
 
 
 def _integer(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The paper's Figure 2: forecasts against the truth, with the second-best system."""
+"""The paper's Figure 2: forecasts of the two best systems against the truth."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from simmst.foundation.pictures import COLOURS, new_figure, panels, save_picture
 
 
 def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -> Path:
-    """Draw forecasts of the busiest cell against the truth, a panel a section: the best system's and the next one's.
+    """Draw the best and the second-best system's forecasts of the busiest cell against the truth, a panel per section.
 
-    Where the best is one of the paper's own models, the next one is the best of the others.
+    If the best system is one of the paper's own models, the second is the best of the others.
 
     Args:
-        path: the picture, ``.png``, ``.svg`` or ``.pdf``.
-        table: of the cells; its order decides which systems are drawn.
-        cells: with the traces; the first seed's are drawn.
+        path: path of the picture, ``.png``, ``.svg`` or ``.pdf``.
+        table: table of the cells; its errors decide which systems are drawn.
+        cells: cells with their traces; those of the first seed are drawn.
 
     Returns:
         The path written.
 
     Raises:
-        DataError: no section has two systems.
+        DataError: no section has two systems with forecasts.
         MissingExtraError: matplotlib is not installed.
     """
     sections = [section for section in table.sections if len(section.lines) > 1]
     if not sections:
-        raise DataError("a figure of the best system and the second-best takes two systems with forecasts")
+        raise DataError("a figure of the best and the second-best system needs two systems with forecasts")
     figure = new_figure(9.0, 2.5 * len(sections))
     by_place: Mapping[tuple[str, int, int | None], Cell] = {
         (cell.system, cell.horizon, cell.days): cell
@@ -58,7 +58,7 @@ def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -
 
 
 def best_and_rival(lines: Sequence[Line]) -> tuple[Line, Line]:
-    """Return the row with the least MAE, and the best of the others: of ours against ours only where all are ours."""
+    """Return the row with the least MAE, and the best other row; the two are both ours only if every row is."""
     ranked = sorted(lines, key=lambda line: line.values["mae"])
     others = [line for line in ranked[1:] if line.entry.ours != ranked[0].entry.ours] if ranked[0].entry.ours else []
     return ranked[0], (others or ranked[1:])[0]

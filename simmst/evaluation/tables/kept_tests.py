@@ -1,4 +1,4 @@
-"""Paired tests of a table that were computed before, so that a finished table needs no import of scipy."""
+"""Stored paired tests of a table, so that a finished table needs no import of scipy."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def paired(one: Errors, other: Errors, steps_per_day: int) -> tuple[float, int]:
 class KeptTests:
     """Paired tests whose results are kept in a file, so that no pair of the same errors is tested twice.
 
-    A result of another version of the test or of scipy is not taken, and neither is a damaged file.
+    Results from another version of the test or of scipy are not used, nor is a damaged file.
 
     Args:
-        path: the file; there may be none yet.
+        path: file of the results, which need not exist yet.
 
     Example:
         >>> import tempfile
@@ -63,7 +63,7 @@ class KeptTests:
         return self.known[key]
 
     def save(self) -> None:
-        """Write the results that this table asked for, and no others; leave the file alone where nothing changed."""
+        """Write only the results that this table asked for, and nothing where they have not changed."""
         self.known = {key: self.known[key] for key in sorted(self._asked)}
         if self.known != self._saved:
             write_json(self.path, asdict(_Kept(self.by, self.known)))

@@ -1,4 +1,4 @@
-"""A table of finished cells: means over seeds, skill, a paired test against the best, and what the paper reported."""
+"""A table of finished cells: means over seeds, skill, a paired test against the best, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Entry(NamedTuple):
     """A system as a table shows it.
 
     Attributes:
-        name: as its cells call it.
-        label: as the table calls it.
-        naive: whether it is among the naive forecasts, over the best of which skill is told.
-        reported: what the paper's tables call it; None where they have none such.
+        name: name in its cells.
+        label: name in the table.
+        naive: whether it is a naive forecast; skill is measured over the best of them.
+        reported: name in the paper's tables; None where the paper does not have it.
         ours: whether it is one of the paper's own models.
     """
 
@@ -47,12 +47,12 @@ class Line:
 
     Attributes:
         entry: the system.
-        seeds: how many there are.
-        values: mean over the seeds of mae, rmse, mase, wql, and of skill over the best naive forecast.
-        spread: standard deviation of the MAE over the seeds; NaN for one.
-        p_value: of the paired test against the best row; NaN for that row itself.
+        seeds: number of seeds.
+        values: means over the seeds of mae, rmse, mase and wql, and the skill over the best naive forecast.
+        spread: standard deviation of the MAE over the seeds; NaN for a single seed.
+        p_value: p value of the paired test against the best row; NaN for that row itself.
         best: whether it has the least MAE.
-        reported: the paper's MAE and RMSE, by city.
+        reported: MAE and RMSE in the paper, by city.
     """
 
     entry: Entry
@@ -69,14 +69,14 @@ class Section:
     """One service at one number of steps ahead.
 
     Attributes:
-        horizon: steps ahead.
-        service: its name.
-        days: days known before the test; None where all were.
+        horizon: number of steps ahead.
+        service: name of the service.
+        days: number of days known before the test; None if all were.
         activity: mean activity over the points compared.
-        points: how many there are.
-        best_naive: its label; empty where there is none.
-        blocks: of the paired test.
-        lines: the rows.
+        points: number of points compared.
+        best_naive: label of the best naive forecast; empty without one.
+        blocks: number of blocks in the paired test.
+        lines: rows of the section.
     """
 
     horizon: int
@@ -91,14 +91,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """What `simmst evaluate --table` shows.
+    """A table, as `simmst evaluate --table` shows it.
 
     Attributes:
-        number: of the paper's table.
+        number: number of the table in the paper.
         data: name, unit, services, step_minutes and surrogate of the series.
-        protocol: its name.
-        caption: lines beneath.
-        sections: its parts.
+        protocol: name of the protocol.
+        caption: lines beneath the table.
+        sections: parts of the table.
     """
 
     number: int
@@ -109,14 +109,14 @@ class Table:
 
     @property
     def title(self) -> str:
-        """One line that says what was compared on what; SURROGATE where the traffic is simulated."""
+        """One line that names the series and the protocol, with SURROGATE for simulated traffic."""
         label = f"{SURROGATE} " if self.data["surrogate"] else ""
         return (
             f"{label}Table {self.number}, {self.data['name']}, protocol {self.protocol}, errors in {self.data['unit']}"
         )
 
     def heading(self, section: Section) -> str:
-        """Say what a section is of."""
+        """Return the heading of a section."""
         label = f"{SURROGATE} " if self.data["surrogate"] else ""
         steps = "1 step" if section.horizon == 1 else f"{section.horizon} steps"
         known = "" if section.days is None else f", {section.days} day{'s' * (section.days > 1)} known before the test"
@@ -128,7 +128,7 @@ class Table:
 
 @cache
 def reported() -> dict[str, Any]:
-    """Return the paper's numbers and their source: tables, then cities, systems and services, MAE and RMSE.
+    """Return the paper's numbers (MAE and RMSE by table, city, system and service) and their source.
 
     Example:
         >>> reported()["tables"]["1"]["Milan"]["dcrnn"]["internet"]
@@ -147,21 +147,21 @@ def summarise(
     *,
     test: PairedTest = paired,
 ) -> Table:
-    """Bring finished cells to a table.
+    """Summarise finished cells in a table.
 
     Args:
-        number: of the paper's table.
-        entries: the systems, in the order of the rows.
-        cells: of one series and one protocol.
-        notes: for the caption.
-        test: the paired test, such as a `KeptTests`.
+        number: number of the table in the paper.
+        entries: systems, in the order of the rows.
+        cells: cells of one series and one protocol.
+        notes: notes for the caption.
+        test: paired test, such as a `KeptTests`.
 
     Raises:
-        DataError: there is no cell, or cells are of other data, other slots or other points than the rest.
+        DataError: there is no cell, or the cells differ in their data, slots or points.
     """
     found = list(cells)
     if not found:
-        raise DataError("there is no finished cell to make a table of")
+        raise DataError("there is no finished cell for the table")
     _refuse_other_data(found)
     groups: dict[tuple[int | None, int], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in found:
@@ -181,7 +181,7 @@ def summarise(
             left_out[cell.left_out].append(f"{labels[cell.system]} ({where})")
     lines = [*_standing_lines(data, sections), *notes]
     lines += [f"left out: {', '.join(dict.fromkeys(names))}: {why}" for why, names in left_out.items()]
-    # The notes of the split are of all alike; those of a single system are in its cells.
+    # The notes of the split are common to all cells; those of a single system stay in its cells.
     told = [set(cell.notes) for cell in found if cell.left_out is None]
     common = set.intersection(*told) if told else set()
     lines += sorted(common)
@@ -194,7 +194,8 @@ def _refuse_other_data(cells: Sequence[Cell]) -> None:
         if cell.data["digest"] != first.data["digest"] or cell.protocol != first.protocol:
             raise DataError(
                 f"the cell of {cell.system} is of {cell.data['name']} ({cell.data['digest']}, {cell.protocol}), that "
-                f"of {first.system} of {first.data['name']} ({first.data['digest']}, {first.protocol}): no one table"
+                f"of {first.system} of {first.data['name']} ({first.data['digest']}, {first.protocol}); "
+                "they make no common table"
             )
     truths: dict[tuple[int | None, int], tuple[str, str]] = {}
     for cell in cells:
@@ -250,7 +251,7 @@ def _section(
 
 
 def _told(number: int, name: str | None, service: str) -> dict[str, tuple[float, float]]:
-    """The paper's MAE and RMSE of a system and service, by city."""
+    """Return the paper's MAE and RMSE of a system and service, by city."""
     told = {}
     for city in CITIES:
         pair = reported()["tables"][str(number)][city].get(name, {}).get(service.lower())
@@ -275,10 +276,10 @@ def _standing_lines(data: Mapping[str, Any], sections: Sequence[Section]) -> lis
 
 
 def _errors(cells: Sequence[Cell], k: int) -> npt.NDArray[np.float64]:
-    """Mean over the seeds of the errors of each origin, (n,)."""
+    """Return the mean over the seeds of the error of each origin, (n,)."""
     rows = np.array([[np.nan if row[k] is None else row[k] for row in cell.errors] for cell in cells], dtype=np.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=RuntimeWarning)  # an origin without any known target
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # an origin without known targets
         mean: npt.NDArray[np.float64] = np.nanmean(rows, axis=0)
     return mean
 

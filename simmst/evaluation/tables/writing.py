@@ -1,4 +1,4 @@
-"""A table on the screen, and as Markdown, CSV and LaTeX."""
+"""Output of a table on the screen, and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def print_table(table: Table, console: rich.console.Console) -> None:
 
 
 def write_table(table: Table, stem: str | Path) -> tuple[Path, Path, Path]:
-    """Write ``stem.md``, ``stem.csv`` and ``stem.tex``, each whole or not at all.
+    """Write ``stem.md``, ``stem.csv`` and ``stem.tex``, each atomically.
 
-    The CSV has one row a system, service and number of steps ahead, with all digits; the LaTeX needs booktabs.
+    The CSV has one row per system, service and number of steps ahead, with six digits; the LaTeX needs booktabs.
     """
     stem = Path(stem)
     made: dict[str, Callable[[Table], str]] = {".md": markdown, ".csv": comma_separated, ".tex": latex}
@@ -67,7 +67,7 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Return a table as CSV, one row a system and section; a value that is not there is empty."""
+    """Return a table as CSV, with one row per system and section; a missing value is empty."""
     text = io.StringIO()
     keys = ["mae", "rmse", "mase", "skill", "wql"]
     cities = [f"reported_{city.lower()}_{key}" for city in CITIES for key in ("mae", "rmse")]
@@ -89,7 +89,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table as LaTeX, one tabular a section, for booktabs."""
+    """Return a table as LaTeX with booktabs, one tabular per section."""
     pandas = import_extra("pandas", extra="forecast")
     parts = [f"% {table.title}", *(f"% {line}" for line in table.caption)]
     for section in table.sections:
@@ -123,7 +123,7 @@ def _rich(section: Section, box: str, bold: str = "") -> rich.table.Table:
 
 
 def _cells(section: Section, *, bold: str) -> tuple[list[str], list[list[str]]]:
-    """Heads of the columns, and the rows; columns without any value are left out."""
+    """Return the heads of the columns, and the rows, without columns that are empty."""
     quantiles = any(math.isfinite(line.values["wql"]) for line in section.lines)
     cities = [city for city in CITIES if any(city in line.reported for line in section.lines)]
     heads = ["system", "MAE", "RMSE", "MASE", "skill", *(["WQL"] if quantiles else []), "p", "seeds"]

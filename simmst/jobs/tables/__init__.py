@@ -1,4 +1,4 @@
-"""The paper's tables and its figure: what is missing is trained, what is finished is kept."""
+"""The paper's tables and figure: finished cells are kept, missing ones are trained."""
 
 from simmst.jobs.tables.make import Made, make_table
 from simmst.jobs.tables.systems import FULL, QUICK, TABLES, Effort, System

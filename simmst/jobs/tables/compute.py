@@ -1,4 +1,4 @@
-"""Fill a cell: fit a system on what precedes the test, forecast the test from every origin, and score it."""
+"""Computation of a cell: fit a system to the slots before the test, forecast from every test origin, and score."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ Floats = npt.NDArray[np.float32]
 
 
 class Known(NamedTuple):
-    """What a task's system may know, and what it is asked.
+    """The slots that a task's system may know, and those it must forecast.
 
     Attributes:
-        dataset: the series; slots that are not to be known are cut off.
+        dataset: series, without the slots that must not be known.
         split: training, validation and test slots.
-        validation_steps: held out of the slots before the test; None leaves that to the forecaster.
-        note: what was shrunk.
+        validation_steps: number of slots to hold out before the test; None leaves it to the forecaster.
+        note: note on what was shrunk.
     """
 
     dataset: TrafficDataset
@@ -52,18 +52,18 @@ class Known(NamedTuple):
 
     @property
     def past(self) -> TrafficDataset:
-        """The slots before the test, the only ones that anything is fitted to."""
+        """The slots before the test, the only ones that a system is fitted to."""
         return self.dataset.slice_steps(0, self.split.test.start)
 
 
 def known_slots(dataset: TrafficDataset, protocol: EvaluationProtocol, days: int | None) -> Known:
     """Split a series for a protocol.
 
-    With `days` the series begins that many days before the test, for the fit and for the context of every forecast; of
-    these days a third validates, as `Forecaster.fit` holds it.
+    With `days` the series begins that many days before the test, for the fit and for the context of every forecast. A
+    third of these days is the validation part, as in `Forecaster.fit`.
 
     Raises:
-        DataError: fewer days than that precede the test.
+        DataError: fewer days than `days` precede the test.
     """
     per_day = dataset.steps_per_day
     split = split_of(protocol, dataset)
@@ -71,22 +71,22 @@ def known_slots(dataset: TrafficDataset, protocol: EvaluationProtocol, days: int
         return Known(dataset, split, len(split.validation), split.note)
     start = split.test.start - days * per_day
     if start < 0:
-        raise DataError(f"{split.test.start / per_day:g} days precede the test, {days} were to be known")
+        raise DataError(f"{split.test.start / per_day:g} days precede the test, fewer than the {days} to be known")
     cut = days * per_day
     validation = max(min(protocol.validation_days, days // 3) * per_day, cut // 3 if days < 3 else 0)
     shorter = Split(range(cut - validation), range(cut - validation, cut), range(cut, dataset.num_steps - start))
-    note = "only the last days before the test are known, to the fit and to every forecast; a third of them validates"
+    note = "the fit and every forecast know only the last days before the test; a third of them is for validation"
     notes = f"{split.note}; {note}" if split.note else note
     return Known(dataset.slice_steps(start, dataset.num_steps), shorter, None, notes)
 
 
 def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) -> Cell:
-    """Fill a cell; where the system cannot be fitted to so little, the cell says why.
+    """Compute a cell; if the system cannot be fitted to so little data, the cell says why.
 
     Args:
-        task: what to do.
-        folder: of the table; the series lies in it.
-        tuning: as `simmst.jobs.tables.tuning.choose` gives it; its choice changes the settings.
+        task: cell to compute.
+        folder: folder of the table, which holds the series.
+        tuning: record of `simmst.jobs.tables.tuning.tune`; its choice changes the settings.
     """
     began, began_cpu = time.perf_counter(), time.process_time()
     settings = merged(task.settings, (tuning or {}).get("chosen", {}))
@@ -111,7 +111,7 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
             run = RunFolder.create(running_path(task, settings, folder), settings) if task.system.random else None
             predictor, chosen, notes = fitted(task, settings, known, folder, run)
             scored = scores(predictor, known, task.horizon)
-    except (ConfigError, DataError) as error:  # too little data, or a network that takes longer windows
+    except (ConfigError, DataError) as error:  # too little data, or a network that needs longer windows
         return dataclasses.replace(cell, left_out=" ".join(str(error).split()), record=record)
     record |= {
         "seconds": round(time.perf_counter() - began, 1),
@@ -125,7 +125,7 @@ def compute(task: Task, folder: str, tuning: Mapping[str, Any] | None = None) ->
 def fitted(
     task: Task, settings: Mapping[str, Any], known: Known, folder: str, run: RunFolder | None = None
 ) -> tuple[Predictor, str | None, tuple[str, ...]]:
-    """Fit a system to what precedes the test; return it, the stage whose weights it has, and notes."""
+    """Fit a system to the slots before the test; return it, the stage whose weights it has, and notes."""
     if task.system.published:
         return Published(published_path(folder, task.data["digest"])), None, ()
     if task.system.untrained:
@@ -133,7 +133,7 @@ def fitted(
         return ZeroShotPredictor(load_pretrained(), task.horizon, device="cpu", combine=combine), None, ()
     days = getattr(BASELINES.get(str(settings.get("model")), Persistence)(), "days", 0)
     if days * known.dataset.steps_per_day > known.split.test.start:
-        raise DataError(f"it looks {days} days back, and fewer precede the test")
+        raise DataError(f"it looks {days} days back, but fewer precede the test")
     forecaster = Forecaster(config=ForecasterConfig.from_dict(settings))
     forecaster.fit(known.past, task.cities or None, validation_steps=known.validation_steps, run=run)
     chosen = None if forecaster.result is None else forecaster.result.chosen
@@ -141,16 +141,16 @@ def fitted(
 
 
 def running_path(task: Task, settings: Mapping[str, Any], folder: str) -> Path:
-    """Where the checkpoints of a training lie, which a cell that was cut off goes on from."""
+    """Return the folder of a training's checkpoints, from which an interrupted cell resumes."""
     decides = [task.key, code_digest(), {name: value for name, value in settings.items() if name != "cities"}]
     return Path(folder) / "running" / f"{Path(task.file).stem}-{digest_of(decides)[:8]}"
 
 
 def scores(predictor: Predictor, known: Known, horizon: int) -> dict[str, Any]:
-    """Forecast the test from every origin and score the last step: the fields of a cell.
+    """Forecast from every test origin, score the last step, and return the fields of a cell.
 
     Raises:
-        DataError: a target is known and the system has no value for it.
+        DataError: the system has no value for a known target.
     """
     dataset, test = known.dataset, known.split.test
     origins = np.arange(test.start, test.stop - horizon + 1, dtype=np.int64)
@@ -196,7 +196,7 @@ def scores(predictor: Predictor, known: Known, horizon: int) -> dict[str, Any]:
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with some changed, section by section.
+    """Return settings with changes, merged section by section.
 
     Example:
         >>> merged({"training": {"epochs": 2, "seed": 1}}, {"training": {"epochs": 3}})
@@ -209,19 +209,19 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def series_path(folder: str | Path, digest: str) -> Path:
-    """Where the series of a table lies for the processes that fill its cells."""
+    """Return the path of the series of a table, for the processes that compute its cells."""
     return Path(folder) / "series" / f"{digest}.npz"
 
 
 @lru_cache(maxsize=2)
 def series(folder: str, digest: str) -> TrafficDataset:
-    """Read the series of a table, once a process."""
+    """Read the series of a table, once per process."""
     return TrafficDataset.from_npz(series_path(folder, digest))
 
 
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """Return the commit of the checkout that this package is in; None outside one."""
+    """Return the commit of the checkout that holds this package; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603

@@ -1,4 +1,4 @@
-"""Make a table: take up the cells that are finished, fill the others in worker processes, write the files."""
+"""The making of a table: keep finished cells, compute the others in worker processes, write the files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from simmst.jobs.tables.tuning import load_tuning, tune, tuning_path
 
 SURROGATE_NAME = "surrogate"
 _SURROGATE = {"height": 20, "width": 20, "days": 30, "step_minutes": 60}
-FIGURES = {2: 1}  # the figure of the paper, and the table whose systems it draws where no table is named
+FIGURES = {2: 1}  # the figure of the paper, and the table whose systems it draws unless another is given
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A table and what was written.
+    """A table and the files written.
 
     Attributes:
         table: the table.
-        files: Markdown, CSV, LaTeX and, where a figure was asked for, a picture.
-        trained: cells that were filled now; the others were finished before.
-        warnings: what was wrong with files of cells.
+        files: Markdown, CSV, LaTeX and, if a figure was requested, a picture.
+        trained: number of cells computed by this call; the others were finished before.
+        warnings: problems with files of cells.
     """
 
     table: Table
@@ -64,34 +64,34 @@ def make_table(
     file_options: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> Made:
-    """Make one of the paper's tables on a series, and the figure beside it.
+    """Make one of the paper's tables on a series, and optionally its figure.
 
-    A finished cell is kept in ``out/cells`` and not computed again for the same settings, data and code. Whatever ends
-    the work, the same call goes on from the cells that are finished.
+    A finished cell is kept in ``out/cells`` and is not computed again for the same settings, data and code. After an
+    interruption the same call resumes from the finished cells.
 
     Args:
         number: 1 (one service), 2 (several services at once) or 3 (ablations).
         data: path or name of a traffic file, "surrogate" for a simulated city of 20 x 20 cells, or a series.
-        out: the folder of the cells and the table's files.
-        protocol: its name.
-        horizons: steps ahead; the protocol's when None.
-        days: days known before the test, of the protocols "lowdata" and "lowdata-tenmin".
-        systems: names of rows; all when None.
-        services: of the file; None takes Internet for table 1, else all.
-        seeds: how many.
-        quick: short trainings of small networks, for a look.
-        budget: configurations tried for each trained system, chosen on the validation split.
-        jobs: worker processes; as many as there are cores when None.
-        figure: draw the best and second-best forecasts against the truth.
-        any_code: also take finished cells of other versions of the code.
-        only_finished: make the table of the cells that are finished, and compute none.
-        file_options: what a table file leaves open, as in `simmst.jobs.inputs.open_data`.
-        progress: called as cells are finished.
+        out: folder of the cells and of the table's files.
+        protocol: name of the protocol.
+        horizons: numbers of steps ahead; None takes the protocol's.
+        days: numbers of days known before the test, for the protocols "lowdata" and "lowdata-tenmin".
+        systems: names of systems; None takes all.
+        services: services of the file; None takes Internet for table 1 and all for the others.
+        seeds: number of seeds.
+        quick: whether to train small networks briefly, for a first look.
+        budget: number of configurations tried for each trained system and judged on the validation split.
+        jobs: number of worker processes; None takes one per core.
+        figure: whether to draw the best and second-best forecasts against the truth.
+        any_code: whether to keep finished cells of other versions of the code.
+        only_finished: whether to make the table of finished cells without computing any.
+        file_options: options for reading a table, as in `simmst.jobs.inputs.open_data`.
+        progress: callable that gets the number of finished cells.
 
     Raises:
-        ConfigError: a name or number is out of range.
-        DataError: the file cannot be read, is too coarse, or has too few services; or only finished cells are wanted,
-            and there is none.
+        ConfigError: a name is unknown or a number is out of range.
+        DataError: the file cannot be read, is too coarse or has too few services, or no cell is finished and none is to
+            be computed.
     """
     if number not in TABLES:
         raise ConfigError(f"table is {number}; the paper has tables {', '.join(map(str, TABLES))}")
@@ -116,10 +116,10 @@ def make_table(
         fill(missing, finished, out, workers, progress)
     cells = [finished[task.file] for task in planned if task.file in finished]
     if not cells:
-        raise DataError(f"no cell of this table is finished in {out}; call it without only_finished to fill them")
+        raise DataError(f"no cell of this table is finished in {out}; leave out only_finished to compute them")
     notes = [*([effort.note] if effort.note else []), memory_note(), *provenance(cells, budget, quick)]
     if len(cells) < len(planned):
-        notes.append(f"{len(cells)} of {len(planned)} cells are finished; the column of seeds says how many a row has")
+        notes.append(f"{len(cells)} of {len(planned)} cells are finished; the column seeds says how many each row has")
     stem = out / f"table-{number}-{as_file_name(dataset.name)}-{protocol}{'-quick' if quick else ''}"
     tests = KeptTests(out / "tests" / f"{stem.name}.json")
     table = summarise(number, [row.entry for row in rows], cells, notes, test=tests)
@@ -131,10 +131,10 @@ def make_table(
 
 
 def chosen_systems(number: int, names: Sequence[str] | None) -> list[System]:
-    """Return the rows of a table, all or those named.
+    """Return the systems of a table, all or those named.
 
     Raises:
-        ConfigError: there is none of a name.
+        ConfigError: the table has no system with a name.
 
     Example:
         >>> [system.label for system in chosen_systems(3, ["full"])]
@@ -149,7 +149,7 @@ def chosen_systems(number: int, names: Sequence[str] | None) -> list[System]:
 
 
 def opened(data: str | Path | TrafficDataset, out: Path, options: Mapping[str, Any] | None) -> TrafficDataset:
-    """Return a series by its path or name; "surrogate" simulates one, and keeps it in the folder."""
+    """Return a series by path or name; "surrogate" simulates one and keeps it in the folder."""
     if isinstance(data, TrafficDataset):
         return data
     if str(data) != SURROGATE_NAME:
@@ -166,7 +166,7 @@ def with_services_of(number: int, dataset: TrafficDataset, services: Sequence[st
     """Return a series with the services of a table.
 
     Raises:
-        DataError: a table of several services, and there is but one.
+        DataError: the table needs several services and the series has only one.
     """
     if services is None and number == 1 and dataset.num_services > 1:
         internet = [name for name in dataset.services if name.lower() == "internet"]
@@ -175,28 +175,28 @@ def with_services_of(number: int, dataset: TrafficDataset, services: Sequence[st
         dataset = dataset.select_services(services)
     if number > 1 and dataset.num_services < 2:
         raise DataError(
-            f"table {number} is of several services, {dataset.name} has {', '.join(dataset.services)} alone; give data "
+            f"table {number} needs several services, {dataset.name} has only {', '.join(dataset.services)}; give data "
             "with calls, SMS and Internet, such as milan_three_services_3cells_hourly or surrogate"
         )
     return dataset
 
 
 def at_step(dataset: TrafficDataset, step_minutes: int, protocol: str) -> TrafficDataset:
-    """Return a series at a protocol's step.
+    """Return a series in a protocol's slots.
 
     Raises:
-        ConfigError: its slots cannot be summed up to that step.
+        ConfigError: the series' slots cannot be summed to the protocol's.
     """
     if step_minutes % dataset.step_minutes:
         raise ConfigError(
-            f"protocol {protocol!r} has steps of {step_minutes} min, {dataset.name} has steps of "
-            f"{dataset.step_minutes} min, which cannot be summed up to that; choose another protocol"
+            f"protocol {protocol!r} has slots of {step_minutes} min, {dataset.name} has slots of "
+            f"{dataset.step_minutes} min, which cannot be summed to these; choose another protocol"
         )
     return dataset if dataset.step_minutes == step_minutes else dataset.resample(step_minutes)
 
 
 def finished_cells(planned: Sequence[Task], out: Path, *, any_code: bool) -> tuple[dict[str, Cell], list[str]]:
-    """Return the cells that are finished, by their files, and what is wrong with other files in their places."""
+    """Return the finished cells by file, and warnings about invalid files in their places."""
     finished, warnings, other_code = {}, [], 0
     for task in planned:
         path = out / "cells" / task.file
@@ -205,23 +205,23 @@ def finished_cells(planned: Sequence[Task], out: Path, *, any_code: bool) -> tup
         except FileNotFoundError:
             continue
         except DataError as error:
-            warnings.append(f"{error}".replace("; delete it", "; it is made again"))
+            warnings.append(f"{error}".replace("; delete it", "; it is computed again"))
             continue
         if cell.key != task.key or cell.data.get("digest") != task.data["digest"]:
-            warnings.append(f"{path} is of other data or settings than its name says; it is made again")
+            warnings.append(f"{path} has other data or settings than its name says; it is computed again")
         elif cell.code != code_digest() and not any_code:
             other_code += 1
         else:
             finished[task.file] = cell
-            # of a process that was killed while it removed it
+            # left by a process that was killed while removing it
             shutil.rmtree(running_path(task, cell.settings, str(out)), ignore_errors=True)
     if other_code:
-        warnings.append(f"{other_code} finished cells are of other code and are made again; --any_code keeps them")
+        warnings.append(f"{other_code} finished cells are from other code and computed again; --any_code keeps them")
     return finished, warnings
 
 
 def fill(missing: Sequence[Task], finished: dict[str, Cell], out: Path, workers: int, progress: Progress) -> None:
-    """Fill cells in worker processes, and keep each as it is finished."""
+    """Compute cells in worker processes, and keep each one when it is finished."""
     tunings = tuned(missing, out, workers, progress)
     work = [(task, str(out), tunings.get(tuning_path(out, task))) for task in missing]
     progress("cells", 0, len(missing))
@@ -231,7 +231,7 @@ def fill(missing: Sequence[Task], finished: dict[str, Cell], out: Path, workers:
 
 
 def fill_one(work: tuple[Task, str, Mapping[str, Any] | None]) -> tuple[str, Cell]:
-    """Fill a cell and write it; return the name of its file, too."""
+    """Compute a cell and write it; return its file name and the cell."""
     task, folder, tuning = work
     cell = compute(task, folder, tuning)
     cell.save(Path(folder) / "cells" / task.file)
@@ -240,7 +240,7 @@ def fill_one(work: tuple[Task, str, Mapping[str, Any] | None]) -> tuple[str, Cel
 
 
 def tuned(missing: Sequence[Task], out: Path, workers: int, progress: Progress) -> dict[Path, dict[str, Any]]:
-    """Return the tunings of the tasks that have one, by their files; what is recorded is not repeated."""
+    """Return the tunings of tasks by file; recorded tunings are not repeated."""
     found: dict[Path, dict[str, Any]] = {}
     wanted: dict[Path, Task] = {}
     for task in missing:
@@ -260,7 +260,7 @@ def tuned(missing: Sequence[Task], out: Path, workers: int, progress: Progress) 
 
 
 def provenance(cells: Sequence[Cell], budget: int, quick: bool) -> list[str]:
-    """Say by which code and with how much tuning cells were made."""
+    """Say with which code and how much tuning the cells were made."""
     commits = sorted({str(cell.record.get("commit"))[:10] for cell in cells})
     dates = sorted(str(cell.record.get("date"))[:10] for cell in cells)
     codes = len({cell.code for cell in cells})

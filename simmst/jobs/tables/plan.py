@@ -1,4 +1,4 @@
-"""Which cells a table has, what decides the numbers of each, and the hashes by which finished ones are known again."""
+"""The cells of a table, the settings that decide their numbers, and the hashes that identify finished cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simmst.jobs.inputs import described
 from simmst.jobs.tables.systems import Effort, System
 from simmst.models import SimMSTNetConfig
 
-# The rooms whose code decides a number; another word in a help text is no other code.
+# The packages whose code decides a number; a change of a help text elsewhere does not count.
 _ROOMS = (
     *("baselines", "core", "data", "forecaster", "models", "nn", "ops", "pretrained", "reference", "sim2real"),
     *("simulation", "training"),
@@ -33,15 +33,15 @@ class Task:
     """One cell to fill.
 
     Attributes:
-        system: what is tested.
-        protocol: how.
-        horizon: steps ahead.
-        seed: of everything random.
-        days: days before the test that are known; None for all.
+        system: system to test.
+        protocol: protocol of the test.
+        horizon: number of steps ahead.
+        seed: seed of everything random.
+        days: number of days known before the test; None for all.
         data: description of the series, with the digest of its values.
-        settings: of the forecaster, complete; those of its untuned form where it is tuned.
-        cities: simulated cities that it learns from.
-        budget: configurations that compete on the validation split; 1 takes the settings as they are.
+        settings: complete settings of the forecaster, before tuning.
+        cities: number of simulated cities that it learns from.
+        budget: number of configurations that compete on the validation split; 1 uses the settings unchanged.
     """
 
     system: System
@@ -56,16 +56,16 @@ class Task:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that decides the numbers, but for the code."""
+        """Hash of everything that decides the numbers, except the code."""
         values = dataclasses.asdict(self)
         values["system"] = [self.system.name, self.system.untrained, self.system.published]
-        # The name of a file is not what it holds.
+        # The name of a file does not identify its content.
         values["data"] = {key: value for key, value in self.data.items() if key != "name"}
         return digest_of(values)
 
     @property
     def file(self) -> str:
-        """The name of the cell's file."""
+        """Name of the cell's file."""
         days = "" if self.days is None else f"-{self.days}d"
         where = f"{as_file_name(self.data['name'])}-{self.protocol.name}{days}-h{self.horizon}"
         return f"{where}/{self.system.name}-{self.seed}-{self.key[:12]}.json"
@@ -82,17 +82,17 @@ def tasks(
     days: Sequence[int] | None = None,
     budget: int = 1,
 ) -> list[Task]:
-    """Return the cells of a table, the quick ones of each seed first.
+    """Return the cells of a table, seed by seed.
 
     Args:
-        systems: the rows.
-        dataset: at the protocol's step.
-        protocol: the protocol.
-        effort: how long systems train.
-        seeds: how many; systems that no seed changes have one cell.
-        horizons: steps ahead; the protocol's when None.
-        days: days known before the test, of a protocol that has some; all of its when None.
-        budget: configurations tried for each trained system.
+        systems: systems, one per row.
+        dataset: series in the protocol's slots.
+        protocol: protocol of the test.
+        effort: effort of the training.
+        seeds: number of seeds; a system that no seed changes has one cell.
+        horizons: numbers of steps ahead; None takes the protocol's.
+        days: numbers of days known before the test, for a protocol that has some; None takes all of the protocol's.
+        budget: number of configurations tried for each trained system.
 
     Raises:
         ConfigError: a number is out of range.
@@ -103,7 +103,7 @@ def tasks(
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
     if days and protocol.first_days is None:
-        raise ConfigError(f"protocol {protocol.name!r} knows all days; days belong to lowdata and lowdata-tenmin")
+        raise ConfigError(f"protocol {protocol.name!r} uses all days; days go with lowdata and lowdata-tenmin")
     known = tuple(days or protocol.first_days or (None,))
     data = describe(dataset)
     return [
@@ -136,7 +136,7 @@ def settings(system: System, protocol: EvaluationProtocol, effort: Effort, horiz
     return {
         **system.settings,
         "horizon": horizon,
-        # The shipped weights are of one length of input.
+        # The shipped weights have a fixed length of input.
         "recent": max(protocol.recent, 24) if own else protocol.recent,
         "validation_days": protocol.validation_days,
         "network": {**effort.networks.get(model or "", {}), **system.settings.get("network", {})},
@@ -145,7 +145,7 @@ def settings(system: System, protocol: EvaluationProtocol, effort: Effort, horiz
 
 
 def describe(dataset: TrafficDataset) -> dict[str, Any]:
-    """Return what cells say of their series; its digest is of the values, the times and the calendar."""
+    """Return the description of a series in its cells; its digest covers the values, the times and the calendar."""
     found = described(dataset, None)
     calendar = [dataset.timezone, dataset.country, list(dataset.events), dataset.geometry]
     return {
@@ -161,7 +161,7 @@ def describe(dataset: TrafficDataset) -> dict[str, Any]:
 
 
 def digest_of(value: Any) -> str:
-    """Return a hash of what JSON can hold, 16 hex digits.
+    """Return a hash, 16 hex digits, of a value that JSON can hold.
 
     Example:
         >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
@@ -172,7 +172,7 @@ def digest_of(value: Any) -> str:
 
 @cache
 def code_digest() -> str:
-    """Return a hash of the code that decides the numbers, 16 hex digits; the version of the package is in it."""
+    """Return a hash, 16 hex digits, of the version of the package and of the code that decides the numbers."""
     home = Path(simmst.__file__).parent
     files = [path for room in _ROOMS for path in (home / room).rglob("*") if path.suffix in (".py", ".json")]
     found = hashlib.sha256(simmst.__version__.encode())
@@ -182,7 +182,7 @@ def code_digest() -> str:
 
 
 def as_file_name(name: str) -> str:
-    """Return the name of a series as part of a file's name.
+    """Return the name of a series in a form that file names can hold.
 
     Example:
         >>> as_file_name("north/cells *.csv")
@@ -192,8 +192,8 @@ def as_file_name(name: str) -> str:
 
 
 def memory_note() -> str:
-    """Say what goes in, for the caption."""
+    """Say what every system sees, for the caption."""
     return (
-        "every system sees the same windows; 'with the memory' adds what the slots to forecast were on up to "
+        "every system sees the same windows; 'with the memory' adds the same slots of up to "
         f"{SimMSTNetConfig().memory_days} days before, which our systems always see"
     )

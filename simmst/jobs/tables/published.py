@@ -1,4 +1,4 @@
-"""Forecasts that others published for a series, to be scored on the same points."""
+"""Published forecasts of others for a series, scored on the same points."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ARRAY = "published_fedgcc_prediction_z"
 
 
 class Published:
-    """One-step forecasts out of a file, as a predictor of the series that they are of.
+    """One-step forecasts from a file, as a predictor of their series.
 
     Args:
-        path: the file that `keep_published` wrote.
+        path: file that `keep_published` wrote.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -29,13 +29,13 @@ class Published:
         """Return float32 (n, C, 1, 1)."""
         if self.forecasts.shape != (dataset.num_steps, dataset.num_cells):
             raise DataError(
-                f"the published forecasts are {self.forecasts.shape}, the series is of other slots or cells"
+                f"the published forecasts have shape {self.forecasts.shape}, the series has other slots or cells"
             )
         return self.forecasts[origins][:, :, None, None]
 
 
 def published_forecasts(data: str | Path, dataset: TrafficDataset) -> npt.NDArray[np.float32] | None:
-    """Return the published one-step forecasts in the file of a series, float32 (T, C); None where it has none."""
+    """Return the published one-step forecasts in the file of a series, float32 (T, C); None if it has none."""
     path = Path(data).expanduser()
     if not path.is_file() and path.parent == Path():
         try:
@@ -51,7 +51,7 @@ def published_forecasts(data: str | Path, dataset: TrafficDataset) -> npt.NDArra
 
 
 def published_path(folder: str | Path, digest: str) -> Path:
-    """Where the published forecasts of a series lie for the processes that score them."""
+    """Return the path of the published forecasts of a series, for the processes that score them."""
     return Path(folder) / "series" / f"{digest}-published.npy"
 
 

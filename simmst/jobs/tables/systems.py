@@ -1,4 +1,4 @@
-"""The systems of the paper's tables by name, as data: what each is a forecaster of, and how long it trains."""
+"""The systems of the paper's tables: their settings as forecasters, and the effort of their training."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class System:
     """One row of a table.
 
     Attributes:
-        name: as cells and flags call it.
-        label: as the table calls it.
-        settings: fields of `ForecasterConfig`, but for those that the protocol and the seed decide.
-        naive: a naive forecast.
-        random: whether a seed changes it; one that no seed changes has one cell.
-        untrained: the shipped weights as they are; nothing is fitted.
-        published: forecasts of others, which the file of the series holds; nothing is computed.
+        name: name in cells and flags.
+        label: name in the table.
+        settings: fields of `ForecasterConfig`, except those that the protocol and the seed decide.
+        naive: whether it is a naive forecast.
+        random: whether a seed changes it; a system that no seed changes has one cell.
+        untrained: whether it is the shipped weights without any fit.
+        published: whether it is a set of published forecasts in the file of the series, so that nothing is computed.
         cities: whether it learns from simulated cities.
-        reported: what the paper's tables call it.
+        reported: name in the paper's tables.
     """
 
     name: str
@@ -47,7 +47,7 @@ def _naive(name: str) -> System:
 
 
 def _network(name: str, label: str) -> tuple[System, System]:
-    """A network of another paper, as its source has it and with the memory of the series."""
+    """Return a network of another paper twice: as in its source, and with the memory of the series."""
     plain = System(name, label, {"model": name}, reported=name)
     told = System(f"{name}+memory", f"{label}, with the memory", {"model": name, "network": {"memory": True}})
     return plain, told
@@ -69,7 +69,8 @@ def _ours(label: str) -> tuple[System, ...]:
 
 
 def _ablation(name: str, label: str, network: Mapping[str, Any]) -> System:
-    # From random weights, since the shipped ones fit no ablated network; without companions, which all would share.
+    # Ablations start from random weights, because the shipped ones fit no ablated network. They have no companions,
+    # because these would be the same for all.
     settings = {"solver": "cutting-plane", "start": "scratch", "combine": False, "network": dict(network)}
     return System(name, label, settings, cities=True, reported=name)
 
@@ -116,15 +117,15 @@ TABLES: dict[int, tuple[System, ...]] = {
 
 @dataclass(frozen=True)
 class Effort:
-    """How long systems train, the same for all of a table.
+    """Effort of the training, the same for all systems of a table.
 
     Attributes:
-        name: as the caption calls it.
+        name: name in the caption.
         training: fields of `TrainingConfig`.
-        ablation: further ones of the systems that start from random weights and simulated cities.
-        networks: settings of networks that are made smaller, by model.
-        cities: simulated cities.
-        note: for the caption.
+        ablation: further fields for systems that start from random weights and simulated cities.
+        networks: settings that make networks smaller, by model.
+        cities: number of simulated cities.
+        note: note for the caption.
     """
 
     name: str
@@ -160,6 +161,7 @@ QUICK = Effort(
         "ast-mtl": {"width": 32},
     },
     8,
-    "QUICK, a look and no result: networks train for 5 epochs of 1,024 windows; STGCN, DCRNN, STAEformer, ConvLSTM and "
-    "AST-MTL are smaller than their sources', 8 cities are simulated; what starts from random weights is under-trained",
+    "QUICK, a first look and not a result: networks train for 5 epochs of 1,024 windows; STGCN, DCRNN, STAEformer, "
+    "ConvLSTM and AST-MTL are smaller than in their sources, 8 cities are simulated; systems that start from random "
+    "weights are under-trained",
 )

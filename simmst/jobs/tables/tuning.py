@@ -1,4 +1,4 @@
-"""Tuning: the same number of configurations for every trained system, chosen on the validation split alone."""
+"""Tuning: the same number of configurations for every trained system, judged only on the validation split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simmst.jobs.tables.systems import System
 
 
 def space_of(system: System) -> dict[str, list[Any]]:
-    """Return the values that each setting of a system may take, from ``space.json``.
+    """Return the possible values of each setting of a system, from ``space.json``.
 
     Example:
         >>> from simmst.jobs.tables.systems import TABLES
@@ -36,7 +36,7 @@ def space_of(system: System) -> dict[str, list[Any]]:
 
 
 def configurations(system: System, budget: int) -> list[dict[str, Any]]:
-    """Draw changes of a system's settings: none first, then others without repeats, the same ones at each call.
+    """Draw changes of a system's settings: first none, then others without repetition, the same at each call.
 
     Raises:
         ConfigError: the space has fewer configurations.
@@ -50,21 +50,23 @@ def configurations(system: System, budget: int) -> list[dict[str, Any]]:
     space = space_of(system)
     most = math.prod(map(len, space.values())) + 1
     if budget > most:
-        raise ConfigError(f"tune is {budget}; the space of {system.name} has {most} configurations with the default")
+        raise ConfigError(
+            f"tune is {budget}; the space of {system.name} has {most} configurations, counting the default"
+        )
     sampler = import_extra("sklearn.model_selection", extra="forecast").ParameterSampler
     drawn = list(sampler(space, budget - 1, random_state=0)) if budget > 1 else []
     return [{}, *map(_nested, drawn)]
 
 
 def tune(work: tuple[Task, str]) -> dict[str, Any]:
-    """Try the configurations of a system, and record which has the least error on the validation slots.
+    """Try the configurations of a system, and record the one with the least error on the validation slots.
 
-    The record, a file that `load_tuning` reads again, holds the budget, the space, every trial (its changes of the
-    settings and its score: the MAE of the last step over the mean activity, the mean over the services; None where it
-    cannot be fitted) and the changes chosen.
+    The record, which `load_tuning` reads, holds the budget, the space, every trial and the chosen changes. A trial has
+    its changes of the settings and its score: the MAE of the last step divided by the mean activity, averaged over the
+    services, or None where it cannot be fitted.
 
     Args:
-        work: the task, and the folder of the table.
+        work: task, and folder of the table.
     """
     task, folder = work
     trials = [judge(task, changes, folder) for changes in configurations(task.system, task.budget)]
@@ -76,7 +78,7 @@ def tune(work: tuple[Task, str]) -> dict[str, Any]:
 
 
 def judge(task: Task, changes: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Fit one configuration and score it on the validation slots; the test slots are cut off before."""
+    """Fit one configuration and score it on the validation slots; the test slots are cut off first."""
     task = untuned(task)
     trial: dict[str, Any] = {"changes": dict(changes), "score": None}
     try:
@@ -92,14 +94,14 @@ def judge(task: Task, changes: Mapping[str, Any], folder: str) -> dict[str, Any]
 
 
 def on_validation(known: Known) -> Known:
-    """Return the validation slots in the place of the test's, in a series that ends with them."""
+    """Return a series that ends with the validation slots, in place of the test slots."""
     validation = known.split.validation
     split = Split(known.split.train, range(validation.start, validation.start), validation)
     return known._replace(dataset=known.past, split=split)
 
 
 def tuning_path(folder: str | Path, task: Task) -> Path:
-    """The file that records the tuning of a task: of all its seeds alike."""
+    """Return the file that records the tuning of a task, which is common to all seeds."""
     first = untuned(task)
     key = digest_of([first.key, task.budget, space_of(task.system), code_digest()])
     days = "" if task.days is None else f"-{task.days}d"
@@ -108,7 +110,7 @@ def tuning_path(folder: str | Path, task: Task) -> Path:
 
 
 def load_tuning(path: Path) -> dict[str, Any] | None:
-    """Read a record of a tuning; None where there is none that is whole."""
+    """Read the record of a tuning; None where there is no complete one."""
     try:
         found = read_json(path, _Tuning)
     except (OSError, DocumentError):
@@ -118,7 +120,7 @@ def load_tuning(path: Path) -> dict[str, Any] | None:
 
 @dataclass
 class _Tuning:
-    """The record of a tuning: what was tried, and what was chosen of it."""
+    """The record of a tuning, with its trials and its choice."""
 
     budget: int
     space: dict[str, Any]
@@ -127,7 +129,7 @@ class _Tuning:
 
 
 def untuned(task: Task) -> Task:
-    """Return the task of seed 0 whose validation errors decide for all seeds."""
+    """Return the task with seed 0, whose validation errors decide for all seeds."""
     settings = merged(task.settings, {"training": {"seed": 0}})
     return dataclasses.replace(task, seed=0, settings=settings, budget=1)
 

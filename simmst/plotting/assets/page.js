@@ -1,12 +1,12 @@
 "use strict";
-// Draws the map of a slot and the series of a cell from the numbers in the page. It asks for nothing outside of it.
+// Draws the map of a slot and the series of a cell from the numbers in the page, and loads nothing from outside.
 (async () => {
   const page = JSON.parse(document.getElementById("page-data").textContent);
   const state = { service: 0, slot: page.slot, cell: page.cell, view: "truth" };
   const VIEWS = ["truth", "forecast", "error"];
   const INK = "#1c2733", BLUE = "#0072b2", MARK = "#d55e00";
   const CONFIG = { displayModeBar: false, responsive: true };
-  const MAP = { ...CONFIG, doubleClick: false, doubleClickDelay: 1 }; // two quick taps are two cells
+  const MAP = { ...CONFIG, doubleClick: false, doubleClickDelay: 1 }; // two quick taps choose two cells
   const byId = (id) => document.getElementById(id);
   const MISSING = { u1: 255, u2: 65535 };
   const narrow = () => window.matchMedia("(max-width: 760px)").matches;
@@ -65,13 +65,13 @@
     if (view !== "error") return known(value(view, service, cell, slot));
     return known(value("forecast", service, cell, slot) - value("truth", service, cell, slot));
   };
-  // Plotly reads some HTML in its texts: names are shown as they are.
+  // Plotly interprets some HTML in its texts, so names are escaped.
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const names = page.names.map(plain);
   const number = (x) => (Number.isFinite(x) ? x.toLocaleString("en", { maximumSignificantDigits: 4 }) : "-");
   const numbered = (count) => Array.from({ length: count }, (_, i) => i);
 
-  // After a tap Plotly tells a second click, from the mouse that browsers imitate, with the point of the tap before.
+  // After a tap Plotly reports a second click, from the emulated mouse, with the point of the tap before.
   function onClick(div, act) {
     let tapped = null;
     div.addEventListener("pointerdown", (event) => { tapped = event.pointerType === "touch" ? { told: false } : null; }, true);
@@ -192,7 +192,7 @@
 
   // The series of a cell --------------------------------------------------------------------------------------------
 
-  const start = Date.parse(`${page.start}Z`); // the local clock of the first slot, told as if it were UTC
+  const start = Date.parse(`${page.start}Z`); // the local time of the first slot, read as if it were UTC
   const times = numbered(slots).map((i) => new Date(start + i * page.step_minutes * 60000).toISOString().slice(0, 19));
   const series = (name) => numbered(slots).map((i) => known(value(name, state.service, state.cell, i)));
   const here = () => [{ type: "line", x0: times[state.slot], x1: times[state.slot], yref: "paper", y0: 0, y1: 1,
@@ -217,7 +217,7 @@
     if (fresh) onClick(div, (points) => move(points[0].pointNumber));
     const both = numbered(slots).filter((i) => truth[i] !== null && forecast[i] !== null);
     const errors = both.map((i) => Math.abs(truth[i] - forecast[i]));
-    let text = both.length ? `mean absolute error here ${number(errors.reduce((a, b) => a + b, 0) / both.length)} ${page.unit}` : "no slot has both a truth and a forecast here";
+    let text = both.length ? `mean absolute error here ${number(errors.reduce((a, b) => a + b, 0) / both.length)} ${page.unit}` : "no slot here has both a truth and a forecast";
     if (arrays.low && both.length) {
       const held = both.filter((i) => value("low", state.service, state.cell, i) <= truth[i] && truth[i] <= value("high", state.service, state.cell, i));
       text += `; the ${page.level} % interval holds ${Math.round((100 * held.length) / both.length)} % of its ${both.length} slots`;
@@ -226,7 +226,7 @@
     byId("cell-title").textContent = `cell ${page.names[state.cell]}, ${page.services[state.service]}`;
   }
 
-  // What a reader does ----------------------------------------------------------------------------------------------
+  // Input of the reader ----------------------------------------------------------------------------------------------
 
   let waiting = false;
   function move(slot) {
@@ -235,7 +235,7 @@
     byId("when").textContent = page.labels[state.slot];
     byId("slot").setAttribute("aria-valuetext", page.labels[state.slot]);
     if (waiting) return;
-    waiting = true; // one drawing a frame, however fast the slider moves
+    waiting = true; // one drawing per frame, however fast the slider moves
     requestAnimationFrame(() => {
       waiting = false;
       moveMaps();
