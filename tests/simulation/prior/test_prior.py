@@ -264,8 +264,8 @@ def test_missing_yaml_file_is_named(tmp_path):
         DomainPrior.from_yaml(tmp_path / "none.yaml")
 
 
-def test_the_guide_lists_every_parameter_with_its_bounds():
-    guide = Path(__file__).parents[3] / "docs" / "explanation" / "simulator.md"
+def test_the_reference_lists_every_parameter_with_its_bounds():
+    guide = Path(__file__).parents[3] / "docs" / "reference" / "prior.md"
     rows = {line.split("|")[1].strip(): line for line in guide.read_text(encoding="utf-8").splitlines() if "|" in line}
     for name, law in DomainPrior.default().parameters.items():
         row = rows[f"`{name}`"]
