@@ -35,7 +35,7 @@ class MemoryModel(ABC):
         seed: seed of everything random.
 
     Attributes:
-        doubt_days: number of days of slots at which a learned difference counts half, at any step ahead.
+        doubt_days: number of days of training slots at which a learned difference counts half, at any step ahead.
     """
 
     doubt_days: ClassVar[float] = 0.0

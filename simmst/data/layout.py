@@ -1,4 +1,4 @@
-"""The layout of a data frame, so that frames go out as they came in."""
+"""The layout of a data frame, kept so that a data set returns frames like the one it was built from."""
 
 from __future__ import annotations
 

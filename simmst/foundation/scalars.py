@@ -1,4 +1,4 @@
-"""Numbers of numpy as numbers of Python, so that settings may come from arrays."""
+"""NumPy numbers as Python numbers, so that settings may come from arrays."""
 
 from __future__ import annotations
 

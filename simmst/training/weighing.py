@@ -37,7 +37,7 @@ class WindowWeights:
     Attributes:
         weights: float32 (n,), between 0 and 1; all start at 0.5.
         cities: int64 (n,), city of each window.
-        windows: the windows.
+        windows: windows that the weights belong to.
         num_cities: number of cities.
 
     Example:

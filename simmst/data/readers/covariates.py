@@ -18,7 +18,7 @@ def read_covariates(source: Any, timezone: str, **options: Any) -> Covariates:
 
     Args:
         source: a pandas or polars data frame, or the path of a table (.csv, .tsv or .parquet, packed or not);
-            covariates are returned as they are.
+            covariates are returned unchanged.
         timezone: IANA name of the time zone of times that carry none.
         **options: options of `read_dataframe`, such as `time_col`, `dayfirst` and `decimal`; `target_col` chooses
             columns.
