@@ -141,6 +141,8 @@ def test_it_compiles_and_exports_whole():
         torch.autograd.grad(f(*tensors).square().sum(), tensors) for f in (compiled, lambda *t: call("chain", t, mask))
     ]
     torch.testing.assert_close(*gradients)
+    if not hasattr(torch.compiler, "is_exporting"):
+        pytest.skip("before torch 2.7 the number of maps cannot be left free")
     constants = (*(tensor.detach() for tensor in tensors), mask)
     program = torch.export.export(
         Layer(),

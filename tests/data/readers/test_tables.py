@@ -126,7 +126,8 @@ def test_parquet(tmp_path):
         (hours(["{0},1,2"] * 5, "2013-11-01,1,2"), r"the first line has no names of columns"),
         ("ds,a\n", r"has no rows below a first line"),
         ("", r"has no rows below a first line"),
-        ("ds,a\n2013-11-01\x00,1\n", r"line 2: ds '2013-11-01.*' is not a time"),
+        # before Python 3.11, csv itself refuses it
+        ("ds,a\n2013-11-01\x00,1\n", r"(line 2: ds '2013-11-01.*' is not a time|is not a row .*line contains NUL)"),
     ],
 )
 def test_bad_files_are_named_with_the_line(tmp_path, text, message):
