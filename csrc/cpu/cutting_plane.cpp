@@ -277,7 +277,7 @@ void run_item(const PlanePass& pass, const RowLoops<C>& loops, std::int64_t inde
   const std::int64_t item = pass.backwards ? pass.problems * chunks - 1 - index : index;
   const std::int64_t begin = item % chunks * columns;
   run_chunk(Chunk<C>{pass, loops, pass.first_problem + item / chunks, begin, min(begin + columns, pass.size),
-                     pass.partial + item * pass.planes});
+                     pass.evaluating ? pass.partial + item * pass.planes : nullptr});
 }
 
 // Adds up the chunks, in order, for output `index` of the problems that are run.
