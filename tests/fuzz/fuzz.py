@@ -20,6 +20,7 @@ def main() -> None:
     room = native_targets if name in native_targets.TARGETS else reader_targets
     if name not in room.TARGETS:
         sys.exit(f"no target {name!r}; there are {', '.join((*native_targets.TARGETS, *reader_targets.TARGETS))}")
+    sys.argv[0] = f"{sys.executable} {sys.argv[0]} {name}"  # libFuzzer starts a merge of corpora with this
     atheris.Setup(sys.argv, lambda data: room.run(name, data))
     atheris.Fuzz()
 
