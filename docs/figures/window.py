@@ -10,7 +10,7 @@ from simmst import Forecaster
 from simmst.foundation.pictures import COLOURS, new_figure, panels, save_picture
 from simmst.simulation import surrogate_city
 
-DAYS, SHOWN, HORIZON, CELL, SEED = 16, 8, 12, 12, 3
+DAYS, SHOWN, HORIZON, CELL, SEED = 16, 5, 12, 12, 3
 ORIGIN = (DAYS - 2) * 24 + 8
 
 
@@ -22,7 +22,7 @@ def draw() -> Figure:
     frame = Forecaster.pretrained(horizon=HORIZON).predict(known, levels=(80,))
     frame = frame[frame.unique_id == city.unique_ids()[CELL]]
 
-    figure = new_figure(9.2, 3.4, dpi=150)
+    figure = new_figure(7.4, 3.6, dpi=180)
     (axes,) = panels(figure, 1, 1)
     first = ORIGIN - SHOWN * 24
     hours = range(first, ORIGIN + HORIZON)
@@ -41,13 +41,13 @@ def draw() -> Figure:
         xlim=(first, ORIGIN + HORIZON - 1),
         xlabel="days before and after the origin",
         ylabel="Internet, one cell",
-        title="SURROGATE: a simulated city from outside the training prior",
+        title="SURROGATE: a simulated city that the model never saw",
     )
     axes.set_xticks(
         [ORIGIN + 24 * day for day in range(-SHOWN, 2)], [f"{day:+d}" if day else "origin" for day in range(-SHOWN, 2)]
     )
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+    axes.legend(fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
