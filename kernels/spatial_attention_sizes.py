@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from simmst.core.dtypes import tf32_is_allowed
+from simmst.kernels.assembler import why_not_trusted
 from simmst.kernels.configurations import Configuration, configuration
 
 # The fused kernels take maps up to these sizes. Beyond them, one map has work for many programs, or its tiles exceed
@@ -75,7 +76,7 @@ class Sizes(NamedTuple):
     @property
     def precision(self) -> str:
         """The rounding of the operands of float32 products."""
-        return "tf32" if self.dtype == torch.float32 and tf32_is_allowed() else "ieee"
+        return "tf32" if self.dtype == torch.float32 and tf32_is_allowed() and _tf32_is_right() else "ieee"
 
     def configuration(self, kernel: str) -> Configuration:
         """Return the launch configuration of a kernel of spatial attention for these sizes."""
@@ -101,6 +102,15 @@ def is_fused(size: Sizes, device: torch.device) -> bool:
 def programs(maps: int, num_warps: int, device: torch.device) -> int:
     """Return how many programs share the maps: 8 warps per multiprocessor, so a thread can have 255 registers."""
     return min(maps, multiprocessors(device) * max(1, 8 // num_warps))
+
+
+@functools.cache
+def _tf32_is_right() -> bool:
+    """Tell whether the assembler can be trusted with TF32 products on the current GPU."""
+    if not torch.cuda.is_available():
+        return True
+    major, minor = torch.cuda.get_device_capability()
+    return why_not_trusted("spatial_attention", 10 * major + minor) is None
 
 
 @functools.cache

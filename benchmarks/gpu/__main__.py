@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return NO_GPU
+    _take_newer_assembler()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that its processes end with it
     with tempfile.TemporaryDirectory(prefix="simmst-gpu-") as folder:
         run = Run(options, Path(folder), _about(options))
@@ -128,11 +129,20 @@ def _apply(path: Path, root: Path) -> int:
     return 0
 
 
+def _take_newer_assembler() -> None:
+    """Let Triton assemble with CUDA's ptxas if it is of CUDA 13 or newer: see simmst/kernels/assembler.py."""
+    nvcc = find_nvcc()
+    ptxas = Path(nvcc).with_name("ptxas") if nvcc else None
+    if ptxas and ptxas.is_file() and "release 12" not in said([str(ptxas), "--version"]):
+        os.environ.setdefault("TRITON_PTXAS_PATH", str(ptxas))
+
+
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: _version(package) for package in ("triton", "numpy")}
-    if nvcc := find_nvcc():
-        versions["nvcc"] = said([nvcc, "--version"]).rpartition("release ")[2].partition(",")[0]
+    for tool, path in (("nvcc", find_nvcc()), ("ptxas of Triton", os.environ.get("TRITON_PTXAS_PATH"))):
+        if path:
+            versions[tool] = said([path, "--version"]).rpartition("release ")[2].partition(",")[0]
     gpu = not options.dry_run
     driver = said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) if gpu else "none"
     return {

@@ -102,7 +102,16 @@ def _why_not_triton(operator: str, device: torch.device, dtype: torch.dtype) -> 
         return "the package triton is not installed; install it with: pip install triton"
     if device.type == "cpu" and interpreted():
         return _why_not_interpreted(operator, dtype)
-    return _why_not_gpu(device, dtype)
+    return _why_not_gpu(device, dtype) or _why_not_assembled(operator, device, dtype)
+
+
+def _why_not_assembled(operator: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype == torch.float32:  # exact products do not use the instructions in question, and TF32 is not used then
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    assembler = importlib.import_module("simmst.kernels.assembler")
+    reason: str | None = assembler.why_not_trusted(operator, 10 * major + minor)
+    return reason
 
 
 def _why_not_interpreted(operator: str, dtype: torch.dtype) -> str | None:

@@ -13,11 +13,21 @@ from torch import Tensor
 from simmst.core.spatial_attention import Options
 from simmst.nn import SpatialAttention
 from simmst.ops import spatial_attention
-from simmst.ops.backends import implementation
+from simmst.ops.backends import implementation, why_not
 from simmst.reference.spatial_attention import backward as reference_backward
 from simmst.reference.spatial_attention import forward as reference_forward
 
 ALL = [True] * 7
+
+
+@pytest.fixture(autouse=True)
+def _can_be_assembled(world) -> None:
+    if world.backend == "triton" and not world.slow:
+        reason = why_not("spatial_attention", "triton", device=world.device, dtype=torch.float16)
+        if reason is not None:
+            pytest.skip(reason)
+
+
 NAMES = ("out", "lse", "x", "w_in", "b_in", "w_out", "b_out", "w_norm", "b_norm")
 
 
@@ -89,8 +99,11 @@ def exact(given: Case) -> list[Tensor | None]:
     return [out, lse, *reference_backward(grad, *arguments, lse, options, ALL)]
 
 
-def plain(given: Case) -> list[Tensor | None]:
-    """Compute the obvious chain of operators in the given precision, with autograd; lse is from its float32 scores."""
+def plain(given: Case, *, fused: bool = False) -> list[Tensor | None]:
+    """Compute the obvious chain of operators in the given precision, with autograd; lse is from its float32 scores.
+
+    fused: Attention by `scaled_dot_product_attention`, which computes dS as these kernels do, from rowsum(dO * O).
+    """
     x, w_in, b_in, w_out, b_out, mask, w_norm, b_norm = given.arguments
     tensors = dict(zip(NAMES[2:], (x, w_in, b_in, w_out, b_out, w_norm, b_norm), strict=True))
     at = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items() if tensor is not None}
@@ -99,12 +112,18 @@ def plain(given: Case) -> list[Tensor | None]:
     packed = F.linear(tokens, at["w_in"], at.get("b_in")).unflatten(2, (3, heads, width)).permute(2, 0, 3, 1, 4)
     query, key, value = packed.unbind(0)
     scores = torch.matmul(query, key.mT) * given.options.scale
-    empty = None
+    empty = ignored = None
     if mask is not None:
         empty = mask.all(1)[:, None, None]
-        scores = scores.masked_fill((mask & ~empty[..., 0])[:, None, None], float("-inf"))
+        ignored = (mask & ~empty[..., 0])[:, None, None]
+        scores = scores.masked_fill(ignored, float("-inf"))
     lse = scores.float().logsumexp(-1)
-    branch = F.linear(torch.matmul(scores.softmax(-1), value).transpose(1, 2).flatten(2), at["w_out"], at.get("b_out"))
+    if fused:
+        seen = None if ignored is None else ~ignored
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=given.options.scale)
+    else:
+        attended = torch.matmul(scores.softmax(-1), value)
+    branch = F.linear(attended.transpose(1, 2).flatten(2), at["w_out"], at.get("b_out"))
     if empty is not None:
         branch = branch.masked_fill(empty, 0.0)
         lse = lse.masked_fill(empty, float("inf"))
@@ -123,26 +142,34 @@ def compare(world, given: Case) -> None:
 
 
 def judge(found: list[Tensor | None], given: Case) -> None:
-    """Assert that errors are at most twice those of plain PyTorch in that precision, plus a tiny term; never NaN."""
-    naive, truth = plain(given), exact(given)
+    """Assert that errors are at most twice those of plain PyTorch in that precision, plus a tiny term; never NaN.
+
+    Plain PyTorch attends in two ways, and the worse of them counts. Both cancel in dS = P (dP - delta). A delta summed
+    from P and dP shares their rounding errors; one from dO and O does not, and its dS is up to ten times less exact.
+    """
+    naive, fused, truth = plain(given), plain(given, fused=True), exact(given)
     given_dtype = given.arguments[0].dtype
     # Scores are rounded in float32 at best, which changes a weight, and what depends on it, by eps times the score.
     scores = truth[1][truth[1].isfinite()]
     by_scores = torch.finfo(torch.float32).eps * (scores.abs().max().item() if scores.numel() else 0.0)
-    for name, ours, theirs, right in zip(NAMES, found, naive, truth, strict=True):
+    for name, ours, theirs, other, right in zip(NAMES, found, naive, fused, truth, strict=True):
         if right is None:
             assert ours is None, name
             continue
         assert ours.shape == right.shape, name
         assert ours.dtype == (torch.float32 if name == "lse" else given_dtype), name
         assert ours.is_contiguous(), name
-        ours, theirs = ours.double().cpu(), (torch.zeros_like(right) if theirs is None else theirs.double().cpu())
+        ours = ours.double().cpu()
+        theirs, other = (torch.zeros_like(right) if each is None else each.double().cpu() for each in (theirs, other))
         assert torch.equal(ours.isinf(), right.isinf()), name
         finite = right.isfinite()
-        ours, theirs, right = ours[finite], theirs[finite], right[finite]
+        ours, theirs, other, right = ours[finite], theirs[finite], other[finite], right[finite]
         if not right.numel():
             continue
-        error, allowed = (ours - right).abs().max(), (theirs - right).abs().max()
+        error = (ours - right).abs().max()
+        allowed = (theirs - right).abs().max()
+        if other.isfinite().all():  # not every kernel of PyTorch stays finite with a negative scale and a mask
+            allowed = torch.maximum(allowed, (other - right).abs().max())
         # Plain PyTorch may be exact by luck after cancellation, so a few roundings of the largest entry are allowed.
         tiny = max(4 * torch.finfo(given_dtype).eps, by_scores) * max(1.0, right.abs().max().item())
         assert error <= 2 * allowed + tiny, (name, error, allowed)
@@ -217,6 +244,19 @@ def test_drawn(world, draw: Draw):
     options = {name: draw.boolean() for name in ("bias", "norm", "norm_bias", "residual")}
     scale, dtype = draw.choice([None, 0.3, -1.5]), draw.choice(world.dtypes)
     compare(world, case(world, shape, heads, seed=draw.seed, mask=mask, scale=scale, dtype=dtype, **options))
+
+
+@drawn(60, slow=2)
+def test_drawn_maps_of_one_program(world, draw: Draw):
+    """Half precision at every width of a head: where an assembler went wrong, a tenth of the widths showed it."""
+    positions = draw.choice([28, 64, 100, 121, 128] if not world.slow else [6, 20])
+    heads = draw.integer(1, 8 if not world.slow else 2)
+    channels = heads * draw.integer(1, min(64, 128 // heads) if not world.slow else 9)
+    mask = random_mask(3, positions, draw.seed) if draw.boolean() else None
+    options = {name: draw.boolean() for name in ("bias", "norm", "norm_bias", "residual")}
+    shape = draw.choice([(3, channels, 1, positions), (3, positions, channels)])
+    dtype = draw.choice([dtype for dtype in world.dtypes if dtype != torch.float32])
+    compare(world, case(world, shape, heads, seed=draw.seed, mask=mask, dtype=dtype, **options))
 
 
 @pytest.mark.parametrize("layout", ["channels last", "channels first", "sliced", "transposed map"])

@@ -29,6 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from simmst.kernels.assembler import assembler
 from simmst.kernels.configurations import Configuration
 
 CAPABILITIES = (80, 90, 100)
@@ -165,7 +166,7 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
         file.write_text(ptx)
         # As Triton itself calls it, so that the figures are those of the code that runs.
         like_triton = ["-lineinfo", "-v", *(["--regAllocOptLevel=2"] if _VERSION >= (3, 7) else [])]
-        command = [_assembler(capability), *like_triton, f"--gpu-name={target[1]}", str(file), "-o", f"{file}.o"]
+        command = [assembler(capability).path, *like_triton, f"--gpu-name={target[1]}", str(file), "-o", f"{file}.o"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     report = run.stderr + run.stdout
     registers = re.search(r"Used (\d+) registers", report)
@@ -173,12 +174,3 @@ def _assembled(ptx: str, capability: int) -> tuple[int, int, int]:
     if run.returncode or registers is None or frame is None:
         raise RuntimeError(f"{' '.join(command)} ended with {run.returncode} and said: {report[-2000:]}")
     return int(registers[1]), int(frame[2]) + int(frame[3]), int(frame[1])
-
-
-def _assembler(capability: int) -> str:
-    """Return the path of Triton's assembler; it is internal to Triton, so it is requested only when needed."""
-    from triton.backends.nvidia import compiler
-
-    # Up to version 3.3 with the tool's version beside the path; before that, under another name.
-    found = compiler.get_ptxas(capability) if hasattr(compiler, "get_ptxas") else compiler._path_to_binary("ptxas")
-    return str(found[0] if isinstance(found, tuple) else found.path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,7 @@ def with_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(backends, "_why_not_assembled", lambda *call: None)
 
 
 def test_triton_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -241,6 +243,24 @@ def test_between_gpu_backends_the_measured_table_decides(monkeypatch: pytest.Mon
     with_native(monkeypatch)
     backends._resolve.cache_clear()
     assert at(4096) == "triton"
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_an_assembler_that_computes_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    assembler = importlib.import_module("simmst.kernels.assembler")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(assembler, "assembler", lambda capability: assembler.Assembler("ptxas", (12, 8)))
+
+    def why(operator: str, dtype: torch.dtype) -> str | None:
+        return backends.why_not(operator, "triton", device=GPU, dtype=dtype)
+
+    for dtype in (torch.float16, torch.bfloat16):
+        assert "ptxas 12.8" in (why("spatial_attention", dtype) or "")
+    assert why("spatial_attention", torch.float32) is why("prob_sparse_attention", torch.bfloat16) is None
+    monkeypatch.setattr(assembler, "assembler", lambda capability: assembler.Assembler("ptxas", (13, 0)))
+    assert why("spatial_attention", torch.bfloat16) is None
 
 
 @pytest.mark.usefixtures("with_triton", "with_gpu", "measured")
