@@ -14,17 +14,38 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("action", choices=["prepare", "fetch"], metavar="prepare|fetch", help="what to do")
     parser.add_argument(
-        "source", type=str, metavar="SOURCE", help="prepare: folder, pattern or file; fetch: milan or trento"
+        "action",
+        choices=["prepare", "fetch"],
+        metavar="prepare|fetch",
+        help="combine daily files into one .npz file, or download them",
     )
+    parser.add_argument("source", type=str, metavar="SOURCE", help="folder, pattern or file; for fetch milan or trento")
     parser.add_argument(
-        "--out", type=str | None, default=None, help="prepare: file, GRID.npz; fetch: folder, official-GRID"
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="PATH",
+        help="write here (default: GRID.npz, for fetch the folder official-GRID)",
     )
-    parser.add_argument("--grid", type=str | None, default=None, help="prepare: milan or trento; else by the names")
-    parser.add_argument("--cells", type=str, default="grid", help="prepare: grid, or observed, cropped to those")
-    parser.add_argument("--on_cut", type=str, default="error", help="prepare: error, or drop a last line that was cut")
-    parser.add_argument("--server", type=str | None, default=None, help="fetch: another Dataverse than Harvard's")
+    files = parser.add_argument_group("to prepare")
+    files.add_argument(
+        "--grid",
+        type=str | None,
+        default=None,
+        metavar="NAME",
+        help="use the grid of milan or trento (default: as the file names say)",
+    )
+    files.add_argument(
+        "--cells", type=str, default="grid", metavar="NAME", help="keep the whole grid, or the part observed"
+    )
+    files.add_argument(
+        "--on_cut", type=str, default="error", metavar="NAME", help="stop with an error at a cut last line, or drop it"
+    )
+    server = parser.add_argument_group("to fetch")
+    server.add_argument(
+        "--server", type=str | None, default=None, metavar="URL", help="download from another Dataverse than Harvard's"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -54,17 +75,21 @@ def run(options: Namespace) -> None:
         )
     origin = provenance_of(path) or {}
     files = origin.get("files", [])
-    tell(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB, of {len(files)} files)")
+    what = "1 daily file" if len(files) == 1 else f"{len(files)} daily files"
+    tell(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB from {what})")
     if "doi" in origin:
-        checked = "checked" if origin["doi_checked"] else "not checked: the files did not come from simmst data fetch"
-        tell(f"{origin['doi']} ({checked}), {origin['licence']}, {origin['attribution']}")
+        checked = "checked" if origin["doi_checked"] else "not checked: not from simmst data fetch"
+        tell(f"source: {origin['doi']} ({checked})")
+        tell(f"attribution: {origin['attribution']}")
+        tell(f"licence: {origin['licence']}")
 
 
 COMMAND = Command(
     "data",
     "(prepare SOURCE | fetch milan|trento) [options]",
-    brief="fetch the official data sets, and bring their files into one",
-    about="Download the official daily files of Milan or Trento, or bring such files into one that loads in seconds.",
+    brief="fetch or combine the official data sets",
+    about="Download the official daily files of Milan or Trento, or combine such files into one that loads in seconds.",
+    examples=("simmst data fetch milan --out official-milan", "simmst data prepare official-milan --out milan.npz"),
     run=run,
     add_arguments=add_arguments,
     quiet=True,

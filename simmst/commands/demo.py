@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
+    parser.add_argument("--quick", action="store_true", help="use fewer cells and epochs, to see that everything works")
     parser.add_argument(
-        "--data", type=str | None, default=None, help="traffic file; without it the city is a SURROGATE"
+        "--data", type=str | None, default=None, metavar="FILE", help="forecast this traffic file, not a simulated city"
     )
-    parser.add_argument("--out", type=str, default="runs/demo", help="run folder; an earlier demo there is replaced")
-    parser.add_argument("--quick", action="store_true", help="fewer cells and epochs: see that everything works")
-    parser.add_argument("--seed", type=int, default=0, help="seeds the city and the training")
-    parser.add_argument("--step", type=int, default=60, help="minutes of a slot")
-    parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
+    parser.add_argument(
+        "--out", type=str, default="runs/demo", metavar="FOLDER", help="write here, in place of an earlier demo"
+    )
+    parser.add_argument("--services", type=str, nargs="+", metavar="NAME", help="keep only these services")
+    parser.add_argument("--step", type=int, default=60, metavar="MINUTES", help="sum the traffic to slots this long")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed the city and the training")
 
 
 def run(options: Namespace) -> None:
@@ -43,8 +45,12 @@ def run(options: Namespace) -> None:
 COMMAND = Command(
     "demo",
     "[--data FILE] [--quick] [options]",
-    brief="the main job on an embedded default or on your file",
-    about="Forecast a city never seen by weights learned from simulated cities, then adapt them to its few days.",
+    brief="forecast an unseen city, and compare",
+    about=(
+        "Forecast a city never seen with the shipped weights, which have learned only from simulated cities; then "
+        "adapt them to the city's few days, and compare. Without --data the city is simulated: a SURROGATE."
+    ),
+    examples=("simmst demo --quick", "simmst demo --data milan.npz --services internet --out runs/milan"),
     run=run,
     add_arguments=add_arguments,
     quiet=True,

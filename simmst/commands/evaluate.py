@@ -19,27 +19,48 @@ _TABLE = "--paper_table"  # the parser's name for --table, because --table.dayfi
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--data", type=str, required=True, help="traffic file or folder; surrogate simulates a city")
     parser.add_argument(
-        "--out", type=str | None, default=None, help="folder of a table (results), or JSON file of a run"
+        "--data", type=str, required=True, metavar="FILE", help="test on this traffic; surrogate simulates a city"
     )
-    parser.add_argument("--run", type=str | None, default=None, help="test the trained forecaster in this folder")
-    text = "write --table 1 (one service), 2 (several) or 3 (ablations): make that table of the paper; the name in YAML"
-    parser.add_argument(_TABLE, type=int | None, default=None, help=text)
-    parser.add_argument("--figure", type=int | None, default=None, help="2: draw the best two of a table, too")
     parser.add_argument(
-        "--protocol", type=str, default="hourly", help="hourly, tenmin, fedgcc, lowdata, lowdata-tenmin"
+        "--run", type=str | None, default=None, metavar="FOLDER", help="test the trained forecaster in this folder"
     )
-    parser.add_argument("--horizons", type=int, nargs="+", help="steps ahead; the protocol's when left out")
-    parser.add_argument("--days", type=int, nargs="+", help="days known before the test, of lowdata: 1 2 4 7 14")
-    parser.add_argument("--systems", type=str, nargs="+", help="rows of the table, such as dcrnn dcrnn+memory fit")
-    parser.add_argument("--services", type=str, nargs="+", help="services; Internet for table 1, else all")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
-    parser.add_argument("--quick", action="store_true", help="short trainings of small networks: a look, no result")
-    parser.add_argument("--tune", type=int, default=1, help="configurations tried a system, judged on validation days")
-    parser.add_argument("--jobs", type=int | None, default=None, help="processes; one a core when left out")
-    parser.add_argument("--only_finished", action="store_true", help="the table of finished cells; compute none")
-    parser.add_argument("--any_code", action="store_true", help="keep finished cells of other versions of the code")
+    text = "make a table of the paper: 1 one service, 2 several, 3 ablations"
+    parser.add_argument(_TABLE, type=int | None, default=None, metavar="1|2|3", help=text)
+    parser.add_argument(
+        "--figure", type=int | None, default=None, metavar="2", help="draw the best two systems of the table"
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="PATH",
+        help="write a table into this folder (default: results), or --run's report to this JSON file",
+    )
+    table = parser.add_argument_group("to make a table")
+    table.add_argument("--quick", action="store_true", help="train small networks briefly: a first look, not a result")
+    table.add_argument(
+        "--protocol",
+        type=str,
+        default="hourly",
+        metavar="NAME",
+        help="split by hourly, tenmin, fedgcc, lowdata or lowdata-tenmin",
+    )
+    table.add_argument("--horizons", type=int, nargs="+", metavar="N", help="forecast these numbers of steps ahead")
+    table.add_argument("--systems", type=str, nargs="+", metavar="NAME", help="make only these rows, such as dcrnn fit")
+    table.add_argument(
+        "--services", type=str, nargs="+", metavar="NAME", help="keep these (default: Internet for table 1, else all)"
+    )
+    table.add_argument(
+        "--days", type=int, nargs="+", metavar="N", help="know this many days before the test, in lowdata"
+    )
+    table.add_argument("--seeds", type=int, default=3, metavar="N", help="train each system this many times")
+    table.add_argument("--tune", type=int, default=1, metavar="N", help="try this many configurations of each system")
+    table.add_argument(
+        "--jobs", type=int | None, default=None, metavar="N", help="use this many processes (default: one per core)"
+    )
+    table.add_argument("--only_finished", action="store_true", help="show the finished cells, and train none")
+    table.add_argument("--any_code", action="store_true", help="keep finished cells of other versions of the code")
     add_table_arguments(parser)
 
 
@@ -108,11 +129,15 @@ def _make(table: int, options: Namespace) -> None:
 COMMAND = Command(
     "evaluate",
     "--data FILE (--run FOLDER | --table 1|2|3 | --figure 2) [options]",
-    brief="test a forecaster on unseen slots, or make the paper's tables",
+    brief="test a forecaster, or make the paper's tables",
     about=(
-        "Test a trained forecaster on the part of a file that it has not seen, beside the naive baselines; or make a "
-        "table of the paper on a file: every system is trained on what precedes the test and forecasts it. Finished "
-        "cells are kept: the same command goes on where it ended."
+        "Test a trained forecaster on the slots of a file that it has not seen, beside the naive baselines; or make a "
+        "table of the paper on a file. For a table, every system is trained on the slots before the test. Finished "
+        "cells are kept, so the same command resumes an interrupted table."
+    ),
+    examples=(
+        "simmst evaluate --run runs/milan --data longer.npz",
+        "simmst evaluate --table 1 --data milan.npz --quick --out results",
     ),
     run=run,
     add_arguments=add_arguments,

@@ -21,23 +21,44 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--run", type=str | None, default=None, help="folder of a trained forecaster; else the shipped weights"
+        "--data", type=str | None, default=None, metavar="FILE", help="read the latest traffic from this file"
     )
     parser.add_argument(
-        "--data", type=str | None, default=None, help="the latest traffic; else the slots it was fitted on"
-    )
-    parser.add_argument("--horizon", type=int | None, default=None, help="slots ahead, by the shipped weights; 6")
-    parser.add_argument("--step", type=int | None, default=None, help="minutes of a slot; the file's when left out")
-    parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
-    parser.add_argument("--levels", type=int, nargs="+", default=[], help="prediction intervals in percent: 80 95")
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="CSV file, else standard output; with --watch a folder"
+        "--run", type=str | None, default=None, metavar="FOLDER", help="use this forecaster, not the shipped weights"
     )
     parser.add_argument(
-        "--watch", type=str | None, default=None, metavar="DIR", help="forecast each file that appears in DIR, once"
+        "--horizon",
+        type=int | None,
+        default=None,
+        metavar="N",
+        help="forecast this many slots (default: 6, or the run's own)",
     )
-    parser.add_argument("--once", action="store_true", help="with --watch: forecast what is there, and end")
-    parser.add_argument("--interval", type=float | None, default=None, help="with --watch: seconds between looks; 5")
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=[], metavar="PERCENT", help="add prediction intervals, such as 80 95"
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, metavar="FILE", help="write CSV here, not to standard output"
+    )
+    parser.add_argument("--services", type=str, nargs="+", metavar="NAME", help="keep only these services")
+    parser.add_argument(
+        "--step", type=int | None, default=None, metavar="MINUTES", help="sum the traffic to slots this long"
+    )
+    folder = parser.add_argument_group("to watch a folder (--out is then a folder)")
+    folder.add_argument(
+        "--watch",
+        type=str | None,
+        default=None,
+        metavar="FOLDER",
+        help="forecast each file that appears in this folder",
+    )
+    folder.add_argument("--once", action="store_true", help="forecast the files already there, and stop")
+    folder.add_argument(
+        "--interval",
+        type=float | None,
+        default=None,
+        metavar="SECONDS",
+        help="look into the folder this often (default: 5)",
+    )
     add_table_arguments(parser)
 
 
@@ -119,9 +140,17 @@ def _until_a_signal() -> Iterator[threading.Event]:
 
 COMMAND = Command(
     "forecast",
-    "--data FILE | --run FOLDER | --watch DIR [options]",
-    brief="forecast a file at once, or with a trained forecaster",
-    about="Forecast the slots after the end of a series.",
+    "--data FILE | --run FOLDER | --watch FOLDER [options]",
+    brief="forecast the next slots of a file",
+    about=(
+        "Forecast the slots after the end of a series and write CSV: at once with the shipped weights, or with a "
+        "forecaster that simmst train wrote."
+    ),
+    examples=(
+        "simmst forecast --data latest.csv --horizon 24 --levels 80 95",
+        "simmst forecast --run runs/milan --data latest.npz --out forecast.csv",
+        "simmst forecast --watch incoming --out forecasts",
+    ),
     run=run,
     add_arguments=add_arguments,
 )

@@ -18,4 +18,11 @@ def run(options: Namespace) -> None:
     show(console())
 
 
-COMMAND = Command("info", "", brief="what runs here", about="Show this installation.", run=run, config=False)
+COMMAND = Command(
+    "info",
+    "",
+    brief="show versions, extras and backends",
+    about="Show the versions, compiled modules, extras and backends of this installation.",
+    run=run,
+    config=False,
+)

@@ -27,13 +27,13 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         demo.COMMAND,
+        forecast.COMMAND,
         train.COMMAND,
         evaluate.COMMAND,
-        forecast.COMMAND,
         report.COMMAND,
         simulate.COMMAND,
-        pretrain.COMMAND,
         data.COMMAND,
+        pretrain.COMMAND,
         info.COMMAND,
     )
 }
@@ -73,7 +73,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
     command = COMMANDS[first]
     for path in config_files(words[1:]):
         _check_config(path)
-    parser = command.parser()
+    parser = command.parser(everything="--help_all" in words)
     try:
         options = parser.parse_args(command.words(words[1:]))
         _check_groups(options, [action.dest for action in parser._actions])
@@ -138,18 +138,24 @@ def _check_groups(options: Namespace, names: Sequence[str]) -> None:
 
 def overview() -> str:
     """Return what ``simmst --help`` prints."""
-    width = max(map(len, COMMANDS))
+    width = max(map(len, (*COMMANDS, "--version")))
     lines = [f"  {name:<{width}}  {command.brief}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: simmst [--help] [--version] COMMAND ...",
+            "usage: simmst COMMAND [options]",
             "",
             "Forecast cellular traffic with Sim-MSTNet.",
             "",
             "commands:",
             *lines,
             "",
-            "What a command takes: simmst COMMAND --help",
+            "options:",
+            f"  {'--help':<{width}}  show this help, or after COMMAND its own",
+            f"  {'--version':<{width}}  show the version",
+            "",
+            "examples:",
+            "  simmst demo --quick",
+            "  simmst forecast --data traffic.csv --horizon 24 --levels 80",
             "",
         ]
     )

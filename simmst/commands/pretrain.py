@@ -15,15 +15,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     from simmst.jobs.pretraining import PretrainingConfig
 
-    parser.add_argument("--out", type=str, required=True, help="run folder; the weights are written there")
-    parser.add_class_arguments(PretrainingConfig, "pretraining")
-    parser.add_argument("--prior", type=str | None, default=None, help="YAML file with the law of the parameters")
+    parser.add_argument("--out", type=str, required=True, metavar="FOLDER", help="write the run and the weights here")
+    parser.add_argument(
+        "--prior", type=str | None, default=None, metavar="FILE", help="draw parameters as this YAML file says"
+    )
     parser.add_argument(
         "--workers",
         type=int | None,
         default=None,
-        help="processes that simulate, for each rank; the cores are shared out when left out",
+        metavar="N",
+        help="simulate with this many processes per rank (default: one per core)",
     )
+    parser.add_class_arguments(PretrainingConfig, "pretraining")
 
 
 def run(options: Namespace) -> None:
@@ -43,14 +46,29 @@ def run(options: Namespace) -> None:
             options.out, config, prior=prior, workers=options.workers, progress=progress, processes=processes
         )
     if processes.rank == 0:
-        tell(f"written: {path} and weights.json beside it; Forecaster.pretrained reads both from simmst/pretrained")
+        tell(f"written: {path}")
+        tell(f"written: {path.with_suffix('.json')}")
 
 
 COMMAND = Command(
     "pretrain",
     "--out FOLDER [options]",
-    brief="make the shipped weights again, from simulated cities",
-    about="Simulate cities of every kind and train a network on them: the weights that ship with the package.",
+    brief="make the shipped weights again",
+    about=(
+        "Simulate cities of every kind and train a network on them, as the shipped weights were made. The same command "
+        "resumes an interrupted run."
+    ),
+    settings={
+        "pretraining.cities": "learn from this many cities",
+        "pretraining.held_out": "choose the epoch on this many further cities",
+        "pretraining.side": "simulate cities of this many cells a side",
+        "pretraining.horizon": "learn to forecast this many slots",
+        "pretraining.training.epochs": "train at most this many epochs",
+        "pretraining.training.batch_size": "put this many windows into a batch",
+        "pretraining.training.seed": "seed the cities, the weights and the training",
+        "pretraining.training.device": "train on this device: auto, cpu or cuda",
+    },
+    examples=("simmst pretrain --out runs/weights",),
     run=run,
     add_arguments=add_arguments,
     quiet=True,

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run", type=str, metavar="RUN", help="folder that simmst train or demo wrote")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
-        "--data", type=str | None, default=None, help="forecast this anew: the file of the run, or a longer one"
+        "--out", type=str | None, default=None, metavar="FILE", help="write the page here (default: RUN/report.html)"
     )
-    parser.add_argument("--days", type=int | None, default=None, help="last days on the map; as many as are light")
-    parser.add_argument("--out", type=str | None, default=None, help="HTML file; else report.html in the folder")
-    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="forecast the slots of this file that are new to it",
+    )
+    parser.add_argument(
+        "--days", type=int | None, default=None, metavar="N", help="show this many last days on the map"
+    )
     add_table_arguments(parser)
 
 
@@ -42,8 +50,9 @@ def run(options: Namespace) -> None:
 COMMAND = Command(
     "report",
     "RUN [options]",
-    brief="one page of a run, with its map, to look at",
-    about="Write one self-contained HTML page of a run: map, series, errors, weights, training, record.",
+    brief="write an HTML page of a run",
+    about="Write one self-contained HTML page of a run, with its map, series, errors, training and settings.",
+    examples=("simmst report runs/milan --open",),
     run=run,
     add_arguments=add_arguments,
 )

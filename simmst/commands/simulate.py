@@ -15,24 +15,28 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--cities", type=int, default=None, help="how many; 100 with --compare")
     parser.add_argument(
-        "--compare",
-        type=str,
-        nargs="+",
-        help="real files: does every statistic of theirs lie in the 5-95 % band of cities simulated in their shape?",
+        "--cities", type=int, default=None, metavar="N", help="simulate this many (default: 100 with --compare)"
+    )
+    parser.add_argument("--out", type=str, required=True, metavar="FOLDER", help="write into this folder")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed the cities")
+    parser.add_argument(
+        "--city", type=dict[str, Any], default={}, metavar="...", help="fix settings of all, such as --city.days 7"
     )
     parser.add_argument(
-        "--place_cells", type=int | None, default=None, help="cells a side of a place, for files of places (--compare)"
+        "--prior", type=str | None, default=None, metavar="FILE", help="draw parameters as this YAML file says"
     )
-    parser.add_argument("--out", type=str, required=True, help="folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the family of cities")
-    parser.add_argument("--city", type=dict[str, Any], default={}, help="settings to hold fixed, as --city.days 7")
-    parser.add_argument("--prior", type=str | None, default=None, help="YAML file with the law of the parameters")
     parser.add_argument(
-        "--format", type=str, default="shards", help="shards (Parquet), or official (daily text files, 10 minutes)"
+        "--format", type=str, default="shards", metavar="NAME", help="write shards (Parquet) or official (daily files)"
     )
-    parser.add_argument("--workers", type=int | None, default=None, help="processes; one a core when left out")
+    parser.add_argument(
+        "--workers", type=int | None, default=None, metavar="N", help="use this many processes (default: one per core)"
+    )
+    files = parser.add_argument_group("to compare with real files")
+    files.add_argument("--compare", type=str, nargs="+", metavar="FILE", help="compare simulated cities with these")
+    files.add_argument(
+        "--place_cells", type=int | None, default=None, metavar="N", help="give each place this many cells a side"
+    )
 
 
 def run(options: Namespace) -> None:
@@ -85,8 +89,15 @@ def compare(options: Namespace) -> None:
 COMMAND = Command(
     "simulate",
     "(--cities NUMBER | --compare FILE...) --out FOLDER [options]",
-    brief="write simulated cities, or compare them with real files",
-    about="Simulate cities into a folder; finished ones are kept. With --compare, measure how real they are.",
+    brief="simulate cities, or compare them with real ones",
+    about=(
+        "Simulate cities into a folder; the same command keeps the finished ones. With --compare, measure how real "
+        "simulated cities are: each statistic of the files should lie in their 5-95 % band."
+    ),
+    examples=(
+        "simmst simulate --cities 100 --out cities --city.days 14",
+        "simmst simulate --compare milan.npz --out realism",
+    ),
     run=run,
     add_arguments=add_arguments,
     quiet=True,

@@ -12,29 +12,34 @@ from simmst.errors import DataError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-_FLAGS: dict[str, tuple[Any, str]] = {
-    "time_col": (str, "column of the slots' starts"),
-    "id_col": (str, "column of the cells"),
-    "service_col": (str, "column of the services' names"),
-    "layout": (str, "long, cells, services or places"),
-    "cells": (str, "milan or trento: the cells are those of this official grid"),
-    "timezone": (str, "IANA name of the local time; the table's, else Europe/Rome"),
-    "country": (str, "ISO code whose public holidays count, or none; the time zone's"),
-    "unit": (str, "unit of the activity"),
-    "dayfirst": (bool, "true where 1/11/2013 is in November, false where it is in January"),
-    "time_format": (str, "form of times as text, such as %d/%m/%Y %H:%M"),
-    "decimal": (str, "sign before decimals: . or ,"),
-    "round_times": (bool, "true moves each time to the nearest slot"),
-    "covariates": (str, "table of times and of what is known in advance, such as the weather"),
+_FLAGS: dict[str, tuple[Any, str, str]] = {
+    "time_col": (str, "NAME", "take the starts of slots from this column"),
+    "id_col": (str, "NAME", "take the cells from this column"),
+    "service_col": (str, "NAME", "take the services from this column"),
+    "layout": (str, "NAME", "read the table as long, cells, services or places"),
+    "dayfirst": (bool, "true|false", "read 1/11/2013 as 1 November, or as 11 January"),
+    "time_format": (str, "FORM", "read times of this form, such as %d/%m/%Y %H:%M"),
+    "timezone": (str, "NAME", "set the time zone (default: the table's, else Europe/Rome)"),
+    "country": (str, "CODE", "use these holidays, or none (default: by the time zone)"),
+    "decimal": (str, "SIGN", "read this sign as the decimal point: . or ,"),
+    "round_times": (bool, "true|false", "move each time to the nearest slot"),
+    "unit": (str, "NAME", "name the unit of the activity"),
+    "cells": (str, "NAME", "place the cells on the official grid of milan or trento"),
+    "covariates": (str, "FILE", "add what is known in advance, such as the weather"),
+}
+_SEVERAL = {
+    "target_col": ("NAME", "take the activity from these columns"),
+    "events": ("DATE", "count these days as holidays: 2013-12-07 2013-12-08"),
 }
 
 
 def add_table_arguments(parser: ArgumentParser) -> None:
     """Add ``--table.time_col`` and the other ``--table`` flags."""
-    for name, (kind, text) in _FLAGS.items():
-        parser.add_argument(f"--table.{name}", type=kind | None, default=None, help=text)
-    parser.add_argument("--table.events", type=str, nargs="+", help="days as a holiday: 2013-12-07 2013-12-08")
-    parser.add_argument("--table.target_col", type=str, nargs="+", help="columns of the activity: of cells or services")
+    group = parser.add_argument_group("to read a table (CSV, Parquet)")
+    for name, (kind, metavar, text) in _FLAGS.items():
+        group.add_argument(f"--table.{name}", type=kind | None, default=None, metavar=metavar, help=text)
+    for name, (metavar, text) in _SEVERAL.items():
+        group.add_argument(f"--table.{name}", type=str, nargs="+", metavar=metavar, help=text)
 
 
 def table_options(options: Namespace) -> dict[str, Any]:

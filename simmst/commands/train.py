@@ -16,15 +16,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments, with every setting of a forecaster."""
     from simmst.forecaster import ForecasterConfig
 
-    parser.add_argument("--data", type=str, required=True, help="traffic file")
-    parser.add_argument("--out", type=str, required=True, help="run folder; a run that was killed goes on")
-    parser.add_argument("--simulated", type=int | None, default=None, help="cities to simulate; 0 for none")
-    parser.add_argument("--step", type=int | None, default=None, help="minutes of a slot; the file's when left out")
-    parser.add_argument("--services", type=str, nargs="+", help="services to keep; all when left out")
-    parser.add_argument("--test_days", type=int, default=7, help="days at the end to test on")
-    parser.add_argument("--overwrite", action="store_true", help="throw an earlier run in the folder away")
-    add_table_arguments(parser)
+    parser.add_argument("--data", type=str, required=True, metavar="FILE", help="train on this traffic file")
+    parser.add_argument(
+        "--out", type=str, required=True, metavar="FOLDER", help="write here, or resume the run that is there"
+    )
+    parser.add_argument(
+        "--simulated",
+        type=int | None,
+        default=None,
+        metavar="N",
+        help="simulate this many cities, if the solver learns from cities",
+    )
+    parser.add_argument("--test_days", type=int, default=7, metavar="N", help="hold the last days out for the test")
+    parser.add_argument("--services", type=str, nargs="+", metavar="NAME", help="keep only these services")
+    parser.add_argument(
+        "--step", type=int | None, default=None, metavar="MINUTES", help="sum the traffic to slots this long"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run in the folder first")
     parser.add_class_arguments(ForecasterConfig, "forecaster")
+    add_table_arguments(parser)
 
 
 def run(options: Namespace) -> None:
@@ -61,8 +71,27 @@ def run(options: Namespace) -> None:
 COMMAND = Command(
     "train",
     "--data FILE --out FOLDER [options]",
-    brief="train on a file",
-    about="Train a forecaster on a traffic file, test it on the file's last days, write a run folder.",
+    brief="train a forecaster on a file, and test it",
+    about=(
+        "Train a forecaster on a traffic file, test it on the file's last days beside the naive baselines, and write a "
+        "run folder. The same command resumes an interrupted run."
+    ),
+    settings={
+        "forecaster.horizon": "forecast this many slots",
+        "forecaster.model": "train this network, such as dcrnn, or baseline",
+        "forecaster.solver": "train by this recipe, such as adapt or real-only",
+        "forecaster.start": "start from the pretrained weights, or from scratch",
+        "forecaster.recent": "put this many latest slots into the input",
+        "forecaster.training.epochs": "train at most this many epochs in a stage",
+        "forecaster.training.learning_rate": "set the peak learning rate of AdamW",
+        "forecaster.training.batch_size": "put this many windows into a batch",
+        "forecaster.training.seed": "seed the cities, the weights and the training",
+        "forecaster.training.device": "train on this device: auto, cpu or cuda",
+    },
+    examples=(
+        "simmst train --data milan.npz --out runs/milan --forecaster.horizon 6",
+        "simmst train --data milan.npz --out runs/dcrnn --forecaster.model dcrnn",
+    ),
     run=run,
     add_arguments=add_arguments,
     quiet=True,

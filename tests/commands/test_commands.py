@@ -121,8 +121,10 @@ def test_help_of_a_command_is_readable(capsys, name):
 
 def test_help_of_train_explains_the_settings(capsys):
     text = " ".join(helped(capsys, "train", "--help").split())
-    assert "--forecaster.horizon HORIZON number of slots to forecast. (type: int, default: 6)" in text
-    assert "--forecaster.training.epochs EPOCHS largest number of epochs of a stage. (type: int" in text
+    assert "--forecaster.horizon N forecast this many slots (default: 6)" in text
+    text = " ".join(helped(capsys, "train", "--help_all").split())
+    assert "--forecaster.horizon N number of slots to forecast (default: 6)" in text
+    assert re.search(r"--forecaster\.training\.epochs N [^-]+ \(default: 20\)", text)
 
 
 def test_version(capsys):

@@ -154,7 +154,7 @@ def test_the_command(tmp_path, capsys):
     assert main(arguments) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert shown.out.startswith(f"written: {out}/weights.safetensors and weights.json beside it")
+    assert shown.out == f"written: {out}/weights.safetensors\nwritten: {out}/weights.json\n"
     assert load_pretrained(out).record["settings"] == config.to_dict()
     assert main([*arguments, "--pretraining.horizon", "0"]) == 2
     assert "horizon is 0" in capsys.readouterr().err
