@@ -197,8 +197,8 @@ class Report:
     def print(self, console: rich.console.Console | None = None) -> None:
         """Print the table, on standard output unless a console is given.
 
-        Where all services are too wide there is one table a service; where that is too wide, it leaves out the weighted
-        quantile loss, and then the coverage.
+        Where all services are too wide there is one table per service. Where that is too wide, it leaves out the
+        weighted quantile loss, then the coverage, then the RMSE.
         """
         if console is None:
             console = import_extra("rich.console", extra="forecast").Console()
@@ -209,14 +209,13 @@ class Report:
         if measure(console, options, tables[0]).maximum > console.width:
             tables = []
             for service in self.services:
-                forms = [self._columns([service], without) for without in ((), ("wql",), ("wql", "coverage"))]
+                forms = [self._columns([service], ("wql", "coverage", "rmse")[:dropped]) for dropped in range(4)]
                 fits = [form for form in forms if measure(console, options, form).maximum <= console.width]
                 tables.append((fits or forms[-1:])[0])
         console.print(self.title, markup=False, highlight=False)
         for table in tables:
-            needed = measure(console, options, table).maximum
-            console.print(table, width=max(needed, console.width), crop=False)
-        console.print(self.caption, markup=False, highlight=False)
+            console.print(table)
+        print_notes(console, self.caption.splitlines())
 
     def columns(self, service: str) -> list[Column]:
         """Return the columns of one service's table: MAE, RMSE, skill, and for quantiles the coverage and the WQL.
@@ -227,8 +226,8 @@ class Report:
         if service not in self.services:
             raise DataError(f"the report has no service {service!r}; it has: {', '.join(self.services)}")
         k = self.services.index(service)
-        # the scale of the errors stands over them
-        heads = {"mae": (service, "MAE"), "rmse": (f"mean {_number(self.scale[k])}", "RMSE"), "skill": ("", "skill")}
+        # the scale of the errors stands over the MAE
+        heads = {"mae": (f"mean {_number(self.scale[k])}", "MAE"), "rmse": ("", "RMSE"), "skill": ("", "skill")}
         if self.has_quantiles:
             heads |= {"coverage": ("in 80 %", "interval"), "wql": ("", "WQL")}
         found = []
@@ -242,10 +241,12 @@ class Report:
         table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
             box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
         )
-        table.add_column("\nmodel", no_wrap=True)
-        columns = [one for service in services for one in self.columns(service) if one.key not in without]
-        for column in columns:
-            table.add_column(text("\n".join(column.head)), justify="right", no_wrap=True)
+        table.add_column("\n\nmodel", overflow="fold")  # where there is no room, names wrap and numbers do not
+        shown = [(service, one) for service in services for one in self.columns(service) if one.key not in without]
+        columns = [column for _, column in shown]
+        for service, column in shown:
+            head = (service if column.key == "mae" else "", *column.head)
+            table.add_column(text("\n".join(head)), justify="right", no_wrap=True)
         for number, row in enumerate(self.rows):
             cells = [text(one.shown[number], style="bold" if number == one.best else "") for one in columns]
             table.add_row(text(row.name), *cells)
@@ -335,17 +336,29 @@ class Report:
     def caption(self) -> str:
         """Lines beneath the table: what was compared, what the columns mean, the best naive forecast, the notes."""
         lines = [
-            f"{self.num_points:,} target points from {self.num_origins:,} origins; skill is 1 - MAE / persistence's"
+            f"{self.num_points:,} target points from {self.num_origins:,} origins; skill: 1 - MAE / MAE of persistence"
         ]
         if self.has_quantiles:
-            lines.append("WQL: weighted quantile loss at levels 0.1 to 0.9, relative to the traffic")
+            lines.append(
+                "in 80 % interval: share of the points inside it; WQL: weighted quantile loss at levels 0.1 to 0.9, "
+                "relative to the traffic"
+            )
         if self.best_naive:
             one_for_all = len(set(self.best_naive.values())) == 1
-            named = [name if one_for_all else f"{service} {name}" for service, name in self.best_naive.items()]
+            named = [name if one_for_all else f"{name} ({service})" for service, name in self.best_naive.items()]
             lines.append(f"best naive by MAE: {', '.join(dict.fromkeys(named))}")
         if self.surrogate:
             lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data")
         return "\n".join([*lines, *self.notes])
+
+
+def print_notes(console: rich.console.Console, lines: Sequence[str]) -> None:
+    """Print notes as a list whose longer lines are indented."""
+    text = import_extra("rich.text", extra="forecast").Text
+    grid = import_extra("rich.table", extra="forecast").Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        grid.add_row("-", text(line))
+    console.print(grid)
 
 
 _BY_STEP = ("mae_by_step", "rmse_by_step", "skill_by_step", "coverage_by_step", "wql_by_step")
@@ -384,12 +397,12 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: float, *, sign: bool = False) -> str:
-    """Format an error with three or four significant digits, and skill with a sign and three decimals."""
+    """Format an error with at least three significant digits, and skill with a sign and three decimals."""
     if not math.isfinite(value):
         return "-"
     if sign:
         return f"{value:+.3f}"
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 1
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{digits}f}"
 
 

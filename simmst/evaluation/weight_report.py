@@ -148,8 +148,12 @@ class WeightReport:
         """Write `to_dict` as JSON, atomically."""
         return write_json(path, self.to_dict())
 
-    def tables(self) -> list[rich.table.Table]:
-        """Return `rich` tables of the cities with the highest and lowest weights, and of the largest shifts."""
+    def tables(self, *, scale: bool = True) -> list[rich.table.Table]:
+        """Return `rich` tables of the cities with the highest and lowest weights, and of the largest shifts.
+
+        Args:
+            scale: whether the second has a column with the scale of the shifts.
+        """
         ranked = self.ranked()
         ends = ranked if len(ranked) <= 2 * _SHOWN else [*ranked[:_SHOWN], *ranked[-_SHOWN:]]
         cities = _table("city", "weight")
@@ -157,10 +161,10 @@ class WeightReport:
             cities.add_row(self.cities[number], f"{self.weights[number]:.3f}")
         if not self.shifts:
             return [cities]
-        parameters = _table("parameter", "prior mean", "weighted mean", "scale", "shift")
+        parameters = _table("parameter", "mean", "weighted", *(["scale"] if scale else []), "shift")
         for shift in self.shifts[: 2 * _SHOWN]:
-            numbers = [f"{value:.4g}" for value in (shift.prior, shift.posterior, shift.scale)]
-            parameters.add_row(shift.name, *numbers, f"{shift.shift:+.1f}")
+            values = (shift.prior, shift.posterior, *([shift.scale] if scale else []))
+            parameters.add_row(shift.name, *(f"{value:.4g}" for value in values), f"{shift.shift:+.1f}")
         return [cities, parameters]
 
     def print(self, console: rich.console.Console | None = None) -> None:
@@ -168,12 +172,14 @@ class WeightReport:
         if console is None:
             console = import_extra("rich.console", extra="forecast").Console()
         console.print(self.title, markup=False, highlight=False)
-        for table in self.tables():
+        measure = import_extra("rich.measure", extra="forecast").Measurement.get
+        widest = max(measure(console, console.options.update(width=10_000), one).maximum for one in self.tables())
+        for table in self.tables(scale=widest <= console.width):
             console.print(table)
         if self.shifts:
             console.print(
-                "shift: weighted minus prior mean, in standard deviations of weights dealt out at random; of "
-                f"{len(self.shifts)} parameters, about {math.ceil(0.05 * len(self.shifts))} go beyond 2 by chance",
+                "shift: weighted mean minus mean, in standard deviations of randomly assigned weights; of "
+                f"{len(self.shifts)} parameters, about {math.ceil(0.05 * len(self.shifts))} exceed 2 by chance",
                 markup=False,
                 highlight=False,
             )
@@ -225,5 +231,5 @@ def _table(*heads: str) -> rich.table.Table:
         box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
     )
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+        table.add_column(head, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     return table

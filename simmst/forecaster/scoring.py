@@ -23,6 +23,11 @@ def score_forecaster(
     dataset = fitted.matched(dataset)
     before = range(split.test.start)
     predictors: dict[str, Predictor] = {fitted.name: fitted.predictor}
+    untrained = untrained_predictor(fitted)
+    if untrained is fitted.predictor:
+        notes = (*notes, *zero_shot_notes(dataset, load_pretrained(), fitted.spec.horizon))
+    elif untrained is not None:
+        predictors[f"{fitted.name}, no training"] = untrained
     left_out = []
     for name, make in BASELINES.items():
         baseline = make()
@@ -34,11 +39,6 @@ def score_forecaster(
                 predictors[name] = baseline.fit(dataset, fitted.spec, before)
             except DataError as error:  # too little data for this baseline
                 left_out.append(f"{name} is left out: {error}")
-    untrained = untrained_predictor(fitted)
-    if untrained is fitted.predictor:
-        notes = (*notes, *zero_shot_notes(dataset, load_pretrained(), fitted.spec.horizon))
-    elif untrained is not None:
-        predictors[f"{fitted.name}, no training"] = untrained
     notes = (*notes, *fitted.notes, *left_out)
     return evaluate(predictors, dataset, fitted.spec, split, stride=stride, notes=notes, keep_forecasts=True)
 

@@ -53,11 +53,14 @@ class RichProgress:
         rich_progress = import_extra("rich.progress", extra="forecast")
         if console is None:
             console = import_extra("rich.console", extra="forecast").Console(stderr=True)
+        column = import_extra("rich.table", extra="forecast").Column
+        # Numbers need their room first: a narrow terminal has no bar, and cuts only the details.
+        bar = [rich_progress.BarColumn(min(40, console.width - 70))] if console.width >= 80 else []
         self._bars = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.description}", table_column=column(min_width=9, no_wrap=True)),
+            *bar,
+            rich_progress.MofNCompleteColumn(table_column=column(min_width=7, no_wrap=True, justify="right")),
+            rich_progress.TimeElapsedColumn(table_column=column(min_width=7, no_wrap=True)),
             rich_progress.TextColumn("{task.fields[details]}"),
             console=console,
         )

@@ -18,6 +18,7 @@ from simmst.ops.backends import availability, load_native
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def _installed(package: str) -> str | None:
@@ -91,27 +92,56 @@ def collect() -> dict[str, Any]:
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "not installed" if value is None else str(value)
 
 
 def show(console: Console) -> None:
-    """Print ``collect()`` as tables on a rich console."""
-    table_module = import_extra("rich.table", extra="forecast")
+    """Print ``collect()`` on a rich console: facts, a matrix of operators and backends, and reasons for its gaps."""
     facts = collect()
-    about = table_module.Table(title="Installation", show_header=False, title_justify="left")
+    about = _table(["", ""])
     for group in ("versions", "native"):
         for key, value in facts[group].items():
             about.add_row(key, _words(value))
     about.add_row("threads", str(facts["threads"]))
+    complete = [extra for extra, missing in facts["extras"].items() if not missing]
+    about.add_row("extras", ", ".join(complete) or "none")
     for extra, missing in facts["extras"].items():
-        about.add_row(f"extra {extra!r}", f"missing: {', '.join(missing)}" if missing else "installed")
+        if missing:
+            about.add_row(f"extra {extra}", f"missing: {', '.join(missing)}")
     choice = facts["gpu_choice"]
     about.add_row("GPU choice", _words(choice) if choice else "not measured: cuda, then triton, then reference")
+    console.print("Installation", style="bold")
     console.print(about)
-    backends = table_module.Table("operator", "backend", "available", "why not", title="Backends", title_justify="left")
-    for row in facts["backends"]:
-        backends.add_row(row["operator"], row["backend"], "yes" if row["available"] else "no", row["reason"])
-    console.print(backends)
+    console.print("\nBackends", style="bold")
+    rows = facts["backends"]
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    matrix = _table(["operator", *backends])
+    for operator in dict.fromkeys(row["operator"] for row in rows):
+        here = {row["backend"]: row["available"] for row in rows if row["operator"] == operator}
+        matrix.add_row(operator, *("yes" if here[backend] else "-" for backend in backends))
+    console.print(matrix)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row["available"]:
+            reason = re.sub(rf"\b{row['operator']}\b", "it", row["reason"])
+            reasons.setdefault((row["backend"], reason), []).append(row["operator"])
+    if reasons:
+        console.print("\nNot available here", style="bold")
+        why = _table(["", ""])
+        for (backend, reason), operators in sorted(reasons.items(), key=lambda item: backends.index(item[0][0])):
+            which = "" if len(operators) == len({row["operator"] for row in rows}) else f"{', '.join(operators)}: "
+            why.add_row(backend, which + reason)
+        console.print(why)
+
+
+def _table(heads: list[str]) -> Table:
+    box = import_extra("rich.box", extra="forecast")
+    made: Table = import_extra("rich.table", extra="forecast").Table(
+        box=box.SIMPLE_HEAD if heads[0] else None, show_header=bool(heads[0]), pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for number, head in enumerate(heads):
+        made.add_column(head, no_wrap=number == 0 or bool(heads[0]), overflow="fold")
+    return made

@@ -45,6 +45,8 @@ def plot_losses(histories: Sequence[History], *, dataset: TrafficDataset) -> Fig
             axes.plot(epochs, scores, color=COLOURS[1], marker=".", label="validation")
             axes.axvline(history.best_epoch, color="grey", linewidth=0.8, linestyle=":", label="kept")
         axes.set(title=f"stage {history.stage}", xlabel="epoch", ylabel="loss (scaled)")
+        if len(history.records) == 1:
+            axes.set_xlim(history.best_epoch - 1, history.best_epoch + 1)
         tell_whole_numbers(axes.xaxis)
         axes.legend(frameon=False)
     figure.suptitle(f"{label(dataset)}: loss")

@@ -93,7 +93,7 @@ def plot_error_map(dataset: TrafficDataset, forecasts: Forecasts, name: str) -> 
     count = known.sum(axis=(0, 2))
     total = np.where(known, error, 0.0).sum(axis=(0, 2))
     by_cell = np.where(count > 0, total / np.maximum(count, 1), np.nan)  # (C, K)
-    figure = new_figure(4.4 * dataset.num_services, 4.0)
+    figure = new_figure(max(4.4 * dataset.num_services, 6.0), 4.0)
     draw = _map_painter(dataset)
     for k, (axes, service) in enumerate(zip(panels(figure, 1, dataset.num_services), dataset.services, strict=True)):
         _with_bar(figure, axes, draw(axes, by_cell[:, k], "viridis", (None, None)), f"MAE, {dataset.unit}")

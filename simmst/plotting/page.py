@@ -187,9 +187,8 @@ def _places(slots: TestedSlots) -> tuple[dict[str, Any], dict[str, npt.NDArray[A
     if dataset.lonlat is None or not np.isfinite(dataset.lonlat[rows, columns]).all():
         return {"kind": "bars"}, {}
     longitude, latitude = dataset.lonlat[rows, columns].T
-    ratio = 1 / max(
-        float(np.cos(np.deg2rad(latitude.mean()))), 0.1
-    )  # a degree of latitude is longer than one of longitude
+    # A degree of latitude is longer than one of longitude.
+    ratio = 1 / max(float(np.cos(np.deg2rad(latitude.mean()))), 0.1)
     places = {"lon": longitude.astype(np.float32), "lat": latitude.astype(np.float32)}
     return {"kind": "places", "ratio": round(ratio, 4)}, places
 

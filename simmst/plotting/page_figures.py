@@ -26,15 +26,15 @@ def error_figures(report: Report, own: str) -> list[Figure]:
     """
     if report.horizon < 2:
         return []
-    rows = sorted(report.rows, key=lambda row: row.name == own)  # the bold one last
+    rows = sorted(report.rows, key=lambda row: row.name != own)
     styles = list(zip(colours(len(rows)), ["solid"] * len(COLOURS) + ["dash"] * len(rows), strict=False))
     found = []
     for k, service in enumerate(report.services):
         traces: list[Figure] = []
-        for row, (color, dash) in zip(reversed(rows), styles, strict=True):
+        for row, (color, dash) in zip(rows, styles, strict=True):
             trace = _line(row.name, list(range(1, report.horizon + 1)), row.mae_by_step[:, k].tolist(), color=color)
             trace["line"] |= {"width": 3.5 if row.name == own else 1.5, "dash": dash}
-            traces.insert(0, trace)
+            traces.insert(0, trace)  # so that the bold line is drawn last, above the others
         layout = _layout(f"{service}: error by slots ahead", "slots ahead", f"MAE, {report.unit}", report.horizon)
         layout["showlegend"] = False  # a common legend stands above the figures
         found.append({"id": f"errors-{k}", "data": traces, "layout": layout})

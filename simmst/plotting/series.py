@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_series(slots: TestedSlots, cell: int = 0) -> Figure:
+def plot_series(slots: TestedSlots, cell: int = 0, *, baseline: TestedSlots | None = None) -> Figure:
     """Draw the truth, the forecast and its interval over the tested slots of a cell, one panel per service.
 
     Args:
         slots: one forecast of each tested slot, as `TestedSlots.read` reads them from a run's folder.
         cell: number of the cell in the order of `dataset.cells`.
+        baseline: forecasts of the same slots by another predictor, drawn as a thin line; None draws none.
 
     Raises:
         ConfigError: there is no such cell.
@@ -44,12 +45,16 @@ def plot_series(slots: TestedSlots, cell: int = 0) -> Figure:
     truth = dataset.series()
     for k, (axes, service) in enumerate(zip(stacked, dataset.services, strict=True)):
         axes.plot(times, truth[:, k, cell], color="black", linewidth=1.2, label="truth")
-        axes.plot(times, slots.forecast[:, k, cell], color=COLOURS[0], linewidth=1.2, label=slots.name)
+        axes.plot(times, slots.forecast[:, k, cell], color=COLOURS[0], linewidth=1.4, label=slots.name)
         if slots.interval is not None:
             low, high = (bound[:, k, cell] for bound in slots.interval)
             axes.fill_between(times, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label=f"{LEVEL} % interval")
+        if baseline is not None:
+            other = baseline.forecast[:, k, cell]
+            axes.plot(times, other, color=COLOURS[1], linewidth=0.8, label=baseline.name, zorder=1.5)
         axes.set(ylabel=f"{service}\n{dataset.unit}")
-    stacked[0].legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+        axes.margins(x=0.01)
+    stacked[0].legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     tell_dates(stacked[-1], dataset)
     furthest = int(slots.ahead.max())
     ahead = "1 slot ahead" if furthest <= 1 else f"1 to {furthest} slots ahead"

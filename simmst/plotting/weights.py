@@ -32,10 +32,10 @@ def plot_weights(report: WeightReport) -> Figure:
     """
     shifts = report.shifts[:_PANELS]
     rows = -(-(1 + len(shifts)) // 3)
-    figure = new_figure(10.0, 2.6 * rows)
+    figure = new_figure(10.0, 2.6 * rows + 0.3)
     first, *others = panels(figure, rows, 3)
     ordered = report.weights[report.ranked()]
-    first.bar(np.arange(len(ordered)), ordered, width=1.0, color=COLOURS[0])
+    first.bar(np.arange(1, len(ordered) + 1), ordered, width=0.9, color=COLOURS[0])
     first.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     first.set(title="weights of the cities", xlabel="city, sorted by weight", ylim=(0.0, 1.0))
     for axes, shift in zip(others, shifts, strict=False):
@@ -43,6 +43,8 @@ def plot_weights(report: WeightReport) -> Figure:
         axes.set(title=f"{shift.name} ({shift.shift:+.1f})")
     for axes in others[len(shifts) :]:
         axes.set_axis_off()
+    if shifts:
+        figure.legend(*others[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     figure.suptitle(report.title)
     return figure
 
@@ -55,4 +57,3 @@ def _draw_parameter(axes: Any, values: np.ndarray, weights: np.ndarray) -> None:
     axes.axvline(values.mean(), color="grey", linewidth=0.8)
     axes.axvline(np.average(values, weights=weighted), color=COLOURS[1], linewidth=0.8)
     axes.set_yticks([])
-    axes.legend(frameon=False, fontsize="small")

@@ -119,8 +119,11 @@ class FileComparison:
             ],
         }
 
-    def to_table(self) -> rich.table.Table:
+    def to_table(self, *, narrow: bool = False) -> rich.table.Table:
         """Return a `rich` table of the rows, with those outside the band in bold with their reason.
+
+        Args:
+            narrow: whether to leave out the median, the percentile and the reasons.
 
         Raises:
             MissingExtraError: `rich` is not installed.
@@ -129,15 +132,18 @@ class FileComparison:
         table: rich.table.Table = import_extra("rich.table", extra="forecast").Table(
             box=import_extra("rich.box", extra="forecast").SIMPLE_HEAD, pad_edge=False
         )
-        table.add_column("service", no_wrap=True)
+        several = len({row.subject for row in self.rows}) > 1
+        if several:
+            table.add_column("service", no_wrap=True)
         table.add_column("statistic")
-        for head in ("real", "5 %", "median", "95 %", "percentile"):
+        for head in ("real", "5 %", *(() if narrow else ("median",)), "95 %", *(() if narrow else ("percentile",))):
             table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("in the band?")
+        table.add_column("within" if narrow else "in the band?", no_wrap=narrow)
         for row in self.rows:
-            numbers = [f"{value:.3f}" for value in (row.real, row.low, row.median, row.high)]
-            verdict = "yes" if row.inside else f"NO: {row.note}"
-            cells = [row.subject, row.statistic.label, *numbers, f"{row.percentile:.0f}", verdict]
+            values = (row.real, row.low, row.high) if narrow else (row.real, row.low, row.median, row.high)
+            cells = [*([row.subject] if several else []), row.statistic.label, *(f"{value:.3f}" for value in values)]
+            cells += [] if narrow else [f"{row.percentile:.0f}"]
+            cells.append("yes" if row.inside else "NO" if narrow else f"NO: {row.note}")
             table.add_row(*(text(cell) for cell in cells), style="" if row.inside else "bold")
         return table
 

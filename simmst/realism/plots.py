@@ -13,12 +13,13 @@ from simmst.foundation.pictures import COLOURS, checked_format, colours, new_fig
 from simmst.realism.comparison import FileComparison
 from simmst.realism.measurements import LEVELS, SPATIAL_LAGS, Measurement
 
-_HEADS = (
-    "position of the real value in the simulated band",
-    "marginal: standardised log traffic",
-    "mean day",
-    "spatial autocorrelation",
-)
+# Titles of the panels, and labels of their horizontal axes.
+_HEADS = {
+    "percentile of the real value": "statistics",
+    "distribution of log traffic": "standard deviations from the mean",
+    "mean day, over its peak": "local hour",
+    "spatial autocorrelation": "distance in cells",
+}
 
 
 def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) -> Path:
@@ -42,7 +43,7 @@ def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) 
     if not files:
         raise ConfigError("the report compares no file, so there is nothing to draw")
     rows = len(files)
-    figure = new_figure(17, 1.2 + 2.9 * rows, dpi=100)
+    figure = new_figure(14, 1.2 + 2.9 * rows)
     panels = figure.subplots(rows, len(_HEADS), squeeze=False)
     for comparison, axes in zip(files, panels, strict=True):
         _draw_positions(axes[0], comparison)
@@ -50,9 +51,11 @@ def plot_realism(title: str, files: Sequence[FileComparison], path: str | Path) 
         _draw_days(axes[2], comparison)
         _draw_space(axes[3], comparison)
         label = "SURROGATE " if comparison.surrogate else ""
-        axes[0].set_ylabel(f"{label}{comparison.name}", fontsize=7)
+        axes[0].set_ylabel(f"{label}{comparison.name}", fontsize=8)
     for axis, head in zip(panels[0], _HEADS, strict=True):
-        axis.set_title(head, fontsize=9)
+        axis.set_title(head, fontsize=10)
+    for axis, name in zip(panels[-1], _HEADS.values(), strict=True):
+        axis.set_xlabel(name, fontsize=8)
     figure.suptitle(f"{title}; lines real, bands 5-95 % of the simulated", fontsize=10)
     return save_picture(figure, path)
 
@@ -67,9 +70,9 @@ def _draw_positions(axes: Any, comparison: FileComparison) -> None:
     axes.plot(place[~inside], level[~inside], "x", color=COLOURS[1], markersize=5)
     for row, x, y in zip(comparison.rows, place, level, strict=True):
         if not row.inside:
-            axes.annotate(f"{row.subject} {row.statistic.key}", (x, min(max(y, 8), 92)), fontsize=5.5, ha="center")
+            axes.annotate(f"{row.subject} {row.statistic.key}", (x, min(max(y, 8), 92)), fontsize=7, ha="center")
     axes.set(ylim=(-4, 104), xticks=[], yticks=[5, 50, 95])
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=8)
 
 
 def _draw_marginals(axes: Any, comparison: FileComparison) -> None:
@@ -78,9 +81,9 @@ def _draw_marginals(axes: Any, comparison: FileComparison) -> None:
         low, high = np.quantile(rows, (0.05, 0.95), axis=0)
         axes.fill_betweenx(LEVELS, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(comparison.real.quantiles[service], LEVELS, color=colour, linewidth=1.2, label=service)
-    axes.legend(frameon=False, fontsize=6, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     axes.set(xlim=(-4.5, 4.5), ylim=(0, 1))
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=8)
 
 
 def _draw_days(axes: Any, comparison: FileComparison) -> None:
@@ -93,7 +96,7 @@ def _draw_days(axes: Any, comparison: FileComparison) -> None:
     if not comparison.real.days:
         _say(axes, "no whole day, or no level")
     axes.set(xlim=(0, 24), xticks=[0, 6, 12, 18, 24], ylim=(0, 1.05))
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=8)
 
 
 def _draw_space(axes: Any, comparison: FileComparison) -> None:
@@ -110,7 +113,7 @@ def _draw_space(axes: Any, comparison: FileComparison) -> None:
     if not drawn:
         _say(axes, "no neighbouring cells")
     axes.set(xlim=(0, 20.5), ylim=(-0.6, 1.02), xticks=[1, 5, 10, 15, 20])
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=8)
 
 
 def _curve(measured: Measurement, service: str, lags: Sequence[int]) -> list[float]:

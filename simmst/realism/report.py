@@ -73,8 +73,11 @@ class RealismReport:
         for comparison in self.files:
             label = "SURROGATE " if comparison.surrogate else ""
             say(f"\n{label}{comparison.name}: {comparison.description}")
-            console.print(comparison.to_table())
+            narrow = console.width < 100
+            console.print(comparison.to_table(narrow=narrow))
             say(comparison.verdict)
+            for row in comparison.outside if narrow else ():
+                say(f"outside: {row.subject}, {row.statistic.label}: {row.note}")
             for line in (*comparison.cautions, *comparison.reasons_in_words()):
                 say(line)
         for name, reason in self.skipped.items():

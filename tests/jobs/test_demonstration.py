@@ -125,7 +125,8 @@ def test_on_a_real_file(name, tmp_path, real_file):
     assert report.step_minutes == 60
     assert {row.name for row in report.rows} >= {outcome.forecaster.name, *BASELINES} - {"seasonal-naive-week"}
     assert all(np.isfinite([row.mae, row.rmse, row.skill]).all() for row in report.rows)
-    assert sorted(entry.name for entry in (tmp_path / "demo" / "figures").iterdir()) == PICTURES
+    drawn = PICTURES if len(report.services) > 1 else PICTURES[:-1]  # one service has no weights of tasks to draw
+    assert sorted(entry.name for entry in (tmp_path / "demo" / "figures").iterdir()) == drawn
 
 
 @pytest.mark.usefixtures("small")

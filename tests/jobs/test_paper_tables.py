@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
+import io
 import json
 import pickle
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 from evaluation_city import city
 
 from simmst.errors import ConfigError, DataError
-from simmst.evaluation.tables import Cell, Line, comma_separated
+from simmst.evaluation.tables import Cell, Line, comma_separated, print_table
 from simmst.evaluation.tables.figure import best_and_rival
 from simmst.jobs import tables
 from simmst.jobs.tables import compute, make, plan, tuning
@@ -53,6 +55,17 @@ def made(data, out, *, number=2, systems=NAIVE, **options):
 
 def cells(out):
     return sorted((out / "cells").rglob("*.json"))
+
+
+@pytest.mark.parametrize("width", [45, 60, 140])
+def test_a_table_fits_a_terminal(data, tmp_path, width):
+    stream = io.StringIO()
+    print_table(made(data, tmp_path).table, importlib.import_module("rich.console").Console(file=stream, width=width))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert ("no room here for seeds" in text) == (width < 140)
+    assert text.count("+0.000") == 2, "the skill of the best naive forecast of each service"
 
 
 def test_a_table_is_made_kept_and_written(data, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -123,6 +124,14 @@ def test_the_series_of_a_cell(tmp_path):
     np.testing.assert_array_equal(forecast, slots.forecast[:, 1, 4])
     assert figure.get_suptitle().endswith("cell c4: a & <u>b</u>, 1 to 6 slots ahead"), "cells are named as in the data"
     check_picture(figure, tmp_path)
+
+
+def test_the_series_beside_a_baseline():
+    slots = forecast_slots()
+    other = dataclasses.replace(slots, name="naive", forecast=2 * slots.forecast, interval=None)
+    figure = plot_series(slots, cell=4, baseline=other)
+    np.testing.assert_array_equal(figure.axes[1].lines[2].get_ydata(), 2 * slots.forecast[:, 1, 4])
+    assert figure.axes[0].get_legend().get_texts()[-1].get_text() == "naive"
 
 
 def test_errors_by_slots_ahead(compared, tmp_path):

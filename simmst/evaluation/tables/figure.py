@@ -50,7 +50,10 @@ def plot_against_second(path: str | Path, table: Table, cells: Sequence[Cell]) -
                 axes.set_title(f"{_title(table, section)}, cell {cell.trace['cell']}", fontsize=9)
             label = f"{line.entry.label} (MAE {line.values['mae']:.4g})"
             axes.plot(_column(cell, "forecast", k), color=COLOURS[rank], linewidth=0.9, label=label)
-        axes.legend(frameon=False, fontsize=8, ncols=3)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))  # room for the legend
+        axes.margins(x=0.01)
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
     axes.set_xlabel(f"test slots of {table.data['step_minutes']} min")
     label = f"{SURROGATE} " if table.data["surrogate"] else ""
     figure.suptitle(f"{label}{table.data['name']}: forecast and truth, best and second-best of table {table.number}")

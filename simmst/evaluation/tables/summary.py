@@ -263,13 +263,16 @@ def _told(number: int, name: str | None, service: str) -> dict[str, tuple[float,
 def _standing_lines(data: Mapping[str, Any], sections: Sequence[Section]) -> list[str]:
     blocks = sorted({section.blocks for section in sections if section.blocks})
     lines = [
-        "MAE, RMSE: at that very step, mean over the seeds (± their standard deviation); MASE: over the seasonal naive "
-        "error in training; skill: 1 - MAE / MAE of the best naive forecast; WQL: weighted quantile loss, of systems "
-        "that forecast quantiles",
-        "bold: the least MAE; †: worse than that by a paired sign-flip test on blocks of time, p < .05, not corrected "
+        "MAE, RMSE: errors of the last step ahead, mean over the seeds (± their standard deviation); MASE: MAE over "
+        "the seasonal naive error in training; skill: 1 - MAE / MAE of the best naive forecast; WQL: weighted quantile "
+        "loss, of systems that forecast quantiles",
+        "bold: the least MAE; †: worse by a paired sign-flip test on blocks of time, p < .05, not corrected "
         f"for the number of comparisons ({' or '.join(map(str, blocks)) or 'no'} blocks)",
-        "reported (other data): the paper's MAE / RMSE on the full data, which are claims about other data",
     ]
+    if any(line.reported for section in sections for line in section.lines):
+        lines.append(
+            "reported (other data): the paper's MAE / RMSE on the full data, which are claims about other data"
+        )
     if data["surrogate"]:
         lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data")
     return lines

@@ -6,10 +6,11 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simmst.evaluation.report import print_notes
 from simmst.evaluation.significance import LEVEL
 from simmst.evaluation.tables.summary import CITIES, Line, Section, Table
 from simmst.foundation.extras import import_extra
@@ -21,17 +22,24 @@ if TYPE_CHECKING:
 
 
 def print_table(table: Table, console: rich.console.Console) -> None:
-    """Print a table, section by section."""
+    """Print a table, section by section; columns for which there is no room are left out."""
     measure = import_extra("rich.measure", extra="forecast").Measurement.get
     console.print(table.title, markup=False, highlight=False)
+    left_out: tuple[str, ...] = ()
     for section in table.sections:
-        shown = _rich(section, "SIMPLE_HEAD")
+        for number in range(len(_DROPPED) + 1):
+            without = _DROPPED[:number]
+            shown = _rich(section, "SIMPLE_HEAD", without=without)
+            if measure(console, console.options.update(width=10_000), shown).maximum <= console.width:
+                break
+        left_out = max(left_out, without, key=len)
         console.print()
-        console.print(_head(table, section), markup=False, highlight=False, soft_wrap=True)
-        needed = measure(console, console.options.update(width=10_000), shown).maximum
-        console.print(shown, width=max(needed, console.width), crop=False)
-    for line in table.caption:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(_head(table, section), markup=False, highlight=False)
+        console.print(shown)
+    present = {head for section in table.sections for head in _cells(section, bold="")[0]}
+    names = dict.fromkeys(name.split(" ")[0] for name in left_out if name in present)
+    room = [f"no room here for {', '.join(names)}; the files have them"] if names else []
+    print_notes(console, [*room, *table.caption])
 
 
 def write_table(table: Table, stem: str | Path) -> tuple[Path, Path, Path]:
@@ -109,16 +117,18 @@ def _head(table: Table, section: Section) -> str:
     return table.heading(section) + best
 
 
-def _rich(section: Section, box: str, bold: str = "") -> rich.table.Table:
+def _rich(section: Section, box: str, bold: str = "", without: Sequence[str] = ()) -> rich.table.Table:
     text = import_extra("rich.text", extra="forecast").Text
     style = getattr(import_extra("rich.box", extra="forecast"), box)
     made: rich.table.Table = import_extra("rich.table", extra="forecast").Table(box=style, pad_edge=box == "MARKDOWN")
     heads, rows = _cells(section, bold=bold)
-    for place, head in enumerate(heads):
-        joined = head.replace("\n", " ") if box == "MARKDOWN" else head
-        made.add_column(text(joined), justify="right" if place else "left", no_wrap=True)
+    kept = [place for place, head in enumerate(heads) if head not in without]
+    for place in kept:
+        joined = heads[place].replace("\n", " ") if box == "MARKDOWN" else heads[place]
+        # where there is no room, labels wrap and numbers do not
+        made.add_column(text(joined), justify="right" if place else "left", no_wrap=place > 0, overflow="fold")
     for line, row in zip(section.lines, rows, strict=True):
-        made.add_row(*(text(cell, style="bold" if line.best and not bold else "") for cell in row))
+        made.add_row(*(text(row[place], style="bold" if line.best and not bold else "") for place in kept))
     return made
 
 
@@ -127,7 +137,7 @@ def _cells(section: Section, *, bold: str) -> tuple[list[str], list[list[str]]]:
     quantiles = any(math.isfinite(line.values["wql"]) for line in section.lines)
     cities = [city for city in CITIES if any(city in line.reported for line in section.lines)]
     heads = ["system", "MAE", "RMSE", "MASE", "skill", *(["WQL"] if quantiles else []), "p", "seeds"]
-    heads += [f"reported (other\ndata), {city}" for city in cities]
+    heads += [_reported(city) for city in cities]
     rows = []
     for line in section.lines:
         row = [line.entry.label, _error(line), _number(line.values["rmse"]), _number(line.values["mase"])]
@@ -139,6 +149,14 @@ def _cells(section: Section, *, bold: str) -> tuple[list[str], list[list[str]]]:
             row[:2] = [bold.format(cell) for cell in row[:2]]
         rows.append(row)
     return heads, rows
+
+
+def _reported(city: str) -> str:
+    return f"reported (other\ndata), {city}"
+
+
+# Columns to leave out of a narrow terminal, the first ones first.
+_DROPPED = ("seeds", "p", "MASE", "WQL", *map(_reported, CITIES), "RMSE")
 
 
 def _error(line: Line) -> str:
