@@ -73,7 +73,7 @@ class Setting:
 
 
 def protocol(name: str) -> EvaluationProtocol:
-    """Return the protocol with a name.
+    """Return a protocol by name.
 
     Raises:
         ConfigError: there is no protocol with this name.

@@ -42,7 +42,7 @@ def simulate(
 
     ``"shards"`` packs 16 cities into each ``cities-*.parquet``, which `simmst.data.CityShards` reads city by city;
     ``"official"`` writes each city into its own folder ``city-*``, as daily text files of the Telecom Italia challenge.
-    A second call keeps the finished cities and makes those again whose shard or folder was half written. The same seed,
+    A second call keeps finished cities, and makes cities again whose shard or folder is incomplete. The same seed,
     prior and index give the same city, bit for bit, whatever the number of workers.
 
     Args:

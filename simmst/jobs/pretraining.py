@@ -60,7 +60,7 @@ _TRAINING = TrainingConfig(
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """How the shipped weights are made.
+    """Settings for making the shipped weights.
 
     Args:
         cities: number of simulated cities to learn from.

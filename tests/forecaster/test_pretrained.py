@@ -213,7 +213,7 @@ def test_a_baseline_that_cannot_be_fitted_is_left_out_with_a_note():
 
 def test_it_needs_traffic_and_is_not_saved(tmp_path):
     model = Forecaster.pretrained(horizon=2)
-    with pytest.raises(DataError, match="was fitted on no series; give it the traffic to forecast"):
+    with pytest.raises(DataError, match="has no series of its own; give it the traffic to forecast"):
         model.predict()
     with pytest.raises(DataError):
         model.cross_validation()
