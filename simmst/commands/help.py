@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import types
 from argparse import ONE_OR_MORE, SUPPRESS, Action
@@ -112,7 +113,7 @@ def formatter() -> type:
                 super().add_argument(action)
 
         def _expand_help(self, action: Action) -> str:
-            text = (action.help or "").removesuffix(".")
+            text = _as_typed((action.help or "").removesuffix("."))
             if action.dest in _GENERAL or not action.option_strings:
                 return text
             default = "" if action.default is SUPPRESS else plain(action.default)
@@ -136,6 +137,11 @@ def formatter() -> type:
             return filled
 
     return HelpFormatter
+
+
+def _as_typed(text: str) -> str:
+    """Take the marks of a docstring off, and write None as YAML does."""
+    return re.sub(r"\bNone\b", "null", re.sub(r"(?::math:)?`([^`]*)`", r"\1", text))
 
 
 def plain(value: Any) -> str:

@@ -43,6 +43,7 @@ def test_settings_are_few_unless_all_are_asked_for(capsys):
     assert "--forecaster.training.reweighting.steps" not in short
     assert "--forecaster.training.reweighting.steps N" in full
     assert "settings under forecaster.training.reweighting:" in full
+    assert not re.search(r"`|:math:|\bNone\b|\{", full)
     assert set(re.findall(r"--[\w.]+", short)) < set(re.findall(r"--[\w.]+", full))
 
 
