@@ -89,7 +89,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(job, data, tmp_path, mount)
         if status:
             full += 1
             assert status == 2
-            assert re.match(r"simmst: the disk is full \(.*\); make room; the same command goes on", line(log))
+            assert re.match(r"simmst: the disk is full \(.*\); make room; run the same command again", line(log))
             content(disk / "out")
     assert full >= 2
     assert content(disk / "out") == wanted
@@ -105,7 +105,7 @@ def test_long_work_whose_disk_is_full_resumes_when_there_is_room(job, data, tmp_
     for part in (0.1, 0.6):
         fill(disk, ROOM - used(disk) - int(part * used(tmp_path / "whole")) // 4096 * 4096)
         assert killable.finish(job.arguments(data, disk / "out"), log) == 2, log.read_text()
-        assert re.match(r"simmst: the disk is full \(.*\); make room; the same command goes on", line(log))
+        assert re.match(r"simmst: the disk is full \(.*\); make room; run the same command again", line(log))
         content(disk / "out")
         (disk / "other").unlink()
     assert killable.finish(job.arguments(data, disk / "out"), log) == 0, log.read_text()

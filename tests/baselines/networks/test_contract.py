@@ -152,7 +152,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     saved = load_checkpoint(path)
     for changes, message in (
         ({"model": "nlinear"}, "settings of model 'lstm' and weights of 'nlinear'"),
-        ({"network": {**saved.state["network"], "width": 16}}, "a network of width = 16, its settings ask for 8"),
+        ({"network": {**saved.state["network"], "width": 16}}, "a network with width = 16, its settings ask for 8"),
         ({"network": {**saved.state["network"], "dense": 16}}, "unknown setting 'dense'"),
     ):
         save_checkpoint(path, saved.tensors, {**saved.state, **changes})
