@@ -1,8 +1,9 @@
 """Processes that share one piece of work: what each process holds, and what the processes exchange.
 
 Two layouts divide a tensor's columns among R ranks. In the strided layout, rank r holds the columns r, r + R, r + 2 R,
-...; samples and their weights use it, because their number may be any. In the block layout, rank r holds the r-th of R
-contiguous parts; the parameters of a model use it. A single process exchanges nothing and needs no torch.distributed.
+...; samples and their weights use it, because there may be any number of them. In the block layout, rank r holds the
+r-th of R contiguous parts; the parameters of a model use it. A single process exchanges nothing and needs no
+torch.distributed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class ProcessGroup:
         return len(range(self.rank, total, self.world_size))
 
     def select(self, index: Tensor) -> Tensor:
-        """Return those of the column numbers `index` that are in this rank's shard."""
+        """Return the column numbers in `index` that belong to this rank's shard."""
         return index if self.world_size == 1 else index[index % self.world_size == self.rank]
 
     def local(self, index: Tensor) -> Tensor:

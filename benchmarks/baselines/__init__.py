@@ -1,1 +1,1 @@
-"""The networks of other papers beside the same networks of other libraries."""
+"""The networks of other papers next to the same networks of other libraries."""

@@ -1,4 +1,4 @@
-"""LSTM, Transformer, Informer and iTransformer beside neuralforecast's (extra `nixtla`), on the same windows.
+"""LSTM, Transformer, Informer and iTransformer next to neuralforecast's (extra `nixtla`), on the same windows.
 
     python benchmarks baselines.cross_checks
     python benchmarks baselines.cross_checks --models informer --horizons 1 6 24 --epochs 20 --out figures.json
@@ -6,10 +6,10 @@
 Each network is trained in three forms: ours; neuralforecast's module instead of ours, in the same loop with the same
 windows, scale, loss, stopping rule and seeds, so that only the networks differ; and neuralforecast's by its own `fit`,
 with its own loss (the mean absolute error), optimiser and scaling of windows, on the same scaled series, with the same
-number of steps. A further form of ours sees no more than theirs can: LSTM without its branch of days before, and
+number of steps. A further form of ours sees no more than theirs can: LSTM without its branch for the days before, and
 iTransformer without the calendar's tokens. The figures are the MAE of the last step ahead in raw units over the test
-slots, with mean and spread over the seeds, and p of the paired test of the tables between ours and theirs in the same
-loop.
+slots, with mean and spread over the seeds, and the p-value of the tables' paired test between ours and theirs in the
+same loop.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Theirs(Network):
 
 
 def without(name: str, network: Network) -> Network:
-    """Limit a network to what neuralforecast's sees: LSTM without days before, iTransformer without the calendar."""
+    """Limit ours to what neuralforecast's sees: LSTM without the days before, iTransformer without the calendar."""
     whole = network.forecast
 
     def forecast(view: View) -> Tensor:

@@ -89,8 +89,8 @@ def measured(case: Case, rounds: int) -> Timing:
 def compare(benchmark: Any, case: Case) -> Row:
     """Measure a case, keep it in pytest-benchmark's file and in the table, and hold its ratio to the limit.
 
-    A case under its limit is measured once more before it fails, and longer unless a round takes seconds: others may
-    have used the machine, which slows a team of threads the most.
+    A case under its limit is measured again before it fails, because other programs may have used the machine, which
+    slows a team of threads the most. The second measurement is longer unless a round takes seconds.
     """
     limit = recorded.limit(case.key(), case.floor)
     rounds = rounds_of(case)

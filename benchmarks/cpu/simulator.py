@@ -6,7 +6,7 @@ Three cases, each in its own process, with its result checked:
     large    one city of 100 x 100 cells, a week at 10 minutes
     rays     the ray-traced radio of a procedural city of 4.7 km, after a first one that compiles the tracer's programs
 
-The figures are wall seconds, CPU seconds of all processes and the largest resident memory of one, beside the goals.
+The figures are wall seconds, CPU seconds of all processes and the largest resident memory of one, next to the goals.
 """
 
 from __future__ import annotations

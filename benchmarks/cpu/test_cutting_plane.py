@@ -63,7 +63,7 @@ def large() -> dict[str, Tensor]:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("adam", [False, True], ids=["sgd", "adam"])
 def test_step(benchmark: Any, large: dict[str, Tensor], fmt: str, adam: bool) -> None:
-    """The peer holds the planes in float32 whatever ours stores, because torch's products are fastest so on a CPU."""
+    """The peer holds the planes in float32 whatever ours stores, because torch is fastest with float32 on a CPU."""
     stored, matrix = _stored(large["planes"], fmt), large["planes"]
     coefficients, gradient, offsets = large["coefficients"], large["gradient"], large["offsets"]
     anchor, ours, peer = (large["point"].clone() for _ in range(3))

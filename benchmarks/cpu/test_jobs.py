@@ -4,8 +4,8 @@
     SIMMST_BENCH_SLOW=1 pytest benchmarks/cpu/test_jobs.py
 
 The second line also runs the demo and the installation, which take minutes. There is no peer to take turns with. A job
-fails if it takes more than its goal, on two cores, plus the room for noise. If the wall time is too long, half of its
-CPU seconds count instead, because others may use the machine.
+fails if it takes longer than its goal for two cores plus an allowance for noise. If the wall time is too long, half of
+the CPU seconds count instead, because other programs may be using the machine.
 """
 
 from __future__ import annotations

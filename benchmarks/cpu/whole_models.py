@@ -77,7 +77,7 @@ def check(model: nn.Module, given: dict[str, Tensor]) -> None:
 
 
 def without_attention(model: nn.Module) -> nn.Module:
-    """Replace ProbSparse attention by a sum; the layers around it, and what they learn from, stay."""
+    """Replace ProbSparse attention by a sum; the layers around it stay and still get gradients."""
 
     def projected(layer: Any, x: Tensor) -> tuple[Tensor, None]:
         return layer.out_proj(layer.q_proj(x) + layer.k_proj(x) + layer.v_proj(x)), None

@@ -130,7 +130,7 @@ def _apply(path: Path, root: Path) -> int:
 
 
 def _take_newer_assembler() -> None:
-    """Let Triton assemble with CUDA's ptxas if it is of CUDA 13 or newer: see simmst/kernels/assembler.py."""
+    """Let Triton assemble with CUDA's ptxas if that comes from CUDA 13 or newer; see simmst/kernels/assembler.py."""
     nvcc = find_nvcc()
     ptxas = Path(nvcc).with_name("ptxas") if nvcc else None
     if ptxas and ptxas.is_file() and "release 12" not in said([str(ptxas), "--version"]):

@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Work within a share of the time, which runs whatever became of the stages before it."""
+    """Work within a share of the time; it runs even if earlier stages failed."""
 
     name: str
     weight: float  # its share of the remaining time is weight / weights of all remaining stages
@@ -121,7 +121,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _in_a_group() -> None:
-    """Start a process group but no session: whoever ends ours finds it. A process whose starter is killed ends."""
+    """Start a process group but stay in our session, so that whoever ends the session ends this process too.
+
+    On Linux, it is also killed when its parent dies.
+    """
     os.setpgrp()
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The host's cost of a call: microseconds until it returns, and launches, beside one of PyTorch's attention.
+"""The host's cost of a call: microseconds until it returns, and launches, next to those of PyTorch's attention.
 
 The shapes are so small that no call waits for the device; the device's queue is emptied now and then.
 """

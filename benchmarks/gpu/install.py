@@ -1,7 +1,7 @@
 """Install simmst into its own folder: from a given wheel, else built for this machine, else only its Python part.
 
-The wheel's build tag is a hash of the compiled sources, so that a wheel of other sources is not mistaken for one of
-these. The Python files always come from this tree.
+The wheel's build tag is a hash of the compiled sources, so that a wheel built from other sources is not mistaken for
+one built from these. The Python files always come from this tree.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Installation(NamedTuple):
         return [*ended, *more]
 
     def tag(self) -> str:
-        """Return the build tag of a wheel of these sources for this GPU."""
+        """Return the build tag of a wheel built from these sources for this GPU."""
         digest = hashlib.sha256()
         for path in sorted([self.root / "CMakeLists.txt", *_files(self.root / "csrc")]):
             digest.update(path.relative_to(self.root).as_posix().encode() + b"\0" + path.read_bytes())

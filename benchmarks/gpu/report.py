@@ -41,7 +41,7 @@ _HOST_HEAD = (
 
 
 def host_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one line per call and backend: microseconds of the host and launches, beside those of the peer."""
+    """Return one line per call and backend: microseconds of the host and launches, next to those of the peer."""
     return [_HOST_HEAD, *(_host_line(line) for line in lines)] if lines else []
 
 

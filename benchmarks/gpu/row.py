@@ -27,7 +27,7 @@ def row(case: Case, backend: str, *, problem: str = "", **found: Any) -> dict[st
 
 
 def _is_short(line: Mapping[str, Any]) -> bool:
-    """Whether a time was measured and is below what is to be reached."""
+    """Whether a time was measured and falls short of the figure to reach."""
     pairs = (("ratio", "floor"), ("of_copy_bandwidth", "share_floor"))
     return any(
         line.get(name) is not None and line[floor] is not None and line[name] < line[floor] for name, floor in pairs

@@ -20,7 +20,7 @@ class Part(NamedTuple):
     cases: Sequence[Any]
     result: Path
     command: Callable[[Sequence[Any]], Command]  # for the remaining cases
-    lost: Callable[[Any, str], dict[str, Any]]  # makes the row of a case without a result from the case and the problem
+    lost: Callable[[Any, str], dict[str, Any]]  # makes a row from a case without a result and its problem
 
 
 def run_in_turn(

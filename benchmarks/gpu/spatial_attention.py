@@ -51,7 +51,8 @@ def layer(device: torch.device, scale: str, positions: int, *, backward: bool) -
         plain, exact = ([tensor.detach().to(kind) for tensor in (few, *weights)] for kind in (dtype, torch.float64))
         if not backward:
             return excess("the output", results(backend)[0][:CHECKED], _chain(*plain), _chain(*exact))
-        # The gradient of one map needs no other map, but those of the weights need all maps: so call with few maps.
+        # The gradient of one map needs no other map, but those of the weights need all maps. The check therefore calls
+        # with few maps.
         first = few.clone().requires_grad_()
         ours_few = gradients(ours(backend, first), first, *weights)
         sides = []

@@ -25,7 +25,7 @@ from gpu.series import Part
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = (sys.executable, str(ROOT / "benchmarks"))
 SURE = cases.PLANES  # the operator that is measured first, on every backend
-# In this order. A stage with the name of a backend times on it the operators that "planes" does not.
+# The order of the stages. A stage named after a backend times that backend on the operators that "planes" leaves out.
 STAGES = ("install", "machine", "planes", "cuda", "compile", "tune", "triton", "cpu", "reference", "host", "suite")
 STAGES += ("sanitizers",)
 ASKED_FOR = ("tune", "sanitizers")  # run only if they are named
@@ -178,7 +178,7 @@ class Run:
     def suite_commands(self) -> list[Command]:
         """Return one command per file and backend, to run in parallel."""
         files = [path for path in sorted((ROOT / "tests/gpu").glob("test_*.py")) if path.name != "test_processes.py"]
-        # Tests the words of the CUDA kernels one by one: they show whether the emulator, in which the kernels were
+        # Tests of the CUDA kernels' primitives, one by one. They show whether the emulator, in which the kernels were
         # tested, is right.
         words = ROOT / "tests/native/cuda/test_device.py"
         pairs = [*itertools.product(files, self.options.backends)]
@@ -204,7 +204,7 @@ class Run:
         for tool, backend in _WATCHED:
             if backend not in self.options.backends:
                 continue
-            # Without torch's pool, in which a read beyond one tensor ends in another one.
+            # Turn off torch's pool, because a read beyond one tensor of the pool ends in another tensor.
             alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
             child = self._child("small", "--backends", backend, name=f"{tool}-{backend}", **alone)
             # Look for races and uninitialised reads only in our own kernels.
@@ -216,7 +216,7 @@ class Run:
     # Results
 
     def watch(self) -> None:
-        """Print and keep every new line, so that the file has all results so far, whatever ends this run."""
+        """Print and keep every new line, so that the file has all results so far, however this run ends."""
         new: list[str] = []
         for path in sorted(self.folder.glob("*.jsonl")):
             read = self._read.get(path.name, 0)

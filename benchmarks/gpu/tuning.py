@@ -103,9 +103,9 @@ def configured(content: Mapping[str, Any], tuned: Sequence[Mapping[str, Any]], m
 def choices(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of measured_choice.json, from the cases of a run that were timed on both backends.
 
-    If several cases fall into one bucket, a geometric mean decides, over the ratios on the device and the ratios in a
-    row, which include the host's work. Both count, because a call may be bound by either. If the peer is the chain, it
-    comes before the backends that are not worth it by the device's time alone.
+    If several cases fall into one bucket, the geometric mean of their ratios decides: those on the device and those in
+    a row, which include the host's work. Both count, because a call may be bound by either. If the peer is the chain,
+    it comes before the backends whose ratio on the device alone is too low (`WORTH`).
     """
     cases: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:

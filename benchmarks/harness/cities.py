@@ -1,4 +1,4 @@
-"""Traffic for forecasts, made at once, because the simulator is not what is timed."""
+"""Traffic for forecasts, made by a few formulas instead of the simulator, which is not what these benchmarks time."""
 
 from __future__ import annotations
 

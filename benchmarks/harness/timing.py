@@ -38,7 +38,7 @@ class Times(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Ours beside its peer."""
+    """Ours and its peer."""
 
     ours: Times
     peer: Times
@@ -53,7 +53,7 @@ class Timing(NamedTuple):
 
     @property
     def reached(self) -> float:
-        """The ratio for the limit. If others use the machine, the best times say more than the medians."""
+        """The ratio for the limit. If other programs use the machine, the best times say more than the medians."""
         return max(self.ratio, self.ratio_of_best)
 
 

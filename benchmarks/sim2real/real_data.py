@@ -206,9 +206,9 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table with one row per setting.
 
-    The columns are the MAE of the solvers (mean and spread over seeds), of the best naive forecast of the same days and
-    of the best one that also knows the validation days, and the ratio of the last solver to each, as a mean over
-    services and seeds.
+    The columns are the MAE of the solvers (mean and spread over seeds), of the best naive forecast fitted to the same
+    days, and of the best naive forecast that also knows the validation days. The last columns are the ratios of the
+    last solver to each of these forecasts, as means over services and seeds.
     """
     rows = defaultdict(lambda: defaultdict(list))
     for one in found:

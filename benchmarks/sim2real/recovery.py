@@ -3,7 +3,7 @@
     linear   settings drawn from `RANGES` by seed. The recovery, (unweighted - found) / (unweighted - exact), is the
              share of the test error due to bad simulated samples that a solver removes, for the shipped model and for
              the inner minimiser at the found weights; AUC is how often a clean sample weighs more than a corrupted one
-    curved   a small network on five seeds, beside the plain references
+    curved   a small network on five seeds, next to the plain references
 
 All settings are the defaults. `--solver` chooses another solver; `--out` writes the figures as JSON.
 """

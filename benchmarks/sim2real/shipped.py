@@ -3,7 +3,7 @@
     python benchmarks sim2real.shipped
     python benchmarks sim2real.shipped --cases milan nanjing --fit
 
-Every forecast knows only the days before its origin; the naive forecasts beside it are fitted to all slots before the
+Every forecast knows only the days before its origin; the naive forecasts next to it are fitted to all slots before the
 test. ``--fit`` also adapts the weights to the days before the test, with the defaults of `Forecaster.fit`. Series of
 patches are scored by the sum of absolute errors divided by the sum of traffic.
 """
@@ -47,7 +47,7 @@ class Case:
 
 
 def extract(name: str, step: int) -> Callable[[], Iterator[TrafficDataset]]:
-    """Return a function that reads a file with `load` and sums it up to slots of `step` minutes."""
+    """Return a function that reads a file with `load` and sums it to slots of `step` minutes."""
     return lambda: iter([load(name).resample(step)])
 
 

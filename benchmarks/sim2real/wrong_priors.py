@@ -13,10 +13,10 @@ and half from one that is wrong in one way:
     noise    white noise instead of slow noise
 
 The same small network is trained for the same time on the right cities alone ("right"), on all of them ("joint"), and
-on all of them drawn by the weights that the solver "cutting-plane" gives each city from the real days ("weighted"). No
-real window is trained on otherwise, so the difference is due to the cities. `--memories` gives the days before that the
-network sees: 28, the default; with 0 it sees only the last 24 hours, and cannot tell from the days before what kind of
-city it is in.
+on all of them drawn by the weights that the solver "cutting-plane" gives each city from the real days ("weighted").
+The network itself is never trained on real windows, so the difference is due to the cities. `--memories` gives the
+days before that the network sees: 28, the default; with 0 it sees only the last 24 hours, and cannot tell from the days
+before what kind of city it is in.
 
 Each training is a JSON file in ``OUT/cases``; one that has a file is not repeated.
 """
@@ -77,7 +77,7 @@ class Case(NamedTuple):
 
 
 def right() -> DomainPrior:
-    """Return the prior of the surrogate and of the right cities: usual ones with a marked week and slow noise."""
+    """Return the prior of the surrogate and of the right cities: usual cities with a marked week and slow noise."""
     return DomainPrior.usual().narrow(
         {
             "weekend_factor": (0.5, 0.7),

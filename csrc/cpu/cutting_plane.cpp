@@ -210,7 +210,7 @@ void evaluate(const Chunk<C>& chunk, Tile<C>& tile, std::int64_t column, std::in
 #if defined(__AVX2__)
   const PlanePass& pass = chunk.pass;
   if constexpr (sizeof(C) == 4) {
-    // Building the tables pays from one whole block of rows.
+    // Building the tables pays off from one whole block of rows on.
     const std::int64_t rows = pass.rows_type == kSigns ? pass.planes / kLookupRows * kLookupRows : 0;
     alignas(64) float tables[kTables * kWords * kWords];
     for (; rows > 0 && done + kLookupColumns <= count; done += kLookupColumns) {

@@ -62,8 +62,9 @@ void forward(const Problem& problem, const Map& x, const Weights& weights, const
 }
 
 // Weight gradients are summed over fixed chunks of groups, and the chunks are added in order, whatever the number of
-// threads. There are at most 64 chunks. There are fewer, down to 16, where the chunks' sums, which are written and read
-// besides, would take more than 2 MiB; and fewer still, down to one, where they would take more than 64 MiB.
+// threads. There are at most 64 chunks. Their sums have to be written and read as well, so there are fewer chunks, down
+// to 16, where the sums would take more than 2 MiB, and fewer still, down to one, where they would take more than 64
+// MiB.
 template <typename T>
 int64_t chunk_count(const Problem& problem) {
   Workspace workspace(nullptr);

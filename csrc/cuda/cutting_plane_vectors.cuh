@@ -73,7 +73,7 @@ SIMMST_DEVICE void store_number(const Strided& array, std::int64_t problem, std:
 struct StepSizes {
   float size, second_root;
 };
-// Rounded from the exact weights, because 1 - 0.999f has a relative error of 5e-5.
+// The weights are rounded from their exact values, because 1 - 0.999f has a relative error of 5e-5.
 constexpr float kWeight1 = 1e-1f, kBeta2 = 0.999f, kWeight2 = 1e-3f, kEpsilon = 1e-8f;
 
 SIMMST_DEVICE StepSizes step_sizes(const PlanePass& pass) {

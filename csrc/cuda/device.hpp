@@ -1,6 +1,6 @@
-// The vocabulary of every CUDA kernel. Under nvcc its words are the device's own instructions; with SIMMST_EMULATED any
+// The primitives of every CUDA kernel. Under nvcc they are the device's own instructions; with SIMMST_EMULATED any
 // C++20 compiler makes them functions of the emulator (emulation/), which runs a kernel thread by thread on the CPU.
-// README.md lists the words and the rules that keep both meanings the same.
+// README.md lists the primitives and the rules that keep both meanings the same.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// The words of device.hpp under nvcc.
+// The primitives of device.hpp under nvcc.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -13,8 +13,8 @@ constexpr int kGroup = static_cast<int>(simmst::prob_sparse::kGroupQueries);
 constexpr int kTurn = static_cast<int>(simmst::prob_sparse::kTurnRows);
 
 // The parts of a row, of 16 bytes where it is wide enough. With g = lane / 4 and t = lane % 4, a lane reads parts
-// t, t + 4, ... of the rows g and g + 8. The parts come in pairs, of which lanes with odd g read the second first, so
-// that two rows of 128 bytes use all banks of shared memory.
+// t, t + 4, ... of the rows g and g + 8. The parts come in pairs, and lanes with odd g read the second part of a pair
+// first, so that two rows of 128 bytes use all banks of shared memory.
 template <typename T, int W>
 struct Parts {
   static constexpr int kFull = 16 / static_cast<int>(sizeof(T));

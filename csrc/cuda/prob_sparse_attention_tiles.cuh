@@ -107,8 +107,8 @@ template <typename T, int W>
 struct Products {
   static constexpr int kPitch = W + 8;
   static constexpr int kScratch = 0;  // floats of shared memory that update() needs for each warp
-  // A weight enters its product as the sum of this many numbers of type T. Rounded to one number, its error would be
-  // visible beside the rounding of the result.
+  // A weight enters its product as the sum of this many numbers of type T. Rounding it to one number would cause an
+  // error that is visible next to the rounding of the result.
   static constexpr int kTerms = 2;
 
   struct Left {

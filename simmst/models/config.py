@@ -129,7 +129,7 @@ class SimMSTNetConfig:
         self._check_size()
 
     def _check_size(self) -> None:
-        """Refuse a network that fits into no memory, by an estimate that is right to about a factor of two."""
+        """Refuse a network too large for any memory, by an estimate that is right to about a factor of two."""
         width, hidden, cells = self.width, self.feedforward, self.neighbourhood**2
         layers = self.encoder_layers + 2 * self.decoder_layers
         parameters = layers * (4 * width**2 + 2 * width * hidden) + 4 * hidden**2 + (cells + 9) * width**2

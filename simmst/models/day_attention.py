@@ -24,7 +24,7 @@ _STATISTICS = 9
 
 
 class Recollection(NamedTuple):
-    """What the days before tell about each slot to forecast, for N = B * K series.
+    """Mean and features of each slot to forecast, from the days before, for N = B * K series.
 
     Attributes:
         base: (N, T_out), the robust mean of the days before; zero (the level) where none is known.
@@ -85,7 +85,7 @@ class DayAttention(nn.Module):
         return 2 * self.heads + _STATISTICS
 
     def forward(self, context: Context, marks: Tensor) -> Recollection:
-        """Return what the days before tell about a batch.
+        """Return the mean and features of each slot to forecast, from the days before.
 
         Args:
             context: context of N series.

@@ -89,7 +89,7 @@ class TargetEmbedding(nn.Module):
 
         Args:
             context: context of N series.
-            recalled: what the days before tell about the slots to forecast.
+            recalled: mean and features of the slots to forecast, from the days before.
             marks: (N, T_out, M), calendar features of the slots.
             ahead: (N, T_out, 4), how far ahead the slots are.
             task: (N, C), the embedding of each series' task.
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         Args:
             fused: (N, T_in, C), the fused features.
             context: context of N series.
-            recalled: what the days before tell about the slots to forecast.
+            recalled: mean and features of the slots to forecast, from the days before.
             marks: (N, label_length + T_out, M), calendar features.
             ahead: (N, T_out, 4), how far ahead the slots to forecast are.
             task: (N, C), the embedding of each series' task.

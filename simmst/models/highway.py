@@ -1,4 +1,4 @@
-"""The linear autoregression beside the network, with which the model can do all that a ridge regression on lags can."""
+"""A linear autoregression beside the network, which lets the model do all that a ridge regression on lags can."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Highway(nn.Module):
 
     with :math:`x_h` the latest values, their differences from usual, the city's differences from usual and the recalled
     features of the slot h steps ahead, and :math:`d_h` the slot's distance in days. The coefficients change smoothly
-    with the distance, so one set serves every horizon and every slot length. All start at zero, which leaves the mean
-    of the days before. The idea is LSTNet's autoregressive component (Lai et al. 2018).
+    with the distance, so one set serves every horizon and every slot length. All coefficients start at zero, so the
+    autoregression starts from the mean of the days before. The idea is LSTNet's autoregressive component (Lai et al.
+    2018).
 
     Args:
         config: configuration of the model.
@@ -38,7 +39,7 @@ class Highway(nn.Module):
 
         Args:
             context: context of N series.
-            recalled: what the days before tell about the slots to forecast.
+            recalled: mean and features of the slots to forecast, from the days before.
             marks: (N, T_out, M), calendar features of the slots to forecast.
             distance: (N, T_out), days ahead.
         """
@@ -75,7 +76,7 @@ class Highway(nn.Module):
 
         Args:
             context: context of N series.
-            recalled: what the days before tell about the slots to forecast.
+            recalled: mean and features of the slots to forecast, from the days before.
             marks: (N, T_out, M), calendar features of the slots to forecast.
             distance: (N, T_out), days ahead.
             residual: (N, T_out), target minus present forecast, NaN = missing.

@@ -14,7 +14,7 @@ from simmst.models.quantiles import LEVELS, MEDIAN
 LOSSES = ("quantile", "huber", "mae", "mse")
 # The error of the median counts as much as the errors of this many other quantiles.
 _MEDIAN_WEIGHT = 4.0
-# Power of the traffic, relative to the cell's level, that weights an error: mildly towards the error in raw units.
+# The traffic relative to the cell's level, to this power, weights an error: a mild shift towards errors in raw units.
 _TRAFFIC_POWER = 0.5
 _LARGEST_DEVIATION = 3.0
 
@@ -71,7 +71,8 @@ def quantile_loss(quantiles: Tensor, target: Tensor, level: Tensor, *, per_sampl
 
     The median counts four times. An error is multiplied by the square root of the traffic relative to the cell's level,
     or by 1 if the level is unknown, because on the log scale an error at night would otherwise weigh as much as one at
-    noon. The average divides by the number of observed targets, so that batches and samples can be averaged in turn.
+    noon. The average divides by the number of observed targets, so that the losses of batches and of samples can be
+    averaged again.
 
     Args:
         quantiles: (B, T_out, K, Q) at `simmst.models.LEVELS`.

@@ -1,4 +1,4 @@
-"""The choice of the backend that runs a call. One predicate per backend says why it cannot run the call, if so."""
+"""The choice of the backend that runs a call. One predicate per backend says why it cannot run the call, or None."""
 
 from __future__ import annotations
 

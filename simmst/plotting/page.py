@@ -118,7 +118,7 @@ def _plotly() -> str:
 
 
 def slots_shown(tested: TestedSlots, days: int | None = None) -> int:
-    """Return how many last slots a page shows: see `write_page`."""
+    """Return the number of slots, at the end of the test, that a page shows; see `write_page`."""
     dataset = tested.dataset
     if days is None:
         days = max(1, _VALUES // (dataset.num_cells * dataset.num_services * dataset.steps_per_day))

@@ -31,7 +31,7 @@ class Row:
         median: median over the simulated cities.
         high: 95 % quantile over the simulated cities.
         percentile: percentage of the simulated cities below the real value.
-        note: what it means that the real value lies outside the band; empty inside it.
+        note: meaning of a real value outside the band; empty inside it.
     """
 
     subject: str

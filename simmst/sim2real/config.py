@@ -48,8 +48,8 @@ class ReweightingConfig:
         weight_optimizer: "adam", or "sgd" with lr_weights times the number of samples.
         weight_decay: decay of w towards uniform weights, with gradient weight_decay * w / n.
         share_decay: decay of sigma(w) towards uniform weights, with the gradient of
-            ``share_decay / 2n * |sigma(w) - 1/2|^2``. It holds the weights of samples that hardly matter, and lets
-            those of harmful samples go to 0.
+            ``share_decay / 2n * |sigma(w) - 1/2|^2``. It keeps the weights of samples that hardly matter near 1/2, and
+            lets those of harmful samples go to 0.
         derivative: method that differentiates psi: "forward" mode, central "difference", "double-backward", or "auto":
             forward mode when it agrees with the difference at the start, else the difference, with a warning.
         simulated_batch: simulated samples per inner step; None uses all.

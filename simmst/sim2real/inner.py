@@ -101,7 +101,7 @@ class Inner:
         return self.processes.all_reduce(gradient), value + float(self.processes.all_reduce(losses))
 
     def _scale(self, share: Tensor, part: Tensor, index: Tensor) -> Tensor:
-        """Return the weight of each sample of `part` in the mean over a draw, of which this rank owns `index`."""
+        """Return the weight of each sample of `part` in the mean over a draw; this rank has its part `index`."""
         return share[self.processes.local(part).to(share.device)] / self._drawn(index)
 
     def _drawn(self, index: Tensor) -> int:
@@ -209,7 +209,7 @@ class Inner:
         return (function(phi + step * direction) - function(phi - step * direction)) / (2 * step)
 
     def _by_double_backward(self, path: Path, weights: Tensor, direction: Tensor) -> Tensor:
-        """Return the product of `pull_back` by way of the graph of all K steps, which is kept in full; to compare."""
+        """Return the product of `pull_back` through the graph of all K steps, which is kept in full; for comparison."""
         with torch.enable_grad():
             leaf = weights.detach().clone().requires_grad_()
             point = path.points[0].detach().clone().requires_grad_()

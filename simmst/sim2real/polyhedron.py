@@ -142,7 +142,7 @@ class Polyhedron:
         return of_weights, cutting_plane_values(self.model_rows.planes(), of_weights, phi[self.block].double())
 
     def _addend(self, of_weights: Tensor) -> Tensor:
-        """Return the terms that this rank adds its product with w to."""
+        """Return the terms to which this rank adds its product with w."""
         return self.processes.partial(of_weights) if self.weights_sharded else of_weights
 
     def _partial(self, of_weights: Tensor) -> Tensor:

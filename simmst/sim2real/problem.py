@@ -255,7 +255,7 @@ class Problem:
 
 
 class Solver(Protocol):
-    """Method that finds weights and a model; it is made for a problem, then stepped.
+    """Method that finds weights and a model. It is made for one problem and advanced step by step.
 
     Attributes:
         problem: problem with the settings that hold for this solver.

@@ -120,7 +120,7 @@ def reweight(
             memory.
         DataError: a kind of samples is empty, a sample's loss or its gradient is not finite, or real samples are
             validation samples as well; the message names the sample.
-        DivergedError: the numbers do not become finite with ever smaller steps.
+        DivergedError: a step is not finite, even after restarts with ever smaller steps.
         RankError: another rank ended, or did not answer in time.
 
     Source:

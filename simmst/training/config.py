@@ -28,8 +28,8 @@ AFTER_REWEIGHTING = ("adapt", "retrain", "finetune", "nothing")
 def default_reweighting() -> ReweightingConfig:
     """Return re-weighting settings that suit a forecaster: batches, steps, and a pull to uniform weights.
 
-    A forecaster's losses are small and curved: about 0.02, with a largest curvature of 30, where rates of 0.5 and 0.05
-    diverge. The pull is in the unit of the loss, so a pull of 0.01 would hold all weights at one half.
+    A forecaster's losses are small (about 0.02) but strongly curved (up to 30), so rates of 0.5 and 0.05 diverge. The
+    pull is in the unit of the loss, so a pull of 0.01 would hold all weights at one half.
 
     Example:
         >>> default_reweighting().simulated_batch
@@ -73,9 +73,10 @@ class TrainingConfig:
             fewer than 4,096 windows take the penalty that the validation split prefers.
         reweighting: settings of the solvers that weigh simulated windows; their seed is derived from `seed` and its
             own.
-        weights: what gets a weight in those solvers: each "sample", each "city" for all of its windows, or each
+        weights: unit that gets a weight in those solvers: each "sample", each "city" for all of its windows, or each
             "parameter" of the simulator, where a city's weight is the sigmoid of a linear function of its parameters.
-        samples_per_city: number of windows of each simulated city that they weigh, the same ones throughout.
+        samples_per_city: number of windows of each simulated city that those solvers weigh, the same windows
+            throughout.
         after_reweighting: training after the re-weighting. "adapt" continues the model as it was before, gently, on
             simulated windows drawn by their weights and mixed with the real ones; "retrain" trains that model on the
             weighted windows and then on the real ones; "finetune" continues the solver's model on the real ones;

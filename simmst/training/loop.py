@@ -58,10 +58,11 @@ def train_stage(
 ) -> History:
     """Train a model for one stage and leave its best weights in it.
 
-    Training minimises the task losses, weighted by Sim-MSTNet's Eq. 13-14 or by the name in the model's config, by
-    AdamW with a cosine or constant learning rate, gradient clipping and early stopping. The validation score is the
-    mean over the services of the loss on the validation windows. Everything random derives from `config.seed` and the
-    stage's name, and torch's global generators are restored afterwards. Small steps use fewer of torch's threads.
+    Training minimises the weighted sum of the task losses by AdamW, with a cosine or constant learning rate, gradient
+    clipping and early stopping. The weights follow Sim-MSTNet's Eq. 13-14, or the method that the model's config names.
+    The validation score is the mean over the services of the loss on the validation windows. Everything random derives
+    from `config.seed` and the stage's name, and torch's global generators are restored afterwards. Small steps use
+    fewer of torch's threads.
 
     With a run folder, each epoch ends with a line in ``metrics.jsonl`` and then a checkpoint, so a killed run resumes
     from its last checkpoint and ends with the numbers of an unbroken run; a finished stage is loaded, not repeated.
@@ -250,7 +251,7 @@ class _Loop(Stage):
 
     @torch.no_grad()
     def losses_of(self, batch: Batch) -> torch.Tensor:
-        """Return the losses of the whole batch, of which `batch` is this process's part, at the current weights."""
+        """Return the losses of the whole batch at the current weights; `batch` is this process's part of it."""
         total, mass = batch_loss_sums(self.model, batch.to(self.device), self.config)
         return mean_loss(*self.processes.all_reduce(torch.stack([total, mass])))
 

@@ -162,7 +162,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def log_time(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``times.jsonl``; times are apart from the metrics, which every repetition reproduces."""
+        """Append one line to ``times.jsonl``; times stay out of the metrics, which every repetition reproduces."""
         with self.times_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record)) + "\n")
 

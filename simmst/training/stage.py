@@ -81,7 +81,7 @@ class Stage:
         """Load the stage's checkpoint and the metrics up to it; without one, drop metrics that a killed run left.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or is of other settings or data; it is left unchanged.
+            CheckpointError: the checkpoint is damaged, or was made with other settings or data; it is left unchanged.
         """
         path = self.checkpoint_path
         if self.run is None or path is None:
@@ -139,7 +139,7 @@ class Stage:
             ) from error
 
     def _compare(self, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint of other settings or other data."""
+        """Refuse a checkpoint made with other settings or other data."""
         common = self.state_of(checkpoint, StageState)
         has, wanted = (flattened(values, " ") for values in (common.identity, self.identity()))
         different = [

@@ -59,8 +59,8 @@ class ScalarizedWeighting(TaskWeighting):
     """The weights that a scalarizer of torchjd gives the losses: its derivative with respect to each loss.
 
     "uncertainty" (Kendall et al. 2018) and "imtl-l" (Liu et al. 2021) have parameters of their own, which Adam trains
-    beside the network. "dwa" (Liu et al. 2019) compares epochs. "famo" (Liu et al. 2023) compares the losses before and
-    after a step, for which the batch is forecast once more. "stch" (Lin et al. 2024) is a smooth maximum.
+    along with the network. "dwa" (Liu et al. 2019) compares epochs. "famo" (Liu et al. 2023) compares the losses before
+    and after a step, for which the batch is forecast once more. "stch" (Lin et al. 2024) is a smooth maximum.
 
     Args:
         tasks: task weights.
@@ -202,7 +202,7 @@ class GradientWeighting(TaskWeighting):
 
 
 def task_weighting(tasks: TaskWeights, *, learning_rate: float, world_size: int = 1) -> TaskWeighting:
-    """Return the way to weigh the tasks that the mode of their weights names.
+    """Return the task weighting that the mode of the task weights names.
 
     Args:
         tasks: task weights.

@@ -18,7 +18,7 @@ from simmst.training.config import TrainingConfig, resolve_device
 
 
 def batch_loss_sums(model: nn.Module, batch: Batch, config: TrainingConfig) -> tuple[Tensor, Tensor]:
-    """Return the sums whose `mean_loss` is the loss of each service over a batch, twice (K,), in float32."""
+    """Return two sums, each (K,) in float32; their `mean_loss` is the loss of each service over a batch."""
     autocast = config.precision == "bfloat16"
     with torch.autocast(batch.values.device.type, dtype=torch.bfloat16, enabled=autocast):
         return task_loss_sums(
@@ -27,7 +27,7 @@ def batch_loss_sums(model: nn.Module, batch: Batch, config: TrainingConfig) -> t
 
 
 def shared_batch(windows: WindowSource, numbers: np.ndarray, processes: ProcessGroup) -> tuple[Batch, Sequence[int]]:
-    """Gather this process's part of a batch; an empty part becomes one sample without a target, which counts nothing.
+    """Gather this process's part of a batch; if it is empty, one sample without a target, which counts for nothing.
 
     Returns:
         The part, and the positions of its samples in the batch.
@@ -174,8 +174,8 @@ def refuse_seen_targets(train: CityWindows | None, validation: CityWindows | Non
             if len(common) and _same_cells(one, other):
                 raise DataError(
                     f"the validation split overlaps the training split: {one.dataset.name} has {len(common)} slots in "
-                    f"both, from {common[0]} to {common[-1]} (UTC), so the score would be of what was trained on; give "
-                    "steps that lie apart, such as those of chronological_split"
+                    f"both, from {common[0]} to {common[-1]} (UTC), so the score would be one of training data; give "
+                    "splits that share no slot, such as those of chronological_split"
                 )
 
 

@@ -95,7 +95,7 @@ def weigh(
         ConfigError: the model is bound to a backend without forward-mode derivatives, its task weights change at every
             step, or weights by parameter were asked for and the cities' parameters are not known.
         DataError: the windows have no target, or a loss that is not finite.
-        CheckpointError: the run folder's checkpoint is damaged, or is of other settings or data.
+        CheckpointError: the run folder's checkpoint is damaged, or was made with other settings or data.
     """
     _refuse_backend(model)
     weighing = _Weighing(solver, model, simulated, real, validation, config, run, processes)
@@ -250,10 +250,10 @@ def _losses(model: nn.Module, batch: Batch, kind: str) -> Tensor:
 
 def _features(parameters: Sequence[Mapping[str, Any]] | None, number: int) -> Tensor:
     if parameters is None or len(parameters) != number:
-        known = "are not known" if parameters is None else f"are known of {len(parameters)}"
+        known = "are not known" if parameters is None else f"are known for {len(parameters)}"
         raise ConfigError(
-            f"weights by parameter need those of all {number} simulated cities, which {known}; use weights='city', or "
-            "give the parameters that a prior drew"
+            f"weights by parameter need the parameters of all {number} simulated cities, which {known}; use "
+            "weights='city', or give the parameters that a prior drew"
         )
     return torch.from_numpy(rank_features(parameters))
 

@@ -1,4 +1,4 @@
-// Functions for tests; no installation needs them. They run the words of the kernels one by one, and show how the
+// Functions for tests; no installation needs them. They run the kernels' primitives one by one, and show how the
 // kernels divide their work. Part of simmst._cuda_emulated; for a GPU, a module of its own, simmst._cuda_checks.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

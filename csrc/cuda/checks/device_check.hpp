@@ -1,5 +1,5 @@
-// Small kernels that use one word of device.hpp each, to show on a device that the emulator gives the word the same
-// meaning.
+// Small kernels that use one primitive of device.hpp each, to show on a device that the emulator gives the primitive
+// the same meaning.
 #pragma once
 
 #include <cstdint>

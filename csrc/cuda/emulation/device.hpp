@@ -1,4 +1,4 @@
-// The words of device.hpp in the emulator. device_nvcc.hpp explains their meaning.
+// The primitives of device.hpp in the emulator. device_nvcc.hpp explains their meaning.
 #pragma once
 
 #include <tuple>

@@ -1,4 +1,4 @@
-"""The law of a parameter after the cities that were drawn from it are weighted."""
+"""The law of a parameter, updated by the weights of cities that were drawn from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simmst.errors import ConfigError
 from simmst.simulation.prior.distributions import Distribution
 
 _WIDTH = 0.3  # kernel width for one city, in ranks between 0 and 1; it falls with the fifth root of the city count
-_PRIOR_CITIES = 1.0  # number of cities of mean weight that stand for the law before
+_PRIOR_CITIES = 1.0  # number of cities of mean weight that stand for the original law
 _TRIES = 8  # draws tested at a time
 _INTEGRAL = 4096  # draws that estimate the constant of the density
 
@@ -26,12 +26,12 @@ class Believed:
     .. math:: p'(x) \propto p(x)\, r(x), \qquad
               r(x) = \frac{\bar w + \sum_c w_c K(x, x_c)}{1 + \sum_c K(x, x_c)}
 
-    Here p is the law before, and K is a normal kernel in the ranks of the cities' values; for values that are not
+    Here p is the original law, and K is a normal kernel in the ranks of the cities' values; for values that are not
     numbers, K is 1 where they are equal and 0 elsewhere. The support stays that of p, and equal weights leave p
     unchanged.
 
     Attributes:
-        law: law before the weighting.
+        law: original law, before the weighting.
         values: values of the cities.
         weights: weight of each city, not negative.
 
@@ -69,12 +69,12 @@ class Believed:
 
     @property
     def bounds(self) -> tuple[Any, ...]:
-        """Bounds of the law before."""
+        """Bounds of the original law."""
         bounds: tuple[Any, ...] = self.law.bounds
         return bounds
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draw from the law before until a draw is kept."""
+        """Draw from the original law until a draw is kept."""
         most = max(self.weights)
         while True:
             values = [self.law.sample(rng) for _ in range(_TRIES)]
@@ -83,7 +83,7 @@ class Believed:
                 return values[int(kept[0])]
 
     def log_prob(self, value: Any) -> float:
-        """Return the log density; its constant is an average over 4,096 draws of the law before."""
+        """Return the log density; its constant is an average over 4,096 draws of the original law."""
         before: float = self.law.log_prob(value)
         return before if before == -math.inf else before + math.log(self.belief(value)) - self._log_constant
 

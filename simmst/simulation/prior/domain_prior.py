@@ -185,7 +185,7 @@ class DomainPrior:
         return DomainPrior(narrowed, self.note)
 
     def believed(self, cities: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> DomainPrior:
-        """Return this prior after the cities that were drawn from it are weighted.
+        """Return this prior, updated by the weights of cities that were drawn from it.
 
         Each parameter is drawn as before, and a draw is kept in proportion to the weights of the cities with such a
         value (`Believed`). Nothing outside this prior becomes possible, equal weights change nothing, and values that

@@ -44,7 +44,7 @@ def continue_gently(
 
     The weights after each epoch, and three blends of the best of them with the initial weights (Wortsman et al. 2022,
     "Robust fine-tuning of zero-shot models"), compete on the real validation split. The initial weights are kept unless
-    they lose by a twentieth, so the model ends no worse there than it began.
+    they lose by a twentieth, so the model ends no worse on that split than it began.
     """
     before = snapshot(model)
     history = train_stage(

@@ -25,7 +25,7 @@ def train(
     """Train on the simulated windows, then on the real ones at a lower learning rate.
 
     The real validation split stops both stages. The score of the first stage is the one to beat, so the pre-trained
-    model is kept if no epoch of fine-tuning is better there.
+    model is kept if no epoch of fine-tuning is better on that split.
     """
     pretrained = pretrain(model, windows.given("simulated"), windows, config, run, progress, processes)
     finetuned = finetune(model, windows, config, run, progress, processes)

@@ -73,7 +73,7 @@ def test_weights_tied_by_parameter_are_a_function_of_the_parameters(real, cities
     }
     assert len(set(given[0])) == 3
     assert given[1][0] != given[1][1] == given[1][2], "two cities with the same parameters have the same weight"
-    with pytest.raises(ConfigError, match=r"weights by parameter need those of all 3 .* are not known"):
+    with pytest.raises(ConfigError, match=r"weights by parameter need the parameters of all 3 .* are not known"):
         train("cutting-plane", real, cities, config)
 
 
