@@ -2,8 +2,8 @@
 
 Triton 3.6 and 3.7 bring ptxas 12.8 for compute capability 9.0. On an H100, the kernels of spatial attention that it
 assembled for 16-bit numbers gave wrong results or addressed memory out of range in 60 of 281 drawn cases. With ptxas
-13.0 the same kernels were right in all of 98. The cases that the benchmarks time and every test of the other operators
-were right with 12.8 as well.
+13.0 the same kernels were right in all of 98 cases. With 12.8, too, the cases that the benchmarks time and every test
+of the other operators were right.
 """
 
 from __future__ import annotations

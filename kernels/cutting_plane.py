@@ -11,9 +11,10 @@ Bytes, for P = 1, L = 64 and N = 1e7 on an H200 (4.8 TB/s, 132 multiprocessors):
 To sustain 4.8 TB/s at a latency of about 0.8 us, 29 KB must be in flight on each multiprocessor, 64 KB to be safe. A
 tile of 64 x 128 float32 is 32 KB; two blocks of 8 warps fit, and each copies the next two tiles asynchronously while it
 works on one: 128 KB, in bfloat16 64 KB. A thread holds eight rows, so A^T s needs one exchange over 8 warps per tile,
-and A x none before the end. Signs take a shift, a logic instruction and two multiply-adds per entry, half of what is
-issued: about 530 instructions for the 256 columns of a tile in each of 8 warps. At four per clock, these are 4.1 clocks
-per column, where memory would allow 1.4: about 0.18 ms at best, a sixth of torch. A shorter time needs tensor cores.
+and A x needs none before the end. Signs take a shift, a logic instruction and two multiply-adds per entry. These are
+half of the instructions issued, about 530 for the 256 columns of a tile in each of 8 warps. At four per clock, they
+take 4.1 clocks per column, where memory would allow 1.4. That makes about 0.18 ms at best, a sixth of torch. A shorter
+time needs tensor cores.
 
 More than 64 rows do not fit into registers. A pass that only evaluates then gives each block of rows its own programs.
 The sum A^T s goes through the blocks in turn, and a step reads a tile again for its second product, from the

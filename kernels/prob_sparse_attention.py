@@ -11,8 +11,8 @@ Launches, and what each must move to or from device memory, in tensors of (B, L,
 
 A running fill reads V, or dO, once more. Partial results are (u + 1) rows of float32 for each chunk of keys, written
 once and read once: at L = 4096, 64 heads, bfloat16 on 132 processors, they are 8 chunks of 512 and 6 MB each way, with
-33.6 MB per tensor. There the forward pass is 4 launches, 134 MB and 12 MB; forward and backward are 7 launches and
-360 MB.
+33.6 MB per tensor. At these sizes the forward pass takes 4 launches and moves 134 MB and 12 MB; forward and backward
+take 7 launches and move 360 MB.
 
 More than 63 selected rows (float32 wider than 64: 31) take several tiles, and K and V are then read once for each tile.
 
@@ -89,7 +89,7 @@ def attend(
     seed: Tensor | None = None,
     options: Options = DEFAULTS,
 ) -> tuple[Tensor, Tensor]:
-    """Attend in the rows top, and fill all others; see the reference's ``attend``.
+    """Attend in the rows `top`, and fill all others; see the reference's ``attend``.
 
     Example:
         >>> x = torch.eye(3, device="cuda")

@@ -71,7 +71,7 @@ def checked_train(dataset: TrafficDataset, train: range) -> slice:
 
 
 def check_same_cells(dataset: TrafficDataset, num_services: int, num_cells: int) -> None:
-    """Refuse a data set with other services or cells than the one fitted to, with a DataError."""
+    """Raise a DataError for a data set whose services or cells are not those of the fit."""
     if (dataset.num_services, dataset.num_cells) != (num_services, num_cells):
         raise DataError(
             f"the baseline was fitted to {num_services} services and {num_cells} cells, {dataset.name} has "

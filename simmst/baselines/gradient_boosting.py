@@ -19,15 +19,15 @@ _FEWEST_SLOTS = 12  # slots to forecast that trees are grown on
 class GradientBoosting(MemoryModel):
     """Gradient boosted trees (scikit-learn, absolute error) on the features of ridge, one model per service.
 
-    The step ahead is a feature, so all steps share a model. As with ridge, the models learn the difference from the
-    mean of the slot on the days before, bounded by the differences seen in training. The last quarter of the training
-    slots decides the number of trees; where no trees are best, or there is too little to learn from, the forecast is
-    that mean.
+    The step ahead is a feature, so all steps share a model. As with ridge, the models learn how far a slot differs from
+    the mean of the same slot on previous days; a forecast difference is bounded by those seen in training. The last
+    quarter of the training slots decides the number of trees. If a model without trees forecasts that quarter best, or
+    if there is too little to learn from, the forecast is that mean.
 
     Args:
         max_rows: largest number of training samples (windows at a step ahead), drawn with `seed`.
         max_trees: largest number of trees for each service.
-        seed: seed of that draw and of the trees.
+        seed: seed of the draw of samples and of the trees.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -67,7 +67,7 @@ class GradientBoosting(MemoryModel):
         return differences
 
     def _count_trees(self, inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray) -> int:
-        """Return how many trees grown on the earlier slots forecast the last ones best; zero if none do."""
+        """Return how many trees, grown on the earlier slots, forecast the last ones best; zero if trees do not help."""
         slots = np.unique(slot)
         last = slot >= slots[-max(1, round(_JUDGES * len(slots)))]
         grown = self._grow(inputs[~last], target[~last], self.max_trees)

@@ -25,10 +25,10 @@ class Features(NamedTuple):
     Attributes:
         window: float32 (N, F), features that are the same for every step ahead.
         ahead: float32 (N, T_out, G), features of each slot to forecast.
-        usual: float32 (N, T_out), mean of the slot on the days before, on the scaler's scale; NaN where unknown.
-        kin: float32 (N, T_out), the same mean over days of the slot's kind, of work or of rest.
+        usual: float32 (N, T_out), mean of the same slot on previous days, on the scaler's scale; NaN where unknown.
+        kin: float32 (N, T_out), the same mean over days of the same kind: working days, or days of rest.
         namesake: float32 (N, T_out), the same mean over the same days of the week.
-        known_kin: int64 (N, T_out), number of known days of the slot's kind.
+        known_kin: int64 (N, T_out), number of known days of the same kind.
         known_namesakes: int64 (N, T_out), number of known days that are the same day of the week.
         target: float32 (N, T_out), difference of the target from `usual`; NaN where either is unknown.
     """
@@ -100,7 +100,7 @@ def memory_features(batch: Batch, service: int) -> Features:
     summary = [_mean(one[:, -n:], 1) for one in (unusual, weekly, around, city) for n in _MEANS]
     window = np.stack([*series.T, *unusual[:, -3:].T, *summary, nearby, level, spread], axis=1)
 
-    # The slot to forecast on the days before.
+    # The slot to forecast, on previous days.
     slots = days[..., past:]  # (B, L, T_out)
     usual = _mean(slots, 1)
     of_kind, of_name = (np.where(same_day[..., kind] > 0, slots, np.float32(np.nan)) for kind in (0, 1))

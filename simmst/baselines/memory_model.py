@@ -24,11 +24,12 @@ _DOUBT = 3.0  # number of independent slots at which a learned difference counts
 
 
 class MemoryModel(ABC):
-    """A model of the difference between a slot and its mean on the days before; see `simmst.baselines.memory_features`.
+    """A model of how far a slot differs from its mean on previous days; see `simmst.baselines.memory_features`.
 
     A model forecasts, for each service and step ahead, the difference of a target from that mean, and learns nothing
-    else. The difference is bounded by those seen in training, and shrunk where these are few: of n slots only n / h are
-    independent h steps ahead. Where no day before is known, the forecast is the newest known value.
+    else. The difference is bounded by those seen in training. It is shrunk where training has few of them, because of n
+    slots only n / h are independent h steps ahead. Where no previous day is known, the forecast is the newest known
+    value.
 
     Args:
         max_rows: largest number of training windows, drawn with `seed`.

@@ -9,30 +9,31 @@ import numpy as np
 from simmst.baselines.memory_features import Features
 from simmst.baselines.memory_model import MemoryModel
 
-# Penalties per training sample, on standardised features. All cells of an hour move together, so large ones pay.
+# Penalties per training sample, on standardised features. All cells of an hour move together, so large penalties help.
 PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
-_BLOCKS = 4  # of the training slots in time; each but the first judges what those before it teach
+_BLOCKS = 4  # parts of the training slots in time; each but the first scores models fitted to the parts before it
 _MARGIN = 0.01  # relative gain by which a weaker penalty must beat a stronger one
-_FLOOR = 20.0  # over the number of slots: the least penalty, because few slots can favour a weaker one by chance
+_FLOOR = 20.0  # least penalty times the number of slots, because few slots can favour a weaker one by chance
 _FEWEST_SLOTS = 12  # slots to forecast that a line is fitted to
 
 
 class RidgeOnLags(MemoryModel):
     """Linear regression with an L2 penalty from the memory of a series to each step ahead, per service.
 
-    The features of a sample are on a log scale and relative to the level of the series: the latest 24 slots, the slot
-    to forecast on each of the 14 days before with its means, how far the latest slots, the neighbours and the city are
-    from usual, and the calendar. One model per service and step ahead is shared by all cells.
+    The features of a sample are on a log scale and relative to the level of the series: the latest 24 slots; the slot
+    to forecast on each of the previous 14 days, with its means; how far the latest slots, the neighbours and the city
+    are from usual; and the calendar. One model per service and step ahead is shared by all cells.
 
-    The model learns the difference from the mean of the slot on the days before. The difference is bounded by those
-    seen in training, and so are the features, so a forecast cannot run away. The penalty is chosen on the training
-    slots, where later slots judge what earlier ones teach. Where no penalty beats the mean itself, or there is too
-    little to learn from, the forecast is that mean; where no day before is known, it is the newest known value.
+    The model learns how far a slot differs from the mean of the same slot on previous days. The difference is bounded
+    by those seen in training, and so are the features, so a forecast cannot run away. The penalty is chosen on the
+    training slots: models fitted to earlier slots are scored on later ones. If no penalty beats the mean itself, or if
+    there is too little to learn from, the forecast is that mean. Where no previous day is known, it is the newest known
+    value.
 
     Args:
         alpha: penalty per training sample, on standardised features; None chooses it for each service and step ahead.
         max_rows: largest number of training windows, drawn with `seed`.
-        seed: seed of that draw.
+        seed: seed of the draw of windows.
 
     Example:
         >>> import numpy as np
@@ -95,7 +96,7 @@ def _inputs(features: Features, step: int) -> np.ndarray:
 def best_line(
     inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray, penalties: tuple[float, ...]
 ) -> Line | None:
-    """Fit with the penalty that forecasts later slots best from earlier ones; return None if an infinite one does.
+    """Fit with the penalty that forecasts later slots best from earlier ones; return None if it is infinite.
 
     Args:
         inputs: float32 (N, F).

@@ -12,7 +12,7 @@ from simmst.data import CALENDAR_FEATURES, TrafficDataset, WindowSpec, calendar_
 from simmst.foundation.extras import import_extra
 
 _RECENT = 24
-_DAYS = (1, 2, 3, 7)  # days back whose same slots are inputs, if half of the training has them
+_DAYS = (1, 2, 3, 7)  # days back whose same slots are inputs, up to half the length of the training part
 _DAILY_MARKS = 4  # the first features of the calendar, waves of the day; the others are of the week
 _PENALTIES = tuple(10.0**power for power in range(-2, 5))
 _MOST_ROWS = 20_000
@@ -23,9 +23,9 @@ class RidgeLags:
     """Linear regression with an L2 penalty on lags, per service and step ahead, shared by all cells.
 
     Its inputs are log1p activity at the latest 24 slots and at the target's slot one, two, three and seven days before
-    (days that half of the training has), and the calendar of the target; the target is log1p activity. The penalty is
-    chosen by leave-one-out (`sklearn.linear_model.RidgeCV`). Forecasts stay within the values that training has seen in
-    the cell, so they cannot run away.
+    (lags of at most half of the training part), and the calendar of the target. The target is log1p activity. The
+    penalty is chosen by leave-one-out (`sklearn.linear_model.RidgeCV`). Forecasts stay within the values that training
+    has seen in the cell, so they cannot run away.
 
     Args:
         seed: seed of the draw of training windows, where there are more than 20,000.
@@ -79,7 +79,7 @@ class RidgeLags:
         return self
 
     def predict(self, dataset: TrafficDataset, origins: np.ndarray) -> np.ndarray:
-        """Forecast float32 (n, C, T_out, K), by the newest value where there is no line; see `Baseline.predict`."""
+        """Forecast float32 (n, C, T_out, K), the newest value where nothing was fitted; see `Baseline.predict`."""
         check_same_cells(dataset, self._bounds.shape[1], self._bounds.shape[2])
         origins = checked_origins(dataset, origins)
         log = _log(dataset.series())

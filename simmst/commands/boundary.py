@@ -54,7 +54,7 @@ def explained(error: Exception, hint: str = "") -> str | None:
 
     Args:
         error: exception that was raised.
-        hint: clause to add where the command can resume once there is room.
+        hint: clause on resuming, which is added if the disk is full.
     """
     message = " ".join(str(error).split())
     if len(message) > _LONGEST:  # some libraries quote the whole text that they could not read

@@ -56,14 +56,14 @@ def run(options: Namespace) -> None:
     if options.action == "fetch":
         for name, unused in (("grid", None), ("cells", "grid"), ("on_cut", "error")):
             if options[name] != unused:
-                raise ConfigError(f"--{name} belongs to simmst data prepare; fetch takes milan or trento alone")
+                raise ConfigError(f"--{name} belongs to simmst data prepare; fetch takes only milan or trento")
         server = {} if options.server is None else {"server": options.server}
         with progress_bars(quiet=options.quiet) as progress:
             folder = fetch(options.source, options.out, progress=progress, **server)
         tell(f"written: {folder}; next: simmst data prepare {folder}")
         return
     if options.server is not None:
-        raise ConfigError("--server belongs to simmst data fetch; prepare reads files that are there")
+        raise ConfigError("--server belongs to simmst data fetch; prepare reads files on this machine")
     with progress_bars(quiet=options.quiet) as progress:
         path = prepare(
             options.source,

@@ -72,7 +72,7 @@ def words(given: Sequence[str]) -> list[str]:
 def run(options: Namespace) -> None:
     """Test a forecaster, or make a table of the paper, and show it."""
     if options.figure not in (None, 2):
-        raise ArgumentError(None, f"figure is {options.figure}; the paper's figure that is drawn here is 2")
+        raise ArgumentError(None, f"figure is {options.figure}; only the paper's Figure 2 can be drawn")
     table = 1 if options.paper_table is None and options.figure is not None else options.paper_table
     if (options.run is None) == (table is None):
         what = "give one of" if options.run is None else "give only one of"

@@ -97,7 +97,7 @@ def config_files(words: Sequence[str]) -> list[Path]:
 
 
 def _check_config(path: Path) -> None:
-    """Refuse a file that is not YAML of plain settings before the parser reads it, which reports a missing file.
+    """Refuse a file that is not YAML of plain settings; the parser reports a missing file.
 
     Raises:
         ArgumentError: the file is invalid; the message names the file, the line and the problem.
@@ -119,7 +119,7 @@ def _check_config(path: Path) -> None:
 
 
 def _check_groups(options: Namespace, names: Sequence[str]) -> None:
-    """Refuse a single value where a YAML file ought to have settings, which the parser lets through.
+    """Refuse a single value where a YAML file must have a group of settings, because the parser accepts it.
 
     Args:
         options: parsed options.
@@ -229,7 +229,7 @@ def usage_error(error: Exception, given: Sequence[str], flags: Sequence[str]) ->
 
 
 def _as_in_yaml(value: str) -> str:
-    """Write a value as it stands in YAML where the parser quotes it as Python does."""
+    """Return a value in YAML's form where the parser quotes it in Python's."""
     try:
         read = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -70,7 +70,7 @@ def compare(options: Namespace) -> None:
 
     for name, unused in (("city", bool(options.city)), ("format", options.format != "shards")):
         if unused:
-            raise ConfigError(f"--{name} has no place beside --compare, whose files settle what is simulated")
+            raise ConfigError(f"--{name} cannot go with --compare, because its files decide what is simulated")
     with progress_bars(quiet=options.quiet) as progress:
         report = compare_files(
             options.compare,

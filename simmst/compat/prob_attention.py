@@ -93,7 +93,7 @@ class Fast(Exchanged):
 
 @torch.no_grad()
 def _returns_heads_first(layer: nn.Module, name: str) -> bool:
-    """Find out by calling the layer on five steps of two heads."""
+    """Return whether a layer puts heads before time, which a call on five steps of two heads shows."""
     x = torch.ones(2, 5, 2, 3, device="cpu")
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -32,8 +32,8 @@ class Options(NamedTuple):
 def kept_entries(batch: int, channels: int, heads: int, positions: int, masked: bool) -> int:
     """Count the entries that the C++ kernels keep of a forward pass, as csrc/cpu/spatial_attention.hpp does.
 
-    They are the queries, keys, values, heads and normalised sums of all channels and a few numbers of every position,
-    in rows that hold a group of maps and end in a few unused entries.
+    The entries are the queries, keys, values, heads and normalised sums of all channels, and a few numbers for every
+    position. They are in rows that hold a group of maps and end in a few unused entries.
 
     Example:
         >>> kept_entries(384, 32, 4, 25, masked=False) / (384 * 25 * 32)  # times the size of x

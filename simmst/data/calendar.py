@@ -124,8 +124,8 @@ def moments_of_wall_clock(local: np.ndarray, timezone: str) -> tuple[np.ndarray,
 def utc_of_wall_clock(local: np.ndarray, timezone: str) -> np.ndarray:
     """Return the moments at which a wall clock showed the given times, which are in chronological order.
 
-    Where clocks are put back, one hour is shown twice. A time in that hour is the first such moment after the time
-    before.
+    Where clocks are put back, one hour is shown twice. A time in that hour means the first of its two moments that
+    comes after the preceding time.
 
     Args:
         local: wall-clock time as seconds since 1970-01-01 00:00 local, (T,).

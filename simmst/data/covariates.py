@@ -86,7 +86,8 @@ class Covariates:
             if len(missing):
                 raise DataError(
                     f"covariate {name!r} has no value from {missing[0]}Z to {missing[-1]}Z ({len(missing)} slots to "
-                    f"forecast); it has values {self._span(name)}: give it for all of them, or leave it out"
+                    f"forecast); it has values {self._span(name)}: give values for all of these slots, or leave "
+                    "the covariate out"
                 )
         return values
 
@@ -101,7 +102,8 @@ class Covariates:
         if later.names != self.names or later.time[1] - later.time[0] != step or off:
             raise DataError(
                 f"the new covariates are {', '.join(later.names)} every {later.time[1] - later.time[0]} from "
-                f"{later.time[0]}Z on; wanted {', '.join(self.names)} every {step} in the slots of those before"
+                f"{later.time[0]}Z on; wanted {', '.join(self.names)} every {step}, in slots "
+                "that continue the earlier covariates"
             )
         first = min(int(ahead), 0)
         length = max(len(self.time), int(ahead) + len(later.time)) - first

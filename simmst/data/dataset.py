@@ -43,7 +43,7 @@ class TrafficDataset:
         lonlat: float64 (H, W, 2), longitude and latitude of the cells' centres, where known.
         cell_name: text or numbers (H, W), the ``unique_id`` of data frames, where that is not `cell_id`.
         events: local days that count as public holidays, such as ``"2013-12-07"``: matches, strikes, a patron saint's
-            day; past and coming ones.
+            day, past or future.
         covariates: numbers about the whole city that are known in advance, such as the weather; None for none.
         layout: layout of the data frames that `to_dataframe` returns; that of the frame the data set was built from.
 

@@ -12,7 +12,7 @@ _AT_ONCE = 1 << 17  # numbers processed at a time, so that their copies stay in 
 
 
 class _Usual(NamedTuple):
-    """The usual values at those input slots that are compared with the same number of days.
+    """The usual values at the input slots that have the same number of previous days to compare with.
 
     Attributes:
         columns: int64 (c,), positions of these slots among the input slots.

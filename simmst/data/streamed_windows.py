@@ -29,7 +29,7 @@ class StreamedWindows(WindowSource):
         seed: seed of the draw.
         scaler_kind: kind of scaler, as in `Scaler.fit`.
         keep: number of cities kept in memory, and of cities whose samples `batches` shuffles together.
-        context_days: context days of the cities' windows, in turn and from the start again; None takes the spec's.
+        context_days: context days of the cities' windows, assigned to the cities in rotation; None takes the spec's.
         origins_per_city: number of origins that the samples of a city share; None draws from all of them. With few
             origins a city's windows are quicker to prepare.
         redraw: whether each epoch of `batches` draws other samples of every city; `batch` gives those of the last

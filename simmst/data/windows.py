@@ -205,7 +205,7 @@ class Windows(WindowSource):
 
     @property
     def parts(self) -> tuple[Windows]:
-        """The windows of each city: only these."""
+        """The windows of each city, here of one city: only `self`."""
         return (self,)
 
     def batch(self, indices: Indices) -> Batch:

@@ -101,7 +101,7 @@ def central_intervals(quantiles: Mapping[str, Floats]) -> dict[str, Interval]:
 
 @dataclass(frozen=True, eq=False)
 class TestedSlots:
-    """One forecast of each tested slot, from origins a horizon apart, as in use with one forecast per horizon.
+    """One forecast of each tested slot, from origins a horizon apart, as a user who forecasts once per horizon gets.
 
     Args:
         dataset: measured traffic of the T tested slots.

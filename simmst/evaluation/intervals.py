@@ -112,7 +112,7 @@ def measure_stretch(predictor: ModelPredictor, windows: Windows, *, limit: int =
 
 
 def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -> float:
-    """Return the factor on the half-widths of 80 % intervals, each on the side of its error, that holds 80 % of errors.
+    """Return the factor on half-widths, each on the side of its error, that makes intervals hold 80 % of the errors.
 
     Example:
         >>> stretch_of(np.arange(-10.0, 11.0), np.full(21, 4.0))
@@ -124,7 +124,7 @@ def stretch_of(error: npt.NDArray[np.float32], width: npt.NDArray[np.float32]) -
 
 
 def believed_stretch(measured: float, days: float) -> float:
-    """Return a measured stretch shrunk to 1 for few days; it narrows little, because few errors look too small.
+    """Return a measured stretch, shrunk towards 1 for few days and bounded below, because few errors look too small.
 
     Example:
         >>> believed_stretch(1.4, days=1), round(believed_stretch(0.5, days=4), 2)
@@ -151,7 +151,7 @@ def checked_level(level: float) -> int:
 
 
 def _spread(total: int, wanted: int | None) -> npt.NDArray[np.int64]:
-    """Return numbers evenly spaced over 0..total - 1: all of them unless fewer are wanted, the middle one for one."""
+    """Return `wanted` numbers evenly spaced over 0..total - 1, or all of them; one number is the middle one."""
     if wanted is None or wanted >= total:
         return np.arange(total, dtype=np.int64)
     # the centres of `wanted` equal parts

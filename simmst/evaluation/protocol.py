@@ -135,8 +135,8 @@ def prepare(
 def split_of(chosen: EvaluationProtocol, dataset: TrafficDataset) -> Split:
     """Split a series, in a protocol's slots, as the protocol says.
 
-    A protocol with `known_days` tests all but the first days, whose last third is the validation part, because nothing
-    of its series is published before the test week.
+    A protocol with `known_days` tests all slots after these first days. Their last third is the validation part,
+    because nothing of the protocol's series is published before the test week.
 
     Raises:
         DataError: the series is too short.

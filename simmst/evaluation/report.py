@@ -197,8 +197,8 @@ class Report:
     def print(self, console: rich.console.Console | None = None) -> None:
         """Print the table, on standard output unless a console is given.
 
-        Where all services are too wide there is one table per service. Where that is too wide, it leaves out the
-        weighted quantile loss, then the coverage, then the RMSE.
+        If one table of all services is too wide, each service has its own table. A table that is still too wide leaves
+        out the weighted quantile loss, then the coverage, then the RMSE.
         """
         if console is None:
             console = import_extra("rich.console", extra="forecast").Console()
@@ -418,6 +418,6 @@ def _badness(values: npt.NDArray[np.floating], key: str) -> npt.NDArray[np.float
 
 
 def _best(values: npt.NDArray[np.floating]) -> int:
-    """Return the number of the least of the known values, -1 where none is known."""
+    """Return the index of the least known value, -1 where none is known."""
     known = np.isfinite(values)
     return int(np.where(known, values, np.inf).argmin()) if known.any() else -1

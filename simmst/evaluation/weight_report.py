@@ -45,7 +45,7 @@ class ParameterShift:
 
     @property
     def shift(self) -> float:
-        """``posterior - prior`` in units of the scale; beyond about 2 it is hardly chance for a single parameter."""
+        """``posterior - prior`` in units of the scale; for a single parameter, more than about 2 is hardly chance."""
         return (self.posterior - self.prior) / self.scale if self.scale > 0 else 0.0
 
 

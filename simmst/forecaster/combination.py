@@ -96,7 +96,7 @@ class CombinedPredictor(ModelPredictor):
 
 
 class InContextPredictor(ModelPredictor):
-    """A network that each call combines with companions learned from the days before the first origin.
+    """A network whose forecasts each call combines with companions learned from the days before the first origin.
 
     The companions learn nothing from slots at or after the first origin. The prior favours the network: the fewer days
     there are, the closer the combination stays to its forecast (Bates & Granger 1969, with a prior). Arguments and

@@ -35,8 +35,9 @@ class ForecasterConfig:
         neighbourhood: side of the square of cells around the target cell, odd.
         validation_days: last days of the training series that decide when to stop; fewer where the series is short.
         cities: number of cities simulated by default.
-        combine: whether Sim-MSTNet's forecast is combined with ridge regression and with the mean of the slot. Both
-            learn from the days before the forecast, and count as far as they would have helped on these days.
+        combine: whether Sim-MSTNet's forecast is combined with ridge regression and with the mean of the same slot on
+            other days. Both learn from the days before the forecast, and get more weight the more they would have
+            helped on these days.
         network: fields of the network's configuration to change, such as width; `memory: true` gives a network of
             another paper the memory of Sim-MSTNet.
         training: settings of the training loop; its seed also seeds everything else.

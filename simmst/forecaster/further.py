@@ -18,9 +18,9 @@ def forecast_further(block: Block, dataset: TrafficDataset, horizon: int) -> tup
     """Forecast any number of slots after the end of a series with a forecaster of a fixed number of slots.
 
     The series is forecast block by block, each from the series and the forecasts before it, as if they had come true.
-    The bounds of an interval lie at a distance from the forecast: the root of the sum of the squares of two distances,
-    that of the block itself and that of the last slot of the block before, taken as independent. A shorter horizon is
-    the start of the first block.
+    The distance of a bound from the forecast combines two distances, that of the block itself and that of the last slot
+    of the block before: it is the root of the sum of their squares, as for independent errors. If the horizon is
+    shorter than a block, the forecast is the start of the first block.
 
     Args:
         block: function that returns the forecast (C, n, K) of the n slots after a series, and bounds of that shape by

@@ -21,8 +21,8 @@ _LENT = ("internet", "call", "sms")
 def stand_ins(services: Sequence[str]) -> tuple[str | ServiceConfig, ...]:
     """Choose what the simulator simulates for each service of a series.
 
-    Names that the simulator knows, in any case, stand for themselves. Each other name is assigned a service that the
-    series lacks, Internet first; when none is left, it is simulated as another Internet service.
+    Names that the simulator knows, in upper or lower case, stand for themselves. Each other name is assigned a service
+    that the series lacks, Internet first; when none is left, it is simulated as another Internet service.
 
     Example:
         >>> stand_ins(["Call", "video"])

@@ -25,7 +25,8 @@ class ZeroShotPredictor:
         horizon: number of slots to forecast.
         context_days: days before an origin that a forecast may use, at most 28.
         device: "auto" (the GPU where there is one), "cpu" or "cuda".
-        combine: whether the network's forecast is combined with forecasts learned from those days.
+        combine: whether the network's forecast is combined with forecasts learned from the days before the first
+            origin.
 
     Example:
         >>> from simmst.pretrained import load_pretrained

@@ -1,4 +1,4 @@
-"""Upper bounds of settings, which refuse by name what no machine could serve before memory or hours are spent."""
+"""Upper bounds of settings: one that no machine could serve is refused by name, before it costs memory or hours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refuse_too_large(parameters: float, window: float, settings: str) -> None:
     Args:
         parameters: approximate number of parameters of the network.
         window: approximate count of the numbers that one window takes on its way through it.
-        settings: settings that these depend on, for the message.
+        settings: names of the settings that decide the two numbers, for the message.
 
     Raises:
         ConfigError: the network would be too large.

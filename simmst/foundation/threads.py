@@ -18,14 +18,14 @@ def in_threads(
 ) -> list[Made]:
     """Call a function on every item, in as many threads as torch has, with one thread of torch in each.
 
-    Torch itself would share out every single operation: its threads meet after each one, hundreds of times a batch, and
-    all wait whenever another process holds one of their cores. Whole pieces meet once, at the end, and an item's result
-    does not depend on the number of threads. Torch is set to one thread meanwhile, and its setting is restored
-    afterwards.
+    Torch itself would share out every single operation. Its threads would wait for each other after each one, hundreds
+    of times a batch, and all of them whenever another process holds one of their cores. Threads with whole items wait
+    for each other only once, at the end, and an item's result does not depend on the number of threads. Torch is set to
+    one thread meanwhile, and its setting is restored afterwards.
 
     Args:
-        function: function to call, from several threads at once. It sets up what belongs to a thread, such as
-            `torch.no_grad`, itself.
+        function: function to call, from several threads at once. The function itself must set what torch keeps for each
+            thread, such as `torch.no_grad`.
         items: items to call it on, some milliseconds of work each.
         device: device of the work; a GPU gets the items one after the other.
 

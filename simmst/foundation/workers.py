@@ -33,7 +33,7 @@ def in_workers(
 
     Worker processes are freshly started ("spawn"), so a script that asks for more than one must guard its main part
     with ``if __name__ == "__main__":``; starting them takes a few seconds. They end with the process that started them,
-    however that ends.
+    however that process ends.
 
     Args:
         function: function to call; the function, its argument and its result travel between processes.
@@ -53,7 +53,7 @@ def in_workers(
     if workers == 1 or len(items) < 2:
         yield from map(function, items)
         return
-    # Imported only here, because they take longer to import than many a room.
+    # Imported only here, because they take long to import.
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 

@@ -29,7 +29,7 @@ def prepare(
     Args:
         source: folder, pattern or file of daily files, also as .gz or .zip.
         out: file to write; None takes ``milan.npz`` or ``trento.npz``.
-        grid: ``"milan"`` or ``"trento"``; None takes the one that the names of the files say.
+        grid: ``"milan"`` or ``"trento"``; None takes the grid that the file names say.
         cells: ``"grid"``, or ``"observed"`` for the smallest rectangle around the cells that have rows.
         on_cut: ``"error"``, or ``"drop"`` to drop a last line that was cut in the middle.
         progress: callable that gets the number of files done and of all files.

@@ -65,7 +65,7 @@ class PretrainingConfig:
     Args:
         cities: number of simulated cities to learn from.
         held_out: number of further cities that choose the best epoch.
-        side: cells a side of a city.
+        side: number of cells on each side of a city.
         windows_per_city: windows drawn from each city.
         origins_per_city: origins that these windows share.
         horizon: number of steps ahead to learn.

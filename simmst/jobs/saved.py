@@ -50,7 +50,7 @@ def score_unseen(
     table: Mapping[str, Any] | None = None,
     stride: int = 1,
 ) -> tuple[TrafficDataset, Report]:
-    """Score forecasts of the slots that follow, in a file, those that a forecaster was fitted on.
+    """Score forecasts of the slots in a file that follow the slots that a forecaster was fitted on.
 
     Args:
         forecaster: the loaded forecaster.

@@ -102,10 +102,10 @@ def watch(
     """Forecast every data file that appears in a folder, each once, and write one CSV file for each.
 
     The watch lists the folder every `interval` seconds, which also works on file systems that do not report changes. It
-    reads a file when two successive looks found the same size and time, so not while the file is still being copied.
-    The files read are recorded in ``.simmst-watch.json`` beside the forecasts. A file is read again when its content
-    changes, and every file when the settings change. A file that cannot be forecast is reported in one line and left
-    until it changes.
+    reads a file when two successive looks found the same size and time, so it does not read a file that is still being
+    copied. The files read are recorded in ``.simmst-watch.json`` beside the forecasts. A file is read again when its
+    content changes, and every file when the settings change. A file that cannot be forecast is reported in one line and
+    left until it changes.
 
     Args:
         folder: folder to watch; its subfolders, hidden files and files of other kinds are ignored.

@@ -63,7 +63,7 @@ def test_a_table_in_yaml_and_flags_of_the_file(file, tmp_path, capsys):
         ([], "give one of --run FOLDER"),
         (["--table", "1", "--run", "x"], "give only one of --run FOLDER"),
         (["--table", "5"], "table is 5; the paper has tables 1, 2, 3"),
-        (["--figure", "1"], "figure is 1; the paper's figure that is drawn here is 2"),
+        (["--figure", "1"], "figure is 1; only the paper's Figure 2 can be drawn"),
         (["--table", "1", "--protocol", "hurly"], "no protocol 'hurly'"),
         (["--table", "1", "--systems", "dcrn"], "has no system 'dcrn'; did you mean 'dcrnn'"),
     ],

@@ -149,7 +149,7 @@ def test_on_the_command_line(tmp_path, capsys):
     [
         (["--out", "x"], "simulate needs --cities NUMBER, or --compare FILE"),
         (["--out", "x", "--compare", "nowhere.npz"], "there is no file to compare: "),
-        (["--out", "x", "--compare", "a.npz", "--city.days", "3"], "--city has no place beside --compare"),
+        (["--out", "x", "--compare", "a.npz", "--city.days", "3"], "--city cannot go with --compare"),
     ],
 )
 def test_wrong_command_lines(arguments, message, capsys, monkeypatch, tmp_path):

@@ -35,9 +35,9 @@ class ASTMTL(Network):
 
     Source: Buroni, Lebichot & Bontempi 2021, "AST-MTL: an attention-based multi-task learning strategy for traffic
     forecasting" (IEEE Access): two graph convolutions of 12 and GRUs of 150 for each task, a shared network over the
-    concatenation, GRU decoders and node-wise heads. Adapted: tasks are services on one grid; everything after the graph
-    convolutions is node-wise with weights shared by the nodes, so it is computed for the target cell only; a decoder's
-    input is its last forecast and the memory of the slot.
+    concatenation, GRU decoders and node-wise heads. Adapted: tasks are services on one grid. Everything after the graph
+    convolutions is node-wise with weights shared by the nodes, so it is computed for the target cell only. The input of
+    a decoder is its last forecast and the memory of the slot.
     """
 
     config_class = ASTMTLConfig

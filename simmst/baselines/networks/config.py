@@ -46,8 +46,8 @@ class NetworkConfig:
         neighbourhood: side of the square of cells around the target cell, odd.
         memory: whether the network gets the memory of the series, as Sim-MSTNet does; see `NetworkInput`.
         memory_days: number of previous days in the windows' memory, L, whether or not the network gets it.
-        centre: reference of the values without a memory: "window" is the mean of the window, "fixed" the mean activity
-            on the "relative" scale, which keeps the level visible.
+        centre: value that is subtracted without a memory: "window" is the mean of the window; "fixed" is the mean
+            activity on the "relative" scale, which keeps the level visible.
         task_weights: way to weigh the losses of several services; "average" is the sum that the sources take.
 
     Raises:

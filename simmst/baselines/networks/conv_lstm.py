@@ -31,7 +31,7 @@ class ConvLSTM(Network):
 
     Source: Shi et al. 2015, "Convolutional LSTM network" (NeurIPS), Eq. 3 without the peepholes, which common
     implementations leave out. Adapted: the head forecasts all steps from the last state instead of a second forecasting
-    network, and is applied at the target cell only; cells outside the city are zero.
+    network, and is applied at the target cell only. Cells outside the city are zero.
     """
 
     config_class = ConvLSTMConfig

@@ -60,7 +60,7 @@ class CSLSL(Network):
 
     Source: Huang et al. 2024, "Human mobility prediction with causal and spatial-constrained multi-task network" (EPJ
     Data Science), which predicts when, what and where a person goes next, each from the ones before, with a loss in the
-    distance of the place. Adapted: the chain is that of the services, Call, SMS, Internet by default; the places are
+    distance of the place. Adapted: the chain is that of the services, by default Call, SMS, Internet. The places are
     the cells of the neighbourhood, and the constraint pulls the forecasts of neighbours together.
     """
 

@@ -40,8 +40,8 @@ class DCRNN(Network):
     Source: Li, Yu, Shahabi & Liu 2018, "Diffusion convolutional recurrent neural network" (ICLR): Eq. 2 and 3, dual
     random walks with K = 2, 2 layers of 64, scheduled sampling with probability tau / (tau + exp(i / tau)), Adam with
     epsilon 1e-3, time of the day among the inputs. Adapted: the graph is that of the neighbourhood (on a symmetric
-    graph the two walks are the same); the truth that scheduled sampling feeds back is the target cell's, because
-    windows have no other; the gradient's norm is clipped as the training settings say (the source's bound is 5).
+    graph the two walks are the same). Scheduled sampling feeds back the truth of the target cell only, because windows
+    have no other. The gradient's norm is clipped as the training settings say (the source's bound is 5).
     """
 
     config_class = DCRNNConfig

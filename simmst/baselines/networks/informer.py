@@ -23,12 +23,12 @@ class InformerConfig(TransformerConfig):
 
 
 class Informer(Transformer):
-    """ProbSparse self-attention in the encoder, with distilling between its layers, and in the decoder, there causal.
+    """ProbSparse self-attention in the encoder, with distilling between its layers, and, made causal, in the decoder.
 
     Source: Zhou et al. 2021, "Informer: beyond efficient Transformer for long sequence time-series forecasting"; the
     attention is `simmst.nn.ProbSparseAttention`, which samples again in each training step and with a fixed seed in
-    evaluation. Adapted as `Transformer` is. At 24 input slots and factor 5, 20 of the 24 queries get real attention:
-    such windows are short for it. The decoder does not mix heads and steps as the released code's "mix" does.
+    evaluation. Adapted as `Transformer` is. At 24 input slots and factor 5, 20 of the 24 queries get real attention,
+    because such windows are short. The decoder does not mix heads and steps as the released code's "mix" does.
     """
 
     config_class = InformerConfig
@@ -39,7 +39,7 @@ class Informer(Transformer):
         return int(self.config.factor)
 
     def build_encoder(self, config: TransformerConfig) -> nn.ModuleList:
-        """Return the layers of the encoder, with a distilling layer between every two."""
+        """Return the layers of the encoder, with a distilling layer between each two neighbours."""
         layers: list[nn.Module] = []
         for number in range(config.encoder_layers):
             layers += [Distilling(config.width)] if number else []

@@ -28,7 +28,7 @@ class View(NamedTuple):
         future_marks: (B, T_out, M), calendar features of the slots to forecast.
         inside: (B, N) bool, whether a cell is in the city.
         base: (B, T_out, K), base that the network's forecast is a difference from.
-        days: (B, L, T_out, K), the slots to forecast on the days before, relative to the level.
+        days: (B, L, T_out, K), the slots to forecast on each of the previous days, relative to the level.
     """
 
     past: Tensor
@@ -49,15 +49,14 @@ class NetworkInput(nn.Module):
     """Centre a window and, with `memory`, concatenate the memory to the tokens.
 
     Without a memory a token is the value only, relative to the mean of the window (or to a fixed number) of its cell
-    and
-    service: F = 1, as in the networks' sources, and the forecast is a difference from that mean.
+    and service. So F = 1, as in the networks' sources, and the forecast is a difference from that mean.
 
     With a memory the networks get what Sim-MSTNet gets, and values are relative to the level of the whole context. A
-    token of the past has, besides the value, whether it was observed, what its slot usually is, and how far it was from
-    that. A slot to forecast has, in place of the decoders' zeros, what it usually is, and how yesterday, last week and
-    days of the same kind were. All tokens share a linear embedding of the memory of all slots to forecast, with level,
-    spread and length of the context, so that a network without a decoder has it too. The forecast is a difference from
-    the mean of the slot on the days before.
+    token of the past holds the value, whether it was observed, the usual value of its slot, and the difference of the
+    two. A token of a slot to forecast holds the usual value of the slot, and how far yesterday, last week and days of
+    the same kind differed from it; without a memory it is zero. All tokens share a linear embedding of the memory of
+    all slots to forecast, with level, spread and length of the context, so that a network without a decoder has it too.
+    The forecast is a difference from the mean of the same slot on previous days.
 
     Args:
         config: settings of the network.
@@ -172,7 +171,7 @@ def bounded(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _slots(days: Tensor, same_kind: Tensor) -> tuple[Tensor, Tensor]:
-    """Summarise the slots to forecast on the days before: their mean, (B, T_out, K), and five features of a slot.
+    """Summarise the slots to forecast over the previous days: their mean, (B, T_out, K), and five features.
 
     The features (B, T_out, K, 5) are that mean, whether any day is known, and three differences from that mean: of
     yesterday, of the week before, and of the mean of days of the same kind (of work or rest).

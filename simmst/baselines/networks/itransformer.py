@@ -42,8 +42,8 @@ class ITransformer(Network):
 
     Source: Liu et al. 2024, "iTransformer: inverted Transformers are effective for time series forecasting" (ICLR),
     with its instance norm at input and output and the calendar features as further tokens. Adapted: the variates are
-    the services of all cells of the neighbourhood; cells outside the city are masked; only those of the target cell are
-    trained.
+    the services of all cells of the neighbourhood. Cells outside the city are masked, and only the variates of the
+    target cell are trained.
     """
 
     config_class = ITransformerConfig
@@ -108,7 +108,7 @@ class VariateLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, allowed: Tensor) -> Tensor:
-        """Map tokens (B, V, C), of which only the allowed ones, (B, V), are seen."""
+        """Map tokens (B, V, C), attending only to the allowed ones, (B, V)."""
         query, key, value = self.in_proj(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None, None])
         attended = self.out_proj(attended.transpose(1, 2).flatten(2))

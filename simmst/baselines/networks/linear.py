@@ -28,8 +28,8 @@ class DLinear(Network):
     """A moving average (the trend) and the rest, each mapped linearly to the forecast; services share the weights.
 
     Source: Zeng, Chen, Zhang & Xu 2023, "Are Transformers effective for time series forecasting?" (AAAI), DLinear with
-    shared weights. Adapted: the window is centred, as for every network; with a memory, its features and the calendar
-    have coefficients besides those of the values.
+    shared weights. Adapted: the window is centred, as for every network. With a memory, its features and the calendar
+    have coefficients of their own.
     """
 
     config_class = DLinearConfig

@@ -1,4 +1,4 @@
-"""LSTM with branches for the latest slots and for the same slots of the days before."""
+"""LSTM with branches for the latest slots and for the same slots of previous days."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class LSTM(Network):
 
     The closeness branch reads the input slots, the period branch the slots to forecast on each of the last days.
 
-    Source: Hochreiter & Schmidhuber 1997. The branches are summed as closeness and period are in the cellular-traffic
+    Source: Hochreiter & Schmidhuber 1997. The branches are summed, like closeness and period in the cellular-traffic
     literature (Zhang et al. 2018, "Citywide cellular traffic prediction based on densely connected convolutional neural
-    networks"). Adapted: the period branch takes the slots to forecast of one day together as one element.
+    networks"). Adapted: one element of the period branch is all the slots to forecast on one previous day.
     """
 
     config_class = LSTMConfig
@@ -52,7 +52,7 @@ class LSTM(Network):
 
     @property
     def takes_memory(self) -> bool:
-        """True: the period branch, which reads the days before, is this network's own input."""
+        """Always True, because the period branch reads the previous days."""
         return True
 
     def forecast(self, view: View) -> Tensor:

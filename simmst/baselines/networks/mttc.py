@@ -11,7 +11,7 @@ from simmst.baselines.networks.config import NetworkConfig, integer
 from simmst.baselines.networks.inputs import View
 from simmst.baselines.networks.network import Network
 
-_CHANNELS = (32, 64, 128)  # of two convolutions each, with pooling after each two
+_CHANNELS = (32, 64, 128)  # each for two convolutions, with pooling after them
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class MTTCConfig(NetworkConfig):
 
 
 class MTTC(Network):
-    """Three times two convolutions over time and a pooling, two dense layers, and a linear head for each service.
+    """Three blocks of two convolutions over time and a pooling, two dense layers, and a linear head for each service.
 
     Source: Rezaei & Liu 2020, "Multitask learning for network traffic classification" (ICCCN), which predicts a flow's
-    bandwidth, duration and class from its first packets. Adapted: the channels are the services of the target cell, the
-    heads forecast their slots instead of classes, and convolutions and pooling pad ("same"), because they would use up
-    a window of a day.
+    bandwidth, duration and class from its first packets. Adapted: the channels are the services of the target cell, and
+    the heads forecast their slots instead of classes. Convolutions and pooling are padded ("same"), because unpadded
+    ones would use up a window of a day.
     """
 
     config_class = MTTCConfig

@@ -55,7 +55,7 @@ class Network(nn.Module):
             values: (B, T_in, K, H, W) on the scaler's scale, NaN = missing.
             marks: (B, T_in + T_out, M), calendar features of the input slots and the slots to forecast.
             mask: (B, H, W) bool, False outside the city; None when every cell is inside.
-            memory: memory of the days before; only a network whose config has `memory` uses it.
+            memory: memory of the previous days; only a network with `takes_memory` uses it.
 
         Returns:
             (B, T_out, K) on the scale of ``values``.
@@ -81,7 +81,7 @@ class Network(nn.Module):
         return self._with_marks(tokens, view.past_marks[:, :, None].expand(-1, -1, tokens.shape[2], -1))
 
     def future_tokens(self, view: View) -> Tensor:
-        """Return the target cell's slots to forecast, (B, T_out, token_width): zeros but for memory and marks."""
+        """Return the target cell's slots to forecast, (B, T_out, token_width): zeros except for memory and marks."""
         return self._with_marks(view.future.flatten(2), view.future_marks)
 
     def by_step(self, flat: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class STAEformerConfig(NetworkConfig):
         layers: number of temporal layers, and of spatial layers.
         num_heads: heads of every attention; divides the width.
         feedforward: hidden width of the feed-forward parts.
-        steps_per_day: number of distinct times of the day; 144 serves slots of ten minutes and of all multiples of it.
+        steps_per_day: number of distinct times of the day; 144 serves slots of ten minutes and all multiples of that.
         dropout: probability of dropping a feature while training.
     """
 
@@ -61,8 +61,8 @@ class STAEformer(Network):
 
     Source: Liu et al. 2023, "STAEformer: spatio-temporal adaptive embedding makes vanilla Transformer SOTA for traffic
     forecasting" (CIKM): 24 + 24 + 24 + 80 features, 3 temporal and 3 spatial layers, 4 heads, 256 hidden features.
-    Adapted: the adaptive embedding belongs to the places of a neighbourhood instead of the nodes of a network, so cells
-    share it; cells outside the city are masked; only the target cell has an output layer.
+    Adapted: the adaptive embedding belongs to the places of a neighbourhood instead of the nodes of a network, so all
+    cells of a city share it. Cells outside the city are masked, and only the target cell has an output layer.
     """
 
     config_class = STAEformerConfig

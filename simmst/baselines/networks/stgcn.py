@@ -20,7 +20,7 @@ class STGCNConfig(GraphConfig):
 
     Args:
         width: channels of the temporal convolutions.
-        bottleneck: channels of the spatial ones between them.
+        bottleneck: channels of the spatial convolutions between the temporal ones.
         time_kernel: slots of a temporal convolution, Kt; two blocks shorten the window by 4 (Kt - 1).
         order: order of the Chebyshev polynomials, Ks: neighbours up to Ks - 1 edges away.
         dropout: probability of dropping a feature while training.
@@ -43,7 +43,7 @@ class STGCN(Network):
 
     Source: Yu, Yin & Zhu 2018, "Spatio-temporal graph convolutional networks" (IJCAI): TGTND TGTND TNFF with gated
     linear units, Kt = Ks = 3, 64-16-64 channels. Adapted: the graph is that of the neighbourhood, and its Laplacian's
-    largest eigenvalue is replaced by its bound of 2; the output layer forecasts all steps at once instead of one, at
+    largest eigenvalue is replaced by the bound of 2. The output layer forecasts all steps at once instead of one, at
     the target cell.
     """
 

@@ -31,7 +31,7 @@ class TransformerConfig(NetworkConfig):
         feedforward: hidden width of the feed-forward parts.
         label_length: number of the last input slots that start the decoder's input, or all where there are fewer.
         dropout: probability of dropping a feature while training.
-        backend: implementation of every attention; None chooses for each call.
+        backend: implementation of every attention; None chooses one for each call.
     """
 
     width: int = integer(64)
@@ -53,9 +53,9 @@ class Transformer(Network):
     """Full attention in an encoder and a decoder, whose input is the last values and a placeholder for each target.
 
     Source: Vaswani et al. 2017, "Attention is all you need", as the forecaster of Zhou et al. 2021 (Informer), whose
-    embedding, decoder input and single pass it shares; attention runs on `simmst.nn`. Adapted: each part is normalised
-    afterwards, as in the source; sizes are for windows of a day instead of 512 features; the tokens are those of the
-    target cell, with its services as channels.
+    embedding, decoder input and single pass it shares; attention runs on `simmst.nn`. Each part is normalised
+    afterwards, as in the source. Adapted: sizes are for windows of a day instead of 512 features. The tokens are those
+    of the target cell, with its services as channels.
     """
 
     config_class: ClassVar[type[NetworkConfig]] = TransformerConfig
@@ -75,7 +75,7 @@ class Transformer(Network):
 
     @property
     def factor(self) -> int:
-        """ProbSparse's factor: here every query gets real attention."""
+        """ProbSparse's factor, so large that every query gets real attention."""
         return EVERY_QUERY
 
     def build_encoder(self, config: TransformerConfig) -> nn.ModuleList:

@@ -180,7 +180,7 @@ def find_columns(
             raise DataError(f"a long table needs a column of cells, and it has {_listed(table.columns)}; give id_col")
         return _wide(table, ds, rest, targets, service, layout, names, label, notes)
     if layout == "cells":
-        raise DataError(f"layout 'cells' has one column per cell, and {identifier!r} holds cells; leave layout out")
+        raise DataError(f"layout 'cells' has one column per cell, but {identifier!r} holds cells; leave layout out")
     values, target, more = _value_columns(table, rest, targets, identifier, layout)
     notes = [*notes, *more]
     if (identifier, time_name) != ("unique_id", "ds"):
@@ -307,7 +307,7 @@ def _date_and_clock(table: pandas.DataFrame, day: str, clock: str, pd: Any) -> p
 def _value_columns(
     table: pandas.DataFrame, rest: list[Any], targets: list[str] | None, identifier: str, layout: str | None
 ) -> tuple[list[Any], Any, list[str]]:
-    """Return the columns of activity of a table with a column of cells, the one of a long table, and notes."""
+    """Return the activity columns of a table with a column of cells, the only one if the table is long, and notes."""
     if targets is not None:
         others = [name for name in rest if name not in targets]
         notes = [f"left out: {_listed(others)}"] if others else []
@@ -396,10 +396,11 @@ def _two_levels(table: pandas.DataFrame, pd: Any, label: Callable[[int], str]) -
         ds = table.index.to_series(name="ds").reset_index(drop=True)
     else:
         raise DataError(
-            f"the table with two levels of columns has no ds, neither a column nor the index: {_listed(table.columns)}"
+            f"the table with two levels of columns has no ds, neither as a column nor as the index: "
+            f"{_listed(table.columns)}"
         )
     if table.columns.nlevels != 2:
-        raise DataError(f"the table has {table.columns.nlevels} levels of columns; wanted two, cell and service")
+        raise DataError(f"the table's columns have {table.columns.nlevels} levels; give them two, cell and service")
     columns = [name for name in table.columns if name not in times]
     if not columns:
         raise DataError("the wide data frame has no column besides ds; give one column per cell and service")

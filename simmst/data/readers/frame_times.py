@@ -137,7 +137,7 @@ def _of_numbers(times: pandas.Series, name: Name, timezone: str | None) -> Frame
 
 
 def _written_hours(numbers: np.ndarray) -> np.ndarray | None:
-    """Read hours written as 2013110100, or return None; they lie among the epoch seconds of 2033, off whole minutes."""
+    """Read hours written as 2013110100, which as epoch seconds lie in 2033, off whole minutes; None if they are not."""
     distinct, place = np.unique(numbers, return_inverse=True)
     read = read_times([str(int(number)) for number in distinct])
     if any(one is None for one in read):

@@ -85,10 +85,10 @@ def read_dataframe(
         id_col: column of the cells' identifiers.
         target_col: column of the activity, or the columns of cells or services.
         service_col: column of the services' names.
-        layout: "long", "cells", "services" or "places", where the names leave it open.
+        layout: "long", "cells", "services" or "places", where the column names leave it open.
         dayfirst: whether 01/11/2013 is in November; needed where no date shows it.
         time_format: form of times as text, such as ``"%d/%m/%Y %H:%M"``.
-        decimal: decimal sign of numbers as text, ``"."`` or ``","``, where they leave it open.
+        decimal: decimal sign of numbers as text, ``"."`` or ``","``, where the numbers leave it open.
         round_times: whether to move each time to the nearest slot of the local clock, where times jitter.
 
     Raises:

@@ -124,8 +124,8 @@ def _summed(path: Path, rows: _Rows, grid: Grid, ends_whole: bool) -> Day:
 class _Rows:
     """The rows of a file: keys (n,), and the sums of the services, float64 (m,) each, over rows of one cell and slot.
 
-    Such rows are together in the published files; where they are not, or a block ends between them, they have more
-    sums.
+    Rows of one cell and slot are together in the published files. Where they are not, or where a block ends between
+    them, they have several sums.
     """
 
     cell: np.ndarray  # int16: the grids have fewer than 2^15 cells

@@ -66,8 +66,8 @@ class Outline:
         count = max(day.first + len(day.covered) for day in days) - first
         if count > LONGEST_SPAN:
             raise DataError(
-                f"the files reach from {when(first)} to {when(first + count - 1)} UTC, with {len(days)} files between; "
-                "one of them belongs to another time"
+                f"the {len(days)} files reach from {when(first)} to {when(first + count - 1)} UTC, "
+                "too far for one series; leave out those of another time"
             )
         seen = np.logical_or.reduce([day.seen for day in days])
         mask = grid.mask if cells == "grid" and grid.official else seen.reshape(grid.mask.shape)

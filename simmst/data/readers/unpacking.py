@@ -15,7 +15,7 @@ from simmst.errors import DataError
 
 PACKED = (".gz", ".zip")
 _PLENTY = 64 << 20  # bytes that any file may unpack to
-_MOST_TIMES = 100  # times its size, above that; text with many zeros unpacks to thirty times
+_MOST_TIMES = 100  # times its size, beyond those bytes; text with many zeros unpacks to thirty times its size
 _DAMAGED = (EOFError, LookupError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 

@@ -195,7 +195,7 @@ def _refuse_other_data(cells: Sequence[Cell]) -> None:
             raise DataError(
                 f"the cell of {cell.system} is of {cell.data['name']} ({cell.data['digest']}, {cell.protocol}), that "
                 f"of {first.system} of {first.data['name']} ({first.data['digest']}, {first.protocol}); "
-                "they make no common table"
+                "a table needs cells of one series and one protocol"
             )
     truths: dict[tuple[int | None, int], tuple[str, str]] = {}
     for cell in cells:
