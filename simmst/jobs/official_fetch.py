@@ -131,7 +131,7 @@ def _remote(entry: dict[str, Any]) -> _Remote:
     checksum = entry.get("checksum") or {"type": "MD5", "value": entry["md5"]}
     kind, value = str(checksum["type"]), str(checksum["value"]).lower()
     if kind not in _HASHES or not re.fullmatch(rf"[0-9a-f]{{{_HASHES[kind][1]}}}", value):
-        raise DataError(f"the server gives {name!r} an invalid checksum, {kind} {value!r}; check the server")
+        raise DataError(f"the server gives {name!r} the checksum {kind} {value!r}, which is invalid; check the server")
     if name != Path(name).name or (name.startswith("sms-") and not _PLAIN_NAME.fullmatch(name)):
         raise DataError(f"the server lists a file {name!r}, whose name leads out of the folder; check the server")
     return _Remote(name, number, size, f"{_HASHES[kind][0]}:{value}")
