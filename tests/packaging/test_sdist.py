@@ -37,6 +37,9 @@ def test_the_source_distribution_holds_what_a_build_needs_and_nothing_made_here(
         "csrc/cpu/cpu.cmake",
         "csrc/cuda/cuda.cmake",
         "csrc/bindings/cpu.cpp",
+        "examples/README.md",
+        "examples/forecast_csv.py",
+        "examples/notebooks/forecast_csv.ipynb",
     }
     assert needed <= names
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.?pp")}
