@@ -22,7 +22,7 @@ class EvaluationProtocol:
         test_days: last days, which are the test.
         validation_days: days before the test, which stop the training.
         first_days: numbers of first days to train on, one run for each; None trains on all.
-        known_days: first days, which precede the test of all other days; None tests the last `test_days`.
+        known_days: number of first days, after which all days are tested; None tests the last `test_days`.
 
     Example:
         >>> PROTOCOLS["hourly"].horizons
