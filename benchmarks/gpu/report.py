@@ -106,7 +106,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         *lines,
         f"{result['device']}, driver {result['driver']}, commit {result['commit']}, {result['date']}",
         f"stages: {stages}",
-        f"{len(rows)} rows: {len(short)} under what is to be reached (SHORT), {len(untimed)} not timed",
+        f"{len(rows)} rows: {len(short)} below the figure to reach (SHORT), {len(untimed)} not timed",
     ]
 
 

@@ -62,7 +62,7 @@ class Plan {
  private:
   struct Place {
     const char* name;
-    std::uintptr_t multiple;  // of which the address must be a multiple; 0 for a number
+    std::uintptr_t multiple;  // the address must be a multiple of this; 0 for a number
     bool needed;
   };
   static std::uintptr_t item_of(DataType type) { return static_cast<std::uintptr_t>(item_size(type)); }

@@ -63,7 +63,7 @@ struct PlanePass {
 constexpr std::int64_t kMaxTileColumns = 2048;
 
 // The number of columns in a tile, a multiple of 64. Two neighbouring tiles of planes, one in use and one being
-// fetched, take at most half a megabyte. The number depends only on the sizes, and so does that of a chunk.
+// fetched, take at most half a megabyte. The number of columns in a tile and that in a chunk depend only on the sizes.
 static inline std::int64_t tile_columns(const PlanePass& pass) {
   constexpr std::int64_t kTileBits = 8 * 256 * 1024;
   const std::int64_t bits = pass.rows_type == kSigns ? 1 : 8 * item_size(pass.rows_type);

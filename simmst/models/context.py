@@ -55,7 +55,7 @@ NUM_FEATURES = 3
 
 
 def no_memory(values: Tensor, mask: Tensor, days: int, horizon: int) -> Memory:
-    """Return the memory of windows without one, which holds only the window's own level and spread.
+    """Return a memory for windows that have none; it holds only each window's own level and spread.
 
     Args:
         values: (B, T_in, K, H, W), NaN = missing.

@@ -1,4 +1,4 @@
-"""Features of each slot to forecast from the days before, by attention from the slots to the days."""
+"""Features of each slot of the forecast, by attention to the same slot on the days before."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recollection(NamedTuple):
 
 
 class DayAttention(nn.Module):
-    r"""Attend from each slot to forecast to the same slot on the days before.
+    r"""Attend from each slot of the forecast to the same slot on the days before.
 
     The weight of day d for the slot h steps ahead is the softmax, over the days on which the slot is known, of
 

@@ -45,13 +45,13 @@ def why_too_little_memory(operator: str, backend: str, dtype: torch.dtype, share
 
     Example:
         >>> why_too_little_memory("prob_sparse_attention", "cuda", torch.float32, 99 * 1024)
-        'for torch.float32 a block needs 129984 bytes of shared memory, this GPU has 101376'
+        'for torch.float32 a block needs 129984 bytes of shared memory, but this GPU has 101376'
         >>> why_too_little_memory("prob_sparse_attention", "cuda", torch.bfloat16, 99 * 1024) is None
         True
     """
     needed = SHARED_BYTES.get(backend, {}).get(operator, {}).get(dtype, 0)
     if needed > shared_bytes:
-        return f"for {dtype} a block needs {needed} bytes of shared memory, this GPU has {shared_bytes}"
+        return f"for {dtype} a block needs {needed} bytes of shared memory, but this GPU has {shared_bytes}"
     return None
 
 

@@ -208,7 +208,7 @@ def _lead(page: Page, slots: TestedSlots) -> list[str]:
     if dataset.num_steps < tested.num_steps:
         last = round(dataset.num_steps / dataset.steps_per_day)
         shown = "last day" if last <= 1 else f"last {last} days"
-        lines.append(f"Map and curves show the {shown}, the tables cover all days. simmst report --days shows more.")
+        lines.append(f"Map and curves show the {shown}; the tables cover all days. simmst report --days shows more.")
     if dataset.surrogate:
         lines.append(f"{SURROGATE}: simulated traffic that stands in for a real city; no result on real data.")
     return [line for line in lines if line]
@@ -216,11 +216,11 @@ def _lead(page: Page, slots: TestedSlots) -> list[str]:
 
 def _hint(slots: TestedSlots) -> str:
     horizon = int(slots.ahead.max())
-    steps = "every slot, 1 slot ahead" if horizon <= 1 else f"every {horizon} slots, 1 to {horizon} slots ahead"
+    steps = "at every slot, 1 slot ahead" if horizon <= 1 else f"at every {horizon} slots, 1 to {horizon} slots ahead"
     north = " North is up; a white cell has no value." if slots.dataset.geometry == "grid" else ""
     return (
-        f"A forecast was made {steps}, from the slots before. Click a cell to see its series, or a point of the "
-        f"series to see its slot on the map; the slider moves the map, too.{north}"
+        f"Forecasts were made {steps}, each from the slots before it. Click a cell to see its series, or a point of "
+        f"the series to see its slot on the map; the slider moves the map, too.{north}"
     )
 
 

@@ -83,7 +83,7 @@ class Crop:
         gone = int((dataset.time[0] - start_utc).astype(np.int64))
         if gone % (step * 60):
             raise DataError(
-                f"{dataset.name}: the slots start {gone % (step * 60)} s past those that can be simulated; "
+                f"{dataset.name}: the slots start {gone % (step * 60)} s after a slot that can be simulated; "
                 f"shift the times to multiples of {step} minutes of local time"
             )
         length_s = gone + dataset.num_steps * dataset.step_minutes * 60
@@ -136,7 +136,8 @@ class Crop:
         if real.geometry == "points" and real.num_cells == 1:
             side = self._place_sides()[0]
             return (
-                f"the place is taken to be {side} x {side} cells; a total of more cells is smoother, of fewer rougher",
+                f"the place is taken to be {side} x {side} cells; a total of more cells is "
+                "smoother, and one of fewer cells is rougher",
             )
         if real.geometry == "points" and self.place_cells is None:
             return ("the file does not say how large its places are, so several sizes take turns",)

@@ -28,8 +28,8 @@ def measure_cities(
 ) -> list[tuple[Measurement, ...]]:
     """Simulate cities 0 to `cities` - 1 in the shape of every crop, and measure them.
 
-    City i has the same parameters in every crop, except those that a crop fixes. It depends neither on the number of
-    cities nor on that of workers.
+    City i has the same parameters in every crop, except those that a crop fixes. The city depends neither on the number
+    of cities nor on the number of workers.
 
     Args:
         crops: crops to simulate.

@@ -112,7 +112,7 @@ class Problem:
 
     Raises:
         ConfigError: the module does not allow weighted samples, or the groups or features do not fit.
-        DataError: a kind of samples is empty.
+        DataError: there are no simulated or no real samples.
     """
 
     module: nn.Module

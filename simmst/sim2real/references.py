@@ -147,13 +147,13 @@ class Exact:
         if problem.model.size > _EXACT_LIMIT:
             raise ConfigError(
                 f"solver 'exact' inverts a Hessian of {problem.model.size} parameters; it takes at most "
-                f"{_EXACT_LIMIT}, choose 'cutting-plane'"
+                f"{_EXACT_LIMIT}; choose 'cutting-plane'"
             )
         if problem.config.simulated_batch is not None:
             raise ConfigError("solver 'exact' minimises over all simulated samples; set simulated_batch=None")
         if problem.model.dtype != torch.float64:
             raise ConfigError(
-                f"solver 'exact' solves in float64, and the module is of {problem.model.dtype}; call module.double() "
+                f"solver 'exact' solves in float64, but the module is of {problem.model.dtype}; call module.double() "
                 "and give samples in float64"
             )
         self.problem, self.config = problem, problem.config

@@ -118,8 +118,8 @@ def reweight(
     Raises:
         ConfigError: the solver is unknown, settings, module, loss or groups do not fit, or the planes do not fit into
             memory.
-        DataError: a kind of samples is empty, a sample's loss or its gradient is not finite, or real samples are
-            validation samples as well; the message names the sample.
+        DataError: there are no simulated or no real samples, a sample's loss or its gradient is not finite, or real
+            samples are validation samples as well; the message names the sample.
         DivergedError: a step is not finite, even after restarts with ever smaller steps.
         RankError: another rank ended, or did not answer in time.
 

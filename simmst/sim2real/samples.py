@@ -126,7 +126,7 @@ def refuse_overlap(real: Samples, validation: Samples) -> None:
     if shared:
         raise DataError(
             f"validation sample {shared[0][0]} is real sample {shared[0][1]} as well ({len(shared)} of "
-            f"{len(validation)} are); the validation samples choose among models and must be others"
+            f"{len(validation)} are); the validation samples choose among models, so none may be a real one"
         )
 
 

@@ -264,7 +264,7 @@ class CityConfig:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
             raise ConfigError(
-                f"CityConfig.timezone is {self.timezone!r}, which is no time zone of this machine; "
+                f"CityConfig.timezone is {self.timezone!r}, which this machine does not know; "
                 "use an IANA name such as 'Europe/Rome' (the package tzdata has them all)"
             ) from error
         for name, part in PARTS.items():
@@ -357,7 +357,7 @@ def resolve_services(services: object) -> tuple[ServiceConfig, ...]:
     """Turn names, dictionaries and `ServiceConfig` values into services.
 
     Args:
-        services: non-empty sequence of them, with distinct names.
+        services: names, dictionaries or `ServiceConfig` values, at least one, with distinct names.
 
     Raises:
         ConfigError: a name is not a default service or appears twice, or the sequence is empty.
@@ -378,8 +378,8 @@ def resolve_services(services: object) -> tuple[ServiceConfig, ...]:
             resolved.append(DEFAULT_SERVICES[service])
         else:
             raise ConfigError(
-                f"CityConfig.services names {service!r}, which is no default service ({', '.join(DEFAULT_SERVICES)}); "
-                "describe it with a ServiceConfig"
+                f"CityConfig.services names {service!r}, which is not a default service "
+                f"({', '.join(DEFAULT_SERVICES)}); describe it with a ServiceConfig"
             )
     names = [service.name for service in resolved]
     twice = [name for name in names if names.count(name) > 1]

@@ -81,7 +81,7 @@ class TrainingConfig:
             simulated windows drawn by their weights and mixed with the real ones; "retrain" trains that model on the
             weighted windows and then on the real ones; "finetune" continues the solver's model on the real ones;
             "nothing" keeps the solver's model. The real validation split decides which model is kept. None takes
-            "adapt" for a model that has learned before, such as one of the shipped weights, else "retrain".
+            "adapt" for a model that has learned before, such as one with the shipped weights, else "retrain".
         seed: seed of the data order, dropout and the sampled attention.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
         precision: "float32", or "bfloat16" for autocast; weights, losses and the optimiser stay float32.

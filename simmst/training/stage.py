@@ -24,7 +24,7 @@ from simmst.training.run_folder import RunFolder, flattened
 from simmst.training.validation import BestWeights, snapshot, validation_score
 
 _HIGHWAY_WINDOWS = 4096
-_RIDGES = (1e-3, 1e-1, 10.0)  # to choose from where there are fewer windows, which a weak penalty overfits
+_RIDGES = (1e-3, 1e-1, 10.0)  # choices for fewer windows, which a weak penalty overfits
 
 
 @dataclass

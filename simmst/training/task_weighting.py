@@ -224,7 +224,7 @@ def task_weighting(tasks: TaskWeights, *, learning_rate: float, world_size: int 
         return ScalarizedWeighting(tasks, learning_rate)
     if world_size > 1:
         raise ConfigError(
-            f"task_weights {tasks.mode!r} takes the gradient of each task, in one process, and {world_size} were "
+            f"task_weights {tasks.mode!r} needs the gradient of each task in one process, but {world_size} were "
             "started; start it without torchrun, or take loss_share, average or a scalarizer such as famo"
         )
     return GradientWeighting(tasks)

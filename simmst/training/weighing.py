@@ -262,7 +262,7 @@ def _refuse_backend(model: nn.Module) -> None:
     backend = getattr(getattr(model, "config", None), "backend", None)
     if backend not in (None, "reference"):
         raise ConfigError(
-            f"the model is bound to backend {backend!r}, which has no forward-mode derivative, and re-weighting takes "
+            f"the model is bound to backend {backend!r}, which has no forward-mode derivative, and re-weighting needs "
             "one; set backend to None or 'reference'"
         )
 

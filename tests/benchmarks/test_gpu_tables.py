@@ -71,7 +71,7 @@ def test_the_table_shows_shortfalls_and_problems() -> None:
     summary = "\n".join(report.summary(RESULT))
     assert "copy 4.20 TB/s, products in TFLOP/s: bfloat16 800" in summary
     assert "suite failed" in summary
-    assert "2 rows: 1 under what is to be reached (SHORT), 1 not timed" in summary
+    assert "2 rows: 1 below the figure to reach (SHORT), 1 not timed" in summary
     text = report.markdown(RESULT)
     assert "Measured on 2026-01-02 at commit abc on a GPU, driver 1.2, torch 2.11." in text
     assert text.count("\n|") == 4

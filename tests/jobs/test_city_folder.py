@@ -138,7 +138,7 @@ def test_official_files_are_read_back(tmp_path):
 
 
 def test_official_files_of_cities_they_cannot_hold(tmp_path):
-    with pytest.raises(DataError, match="slots of 60 min, official files have 10"):
+    with pytest.raises(DataError, match="slots of 60 min, but official files have 10"):
         simulate(1, tmp_path, city=SMALL, format="official")
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "nothing half-written"
 
@@ -164,7 +164,7 @@ def test_another_family_in_the_folder(tmp_path, monkeypatch):
         (1, {"dayz": 3}, {}, "CityConfig has no field 'dayz'; did you mean 'days'"),
         (1, {"days": 0}, {}, r"CityConfig\.days is 0"),
         (1, {"seed": 3}, {}, "city holds 'seed', which differs from city to city"),
-        (1, {"services": ["video"]}, {}, "names 'video', which is no default service"),
+        (1, {"services": ["video"]}, {}, "names 'video', which is not a default service"),
         (1, SMALL, {"workers": 0}, "workers is 0; it must be at least 1"),
         (1, SMALL, {"format": "zarr"}, "format is 'zarr'; it must be one of shards, official"),
     ],

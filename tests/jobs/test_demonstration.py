@@ -74,7 +74,7 @@ def test_services_and_slots_of_the_default_city(tmp_path, monkeypatch):
     report = demo(out=tmp_path / "demo", quick=True, services=["sms"]).report
     assert report.services == ("sms",)
     assert report.rows[0].name == "Sim-MSTNet"
-    with pytest.raises(ConfigError, match="names 'video', which is no default service"):
+    with pytest.raises(ConfigError, match="names 'video', which is not a default service"):
         demo(out=tmp_path / "new", quick=True, services=["video"])
     with pytest.raises(ConfigError, match="step_minutes is 45; choose one of 5, 10, 15, 30"):
         demo(out=tmp_path / "new", quick=True, step=45)

@@ -105,7 +105,7 @@ def test_a_solver_with_work_for_one_process_is_refused_in_several(file, tmp_path
 
     monkeypatch.setitem(RECIPES, "joint", dataclasses.replace(RECIPES["joint"], distributed=False))
     config = dataclasses.replace(CONFIG, solver="joint")
-    with pytest.raises(ConfigError, match="'joint' runs in one process, and 2 were started; start it without torchrun"):
+    with pytest.raises(ConfigError, match="'joint' runs in one process, but 2 were started; start it without torchrun"):
         jobs.train(file, tmp_path / "run", config, simulated=1, processes=ProcessGroup(0, 2))
     assert not (tmp_path / "run").exists()
 

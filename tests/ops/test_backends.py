@@ -176,7 +176,7 @@ def test_a_head_that_is_too_wide_is_refused_or_goes_to_the_next_backend(monkeypa
 def test_a_gpu_with_little_shared_memory_takes_another_backend_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     with_native(monkeypatch, cuda=["prob_sparse_attention"])
     monkeypatch.setitem(globals(), "SHARED", 99 * 1024)
-    with pytest.raises(BackendUnavailableError, match=r"float32 a block needs 129984 bytes of .*, this GPU has 101376"):
+    with pytest.raises(BackendUnavailableError, match=r"float32 a block needs 129984 .*, but this GPU has 101376"):
         choose("cuda", device=GPU)
     assert choose(None, device=GPU) == "triton"
     assert choose(None, device=GPU, dtype=torch.bfloat16) == "cuda"

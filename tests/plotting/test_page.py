@@ -148,7 +148,7 @@ def test_the_size_of_a_page():
 
 def test_fewer_days_say_so(tmp_path):
     text = write_page(tmp_path / "a.html", Page(forecast_slots()), days=1).read_text()
-    assert "show the last day, the tables cover all days" in text
+    assert "show the last day; the tables cover all days" in text
     assert len(data_of(text)["labels"]) == 24
     np.testing.assert_allclose(
         values_of(text, "forecast"), forecast_slots().forecast[24:].transpose(1, 2, 0), rtol=1e-3

@@ -144,7 +144,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(monkeypatch):
     pytest.importorskip("torchjd")
     with pytest.raises(ConfigError, match="'dwa' changes the task weights at every step"):
         Forecaster(**settings, solver="online", network={"task_weights": "dwa"}).fit(CITY, [CITY])
-    with pytest.raises(ConfigError, match="task_weights 'mgda' takes the gradient of each task, in one process"):
+    with pytest.raises(ConfigError, match="task_weights 'mgda' needs the gradient of each task in one process"):
         task_weighting(TaskWeights(2, "mgda"), learning_rate=0.1, world_size=2)
 
 

@@ -24,7 +24,7 @@ class Fiber {
   // Switches from `from`, which is running, to `to`; returns when something switches back. `forever`: nothing will.
   static void switch_to(Fiber& from, Fiber& to, bool forever = false);
 
-  // Must be called first at an entry.
+  // Every entry function must call this first.
   static void arrived(Fiber& here);
 
  private:

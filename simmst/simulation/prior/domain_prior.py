@@ -249,7 +249,7 @@ class DomainPrior:
         except (OSError, DocumentError) as error:
             raise ConfigError(f"{path} cannot be read as a prior: {error}") from error
         if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
-            raise ConfigError(f"{path} is no prior: it needs a mapping 'parameters' from names to distributions")
+            raise ConfigError(f"{path} is not a prior: it needs a mapping 'parameters' from names to distributions")
         unknown = sorted(set(content) - {"base", "note", "parameters"}, key=str)
         if unknown:
             raise ConfigError(f"{path}: unknown key {unknown[0]!r}; a prior holds 'base', 'note' and 'parameters'")
@@ -264,7 +264,7 @@ class DomainPrior:
             raise ConfigError(f"{path}: base is {base!r}; choose one of {', '.join(bases)}")
         note = content.get("note", "")
         if not isinstance(note, str):
-            raise ConfigError(f"{path}: note is {note!r}; it must be a text")
+            raise ConfigError(f"{path}: note is {note!r}; it must be text")
         try:
             return cls(
                 {**bases[base], **{name: from_plain(name, plain) for name, plain in content["parameters"].items()}},

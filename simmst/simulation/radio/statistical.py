@@ -174,7 +174,7 @@ def _received_power(
     window_y, window_x = (w.ravel() for w in np.mgrid[: 2 * LATTICE_REACH + 1, : 2 * LATTICE_REACH + 1])
     site = (row[:, None] + window_y) * columns + column[:, None] + window_x
     offset = point[:, None] - sites.position_m.reshape(-1, 2)[site]
-    # A user is somewhere in the cell, so the distance is at least the least one of TR 38.901 (10 m).
+    # A user is somewhere in the cell, so the distance is at least the shortest one in TR 38.901 (10 m).
     ground_m = np.maximum(np.hypot(offset[..., 0], offset[..., 1]), 10.0)
     sight = rng.random(ground_m.shape) < line_of_sight_probability(config.scenario, ground_m)
     loss_db = path_loss_db(

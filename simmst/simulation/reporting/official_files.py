@@ -121,7 +121,9 @@ def _official_ids(city: TrafficDataset, name: str) -> np.ndarray:
     """Return the square ids, on the official raster, of the cells inside the city, int64 (C,)."""
     grid = load_grid(name)
     if city.step_minutes * 60_000 != SLOT_MS:
-        raise DataError(f"{city.name} has slots of {city.step_minutes} min, official files have 10; simulate it at 10")
+        raise DataError(
+            f"{city.name} has slots of {city.step_minutes} min, but official files have 10; simulate it at 10"
+        )
     missing = [service for service in ("call", "sms", "internet") if service not in city.services]
     if missing or len(city.services) != 3:
         raise DataError(

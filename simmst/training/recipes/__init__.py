@@ -99,6 +99,6 @@ def refuse_processes(name: str, processes: ProcessGroup) -> None:
     if processes.world_size > 1 and not RECIPES[name].distributed:
         shared = ", ".join(other for other, recipe in RECIPES.items() if recipe.distributed)
         raise ConfigError(
-            f"solver {name!r} runs in one process, and {processes.world_size} were started; "
+            f"solver {name!r} runs in one process, but {processes.world_size} were started; "
             f"start it without torchrun, or choose a solver that shares its work: {shared}"
         )

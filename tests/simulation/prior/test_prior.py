@@ -246,7 +246,7 @@ def test_yaml_keeps_the_base_for_parameters_not_named(tmp_path):
         ("base: wide\nparameters: {}", "base is 'wide'"),
         ("params: {}", "needs a mapping 'parameters'"),
         ("extra: 1\nparameters: {}", "unknown key 'extra'"),
-        ("note: 3\nparameters: {}", "note is 3; it must be a text"),
+        ("note: 3\nparameters: {}", "note is 3; it must be text"),
         ("a: [", "cannot be read as a prior"),
     ],
 )

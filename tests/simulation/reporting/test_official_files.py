@@ -73,7 +73,7 @@ def test_a_lost_slot(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_minutes": 60}, "slots of 60 min, official files have 10"),
+        ({"step_minutes": 60}, "slots of 60 min, but official files have 10"),
         ({"services": ["sms"]}, "has the services sms; official files hold call, sms and internet"),
         ({"width": 101, "days": 1}, "has 3 x 101 cells, the milan grid 100 x 100"),
     ],

@@ -61,7 +61,7 @@ def test_a_recipe_is_a_function_and_a_line_in_the_table(real, monkeypatch):
     assert ForecasterConfig(solver="short").solver == "short"
     with pytest.raises(ConfigError, match=r"'joint' needs simulated windows and got none; .*real-only, short"):
         solve("joint", tiny_net(), real_train=real[0], real_validation=real[1], config=CONFIG)
-    with pytest.raises(ConfigError, match="'short' runs in one process, and 2 were started"):
+    with pytest.raises(ConfigError, match="'short' runs in one process, but 2 were started"):
         refuse_processes("short", ProcessGroup(0, 2))
 
 
