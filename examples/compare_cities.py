@@ -47,9 +47,8 @@ report.print()
 
 # %%
 for comparison in report.files:
-    for row in comparison.outside:
-        print(f"outside: {row.subject}, {row.statistic.label}: {row.real:.3g}, band {row.low:.3g} to {row.high:.3g}")
-    print(f"{comparison.name}: {len(comparison.outside)} of {len(comparison.rows)} statistics lie outside the band")
+    outside = [row.statistic.key for row in comparison.outside]
+    print(f"{comparison.name}: {len(outside)} of {len(comparison.rows)} statistics lie outside the band: {outside}")
 
 # %%
 if out:
