@@ -61,7 +61,7 @@ def simulate(
 
     Raises:
         ConfigError: a number is below 1, a field is unknown or out of range, or the folder holds cities of another
-            seed, of other settings or of another version.
+            seed, with other settings or from another version.
         DataError: the format cannot hold such cities.
     """
     for name, value in (("cities", cities), ("workers", workers)):

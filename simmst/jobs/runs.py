@@ -53,7 +53,7 @@ def open_run(out: str | Path, settings: Mapping[str, Any], *, overwrite: bool = 
         overwrite: whether to delete an earlier run of the same job.
 
     Raises:
-        ConfigError: the folder holds a run of other settings, or something that the job did not write.
+        ConfigError: the folder holds a run with other settings, or something that the job did not write.
     """
     run = RunFolder(out)
     if overwrite and run.config_path.is_file():
@@ -103,7 +103,7 @@ def fit_and_test(
     Raises:
         DataError: the series is too short.
         ConfigError: the settings contradict each other or do not fit this machine.
-        CheckpointError: the folder's checkpoint is damaged, or of other settings or data.
+        CheckpointError: the folder's checkpoint is damaged, or has other settings or data.
     """
     split = checked_split(dataset, config, simulated=simulated, test_days=test_days)
     if run.finished and (run.path / WEIGHTS_FILE).is_file():
