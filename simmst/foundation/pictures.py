@@ -69,5 +69,13 @@ def save_picture(figure: Figure, path: str | Path) -> Path:
         ConfigError: the path does not end in ``.png``, ``.svg`` or ``.pdf``.
     """
     path = checked_format(path)
-    metadata: dict[str, Any] = {"Software": None} if path.suffix == ".png" else {}
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, metadata=metadata))
+    from matplotlib import rc_context
+
+    # Matplotlib writes its version, the time and random names unless it is told not to.
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
+
+    def write(temporary: Path) -> None:
+        with rc_context({"svg.hashsalt": "simmst"}):
+            figure.savefig(temporary, metadata=metadata)
+
+    return write_atomically(path, write)

@@ -228,8 +228,8 @@ def pretrain(
         The path of the weights.
 
     Raises:
-        ConfigError: the folder holds a run with other settings; a rank would get no city to learn from or none held out;
-            or several processes are to fit the highway.
+        ConfigError: the folder holds a run with other settings; a rank would get no city to learn from or none held
+            out; or several processes are to fit the highway.
         CheckpointError: the folder's checkpoint is damaged.
     """
     config = config or PretrainingConfig()

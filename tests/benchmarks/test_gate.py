@@ -40,7 +40,9 @@ def run(tmp_path: Path) -> Any:
 
     def run(ours: str, peer: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {"OURS": ours, "PEER": peer, "SIMMST_BENCH_RECORDED": str(tmp_path / "recorded.json")}
-        cleaned = {name: value for name, value in os.environ.items() if not name.startswith("SIMMST_BENCH")}
+        cleaned = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SIMMST_BENCH", "PYTEST_"))
+        }
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable-gc"]
         return subprocess.run(
             [*command, "--import-mode=importlib", *options, str(tmp_path)],
