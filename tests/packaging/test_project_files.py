@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ FORMS = sorted(path.name for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob(
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
+@functools.cache
 def read(name: str) -> Any:
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
@@ -71,12 +73,9 @@ def faults(content: bytes) -> set[str]:
     found = set()
     for hook in hooks():
         if hook["language"] == "pygrep":
-            pattern = hook["entry"].encode()
-            if "--multiline" in hook.get("args", ()):
-                refused = re.search(pattern, content, re.MULTILINE | re.DOTALL) is not None
-            else:
-                refused = any(re.search(pattern, line) for line in content.splitlines(keepends=True))
-            found |= {hook["id"]} if refused else set()
+            # pre-commit searches line by line without --multiline; the flag MULTILINE finds the same in the whole text.
+            flags = re.MULTILINE | (re.DOTALL if "--multiline" in hook.get("args", ()) else 0)
+            found |= {hook["id"]} if re.search(hook["entry"].encode(), content, flags) else set()
     return found
 
 
