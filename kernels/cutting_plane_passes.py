@@ -138,7 +138,7 @@ def tall_pass(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
     PROGRAMS: tl.constexpr, PACKED: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Do the same for more than ROWS rows with coefficients: each tile of columns takes its blocks of rows in turn.
+    """Do what `one_pass` does where more than ROWS rows have coefficients: a tile of columns takes its rows in blocks.
 
     The second product reads the tile again, last block first, while it is still in the caches: rows * COLUMNS entries
     for each running program. The sums are kept in the program's own part of `partials`.

@@ -1,4 +1,4 @@
-// A thread of control with its own stack, which is switched by hand.
+// A thread of control with its own stack. It runs only when the emulator switches to it.
 #pragma once
 
 #include <cstddef>

@@ -19,12 +19,12 @@ def floats(*shape: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 
 def buffer(*shape: int) -> tuple[int, int]:
-    """Return (address, bytes) of such an array."""
+    """Return (address, bytes) of a contiguous array of zero floats."""
     return floats(*shape)[0], 4 * math.prod(shape)
 
 
 def typed(*shape: int) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    """Return (address, type, shape, strides) of such an array."""
+    """Return (address, type, shape, strides) of a contiguous array of zero floats."""
     address, sizes, strides = floats(*shape)
     return address, 0, sizes, strides
 
