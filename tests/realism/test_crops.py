@@ -98,7 +98,7 @@ def test_scored_places_are_squares_of_cells_scored_alike():
     [
         (lambda: dataset(np.ones((9, 2, 2)), services=["video"]), "no simulated service to compare 'video' with"),
         (lambda: dataset(np.ones((9, 2, 2)), minutes=12), "slots of 12; resample"),
-        (lambda: dataset(np.ones((9, 2, 2)), start="2013-11-05T23:07:00"), "start 420 s past"),
+        (lambda: dataset(np.ones((9, 2, 2)), start="2013-11-05T23:07:00"), "start 420 s after"),
     ],
 )
 def test_data_that_cannot_be_compared_are_refused(real, message):
