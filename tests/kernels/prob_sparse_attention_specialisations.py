@@ -80,7 +80,7 @@ _PARTS = (("*fp32:16", "parts statistics"),)
 
 
 def _attend_tile(dtype: str, width: int) -> int:
-    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
+    """Return how many selected rows a program holds: the fewest for the narrowest rows, otherwise the most."""
     return 16 if width == 16 else 32 if dtype == "fp32" and width > 64 else 64
 
 
@@ -139,7 +139,7 @@ _STRIDES = " ".join(
 
 
 def _gradients_tile(dtype: str, width: int, division: str) -> int:
-    """Selected rows a program holds: the most that a launcher gives it, or the fewest for the narrowest rows."""
+    """Return how many selected rows a program holds: the fewest for the narrowest rows, otherwise the most."""
     return 16 if width == 16 else 32 if dtype == "fp32" and (width > 64 or division == "several") else 64
 
 

@@ -160,8 +160,8 @@ class DomainPrior:
         """Return a prior in which some parameters have another law.
 
         Args:
-            parameters: new law of each parameter: a distribution, a constant, or a pair ``(low, high)``. A pair keeps
-                the kind of a uniform or log-uniform law and the shape of a truncated normal, and cuts a mixture.
+            parameters: new law of each parameter: a distribution, a constant, or a pair ``(low, high)``. A pair sets
+                new bounds: the law stays uniform, log-uniform or truncated normal, and a mixture is cut off at them.
 
         Raises:
             ConfigError: a parameter is unknown, or a pair is given for a law that has no interval.
