@@ -28,7 +28,10 @@ def why_not_trusted(operator: str, capability: int) -> str | None:
     """
     if operator != "spatial_attention" or capability // 10 != 9:
         return None
-    major, minor = assembler(90).version
+    try:
+        major, minor = assembler(90).version
+    except RuntimeError as error:
+        return f"Triton finds no assembler ({error}); set TRITON_PTXAS_PATH to the ptxas of CUDA 13.0 or newer"
     if (major, minor) >= RIGHT_SINCE:
         return None
     return (

@@ -35,3 +35,11 @@ def test_an_old_assembler_is_trusted_with_all_but_spatial_attention_on_capabilit
 def test_one_of_cuda_13_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembler, "assembler", lambda capability: Assembler("ptxas", (13, 0)))
     assert why_not_trusted("spatial_attention", 90) is None
+
+
+def test_a_missing_assembler_is_a_reason_and_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(capability: int) -> Assembler:
+        raise RuntimeError("Cannot find ptxas")
+
+    monkeypatch.setattr(assembler, "assembler", missing)
+    assert "Cannot find ptxas" in (why_not_trusted("spatial_attention", 90) or "")
