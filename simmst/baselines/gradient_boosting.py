@@ -9,6 +9,7 @@ import numpy as np
 from simmst.baselines.memory_features import Features
 from simmst.baselines.memory_model import MemoryModel
 from simmst.foundation.extras import import_extra
+from simmst.foundation.threads import one_openmp_thread
 
 _JUDGES = 0.25  # share of the training slots, the last ones, that decides the number of trees
 _EVERY = 10  # trees
@@ -44,16 +45,11 @@ class GradientBoosting(MemoryModel):
         self._trees = [None] * num_services
 
     def _learn(self, service: int, features: Features, origin: np.ndarray) -> None:
-        window, step = np.nonzero(~np.isnan(features.target))
-        if len(window) > self.max_rows:
-            share = 1.0 / (step + 1)  # the nearest steps have most to learn, because the latest slots matter there
-            generator = np.random.default_rng(self.seed)
-            drawn = generator.choice(len(window), size=self.max_rows, replace=False, p=share / share.sum())
-            window, step = window[drawn], step[drawn]
+        window, step = draw_nearest(~np.isnan(features.target), self.max_rows, seed=self.seed)
         slot = origin[window] + step
         if len(np.unique(slot)) < _FEWEST_SLOTS:
             return
-        inputs, target = _inputs(features, window, step), features.target[window, step]
+        inputs, target = step_inputs(features, window, step), features.target[window, step]
         count = self._count_trees(inputs, target, features.usual[window, step], slot)
         if count:
             self._trees[service] = self._grow(inputs, target, count)
@@ -62,8 +58,9 @@ class GradientBoosting(MemoryModel):
         differences = np.zeros_like(features.usual)
         if self._trees[service] is not None:
             window = np.arange(len(differences))
-            for step in range(differences.shape[1]):
-                differences[:, step] = self._trees[service].predict(_inputs(features, window, step))
+            with one_openmp_thread():
+                for step in range(differences.shape[1]):
+                    differences[:, step] = self._trees[service].predict(step_inputs(features, window, step))
         return differences
 
     def _count_trees(self, inputs: np.ndarray, target: np.ndarray, usual: np.ndarray, slot: np.ndarray) -> int:
@@ -73,29 +70,67 @@ class GradientBoosting(MemoryModel):
         grown = self._grow(inputs[~last], target[~last], self.max_trees)
         truth = np.expm1(usual[last] + target[last])
         errors = {0: np.abs(np.expm1(usual[last]) - truth).mean()}
-        for number, difference in enumerate(grown.staged_predict(inputs[last]), start=1):
-            if number % _EVERY == 0 or number == self.max_trees:
-                errors[number] = np.abs(np.expm1(usual[last] + difference) - truth).mean()
+        with one_openmp_thread():
+            for number, difference in enumerate(grown.staged_predict(inputs[last]), start=1):
+                if number % _EVERY == 0 or number == self.max_trees:
+                    errors[number] = np.abs(np.expm1(usual[last] + difference) - truth).mean()
         most = (1 + _MARGIN) * min(errors.values())
         return next(number for number, error in errors.items() if error <= most)
 
     def _grow(self, inputs: np.ndarray, target: np.ndarray, count: int) -> Any:
-        ensemble = import_extra("sklearn.ensemble", extra="forecast")
-        trees = ensemble.HistGradientBoostingRegressor(
-            loss="absolute_error",
-            learning_rate=0.1,
-            max_iter=count,
-            max_leaf_nodes=8,
-            min_samples_leaf=50,
-            l2_regularization=1.0,
-            max_features=0.4,
-            early_stopping=False,
-            random_state=self.seed,
-        )
+        return grow_trees(inputs, target, count, seed=self.seed)
+
+
+def grow_trees(inputs: np.ndarray, target: np.ndarray, count: int, *, seed: int) -> Any:
+    """Grow gradient boosted trees with the absolute error as loss.
+
+    Args:
+        inputs: float32 (N, F).
+        target: (N,).
+        count: number of trees.
+        seed: seed of the features that each split may use.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    ensemble = import_extra("sklearn.ensemble", extra="forecast")
+    trees = ensemble.HistGradientBoostingRegressor(
+        loss="absolute_error",
+        learning_rate=0.1,
+        max_iter=count,
+        max_leaf_nodes=8,
+        min_samples_leaf=50,
+        l2_regularization=1.0,
+        max_features=0.4,
+        early_stopping=False,
+        random_state=seed,
+    )
+    with one_openmp_thread():
         return trees.fit(inputs, target)
 
 
-def _inputs(features: Features, window: np.ndarray, step: int | np.ndarray) -> np.ndarray:
+def draw_nearest(known: np.ndarray, most: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw samples from known windows at a step ahead, near steps more often than far ones.
+
+    The nearest steps have most to learn, because the latest slots matter there.
+
+    Args:
+        known: bool (N, T_out), samples to draw from.
+        most: most samples to draw.
+        seed: seed of the draw.
+
+    Returns:
+        int64 (M,) windows and int64 (M,) steps, counted from 0.
+    """
+    window, step = np.nonzero(known)
+    if len(window) <= most:
+        return window, step
+    share = 1.0 / (step + 1)
+    drawn = np.random.default_rng(seed).choice(len(window), size=most, replace=False, p=share / share.sum())
+    return window[drawn], step[drawn]
+
+
+def step_inputs(features: Features, window: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     """Return the features of windows, each at a step ahead, with the step: float32 (N, F)."""
     ahead = np.broadcast_to(np.asarray(step, dtype=np.float32), window.shape)[:, None]
     return np.concatenate([features.window[window], features.ahead[window, step], ahead], axis=1)

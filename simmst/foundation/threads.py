@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
+
+from simmst.foundation.extras import import_extra
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -68,3 +71,24 @@ def at_most(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_openmp_thread() -> Iterator[None]:
+    """Let the calling thread's OpenMP regions, of any library, run on one thread inside the block.
+
+    scikit-learn brings an OpenMP runtime of its own. Its threads wait for each other after each tree level, and spin
+    meanwhile, so on a busy machine two threads take many times as long as one.
+
+    Raises:
+        MissingExtraError: threadpoolctl, which comes with scikit-learn, is not installed.
+    """
+    with _openmp().limit(limits=1, user_api="openmp"):
+        yield
+
+
+@cache
+def _openmp() -> Any:
+    """Return the control of the OpenMP runtimes that are loaded, scikit-learn's among them."""
+    import_extra("sklearn.ensemble", extra="forecast")
+    return import_extra("threadpoolctl", extra="forecast").ThreadpoolController()

@@ -47,7 +47,7 @@ def test_a_week_that_repeats_is_learned_where_the_network_cannot_know_it(shipped
     origins = np.arange(28 * 24, 28 * 24 + 20)
     assert error(shipped, city, origins) < 0.6 * error(alone, city, origins)
     weights = shipped.on(city, origins).companions.weights
-    assert weights.shape == (HORIZON, 1, 3)
+    assert weights.shape == (HORIZON, 1, 4)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert (weights[..., 0] < 0.5).all()
@@ -137,7 +137,7 @@ def test_the_autoregression_knows_nothing_from_the_first_origin_on(shipped):
     changed[first:] *= 50
     one, two = (shipped.on(of, np.array([first, first + 5])) for of in (city, city.with_(activity=changed)))
     assert np.array_equal(one.companions.weights, two.companions.weights)
-    assert np.array_equal(one.companions.learned.coefficients, two.companions.learned.coefficients)
+    assert np.array_equal(one.companions.learned.line.coefficients, two.companions.learned.line.coefficients)
 
 
 def test_without_its_last_value_a_window_is_the_networks(shipped, alone):

@@ -56,7 +56,7 @@ def test_a_planted_effect_is_learned(city, weather):
     known = {"none": city} | {name: city.with_covariates(weather[["time", name]]) for name in ("rain", "dice")}
     errors = {name: forecaster.evaluate(one, split, stride=3).rows[0].mae[0] for name, one in known.items()}
     assert errors["rain"] < 0.7 * errors["none"]
-    assert errors["dice"] < 1.02 * errors["none"]
+    assert errors["dice"] < 1.03 * errors["none"]
 
 
 def test_the_rain_to_come_moves_the_forecast_and_its_interval(city, weather, plain):
