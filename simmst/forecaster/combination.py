@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +18,7 @@ from simmst.foundation.modes import evaluating
 from simmst.foundation.threads import in_threads
 
 CONTEXT_DAYS = 28
-_LEARNED = 8192  # most windows that the companions learn from
-_LEARNED_STEPS = 100_000  # and most of these windows times steps ahead, but never fewer than half as many windows
+_LEARNED = 4096  # most windows that the companions learn from
 _JUDGED = 2048  # most windows that the forecasts are judged on
 _LEVELS = (0.1, 0.5, 0.9)
 
@@ -118,23 +119,23 @@ def combined(
         return network
     if len(known) - start < max(horizon, per_day // 2, 4):
         return with_autoregression(network, dataset, known) if companions else network
-    past = dataset.slice_steps(known.start, known.stop)
-    steps = range(past.num_steps + horizon - 1)
-    windows = Windows(past, network.spec, network.scaler, steps=steps, context_days=network.context_days)
-    drawn, judged = _drawn(windows, start, all_of_them=companions)
-    features, target, quantiles = _gather(windows, drawn, network)
-    forecast, truth = quantiles[judged, ..., 1], target[judged]
-    below, above = forecast - quantiles[judged, ..., 0], quantiles[judged, ..., 2] - forecast
+    seen = _gather(network, dataset.slice_steps(known.start, known.stop), start, all_of_them=companions)
+    judged = seen.judged
+    low, forecast, high = np.moveaxis(seen.quantiles[judged], -1, 0)
+    below, above = forecast - low, high - forecast
     found = network
     if companions:
-        place, median = windows.origins[drawn // windows.num_cells], quantiles[..., 1]
-        earlier = DaysBefore.learn([_cut(one, place, start) for one in features], median, place, per_day)
-        rivals = earlier.from_features([_taken(one, judged) for one in features], forecast)
-        together, raw = join(forecast, rivals), windows.raw_target(drawn[judged])
-        weights = weigh(network.scaler, together, raw, len(known) - start, DAYS_BEFORE)
-        found = CombinedPredictor(network, Companions(DaysBefore.learn(features, median, place, per_day), weights))
+        median = seen.quantiles[..., 1]
+        cut = [_cut(one, seen.origin, start) for one in seen.features]
+        earlier = DaysBefore.learn(cut, median, seen.origin, per_day)
+        rivals = earlier.from_features([_taken(one, judged) for one in seen.features], forecast)
+        together = join(forecast, rivals)
+        weights = weigh(network.scaler, together, seen.raw, len(known) - start, DAYS_BEFORE)
+        learned = DaysBefore.learn(seen.features, median, seen.origin, per_day)
+        found = CombinedPredictor(network, Companions(learned, weights))
         forecast = (together * weights).sum(-1, dtype=np.float32)
     if calibrate:
+        truth = seen.target[judged]
         spread = (np.where(truth < forecast, below, above) / network.stretch).astype(np.float32)
         measured = stretch_of(truth - forecast, spread)
         days = (len(known) - start) / per_day
@@ -167,7 +168,7 @@ def with_autoregression(network: ModelPredictor, dataset: TrafficDataset, known:
         return np.sort(rng.choice(there, most, replace=False)) if len(there) > most else there
 
     judged = drawn(start, past.num_steps, _JUDGED)
-    earlier = LatestSlots(Autoregression.learn(windows.batch(drawn(LATEST, start, _LEARNED // 2))))
+    earlier = LatestSlots(Autoregression.learn(windows.batch(drawn(LATEST, start, _LEARNED))))
     chunks = [judged[first : first + network.batch_size] for first in range(0, len(judged), network.batch_size)]
 
     def part(some: npt.NDArray[np.int64]) -> Floats:
@@ -178,46 +179,67 @@ def with_autoregression(network: ModelPredictor, dataset: TrafficDataset, known:
     with evaluating(network.model):
         together = np.concatenate(in_threads(part, chunks, network.device))
     weights = weigh(network.scaler, together, windows.raw_target(judged), len(known) - start, LATEST_SLOTS)
-    learned = LatestSlots(Autoregression.learn(windows.batch(drawn(LATEST, past.num_steps, _LEARNED // 2))))
+    learned = LatestSlots(Autoregression.learn(windows.batch(drawn(LATEST, past.num_steps, _LEARNED))))
     return CombinedPredictor(network, Companions(learned, weights))
 
 
-def _drawn(windows: Windows, start: int, *, all_of_them: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Draw windows; return them and the places of those, from origin `start` on, that judge.
+class _Seen(NamedTuple):
+    """Windows of known slots, forecast by the network.
+
+    Attributes:
+        origin: int64 (N,), origins of the windows.
+        features: features by service.
+        target: float32 (N, T_out, K), on the scaler's scale.
+        quantiles: float32 (N, T_out, K, 3), the network's.
+        judged: int64 (J,), places of the windows that judge.
+        raw: float32 (J, T_out, K), targets of these in raw units.
+    """
+
+    origin: npt.NDArray[np.int64]
+    features: list[Features]
+    target: Floats
+    quantiles: Floats
+    judged: npt.NDArray[np.int64]
+    raw: Floats
+
+
+def _gather(network: ModelPredictor, past: TrafficDataset, start: int, *, all_of_them: bool) -> _Seen:
+    """Draw windows of known slots, and forecast them with the network.
+
+    The windows hold the memory of a whole city, so they are gone when this returns.
 
     Args:
-        windows: windows to draw from.
-        start: first origin that judges.
+        network: predictor of the network.
+        past: the known slots.
+        start: first origin of the windows that judge.
         all_of_them: whether windows that do not judge are wanted.
     """
-    rng = np.random.default_rng(0)
-    most = max(_LEARNED // 2, min(_LEARNED, _LEARNED_STEPS // windows.spec.horizon))
-    total = len(windows)
-    drawn = np.sort(rng.choice(total, most, replace=False)) if total > most else np.arange(total)
+    steps = range(past.num_steps + network.spec.horizon - 1)
+    windows = Windows(past, network.spec, network.scaler, steps=steps, context_days=network.context_days)
+    rng, total = np.random.default_rng(0), len(windows)
+    drawn = np.sort(rng.choice(total, _LEARNED, replace=False)) if total > _LEARNED else np.arange(total)
     late = np.flatnonzero(windows.origins[drawn // windows.num_cells] >= start)
-    judges = np.sort(rng.choice(late, _JUDGED, replace=False)) if len(late) > _JUDGED else late
-    return (drawn, judges) if all_of_them else (drawn[judges], np.arange(len(judges)))
-
-
-def _gather(
-    windows: Windows, index: npt.NDArray[np.int64], network: ModelPredictor
-) -> tuple[list[Features], Floats, Floats]:
-    """Return the features of some windows by service, their targets (N, T_out, K), and quantiles (N, T_out, K, 3)."""
-    services = range(windows.dataset.num_services)
+    judged = np.sort(rng.choice(late, _JUDGED, replace=False)) if len(late) > _JUDGED else late
+    if not all_of_them:
+        drawn, judged = drawn[judged], np.arange(len(judged))
+    services = range(past.num_services)
 
     def part(some: npt.NDArray[np.int64]) -> tuple[list[Features], Floats, Floats]:
         batch = windows.batch(some)
-        return (
-            [memory_features(batch, k) for k in services],
-            batch.target.numpy(),
-            network.forecast_batch(batch, _LEVELS),
-        )
+        features = [memory_features(batch, k) for k in services]
+        return features, batch.target.numpy(), network.forecast_batch(batch, _LEVELS)
 
-    chunks = [index[start : start + network.batch_size] for start in range(0, len(index), network.batch_size)]
+    chunks = [drawn[first : first + network.batch_size] for first in range(0, len(drawn), network.batch_size)]
     with evaluating(network.model):
-        features, targets, quantiles = zip(*in_threads(part, chunks or [index], network.device), strict=True)
-    joined = [concat_features([one[k] for one in features]) for k in services]
-    return joined, np.concatenate(targets), np.concatenate(quantiles)
+        features, targets, quantiles = zip(*in_threads(part, chunks or [drawn], network.device), strict=True)
+    return _Seen(
+        windows.origins[drawn // windows.num_cells],
+        [concat_features([one[k] for one in features]) for k in services],
+        np.concatenate(targets),
+        np.concatenate(quantiles),
+        judged,
+        windows.raw_target(drawn[judged]),
+    )
 
 
 def _taken(features: Features, index: npt.NDArray[np.int64]) -> Features:

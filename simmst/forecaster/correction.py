@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from simmst.baselines.gradient_boosting import draw_nearest, grow_trees, step_inputs
 from simmst.baselines.memory_features import Features
-from simmst.foundation.threads import one_openmp_thread
+from simmst.foundation.threads import in_threads, one_openmp_thread
 
-_ROWS = 8192  # most samples (windows at a step ahead) for each service
+_ROWS = 8192  # most samples (windows at a step ahead), shared out among the services
 _TREES = 60
 _FEWEST = 100  # samples that trees are grown on
 _DOUBT_DAYS = 3.0  # days of learned slots at which a correction counts half
@@ -49,20 +49,21 @@ class Correction:
             per_day: number of slots in a day.
         """
         learned = cls()
-        known = np.zeros(network.shape[:2], dtype=bool)
-        for k, one in enumerate(features):
-            error = one.target + one.usual - network[..., k]
+
+        def grow(service: int) -> tuple[Any, tuple[float, float], npt.NDArray[np.bool_]]:
+            one, forecast = features[service], network[..., service]
+            error = one.target + one.usual - forecast
             there = np.isfinite(error)
-            known |= there
-            window, step = draw_nearest(there, _ROWS, seed=0)
+            window, step = draw_nearest(there, max(_ROWS // len(features), _ROWS // 4), seed=0)
             if len(window) < _FEWEST:
-                learned._trees.append(None)
-                learned._bounds.append((0.0, 0.0))
-                continue
+                return None, (0.0, 0.0), there
             errors = error[window, step]
-            learned._trees.append(grow_trees(_inputs(one, network[..., k], window, step), errors, _TREES, seed=0))
-            learned._bounds.append((float(errors.min()), float(errors.max())))
-        days = len(np.unique(origin[known.any(axis=1)])) / per_day
+            trees = grow_trees(_inputs(one, forecast, window, step), errors, _TREES, seed=0)
+            return trees, (float(errors.min()), float(errors.max())), there
+
+        trees, bounds, there = zip(*in_threads(grow, range(len(features))), strict=True)
+        learned._trees, learned._bounds = list(trees), list(bounds)
+        days = len(np.unique(origin[np.any(there, axis=(0, 2))])) / per_day
         learned._trust = days / (days + _DOUBT_DAYS)
         return learned
 
