@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from simmst.foundation.threads import at_most, in_threads
+from simmst.foundation.threads import at_most, in_threads, one_openmp_thread
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +51,18 @@ def test_at_most_so_many_threads_and_the_setting_is_given_back(wanted: int, used
     with pytest.raises(KeyError), at_most(wanted):
         raise KeyError
     assert torch.get_num_threads() == 2
+
+
+def test_one_openmp_thread_holds_for_all_runtimes_and_is_given_back():
+    pytest.importorskip("sklearn.ensemble", reason="comes with the extra forecast")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"]
+
+    before = threads()
+    assert max(before) >= 2
+    with one_openmp_thread():
+        inside = threads()
+    assert inside == [1] * len(before)
+    assert threads() == before
