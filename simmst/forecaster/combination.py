@@ -18,8 +18,10 @@ from simmst.foundation.modes import evaluating
 from simmst.foundation.threads import in_threads
 
 CONTEXT_DAYS = 28
-_LEARNED = 4096  # most windows that the companions learn from
-_JUDGED = 2048  # most windows that the forecasts are judged on
+_WINDOWS = (4096, 16384)  # most windows that the companions learn from, for long horizons and for short ones
+_STEPS = 49_152  # steps ahead in these windows, of all services, between the two
+_LEARNED = 4096  # most windows that the autoregression learns from
+_JUDGED = 2048  # most windows that it is judged on
 _LEVELS = (0.1, 0.5, 0.9)
 
 Floats = npt.NDArray[np.float32]
@@ -217,12 +219,12 @@ def _gather(network: ModelPredictor, past: TrafficDataset, start: int, *, all_of
     steps = range(past.num_steps + network.spec.horizon - 1)
     windows = Windows(past, network.spec, network.scaler, steps=steps, context_days=network.context_days)
     rng, total = np.random.default_rng(0), len(windows)
-    drawn = np.sort(rng.choice(total, _LEARNED, replace=False)) if total > _LEARNED else np.arange(total)
-    late = np.flatnonzero(windows.origins[drawn // windows.num_cells] >= start)
-    judged = np.sort(rng.choice(late, _JUDGED, replace=False)) if len(late) > _JUDGED else late
+    services = range(past.num_services)
+    most = int(np.clip(_STEPS // (network.spec.horizon * len(services)), *_WINDOWS))
+    drawn = np.sort(rng.choice(total, most, replace=False)) if total > most else np.arange(total)
+    judged = np.flatnonzero(windows.origins[drawn // windows.num_cells] >= start)
     if not all_of_them:
         drawn, judged = drawn[judged], np.arange(len(judged))
-    services = range(past.num_services)
 
     def part(some: npt.NDArray[np.int64]) -> tuple[list[Features], Floats, Floats]:
         batch = windows.batch(some)
