@@ -6,6 +6,7 @@
     sim2real.real_data  errors on real series with few days to train on
     sim2real.wrong_priors  re-weighting where half of the simulated cities are wrong
     sim2real.shipped    errors of the shipped weights on real series
+    sim2real.ablations  what each part of the network is worth
     cpu.simulator       the simulator's time and memory
     cpu.whole_models    models of other libraries with our layers swapped in
     baselines.cross_checks  networks of other papers beside those of neuralforecast

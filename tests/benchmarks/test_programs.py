@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_programs_run_in_a_checkout_with_the_installed_package(checkout: Path) -> None:
-    assert len(PROGRAMS) == 10
+    assert len(PROGRAMS) == 11
     for program in PROGRAMS:
         found = run("benchmarks", program, "--help", folder=checkout)
         assert found.returncode == 0, found.stderr
