@@ -29,6 +29,12 @@ if DATA.is_dir():
     os.environ.setdefault("SIMMST_DATA", str(DATA))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that have slow tests first, so that none of them begins when the other workers have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Seed the draws of every test, so that a test without a generator draws the same numbers in every run."""
