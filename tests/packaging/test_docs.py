@@ -15,8 +15,11 @@ import torch
 from simmst.commands.main import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-MADE = ROOT / "docs" / "results" / "quick"  # tables that a command writes
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if MADE not in page.parents)]
+MADE = [ROOT / "docs" / "results" / name for name in ("quick", "full")]  # tables that a command writes
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if not any(made in page.parents for made in MADE)),
+]
 FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run\b[^>]*-->\s*\Z")
 # The reader's own files, which no test has.
