@@ -1,7 +1,7 @@
 """Weights made like the shipped ones, but fewer and without a part of the network: what is each part worth?
 
     python benchmarks sim2real.ablations --out runs/ablations
-    python benchmarks sim2real.ablations --out runs/ablations --cities 300 --epochs 10 --seeds 0 1
+    python benchmarks sim2real.ablations --out runs/ablations --cities 2400 --epochs 60 --seeds 0 1 2
 
 Every network learns from the same simulated cities, as many steps as the others. The seed decides the cities, the
 first weights and the order of the batches. The errors are those of the network alone, without companions, on real
