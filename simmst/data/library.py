@@ -185,7 +185,7 @@ def _find_one(path_or_name: str | Path) -> Path:
         try:
             folder = data_directory()
         except DataError as error:
-            raise DataError(f"there is no file {path}, and no data folder to look for that name: {error}") from error
+            raise DataError(f"there is no file {path}, nor a data set of that name: {error}") from error
         for candidate in (folder / path, *(folder / f"{path}{suffix}" for suffix in SUFFIXES)):
             if candidate.is_file():
                 return candidate

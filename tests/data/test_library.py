@@ -50,7 +50,8 @@ def test_unknown_names(tmp_path, monkeypatch):
 
 
 def test_names_without_a_folder(no_folder):
-    with pytest.raises(DataError, match="no data folder to look for that name"):
+    told = "there is no file milan_block5x5_internet_10min, nor a data set of that name: there is no data folder; set"
+    with pytest.raises(DataError, match=told):
         load("milan_block5x5_internet_10min")
 
 

@@ -8,6 +8,7 @@ import pytest
 from simmst.data import TrafficDataset
 from simmst.evaluation import ModelPredictor
 from simmst.forecaster.combination import CombinedPredictor, InContextPredictor
+from simmst.forecaster.companions import DaysBefore
 from simmst.forecaster.fitting import gained
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.pretrained import load_pretrained
@@ -51,6 +52,24 @@ def test_a_week_that_repeats_is_learned_where_the_network_cannot_know_it(shipped
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert (weights[..., 0] < 0.5).all()
+
+
+@pytest.mark.parametrize(("horizon", "windows"), [(1, 16_384), (6, 8_192), (24, 4_096)])
+def test_a_short_horizon_learns_from_more_windows(monkeypatch, horizon, windows):
+    class EnoughError(Exception):
+        pass
+
+    def learn(features, network, origin, per_day):
+        assert len(network) == len(origin) == len(features[0].target) == windows
+        assert network.shape[1] == horizon
+        raise EnoughError
+
+    monkeypatch.setattr(DaysBefore, "learn", learn)
+    hours = MONDAY + np.arange(4 * 24) * np.timedelta64(3600, "s")
+    values = np.random.default_rng(0).uniform(10, 500, (len(hours), 1, 18, 18))
+    city = TrafficDataset.from_arrays(values, hours, services=["internet"], timezone="UTC", country=None)
+    with pytest.raises(EnoughError):
+        ZeroShotPredictor(load_pretrained(), horizon).on(city, np.array([len(hours)]))
 
 
 def test_nothing_at_or_after_the_first_origin_is_learned_from(shipped):
