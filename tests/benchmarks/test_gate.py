@@ -113,7 +113,7 @@ def test_every_case_says_what_its_figures_depend_on(run: Any, tmp_path: Path) ->
     assert set(info) >= {"bytes", "flops", "percent_of_roofline", "cpu", "torch"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("benchmarks/cpu", "benchmarks/harness", "simmst/simulation"))
 def test_the_simulators_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS), "cpu.simulator", "--quick", "--out", str(tmp_path / "figures.json")]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

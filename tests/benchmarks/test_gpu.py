@@ -21,6 +21,16 @@ from simmst.ops.backends import GPU_OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
+ABOUT = (
+    "benchmarks/gpu",
+    "benchmarks/harness",
+    "csrc",
+    "kernels",
+    "simmst/core",
+    "simmst/native",
+    "simmst/ops",
+    "simmst/reference",
+)
 CPU = torch.device("cpu")
 RESULT_PARTS = {"date", "commit", "device", "driver", "versions", "dry_run"}
 RESULT_PARTS |= {"machine", "installed", "stages", "rows", "host", "suite", "tuned"}
@@ -73,7 +83,7 @@ def test_wrong_arguments_are_refused(arguments: list[str], message: str) -> None
     assert message in found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=ABOUT)
 def test_a_dry_run_goes_through_every_case_and_keeps_what_it_found(tmp_path: Path) -> None:
     found = run("--dry-run", "--commit", "abc", OUT=str(tmp_path))
     assert found.returncode == 0, found.stdout + found.stderr

@@ -17,6 +17,16 @@ from gpu import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLY = "spatial forward,"
+ABOUT = (
+    "benchmarks/gpu",
+    "benchmarks/harness",
+    "csrc",
+    "kernels",
+    "simmst/core",
+    "simmst/native",
+    "simmst/ops",
+    "simmst/reference",
+)
 
 # Read by every process of the run: pip never ends, the backend cpu raises, and with 225
 # positions it ends its process.
@@ -70,7 +80,7 @@ def result(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "gpu.json").read_text())
 
 
-@pytest.mark.slow  # five processes import torch
+@pytest.mark.slow(of=ABOUT)  # five processes import torch
 def test_a_slow_install_a_backend_that_raises_and_a_case_that_dies_leave_every_other_figure(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(FAULTS)
     begun = time.monotonic()
@@ -95,7 +105,7 @@ def test_a_slow_install_a_backend_that_raises_and_a_case_that_dies_leave_every_o
     assert [stage["state"] for stage in found["stages"]] == ["failed", "failed", "passed"]
 
 
-@pytest.mark.slow  # three processes import torch
+@pytest.mark.slow(of=ABOUT)  # three processes import torch
 def test_a_run_that_is_killed_has_left_what_it_told(tmp_path: Path) -> None:
     process = start(tmp_path, "--stages", "reference", "--backends", "reference")
     assert process.stdout is not None

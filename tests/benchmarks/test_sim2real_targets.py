@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ABOUT = (
+    "benchmarks/harness",
+    "benchmarks/sim2real",
+    "csrc/core",
+    "csrc/cpu",
+    "simmst/native/cpu",
+    "simmst/ops",
+    "simmst/sim2real",
+)
 
 
 def figures(folder, *arguments):
@@ -21,7 +30,7 @@ def figures(folder, *arguments):
     return json.loads(out.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=ABOUT)
 def test_linear_problems_converge_and_recover(tmp_path):
     found = figures(tmp_path, "--curved-seeds")["linear"]
     assert len(found) == 40
@@ -31,7 +40,7 @@ def test_linear_problems_converge_and_recover(tmp_path):
     assert statistics.median(row["auc"] for row in found) >= 0.80
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=ABOUT)
 def test_curved_problems_are_better_than_the_references(tmp_path):
     solvers = ["unweighted", "real-only", "online", "cutting-plane"]
     rows = figures(tmp_path, "--linear-seeds", "--curved-solvers", *solvers)["curved"]
@@ -43,7 +52,7 @@ def test_curved_problems_are_better_than_the_references(tmp_path):
     assert sorted(row["cutting-plane auc"] for row in rows)[2] >= 0.80
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=ABOUT)
 def test_the_benchmark_of_steps_runs(tmp_path):
     out = tmp_path / "figures.json"
     command = [sys.executable, str(BENCHMARKS), "sim2real.steps", "--quick", "--rounds", "1", "--threads", "1"]

@@ -32,6 +32,17 @@ MISSING = {
     "SIMMST_CUDA_EMULATION": "this build has no simmst._cuda_emulated; build one with: "
     "pip install -C cmake.define.SIMMST_CUDA_EMULATION=ON .",
 }
+ABOUT = (
+    "csrc",
+    "kernels",
+    "simmst/core",
+    "simmst/native",
+    "simmst/nn",
+    "simmst/ops",
+    "simmst/reference",
+    "tests/gpu",
+    "tests/native/cuda",
+)
 # Each operator has at least these many tests in its file; a run in which fewer pass has lost some.
 AT_LEAST = 10
 MINUTES = 15
@@ -66,7 +77,7 @@ def passed(report: Path) -> Counter[str]:
     return Counter(case.attrib["classname"].rpartition(".")[2] for case in cases if len(case) == 0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=ABOUT)
 @pytest.mark.skipif(any(os.environ.get(world) == "1" for world in WORLDS), reason="this is already such a process")
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_suite_passes_without_a_gpu(world: str, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ CONFIG = SimMSTNetConfig(
 )
 # With this factor every query gets real attention, so the sampled keys, which the compiler may reorder, do not matter.
 ALL_SELECTED = 14
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+ABOUT = ("csrc/core", "csrc/cpu", "simmst/core", "simmst/models", "simmst/native/cpu", "simmst/nn", "simmst/ops")
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow(of=ABOUT))]
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,9 @@ def test_the_batch_of_the_exported_network_is_free() -> None:
             torch.testing.assert_close(program.module()(*given, **options), model(*given, **options))
 
 
-@pytest.mark.slow  # the converter needs half a minute for the network's 700 nodes
+@pytest.mark.slow(
+    of=("simmst/core", "simmst/models", "simmst/nn", "simmst/ops")
+)  # the converter needs half a minute for the network's 700 nodes
 def test_the_network_runs_in_onnx() -> None:
     runtime = pytest.importorskip("onnxruntime", reason="comes with the extra onnx")
     pytest.importorskip("onnxscript", reason="comes with the extra onnx")

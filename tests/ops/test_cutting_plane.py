@@ -176,7 +176,7 @@ def test_packing_compiles():
     assert torch.equal(compiled(planes), pack_signs(planes).bits)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("csrc/core", "csrc/cpu", "simmst/core", "simmst/native/cpu", "simmst/ops", "simmst/reference"))
 def test_compiles_with_inductor():
     planes, offsets, multipliers, point = problem(dtype=torch.float32)
     torch._dynamo.reset()

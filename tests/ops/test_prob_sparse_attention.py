@@ -349,7 +349,7 @@ def test_compiles_whole_without_warnings_at_every_length() -> None:
             out.sum().backward()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("csrc/core", "csrc/cpu", "simmst/core", "simmst/native/cpu", "simmst/ops", "simmst/reference"))
 def test_inductor() -> None:
     compiled = torch.compile(prob_sparse_attention, fullgraph=True)
     tensors = inputs(2, 2, queries=60, keys=60, grad=True)

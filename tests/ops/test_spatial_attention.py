@@ -154,7 +154,7 @@ def test_compiles_without_a_break(behind_the_seam):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("csrc/core", "csrc/cpu", "simmst/core", "simmst/native/cpu", "simmst/ops", "simmst/reference"))
 def test_compiles_with_inductor():
     tensors = inputs(torch.float32)
     torch._dynamo.reset()

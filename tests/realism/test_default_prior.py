@@ -81,7 +81,7 @@ def test_all_saints_is_lived_like_a_sunday():
     [
         "milan_three_services_3cells_hourly",
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, marks=pytest.mark.slow(of=("simmst/data", "simmst/realism", "simmst/simulation")))
             for name in (
                 "milan_block5x5_internet_10min",
                 "milan_city_total_three_services_10min",

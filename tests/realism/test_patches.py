@@ -65,7 +65,7 @@ def test_other_data_sets_are_not_split(tmp_path):
         assert split_patches(data) == [data]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("simmst/data", "simmst/realism", "simmst/simulation"))
 @pytest.mark.parametrize("name", ["shandong_12_patches_hourly", "nanjing_8_patches_15min"])
 def test_patches_lie_in_the_band_of_the_default_prior_alone(name):
     real = patches(name)

@@ -24,7 +24,7 @@ TURNS = 100
 _cpu = importlib.import_module("simmst._cpu")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(of=("csrc/bindings", "csrc/core", "csrc/cpu", "tests/native/cpu")),
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="there is no valgrind"),
     pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer is loaded"),
     pytest.mark.skipif(RECORD["instruction_set"] not in _cpu.instruction_sets(), reason="not of this processor"),

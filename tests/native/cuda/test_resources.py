@@ -59,7 +59,7 @@ def _of(key: str, job: Job) -> bool:
     return key.startswith(f"{job.source.stem}: ") and key.endswith(f", sm_{job.architecture}")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(of=("csrc/cuda", "csrc/core", "tests/native/cuda"))
 @pytest.mark.parametrize("job", JOBS, ids=str)
 def test_kernels_compile_within_their_record(job: Job, results: Results) -> None:
     found, record = results[job].result(), Record.read()
