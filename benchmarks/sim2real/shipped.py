@@ -23,6 +23,7 @@ from simmst.data import TrafficDataset, data_directory, load
 from simmst.evaluation import Predictor
 from simmst.forecaster.zero_shot import ZeroShotPredictor
 from simmst.pretrained import load_pretrained
+from simmst.realism import read_patches
 
 
 @dataclass(frozen=True)
@@ -52,30 +53,8 @@ def extract(name: str, step: int) -> Callable[[], Iterator[TrafficDataset]]:
 
 
 def patches(name: str) -> Callable[[], Iterator[TrafficDataset]]:
-    """Return a function that gives the patches of a file in hours; they begin on an assumed Monday midnight."""
-
-    def each() -> Iterator[TrafficDataset]:
-        folder = data_directory()
-        if folder is None:
-            raise SystemExit("set SIMMST_DATA to the folder of the extracts")
-        with np.load(folder / f"{name}.npz") as file:
-            traffic, mask, step = file["traffic"], file["mask"], int(file["step_minutes"])
-        start = np.datetime64("2024-01-01T00:00:00") - np.timedelta64(8, "h")  # a Monday, UTC+8
-        for values, inside in zip(traffic, mask, strict=True):
-            hours = values.reshape(-1, 60 // step, *values.shape[1:]).sum(axis=1, dtype=np.float64)
-            activity = np.where(inside, hours, np.nan).astype(np.float32)[:, None]
-            time_axis = start + np.arange(len(activity)) * np.timedelta64(3600, "s")
-            yield TrafficDataset.from_arrays(
-                activity,
-                time_axis,
-                services=["internet"],
-                mask=inside,
-                timezone="Asia/Shanghai",
-                country=None,
-                name=name,
-            )
-
-    return each
+    """Return a function that gives the patches of a file in hours; their dates are assumed."""
+    return lambda: (patch.resample(60) for patch in read_patches(data_directory() / f"{name}.npz"))
 
 
 BLOCK = "milan_block5x5_internet_10min"

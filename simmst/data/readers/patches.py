@@ -11,18 +11,19 @@ import numpy as np
 from simmst.data.calendar import DAY_MINUTES, utc_offset_seconds
 from simmst.data.readers.archive import check_numbers, check_values, read_archive
 from simmst.data.readers.arrays import read_arrays
+from simmst.data.readers.undated import find_saturday
 from simmst.errors import DataError
 
 PATCH_ARRAYS = ("traffic", "mask", "step_minutes")
 # Masked columns between two patches, so that a neighbourhood of up to 9 x 9 cells sees only one patch.
 PATCH_GAP = 4
-# The published weeks have no date. They start at local midnight on day 0 of a week, which is assumed to be a Monday.
-ASSUMED_START = "2013-11-04"
+# The published weeks have no date, and start at a local midnight. They are put into a November without public holidays.
+_MONDAY = "2013-11-04"
 _NAME = re.compile(r"(\d+)/\d+,\d+")
 
 
 def read_patches(
-    path: str | Path, *, start: str = ASSUMED_START, timezone: str = "Asia/Shanghai", service: str = "internet"
+    path: str | Path, *, start: str | None = None, timezone: str = "Asia/Shanghai", service: str = "internet"
 ) -> dict[str, Any]:
     """Read the attributes of a data set from a ``.npz`` file of patches.
 
@@ -32,8 +33,9 @@ def read_patches(
     Args:
         path: file with ``traffic`` (P, T, H, W), ``mask`` (P, H, W), False where a cell has no base station, and
             ``step_minutes``.
-        start: local date of the first slot. The default is a Monday, for files that were published without a date:
-            **the date is assumed**, and the weekdays with it; there are no public holidays.
+        start: local date of the first slot. The default is for files that were published without a date: **the date is
+            assumed**, in November 2013 and without public holidays. The weekday is the one that puts the two days with
+            late mornings on a weekend (`find_saturday`), or Monday if no two days stand apart.
         timezone: IANA name of the local time zone.
         service: name of the service.
 
@@ -67,7 +69,7 @@ def read_patches(
         activity[:, 0, :, columns] = np.where(mask[number], traffic[number], np.nan)
         inside[:, columns] = mask[number]
         names[:, columns] = [[f"{number}/{row},{column}" for column in range(width)] for row in range(height)]
-    midnight = np.datetime64(start, "s").reshape(1)
+    midnight = np.datetime64(start or _assumed_start(activity[:, 0, inside], DAY_MINUTES // step), "s").reshape(1)
     first = midnight - utc_offset_seconds(midnight, timezone).astype("timedelta64[s]")
     return read_arrays(
         activity,
@@ -80,6 +82,12 @@ def read_patches(
         name=path.stem,
         cell_name=names,
     )
+
+
+def _assumed_start(activity: np.ndarray, steps_per_day: int) -> np.datetime64:
+    """Return the date of the first slot of a series (T, C) that was published without one."""
+    saturday = find_saturday(activity, steps_per_day)
+    return np.datetime64(_MONDAY) + (0 if saturday is None else (5 - saturday) % 7)
 
 
 def patch_numbers(cell_name: np.ndarray | None) -> np.ndarray | None:
