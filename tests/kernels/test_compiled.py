@@ -58,6 +58,7 @@ def _record(futures: Results) -> None:
     Record(triton.__version__, {**kept, **good}).write()
 
 
+@pytest.mark.slow(of=("kernels", "tests/kernels"))  # all of them take minutes
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.key.replace(", ", "-").replace(" ", "-"))
 def test_a_kernel_compiles_within_its_record(job: Job, results: Results) -> None:
     found = results[job].result()
