@@ -18,7 +18,7 @@ PATCH_ARRAYS = ("traffic", "mask", "step_minutes")
 # Masked columns between two patches, so that a neighbourhood of up to 9 x 9 cells sees only one patch.
 PATCH_GAP = 4
 # The published weeks have no date, and start at a local midnight. They are put into a November without public holidays.
-_MONDAY = "2013-11-04"
+_MONDAY = np.datetime64("2013-11-04")
 _NAME = re.compile(r"(\d+)/\d+,\d+")
 
 
@@ -69,7 +69,8 @@ def read_patches(
         activity[:, 0, :, columns] = np.where(mask[number], traffic[number], np.nan)
         inside[:, columns] = mask[number]
         names[:, columns] = [[f"{number}/{row},{column}" for column in range(width)] for row in range(height)]
-    midnight = np.datetime64(start or _assumed_start(activity[:, 0, inside], DAY_MINUTES // step), "s").reshape(1)
+    date = _assumed_start(activity[:, 0, inside], DAY_MINUTES // step) if start is None else start
+    midnight = np.datetime64(date, "s").reshape(1)
     first = midnight - utc_offset_seconds(midnight, timezone).astype("timedelta64[s]")
     return read_arrays(
         activity,
@@ -84,10 +85,11 @@ def read_patches(
     )
 
 
-def _assumed_start(activity: np.ndarray, steps_per_day: int) -> np.datetime64:
+def _assumed_start(activity: np.ndarray, steps_per_day: int) -> str:
     """Return the date of the first slot of a series (T, C) that was published without one."""
     saturday = find_saturday(activity, steps_per_day)
-    return np.datetime64(_MONDAY) + (0 if saturday is None else (5 - saturday) % 7)
+    weekday = 0 if saturday is None else (5 - saturday) % 7
+    return str(_MONDAY + np.timedelta64(weekday, "D"))
 
 
 def patch_numbers(cell_name: np.ndarray | None) -> np.ndarray | None:
