@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 MORNING = (6, 9)  # local hours, from and before
+_FEWEST_STEPS = 8  # in a day: longer slots do not show when a morning begins
 _SHIFT = 2.0  # least distance of the weekend from the other days, in their standard deviations
 _SHARE = 0.95  # largest morning of the weekend over that of the other days
 
@@ -22,7 +23,8 @@ def find_saturday(activity: np.ndarray, steps_per_day: int) -> int | None:
         steps_per_day: number of slots in a day.
 
     Returns:
-        Number of the day, 0 to 6; None if no two days stand apart, there is no whole week, or all cells miss a slot.
+        Number of the day, 0 to 6; None if no two days stand apart, there is no whole week, slots are longer than
+            three hours, or all cells miss a slot.
 
     Example:
         >>> hours = np.arange(7 * 24)
@@ -32,7 +34,7 @@ def find_saturday(activity: np.ndarray, steps_per_day: int) -> int | None:
     """
     weeks = len(activity) // (7 * steps_per_day)
     level = np.nan_to_num(activity).mean(axis=0, dtype=np.float64)
-    if weeks == 0 or not (level > 0).any():
+    if weeks == 0 or steps_per_day < _FEWEST_STEPS or not (level > 0).any():
         return None
     relative = activity[: weeks * 7 * steps_per_day, level > 0] / level[level > 0]
     seen = np.isfinite(relative)

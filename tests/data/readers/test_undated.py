@@ -41,6 +41,11 @@ def test_where_no_days_stand_apart_there_is_none(without):
     assert find_saturday(without, 24) is None
 
 
+@pytest.mark.parametrize("per_day", [1, 4])
+def test_slots_that_show_no_morning_have_none(per_day):
+    assert find_saturday(series(2, days=14).reshape(14 * per_day, 24 // per_day, 3).sum(axis=1), per_day) is None
+
+
 def test_missing_cells_do_not_move_it():
     values = series(4)
     values[30:60, 2] = np.nan
