@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put files that have slow tests first, so that none of them begins when the other workers have nothing left."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    since = config.getoption("since")
+    since = config.getoption("since", default=None)
     if since is not None:
         skip_unchanged(items, since)
 
