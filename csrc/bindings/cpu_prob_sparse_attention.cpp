@@ -24,7 +24,7 @@ const Arrays read = Arrays::untyped();
 
 const ps::Kernels& kernels() {
 #define SIMMST_TABLE(isa) &simmst::cpu::isa::prob_sparse::kernels,
-  return simmst::cpu::pick<ps::Kernels>({SIMMST_FOR_EACH_ISA(SIMMST_TABLE)});
+  return simmst::cpu::pick<ps::Kernels>({SIMMST_FOR_EACH_ISA_AND_BF16(SIMMST_TABLE)});
 #undef SIMMST_TABLE
 }
 

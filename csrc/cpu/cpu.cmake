@@ -1,15 +1,20 @@
 # simmst._cpu is always built. The kernels of the operators are compiled once per instruction set, each time in a
-# namespace of its own (SIMMST_ISA). Every call picks the set in use.
-set(SIMMST_CPU_KERNELS
+# namespace of its own (SIMMST_ISA). Every call picks the set in use. Compiling is most of the installation's time, so
+# avx512_bf16 holds only the kernels that multiply with its instructions.
+set(SIMMST_CPU_KERNELS_avx512_bf16
+  csrc/cpu/prob_sparse_attention_attend.cpp
+  csrc/cpu/prob_sparse_attention_backward.cpp
+  csrc/cpu/prob_sparse_attention_select.cpp
+  csrc/cpu/prob_sparse_attention_tiles.cpp)
+set(SIMMST_CPU_KERNELS_avx512
+  ${SIMMST_CPU_KERNELS_avx512_bf16}
   csrc/cpu/cutting_plane.cpp
   csrc/cpu/day_attention.cpp
   csrc/cpu/feed_forward.cpp
   csrc/cpu/projection.cpp
-  csrc/cpu/prob_sparse_attention_attend.cpp
-  csrc/cpu/prob_sparse_attention_backward.cpp
-  csrc/cpu/prob_sparse_attention_select.cpp
-  csrc/cpu/prob_sparse_attention_tiles.cpp
   csrc/cpu/spatial_attention.cpp)
+set(SIMMST_CPU_KERNELS_avx2 ${SIMMST_CPU_KERNELS_avx512})
+set(SIMMST_CPU_KERNELS_portable ${SIMMST_CPU_KERNELS_avx512})
 set(SIMMST_CPU_BINDINGS
   csrc/bindings/arrays.cpp
   csrc/bindings/cpu.cpp
@@ -44,6 +49,9 @@ endforeach()
 if(NOT SIMMST_ISAS)
   message(FATAL_ERROR "SIMMST_ISAS is empty; it can name: ${available}")
 endif()
+if("avx512_bf16" IN_LIST SIMMST_ISAS AND NOT "avx512" IN_LIST SIMMST_ISAS)
+  message(FATAL_ERROR "SIMMST_ISAS names avx512_bf16, which needs avx512, too")
+endif()
 
 set(SIMMST_CPU_OPTIMISATION -O3)
 if(SIMMST_SANITIZE)
@@ -70,7 +78,7 @@ if(SIMMST_SANITIZE)
   endif()
 endif()
 foreach(isa ${SIMMST_ISAS})
-  add_library(simmst_cpu_${isa} OBJECT ${SIMMST_CPU_KERNELS})
+  add_library(simmst_cpu_${isa} OBJECT ${SIMMST_CPU_KERNELS_${isa}})
   target_link_libraries(simmst_cpu_${isa} PRIVATE simmst_flags OpenMP::OpenMP_CXX)
   target_compile_definitions(simmst_cpu_${isa} PRIVATE SIMMST_ISA=${isa} SIMMST_ISA_${isa} ${SIMMST_CPU_DEFINITIONS})
   target_compile_options(simmst_cpu_${isa} PRIVATE ${SIMMST_CPU_OPTIMISATION} -ffp-contract=fast -fno-math-errno

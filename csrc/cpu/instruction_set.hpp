@@ -2,7 +2,8 @@
 //
 // The kernels of every operator exist once per instruction set, in the namespace simmst::cpu::<set>. An operator's
 // header declares a struct of function pointers; SIMMST_FOR_EACH_ISA declares one instance per set, and pick() returns
-// the one in use.
+// the one in use. Only ProbSparse attention has kernels of its own for avx512_bf16 (SIMMST_FOR_EACH_ISA_AND_BF16),
+// whose instructions it multiplies with; the other operators run theirs for avx512 there.
 //
 // Kernel files must not instantiate inline functions or templates with external linkage (most of the standard library's
 // containers and algorithms). The linker keeps one copy of those, and that could be the copy compiled for AVX-512,
@@ -36,8 +37,8 @@
 #else
 #define SIMMST_WITH_AVX512_BF16(declare)
 #endif
-#define SIMMST_FOR_EACH_ISA(declare) \
-  SIMMST_WITH_PORTABLE(declare) SIMMST_WITH_AVX2(declare) SIMMST_WITH_AVX512(declare) SIMMST_WITH_AVX512_BF16(declare)
+#define SIMMST_FOR_EACH_ISA(declare) SIMMST_WITH_PORTABLE(declare) SIMMST_WITH_AVX2(declare) SIMMST_WITH_AVX512(declare)
+#define SIMMST_FOR_EACH_ISA_AND_BF16(declare) SIMMST_FOR_EACH_ISA(declare) SIMMST_WITH_AVX512_BF16(declare)
 
 namespace simmst::cpu {
 
@@ -61,9 +62,11 @@ InstructionSet choose_instruction_set(std::string_view request);
 InstructionSet active_instruction_set();
 
 // The instance of `Table` for the instruction set in use; the arguments are those of all sets of this build, ascending.
+// Without one for avx512_bf16, which must have avx512 beside it, it is the one for avx512.
 template <typename Table>
 const Table& pick(std::initializer_list<const Table*> tables) {
-  return **(tables.begin() + position_in_build(active_instruction_set()));
+  const int position = position_in_build(active_instruction_set()), last = static_cast<int>(tables.size()) - 1;
+  return **(tables.begin() + (position < last ? position : last));
 }
 
 }  // namespace simmst::cpu

@@ -71,5 +71,5 @@ struct Kernels {
   bool backward(const BackwardCall& call);                                      \
   constexpr Kernels kernels = {&select_queries, &attend, &backward, &in_range}; \
   }
-SIMMST_FOR_EACH_ISA(SIMMST_DECLARE)
+SIMMST_FOR_EACH_ISA_AND_BF16(SIMMST_DECLARE)
 #undef SIMMST_DECLARE
