@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from simmst.commands.command import Command
 from simmst.commands.output import tell
+from simmst.commands.signals import until_a_signal
 from simmst.commands.tables import add_table_arguments, naming_table_flags, table_options, with_table_flags
 from simmst.errors import ConfigError
 
@@ -103,7 +101,7 @@ def watch_folder(options: Namespace) -> None:
         to.write(f"{text}\n")
         to.flush()
 
-    with _until_a_signal() as stop, naming_table_flags():
+    with until_a_signal(signal.SIGTERM, signal.SIGINT) as stop, naming_table_flags():
         watch(
             options.watch,
             run=options.run,
@@ -119,23 +117,6 @@ def watch_folder(options: Namespace) -> None:
             tell=lambda text: line(sys.stdout, text),
             complain=lambda text: line(sys.stderr, with_table_flags(text)),
         )
-
-
-@contextmanager
-def _until_a_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or SIGINT sets; the same signal again ends the process at once."""
-    stop = threading.Event()
-
-    def end(received: int, frame: object) -> None:
-        signal.signal(received, signal.SIG_DFL)
-        stop.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 COMMAND = Command(

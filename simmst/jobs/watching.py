@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from simmst.data.directory import SUFFIXES
 from simmst.errors import ConfigError, SimmstError
@@ -26,6 +26,16 @@ _PACKED = (".gz", ".zip")
 
 Tell = Callable[[str], None]
 Look = tuple[int, int]  # size in bytes and time of the last change in nanoseconds
+
+
+class Stop(Protocol):
+    """What ends a watch: a `threading.Event`, or what is asked and waited for like one."""
+
+    def is_set(self) -> bool:
+        """Return whether the watch shall end."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it shall end, `timeout` seconds at most, and return whether it shall."""
 
 
 @dataclass
@@ -95,7 +105,7 @@ def watch(
     out: str | Path | None = None,
     once: bool = False,
     interval: float = INTERVAL,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     tell: Tell = lambda line: None,
     complain: Tell = lambda line: None,
 ) -> int:
@@ -113,7 +123,8 @@ def watch(
         out: folder for the forecasts, ``<name of the file>.forecast.csv``; None takes ``forecasts`` in `folder`.
         once: whether to forecast the files already in the folder and return.
         interval: seconds between two looks at the folder.
-        stop: event that ends the watch, after the file that is being forecast.
+        stop: event that ends the watch once it is set, after the file that is being forecast. A signal handler must not
+            set a `threading.Event` that its own thread may be waiting for.
         tell: callable that gets one line for each forecast.
         complain: callable that gets notes, and one line for each file that could not be forecast.
 
@@ -143,7 +154,7 @@ def watch(
         return _look_again_and_again(folder, reader, once=once, interval=interval, stop=stop or threading.Event())
 
 
-def _look_again_and_again(folder: Path, reader: _Reader, *, once: bool, interval: float, stop: threading.Event) -> int:
+def _look_again_and_again(folder: Path, reader: _Reader, *, once: bool, interval: float, stop: Stop) -> int:
     before: dict[str, Look] = {}
     done = 0
     while True:
